@@ -1,0 +1,62 @@
+//! `gsil eval`.
+
+use std::path::PathBuf;
+
+use burn::module::Module;
+use clap::Args;
+
+use super::{ModelArgs, config_with, print_line};
+use crate::data::examples::prepare_examples;
+use crate::data::rows::read_rows;
+use crate::device;
+use crate::error::{Error, Result};
+use crate::eval::{evaluate, reference_rows};
+use crate::policy::Policy;
+use crate::report::console::Console;
+use crate::train::setup::evaluation_settings;
+
+#[derive(Debug, Args)]
+pub(super) struct EvalArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The model that the policy started from: adds implicit-reward accuracy.
+    #[arg(long)]
+    reference: Option<PathBuf>,
+    /// Held-out demonstrations: a JSONL file.
+    #[arg(long)]
+    data: PathBuf,
+    /// Changes to the configuration: `evaluation.max_rows=50`, `evaluation.answer_marker="####"`, ..
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+pub(super) fn eval(args: EvalArgs) -> Result<()> {
+    let config = config_with(&args.overrides)?;
+    let console = Console::stderr();
+    let device_name = device::resolve_name(&args.model.device);
+    let policy = Policy::open(&args.model.model)?;
+    let reference = args.reference.as_deref().map(Policy::open).transpose()?;
+    let rows = read_rows(&args.data, Some(config.evaluation.max_rows))?;
+    let max_length = policy.config.max_position_embeddings;
+    let (examples, dropped) =
+        prepare_examples(&rows, policy.tokenizer.as_ref(), policy.config.vocab_size, max_length, &args.data)?;
+    if dropped.total() > 0 {
+        console.warn(format!("{}: {dropped}", args.data.display()));
+    }
+    let settings = evaluation_settings(&config, &policy, device_name);
+    let device = device::open(device_name)?;
+    let never = || Ok(());
+    let reference = match reference {
+        Some(reference) => {
+            let model = reference.load(&device, &console)?.valid();
+            let answered = &examples[..settings.generate_rows.min(examples.len())];
+            Some(reference_rows(&model, answered, &settings, &console, &never)?)
+        }
+        None => None,
+    };
+    let model = policy.load(&device, &console)?.valid();
+    let tokenizer = policy.tokenizer.as_ref();
+    let evaluation = evaluate(&model, &examples, reference.as_deref(), tokenizer, &settings, &console, &never)?;
+    let json = serde_json::to_string_pretty(&evaluation).map_err(|e| Error::usage(format!("cannot encode: {e}")))?;
+    print_line(&json)
+}

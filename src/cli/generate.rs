@@ -1,0 +1,137 @@
+//! `gsil generate`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use burn::module::Module;
+use clap::Args;
+use serde::Serialize;
+
+use super::{ModelArgs, print_json, print_line};
+use crate::data::examples::{PromptIds, prepare_prompts};
+use crate::data::rows::{Prompt, Row, read_rows};
+use crate::device;
+use crate::error::{Error, Result};
+use crate::generate::sampler::{Sampling, answer_seed};
+use crate::generate::{Decoding, Event, Request, Response, generate as decode};
+use crate::policy::Policy;
+use crate::report::console::{Console, Unit};
+
+#[derive(Debug, Args)]
+pub(super) struct GenerateArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    source: Source,
+    /// Longest response, in tokens.
+    #[arg(long, default_value_t = 256)]
+    max_new_tokens: usize,
+    /// 0 is greedy, 1 the model's own distribution.
+    #[arg(long, default_value_t = 1.0)]
+    temperature: f64,
+    /// Only the N most likely tokens; 0 is off.
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Only the most likely tokens that together have this mass; 1 is off.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f64,
+    /// The same seed gives the same responses.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Prompts answered side by side.
+    #[arg(long, default_value_t = 8)]
+    batch_size: usize,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Source {
+    /// One prompt; the response is printed as text.
+    #[arg(long)]
+    prompt: Option<String>,
+    /// A JSONL file of prompts; one JSON line is printed for each row.
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
+/// One line of output.
+#[derive(Serialize)]
+struct GeneratedRow<'a> {
+    index: usize,
+    /// None if the model has no tokenizer.
+    response: Option<String>,
+    token_ids: &'a [u32],
+    finished: bool,
+    log_prob: f64,
+}
+
+pub(super) fn generate(args: GenerateArgs) -> Result<()> {
+    check_ranges(&args)?;
+    let console = Console::stderr();
+    let policy = Policy::open(&args.model.model)?;
+    let prompts = prompts(&args.source, &policy)?;
+    let device = device::open(device::resolve_name(&args.model.device))?;
+    let model = policy.load(&device, &console)?.valid();
+    let requests: Vec<Request> = prompts
+        .iter()
+        .map(|prompt| Request {
+            prompt_ids: prompt.prompt_ids.clone(),
+            seed: answer_seed(args.seed, 0, prompt.index, 0),
+        })
+        .collect();
+    let decoding = Decoding {
+        sampling: Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p },
+        max_new_tokens: args.max_new_tokens,
+        batch_size: args.batch_size,
+        eos_token_ids: policy.eos_token_ids.clone(),
+    };
+    let mut bar = console.bar("generating", requests.len() as u64, Unit::Count("responses"));
+    let mut waiting: BTreeMap<usize, Response> = BTreeMap::new(); // answers come out of order, lines go out in order
+    let mut next = 0;
+    decode(&model, &requests, &decoding, &mut |event| {
+        let Event::Done(index, response) = event else { return Ok(()) };
+        bar.advance(1);
+        waiting.insert(index, response);
+        while let Some(response) = waiting.remove(&next) {
+            print_response(&args.source, prompts[next].index, &policy, &response)?;
+            next += 1;
+        }
+        Ok(())
+    })
+}
+
+fn print_response(source: &Source, index: usize, policy: &Policy, response: &Response) -> Result<()> {
+    let text = policy.tokenizer.as_ref().map(|tokenizer| tokenizer.decode(&response.token_ids)).transpose()?;
+    if source.prompt.is_some() {
+        return print_line(&text.unwrap_or_default());
+    }
+    let Response { token_ids, finished, .. } = response;
+    print_json(&GeneratedRow { index, response: text, token_ids, finished: *finished, log_prob: response.log_prob() })
+}
+
+fn prompts(source: &Source, policy: &Policy) -> Result<Vec<PromptIds>> {
+    let (rows, path) = match (&source.prompt, &source.data) {
+        (Some(text), _) => {
+            let prompt = Prompt::Text(text.clone());
+            (vec![Row { line: 1, prompt, demonstration: None, self_generated: None }], PathBuf::from("--prompt"))
+        }
+        (None, Some(path)) => (read_rows(path, None)?, path.clone()),
+        (None, None) => return Err(Error::usage("give --prompt or --data")),
+    };
+    let longest = policy.config.max_position_embeddings - 1;
+    prepare_prompts(&rows, policy.tokenizer.as_ref(), policy.config.vocab_size, longest, &path)
+}
+
+fn check_ranges(args: &GenerateArgs) -> Result<()> {
+    let GenerateArgs { temperature, top_p, max_new_tokens, batch_size, .. } = args;
+    if !(temperature.is_finite() && *temperature >= 0.0) {
+        return Err(Error::usage(format!("--temperature {temperature}: expected 0 or more")));
+    }
+    if !(*top_p > 0.0 && *top_p <= 1.0) {
+        return Err(Error::usage(format!("--top-p {top_p}: expected more than 0, at most 1")));
+    }
+    if *max_new_tokens == 0 || *batch_size == 0 {
+        return Err(Error::usage("--max-new-tokens and --batch-size must be at least 1"));
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! The command line: one struct of arguments and one short recipe a verb. stdout is data, stderr is talk.
+
+mod chat;
+mod devices;
+mod eval;
+mod generate;
+mod score;
+mod train;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::RunConfig;
+use crate::error::{Error, Result};
+
+/// Teach a small language model to imitate your demonstrations, on the computer you have.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Align a model with demonstrations. Without arguments: the quickstart, a small task from nothing.
+    Train(train::TrainArgs),
+    /// Continue a stopped run.
+    Resume(train::ResumeArgs),
+    /// Answer prompts.
+    Generate(generate::GenerateArgs),
+    /// Talk to a model.
+    Chat(chat::ChatArgs),
+    /// Log-probs, log-ratios and losses of given responses, one JSON line a row.
+    Score(score::ScoreArgs),
+    /// Held-out figures of a model, as JSON.
+    Eval(eval::EvalArgs),
+    /// The devices of this machine.
+    Devices,
+}
+
+/// Runs what the command line asks for.
+///
+/// # Errors
+/// Whatever went wrong; `main` prints it.
+pub fn run(cli: Cli) -> Result<()> {
+    match cli.verb {
+        Verb::Train(args) => train::train(args),
+        Verb::Resume(args) => train::resume(args),
+        Verb::Generate(args) => generate::generate(args),
+        Verb::Chat(args) => chat::chat(args),
+        Verb::Score(args) => score::score(args),
+        Verb::Eval(args) => eval::eval(args),
+        Verb::Devices => devices::devices(),
+    }
+}
+
+/// A model and where it runs.
+#[derive(Debug, Args)]
+struct ModelArgs {
+    /// A Hugging Face folder or a .gguf file.
+    #[arg(long)]
+    model: PathBuf,
+    /// auto, flex, ndarray, wgpu, wgpu:N; see `gsil devices`.
+    #[arg(long, default_value = "auto")]
+    device: String,
+}
+
+/// Default configuration changed by `key=value` and checked.
+fn config_with(overrides: &[String]) -> Result<RunConfig> {
+    let mut config = RunConfig::default();
+    overrides.iter().try_for_each(|assignment| config.set(assignment))?;
+    config.resolve();
+    config.validate()?;
+    Ok(config)
+}
+
+/// Writes one line of data. A closed pipe (`gsil .. | head`) ends the program quietly, as other tools do.
+fn print_line(line: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        result => result.map_err(Error::writing("write", "standard output")),
+    }
+}
+
+fn print_json(row: &impl serde::Serialize) -> Result<()> {
+    let line = serde_json::to_string(row).map_err(|error| Error::usage(format!("cannot encode a row: {error}")))?;
+    print_line(&line)
+}

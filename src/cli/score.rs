@@ -1,0 +1,190 @@
+//! `gsil score`: what the model thinks of given responses, and the raw loss of pairs.
+
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+use clap::Args;
+use serde::Serialize;
+
+use super::{ModelArgs, config_with, print_json};
+use crate::data::batch::Sequence;
+use crate::data::examples::{Example, prepare_examples};
+use crate::data::rows::read_rows;
+use crate::device;
+use crate::error::{Error, Result};
+use crate::model::weights::to_host;
+use crate::objective::{Objective, SideLogProbs, log_probs};
+use crate::policy::Policy;
+use crate::report::console::{Console, Unit};
+use crate::train::setup::num_tokens_multiple;
+
+/// Sequences scored at once.
+const BATCH_SIZE: usize = 8;
+
+#[derive(Debug, Args)]
+pub(super) struct ScoreArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The frozen model that log-ratios are taken against.
+    #[arg(long)]
+    reference: Option<PathBuf>,
+    /// Responses to score: a JSONL file. Pair rows also have a self-generated response.
+    #[arg(long)]
+    data: PathBuf,
+    /// The loss: `objective.name=bernoulli objective.scale=0.1 objective.shift=0`.
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+/// One line of output. The plain figures are the demonstration's; a key is absent where it has no meaning.
+#[derive(Serialize)]
+struct ScoreRow {
+    index: usize,
+    prompt_len: usize,
+    num_response_tokens: usize,
+    log_prob: f64,
+    token_log_probs: Vec<f32>,
+    #[serde(flatten)]
+    self_generated: Option<SelfGeneratedScore>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_ratio_demonstration: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_ratio_self_generated: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    implicit_reward_demonstration: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    implicit_reward_self_generated: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loss: Option<f32>,
+}
+
+#[derive(Serialize)]
+struct SelfGeneratedScore {
+    num_response_tokens_self_generated: usize,
+    log_prob_self_generated: f64,
+    token_log_probs_self_generated: Vec<f32>,
+}
+
+/// Token log-probs of a row's responses under one model.
+struct RowScores {
+    demonstration: Vec<f32>,
+    self_generated: Option<Vec<f32>>,
+}
+
+pub(super) fn score(args: ScoreArgs) -> Result<()> {
+    let config = config_with(&args.overrides)?;
+    let objective = Objective::new(&config.objective);
+    let console = Console::stderr();
+    let device_name = device::resolve_name(&args.model.device);
+    let policy = Policy::open(&args.model.model)?;
+    let reference = args.reference.as_deref().map(Policy::open).transpose()?;
+    if let Some(other) = reference.as_ref().filter(|other| other.config.vocab_size != policy.config.vocab_size) {
+        let (ours, theirs) = (policy.config.vocab_size, other.config.vocab_size);
+        return Err(Error::input(&other.files.path, format!("has {theirs} token ids, the model has {ours}"))
+            .with_hint("policy and reference must share one vocabulary"));
+    }
+    let examples = read_examples(&args.data, &policy, &console)?;
+    let device = device::open(device_name)?;
+    let multiple = num_tokens_multiple(device_name);
+    // One model in memory at a time.
+    let scores = score_all(&policy, &examples, &device, multiple, &console)?;
+    let reference_scores =
+        reference.map(|reference| score_all(&reference, &examples, &device, multiple, &console)).transpose()?;
+    let scale = config.objective.scale.unwrap_or(1.0);
+    for (i, (example, policy)) in examples.iter().zip(&scores).enumerate() {
+        let reference = reference_scores.as_ref().map(|all| &all[i]);
+        let ratio = |policy: &[f32], reference: &[f32]| sum(policy) - sum(reference);
+        let log_ratio_demonstration = reference.map(|r| ratio(&policy.demonstration, &r.demonstration));
+        let log_ratio_self_generated = reference
+            .and_then(|r| Some(ratio(policy.self_generated.as_ref()?, r.self_generated.as_ref()?)));
+        let reward = |log_ratio: Option<f64>| log_ratio.map(|r| scale * r + config.objective.shift);
+        print_json(&ScoreRow {
+            index: example.index,
+            prompt_len: example.prompt_ids.len(),
+            num_response_tokens: policy.demonstration.len(),
+            log_prob: sum(&policy.demonstration),
+            token_log_probs: policy.demonstration.clone(),
+            self_generated: policy.self_generated.as_ref().map(|scores| SelfGeneratedScore {
+                num_response_tokens_self_generated: scores.len(),
+                log_prob_self_generated: sum(scores),
+                token_log_probs_self_generated: scores.clone(),
+            }),
+            log_ratio_demonstration,
+            log_ratio_self_generated,
+            implicit_reward_demonstration: reward(log_ratio_demonstration),
+            implicit_reward_self_generated: reward(log_ratio_self_generated),
+            loss: loss(&objective, policy, reference, &device)?,
+        })?;
+    }
+    Ok(())
+}
+
+fn read_examples(path: &Path, policy: &Policy, console: &Console) -> Result<Vec<Example>> {
+    let rows = read_rows(path, None)?;
+    let max_length = policy.config.max_position_embeddings;
+    let (examples, dropped) =
+        prepare_examples(&rows, policy.tokenizer.as_ref(), policy.config.vocab_size, max_length, path)?;
+    if dropped.total() > 0 {
+        console.warn(format!("{}: {dropped}", path.display()));
+    }
+    Ok(examples)
+}
+
+fn score_all(
+    policy: &Policy,
+    examples: &[Example],
+    device: &Device,
+    num_tokens_multiple: usize,
+    console: &Console,
+) -> Result<Vec<RowScores>> {
+    let model = policy.load(device, console)?.valid();
+    fn sequence<'a>(example: &'a Example, response_ids: &'a [u32]) -> Sequence<'a> {
+        Sequence { prompt_ids: &example.prompt_ids, response_ids }
+    }
+    let demonstrations = examples.iter().map(|e| sequence(e, &e.demonstration_ids));
+    let self_generated = examples.iter().filter_map(|e| Some(sequence(e, e.self_generated_ids.as_ref()?)));
+    let sequences: Vec<Sequence<'_>> = demonstrations.chain(self_generated).collect();
+    let mut bar = console.bar("scoring", sequences.len() as u64, Unit::Count("responses"));
+    let mut scores = log_probs::score(&model, &sequences, BATCH_SIZE, num_tokens_multiple, &mut |count| {
+        bar.advance(count as u64);
+        Ok(())
+    })?;
+    let mut self_generated = scores.split_off(examples.len()).into_iter();
+    let rows = examples.iter().zip(scores).map(|(example, demonstration)| RowScores {
+        demonstration,
+        self_generated: example.self_generated_ids.as_ref().and_then(|_| self_generated.next()),
+    });
+    Ok(rows.collect())
+}
+
+/// The raw loss of one row, where the objective has all that it reads.
+fn loss(
+    objective: &Objective,
+    policy: &RowScores,
+    reference: Option<&RowScores>,
+    device: &Device,
+) -> Result<Option<f32>> {
+    if objective.needs_reference() && reference.is_none() {
+        return Ok(None);
+    }
+    let one = |value: f64| Tensor::<1>::from_data(TensorData::new(vec![value as f32], [1]), device);
+    let side = |policy: &[f32], reference: Option<&[f32]>| SideLogProbs {
+        policy: one(sum(policy)),
+        reference: one(reference.map_or(0.0, sum)),
+        num_tokens: one(policy.len() as f64),
+    };
+    let demonstration = side(&policy.demonstration, reference.map(|r| r.demonstration.as_slice()));
+    let self_generated = policy.self_generated.as_ref().map(|scores| {
+        side(scores, reference.and_then(|r| r.self_generated.as_deref()))
+    });
+    if objective.needs_self_generated() && self_generated.is_none() {
+        return Ok(None);
+    }
+    let values = to_host(objective.loss(&demonstration, self_generated.as_ref()).total)?;
+    Ok(values.first().copied())
+}
+
+fn sum(token_log_probs: &[f32]) -> f64 {
+    token_log_probs.iter().map(|p| f64::from(*p)).sum()
+}

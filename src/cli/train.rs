@@ -1,0 +1,136 @@
+//! `gsil train` and `gsil resume`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::print_line;
+use crate::config::RunConfig;
+use crate::error::{Error, Result};
+use crate::report::console::Console;
+use crate::report::table::{format_table, number, percent};
+use crate::train::EvaluationRow;
+use crate::train::setup::Run;
+
+#[derive(Debug, Args)]
+pub(super) struct TrainArgs {
+    /// A configuration file (RON). Every key has a default.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// The model to start from: a Hugging Face folder or a .gguf file.
+    #[arg(long)]
+    model: Option<String>,
+    /// Demonstrations: a JSONL file.
+    #[arg(long)]
+    data: Option<String>,
+    /// The run folder to make; runs/NAME if not given.
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// auto, flex, ndarray, wgpu, wgpu:N; see `gsil devices`.
+    #[arg(long)]
+    device: Option<String>,
+    /// Print the configuration that would be used, and stop.
+    #[arg(long)]
+    dry_run: bool,
+    /// Changes to the configuration, `train.lr=1e-4` for instance.
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ResumeArgs {
+    /// The run folder.
+    dir: PathBuf,
+}
+
+pub(super) fn train(args: TrainArgs) -> Result<()> {
+    let config = resolved_config(&args)?;
+    if args.dry_run {
+        return print_line(config.to_ron()?.trim_end());
+    }
+    let output = match (&args.output, &config.output) {
+        (Some(path), _) => path.clone(),
+        (None, Some(path)) => PathBuf::from(path),
+        (None, None) => free_run_folder(args.config.as_deref()),
+    };
+    let (run, model) = Run::start(config, &output, Console::stderr())?;
+    print_results(&run.train(model)?)
+}
+
+pub(super) fn resume(args: ResumeArgs) -> Result<()> {
+    let (run, model) = Run::resume(&args.dir, Console::stderr())?;
+    print_results(&run.train(model)?)
+}
+
+/// Defaults, then the file, then `key=value`, then flags.
+fn resolved_config(args: &TrainArgs) -> Result<RunConfig> {
+    let mut config = match &args.config {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Error::config(path.to_string_lossy(), format!("cannot read: {error}"))
+            })?;
+            RunConfig::from_ron(&text, &path.to_string_lossy())?
+        }
+        None if asks_for_own_data(args) => RunConfig::default(),
+        None => RunConfig::from_ron(RunConfig::quickstart(), "quickstart.ron")?,
+    };
+    args.overrides.iter().try_for_each(|assignment| config.set(assignment))?;
+    for (key, flag) in [(&mut config.model, &args.model), (&mut config.data, &args.data)] {
+        if flag.is_some() {
+            key.clone_from(flag);
+        }
+    }
+    if let Some(device) = &args.device {
+        config.device.clone_from(device);
+    }
+    config.resolve();
+    config.validate()?;
+    Ok(config)
+}
+
+fn asks_for_own_data(args: &TrainArgs) -> bool {
+    let assigned = |key: &str| args.overrides.iter().any(|a| a.starts_with(key));
+    args.model.is_some() || args.data.is_some() || assigned("model=") || assigned("data=")
+}
+
+/// `runs/NAME`, or `runs/NAME-2` and so on: nothing is ever overwritten.
+fn free_run_folder(config: Option<&Path>) -> PathBuf {
+    let name = config.and_then(Path::file_stem).map_or("quickstart".into(), |stem| stem.to_string_lossy());
+    let folder = Path::new("runs");
+    let numbered = (2..).map(|i| folder.join(format!("{name}-{i}")));
+    let mut candidates = std::iter::once(folder.join(&*name)).chain(numbered);
+    candidates.find(|path| !path.exists()).unwrap_or_else(|| folder.join(&*name))
+}
+
+/// The before/after table: what was measured, whatever it says.
+fn print_results(rows: &[EvaluationRow]) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let cells = |row: &EvaluationRow| {
+        let evaluation = &row.evaluation;
+        let (greedy, sampled) = (evaluation.greedy.as_ref(), evaluation.sampled.as_ref());
+        vec![
+            row.stage.clone(),
+            row.total_steps.to_string(),
+            number(Some(evaluation.demonstration_log_prob_per_token)),
+            percent(evaluation.against_reference.map(|against| against.implicit_reward_accuracy)),
+            percent(greedy.and_then(|answers| answers.ends_in_answer)),
+            percent(greedy.and_then(|answers| answers.exact_match)),
+            percent(greedy.and_then(|answers| answers.flexible_match)),
+            percent(sampled.and_then(|answers| answers.exact_match)),
+        ]
+    };
+    let header = ["after", "updates", "log-prob/token", "accuracy", "in format", "greedy", "flexible", "sampled"];
+    let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
+    let used: Vec<usize> = (0..header.len()).filter(|i| *i < 2 || rows.iter().any(|row| row[*i] != "-")).collect();
+    let keep = |row: &Vec<String>| used.iter().map(|i| row[*i].clone()).collect();
+    let header: Vec<&str> = used.iter().map(|i| header[*i]).collect();
+    let kept: Vec<Vec<String>> = rows.iter().map(keep).collect();
+    print_line(&format!("\n{}", format_table(&header, &kept)))?;
+    print_line(
+        "Held-out rows. log-prob/token: of demonstrations, nats. accuracy: the demonstration gained more log-prob than the\n\
+         start policy's own response. in format, greedy, flexible: greedy answers that end in marker and number, whose number\n\
+         after the marker is right, whose last number is right. sampled: the same as greedy at temperature 1.",
+    )
+}

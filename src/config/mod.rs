@@ -1,0 +1,203 @@
+//! Everything a run can be told: [`RunConfig`], read from a RON file and changed by `key=value`.
+//!
+//! Every struct here has a default for every key and refuses unknown ones, so a file holds only what differs. Nothing
+//! here opens a model or knows a tensor: a value that cannot work is refused before anything large is loaded.
+//! Precedence (defaults, file, `key=value`, flags) is the caller's: it calls [`RunConfig::from_ron`],
+//! [`RunConfig::set`], [`RunConfig::resolve`] and [`RunConfig::validate`] in this order.
+//! Next: [`crate::data`].
+
+mod objective;
+mod overrides;
+mod parse;
+mod ranges;
+mod sampling;
+mod training;
+
+pub use objective::{ObjectiveConfig, ObjectiveName};
+pub use sampling::{EvaluationConfig, GenerationConfig, Unfinished, WeightFormat, WordProblemsConfig};
+pub use training::{LoraConfig, OptimizerName, ScheduleName, TrainConfig};
+
+use serde::{Deserialize, Serialize};
+
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+
+/// A whole run: what to train, on what, how, and how to judge it. Its RON form is the `config.ron` of a run folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunConfig {
+    /// The model to start from: a GGUF file or a Hugging Face model folder. Default none: it must be given, unless
+    /// `word_problems` makes a model of its own.
+    pub model: Option<String>,
+    /// The demonstrations: a JSONL file. Default none: it must be given, unless `word_problems` makes them.
+    pub data: Option<String>,
+    /// The run folder to write. Default none: the caller makes up a name.
+    pub output: Option<String>,
+    /// Where tensors live, as `gsil devices` names them. Default `auto`: a GPU if there is one, else the CPU.
+    pub device: String,
+    /// Decides every random choice of the run. Default 0: any number will do, the same one repeats the run.
+    pub seed: u64,
+    /// Rounds of self-generation and training. Default 1: each costs a pass of generation over the data, and one shows
+    /// whether a second is worth it. 0 runs the supervised stage and the evaluation alone.
+    pub iterations: usize,
+    /// Steps (optimizer updates) between checkpoints. Default 50: a crash loses minutes, not hours.
+    pub save_every: usize,
+    /// At most this many demonstrations are used, the first ones of the file. Default none: all of them.
+    pub max_rows: Option<usize>,
+    /// The loss.
+    pub objective: ObjectiveConfig,
+    /// How the reference writes its responses.
+    pub generation: GenerationConfig,
+    /// How the policy is trained inside an iteration.
+    pub train: TrainConfig,
+    /// Train a low-rank adapter instead of all weights. Default none: all weights, the strongest where memory allows.
+    pub lora: Option<LoraConfig>,
+    /// A supervised stage on the demonstrations before the first iteration. Default none: GSIL expects a model that
+    /// already answers in the right form, which an instruction-tuned one does.
+    pub sft: Option<TrainConfig>,
+    /// If set, plain supervised training is also continued from the same start, for the same number of updates, at this
+    /// learning rate, and reported beside GSIL. Default none: it doubles the training time.
+    pub continued_sft_lr: Option<f64>,
+    /// How the policy is judged before and after.
+    pub evaluation: EvaluationConfig,
+    /// Make small arithmetic stories and a small model instead of reading `data` and `model`. Default none.
+    pub word_problems: Option<WordProblemsConfig>,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self {
+            model: None,
+            data: None,
+            output: None,
+            device: "auto".to_owned(),
+            seed: 0,
+            iterations: 1,
+            save_every: 50,
+            max_rows: None,
+            objective: ObjectiveConfig::default(),
+            generation: GenerationConfig::default(),
+            train: TrainConfig::default(),
+            lora: None,
+            sft: None,
+            continued_sft_lr: None,
+            evaluation: EvaluationConfig::default(),
+            word_problems: None,
+        }
+    }
+}
+
+impl RunConfig {
+    /// Reads a configuration file's text. `origin` is the file's name, for errors.
+    ///
+    /// # Errors
+    /// [`Error::Config`] at `origin:line:column` for text that is not RON, unknown keys (with the nearest known one)
+    /// and values of the wrong type; at `origin` for NaN and infinities, which RON can spell, and for texts over 1 MiB.
+    pub fn from_ron(text: &str, origin: &str) -> Result<Self> {
+        parse::from_ron(text, origin)
+    }
+
+    /// Changes one value: `train.lr=1e-4`, `objective.name=brier`, `evaluation.answer_marker="####"`,
+    /// `train.betas=[0.9, 0.98]`. Values are written as in the file; a text may go without quotes.
+    ///
+    /// Setting a key inside `lora`, `sft` or `word_problems` switches that section on with its defaults;
+    /// `lora=none` switches it off, and `none` also empties an optional value. On an error nothing changes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that quotes the assignment: an unknown key (with the nearest known one), or a value of the
+    /// wrong type (with what was expected).
+    pub fn set(&mut self, assignment: &str) -> Result<()> {
+        *self = overrides::with_assignment(self, assignment)?;
+        Ok(())
+    }
+
+    /// Fills the values whose default depends on others: `objective.scale` from the loss, `train.lr` and `sft.lr` from
+    /// whether all weights are trained (1e-5) or an adapter (1e-4). What is set stays.
+    pub fn resolve(&mut self) {
+        self.objective.scale.get_or_insert(self.objective.name.default_scale());
+        let default_lr = if self.lora.is_some() { TrainConfig::DEFAULT_LORA_LR } else { TrainConfig::DEFAULT_LR };
+        self.train.lr.get_or_insert(default_lr);
+        if let Some(sft) = &mut self.sft {
+            sft.lr.get_or_insert(default_lr);
+        }
+    }
+
+    /// Refuses values that cannot work, alone or together. A missing `model` or `data` is not refused here: not every
+    /// command needs both.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that names the key, its value and the allowed range.
+    pub fn validate(&self) -> Result<()> {
+        ranges::validate(self)
+    }
+
+    /// The complete configuration as text, every key written out: `from_ron` of it gives an equal configuration.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if a value has no RON form; none that [`RunConfig::validate`] accepts is so.
+    pub fn to_ron(&self) -> Result<String> {
+        parse::to_ron(self)
+    }
+
+    /// The text of the quickstart preset: a small task that trains from nothing on two CPU cores.
+    pub fn quickstart() -> &'static str {
+        include_str!("../../configs/quickstart.ron")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_default_configuration() {
+        assert_eq!(RunConfig::from_ron("()", "empty.ron").unwrap(), RunConfig::default());
+        RunConfig::default().validate().unwrap();
+    }
+
+    #[test]
+    fn the_presets_are_valid_before_and_after_resolving() {
+        for text in [RunConfig::quickstart(), include_str!("../../configs/smollm2_135m_gsm8k.ron")] {
+            let mut config = RunConfig::from_ron(text, "preset.ron").unwrap();
+            config.validate().unwrap();
+            config.resolve();
+            config.validate().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_quickstart_makes_forty_updates_in_each_of_three_iterations() {
+        let config = RunConfig::from_ron(RunConfig::quickstart(), "quickstart.ron").unwrap();
+        let num_train = config.word_problems.as_ref().unwrap().num_train;
+        assert_eq!(config.iterations, 3);
+        // 2,000 demonstrations in batches of 50.
+        assert_eq!(num_train * config.train.epochs / config.train.batch_size, 40);
+    }
+
+    #[test]
+    fn resolving_fills_learning_rates_by_what_is_trained_and_keeps_what_is_set() {
+        let mut full = RunConfig { sft: Some(TrainConfig::default()), ..RunConfig::default() };
+        full.resolve();
+        assert_eq!((full.train.lr, full.sft.unwrap().lr, full.objective.scale), (Some(1e-5), Some(1e-5), Some(1.0)));
+
+        let mut adapter = RunConfig { lora: Some(LoraConfig::default()), ..RunConfig::default() };
+        adapter.objective.scale = Some(0.1);
+        adapter.resolve();
+        assert_eq!((adapter.train.lr, adapter.objective.scale), (Some(1e-4), Some(0.1)));
+    }
+
+    #[test]
+    fn a_written_configuration_reads_back_equal() {
+        let mut config = RunConfig::from_ron(RunConfig::quickstart(), "quickstart.ron").unwrap();
+        config.lora = Some(LoraConfig::default());
+        config.model = Some("None \"quoted\" \\ \n é".to_owned());
+        config.seed = u64::MAX;
+        config.train.lr = Some(1.0 / 3.0);
+        config.objective.name = ObjectiveName::BregmanPower;
+        config.generation.unfinished = Unfinished::Mask;
+        config.resolve();
+        let text = config.to_ron().unwrap();
+        assert_eq!(RunConfig::from_ron(&text, "config.ron").unwrap(), config, "{text}");
+    }
+}

@@ -1,0 +1,259 @@
+//! Configuration text: RON in, RON out, and errors that say where and what else might have been meant.
+//!
+//! Not here: single values from the command line, see `overrides`.
+
+use ron::error::{Position, SpannedError};
+use ron::extensions::Extensions;
+use ron::ser::PrettyConfig;
+
+use super::{RunConfig, overrides, ranges};
+use crate::error::{Error, Result};
+
+/// Longer texts are refused unread: a configuration has some hundred lines.
+const MAX_BYTES: usize = 1 << 20;
+/// Brackets nested deeper than this are refused. A configuration needs 4; a hostile one could exhaust the stack.
+const MAX_DEPTH: usize = 32;
+
+/// RON as this crate reads and writes it: `lr: 1e-4` instead of `lr: Some(1e-4)`.
+pub(super) fn dialect() -> ron::Options {
+    ron::Options::default().with_default_extension(Extensions::IMPLICIT_SOME).with_recursion_limit(MAX_DEPTH)
+}
+
+/// See [`RunConfig::from_ron`].
+pub(super) fn from_ron(text: &str, origin: &str) -> Result<RunConfig> {
+    if text.len() > MAX_BYTES {
+        let message = format!("a configuration of {} bytes; at most {MAX_BYTES} are read", text.len());
+        return Err(Error::config(origin, message).with_hint("is this a data file?"));
+    }
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let config: RunConfig = dialect().from_str(text).map_err(|error| explain(&error, text, origin))?;
+    ranges::check_finite(&config).map_err(|error| Error::config(origin, error.to_string()))?;
+    Ok(config)
+}
+
+/// See [`RunConfig::to_ron`].
+pub(super) fn to_ron(config: &RunConfig) -> Result<String> {
+    let layout = PrettyConfig::new().compact_arrays(true);
+    let mut text = dialect()
+        .to_string_pretty(config, layout)
+        .map_err(|error| Error::config("config.ron", format!("cannot be written: {error}")))?;
+    text.push('\n');
+    Ok(text)
+}
+
+/// A parser's error with its place, and the nearest known key or name if one was unknown.
+fn explain(error: &SpannedError, text: &str, origin: &str) -> Error {
+    let start = error.span.start;
+    let place = format!("{origin}:{}:{}", start.line, start.col);
+    match &error.code {
+        ron::Error::NoSuchStructField { expected, found, .. } => {
+            let problem = Error::config(place, format!("unknown key `{found}`"));
+            problem.with_hint(key_hint(found, expected))
+        }
+        ron::Error::NoSuchEnumVariant { expected, found, .. } => {
+            let problem = Error::config(place, format!("unknown name `{found}`; expected {}", one_of(expected)));
+            match overrides::nearest(found, expected.iter().copied()) {
+                Some(name) => problem.with_hint(format!("did you mean `{name}`?")),
+                None => problem,
+            }
+        }
+        ron::Error::IntegerOutOfBounds => Error::config(place, "expected a whole number, 0 or more, that fits 64 bits"),
+        other => {
+            let problem = Error::config(place, format!("{other}{}", found_at(text, start)));
+            match other {
+                ron::Error::ExpectedIdentifier => problem.with_hint("names such as `bernoulli` go without quotes"),
+                ron::Error::ExpectedComma => problem.with_hint("is a comma missing, or a whole number needed?"),
+                _ => problem,
+            }
+        }
+    }
+}
+
+/// ", found `..`": the rest of the value that starts at a place; nothing at the end of a line.
+fn found_at(text: &str, start: Position) -> String {
+    const MAX_CHARS: usize = 30;
+    let line = text.lines().nth(start.line.saturating_sub(1)).unwrap_or_default();
+    let rest: String = line.chars().skip(start.col.saturating_sub(1)).take(MAX_CHARS).collect();
+    match rest.split([',', ')']).next().unwrap_or_default().trim() {
+        "" => String::new(),
+        found => format!(", found `{found}`"),
+    }
+}
+
+/// What the writer of an unknown key may have meant: the same key at another place, or a similar one at this place.
+fn key_hint(found: &str, expected: &[&str]) -> String {
+    let everywhere = overrides::known_keys();
+    if let Some(elsewhere) = everywhere.iter().find(|key| key.rsplit('.').next() == Some(found)) {
+        return match elsewhere.split_once('.') {
+            Some((section, key)) => format!("`{key}` belongs in `{section}: ({key}: ..)`"),
+            None => format!("`{elsewhere}` belongs in no section but beside them"),
+        };
+    }
+    match overrides::nearest(found, expected.iter().copied()) {
+        Some(key) => format!("did you mean `{key}`?"),
+        None => format!("known here: {}", one_of(expected)),
+    }
+}
+
+/// "`a`, `b` or `c`".
+fn one_of(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => "nothing".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::{Rng, SeedableRng};
+
+    /// The error's text and its hint in one line.
+    fn error_of(text: &str) -> String {
+        let error = RunConfig::from_ron(text, "run.ron").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        format!("{error} | {}", error.hint().unwrap_or(""))
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_line_column_and_the_nearest_known_key() {
+        let error = error_of("(\n  train: (\n    batch_sise: 4,\n  ),\n)");
+        assert_eq!(error, "run.ron:3:5: unknown key `batch_sise` | did you mean `batch_size`?");
+    }
+
+    #[test]
+    fn a_key_of_another_place_is_sent_there() {
+        assert_eq!(error_of("(lr: 1e-4)"), "run.ron:1:2: unknown key `lr` | `lr` belongs in `train: (lr: ..)`");
+        assert!(error_of("(train: (seed: 1))").ends_with("| `seed` belongs in no section but beside them"));
+        assert!(error_of("(train: (zzz: 1))").contains("| known here: `lr`, `epochs`, "));
+    }
+
+    #[test]
+    fn an_unknown_name_lists_the_known_ones_and_the_nearest() {
+        let error = error_of("(train: (optimizer: adam))");
+        assert!(error.starts_with("run.ron:1:"), "{error}");
+        assert!(error.ends_with("`adam`; expected `adamw`, `rmsprop` or `sgd` | did you mean `adamw`?"), "{error}");
+    }
+
+    #[test]
+    fn wrong_types_and_broken_text_are_named_with_their_place() {
+        for text in
+            ["(seed: -1)", "(train: (lr: \"x\"))", "(iterations: 1.5)", "(lora: (rank: [8]))", "(", "", "(seed: 1"]
+        {
+            assert!(error_of(text).starts_with("run.ron:1:"), "{text}: {}", error_of(text));
+        }
+        assert!(error_of("(seed: 1, seed: 2)").contains("seed"));
+        assert!(error_of("(seed: -1)").contains(": expected a whole number, 0 or more"));
+        assert!(error_of("(train: (lr: \"x\"))").ends_with(": Expected float, found `\"x\"` | "));
+        assert!(error_of("(objective: (name: \"brier\"))").ends_with("go without quotes"));
+        assert!(error_of("(iterations: 1.5)").contains("found `.5` | is a comma missing"));
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_refused_by_key() {
+        assert!(error_of("(train: (lr: NaN))").contains("run.ron: train.lr: NaN"));
+        assert!(error_of("(objective: (shift: -inf))").contains("objective.shift: -inf"));
+        assert!(error_of("(generation: (temperature: 1e999))").contains("generation.temperature: inf"));
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_windows_line_ends_are_read() {
+        assert_eq!(RunConfig::from_ron("\u{feff}(\r\n seed: 3,\r\n)\r\n", "run.ron").unwrap().seed, 3);
+    }
+
+    #[test]
+    fn sections_can_be_switched_on_and_off_in_a_file() {
+        let config =
+            RunConfig::from_ron("(lora: (), sft: None, model: \"m.gguf\", train: (lr: 1e-4))", "run.ron").unwrap();
+        assert_eq!(config.lora, Some(super::super::LoraConfig::default()));
+        assert_eq!((config.sft, config.model.as_deref(), config.train.lr), (None, Some("m.gguf"), Some(1e-4)));
+    }
+
+    #[test]
+    fn deep_and_huge_texts_are_errors_not_stack_overflows() {
+        for unit in
+            ["(", "[", "{", "Some(", "(lora:", "/*", "(sft: Some(", "#![enable(implicit_some)]", "\"", "r#", "{(", "-"]
+        {
+            let text = unit.repeat(MAX_BYTES / 4 / unit.len());
+            error_of(&text);
+            error_of(&format!("(train: (betas: {text}"));
+            error_of(&format!("(model: {text}"));
+        }
+        assert!(error_of(&" ".repeat(MAX_BYTES + 1)).contains("at most 1048576"));
+    }
+
+    /// One random damage: cut, repeat, overwrite, or insert a word that configurations are sensitive to.
+    fn damaged(text: &str, rng: &mut ChaCha8Rng) -> String {
+        const WORDS: [&str; 24] = [
+            "(",
+            ")",
+            "[",
+            "]",
+            "{",
+            "}",
+            ",",
+            ":",
+            "\"",
+            "'",
+            "NaN",
+            "inf",
+            "-inf",
+            "1e999",
+            "-1",
+            "0",
+            "None",
+            "Some(",
+            "18446744073709551616",
+            "/*",
+            "//",
+            "r#\"",
+            "\\u{110000}",
+            "é",
+        ];
+        let mut chars: Vec<char> = text.chars().collect();
+        let at = rng.next_u32() as usize % chars.len();
+        let end = (at + 1 + rng.next_u32() as usize % 12).min(chars.len());
+        let word = WORDS[rng.next_u32() as usize % WORDS.len()].chars();
+        match rng.next_u32() % 4 {
+            0 => drop(chars.drain(at..end)),
+            1 => {
+                let piece = chars[at..end].to_vec();
+                let to = rng.next_u32() as usize % chars.len();
+                chars.splice(to..to, piece);
+            }
+            2 => drop(chars.splice(at..end, word)),
+            _ => drop(chars.splice(at..at, word)),
+        }
+        chars.into_iter().collect()
+    }
+
+    #[test]
+    fn fifty_thousand_damaged_quickstarts_never_panic() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        // Without comments, so that nearly every damage hits a key or a value.
+        let lines: Vec<&str> =
+            RunConfig::quickstart().lines().map(|line| line.split("//").next().unwrap().trim()).collect();
+        let original = lines.join("\n").trim().to_owned();
+        let mut num_read = 0;
+        for _ in 0..50_000 {
+            let mut text = original.clone();
+            for _ in 0..=rng.next_u32() % 3 {
+                text = damaged(&text, &mut rng);
+            }
+            if let Ok(mut config) = RunConfig::from_ron(&text, "damaged.ron") {
+                num_read += 1;
+                config.resolve();
+                let valid = config.validate().is_ok();
+                let written = config.to_ron().unwrap();
+                let reread = RunConfig::from_ron(&written, "written.ron").unwrap();
+                assert_eq!(reread, config);
+                assert_eq!(reread.validate().is_ok(), valid);
+            }
+        }
+        // Some damage is harmless (a changed digit); most is not. Both kinds must occur for this test to say anything.
+        assert!((100..25_000).contains(&num_read), "{num_read} of 50000 were read");
+    }
+}

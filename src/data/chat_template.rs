@@ -1,0 +1,434 @@
+//! Chat templates: the Jinja program of a model folder that turns messages into the text the model was trained on.
+//!
+//! Templates come from strangers, so one runs as an untrusted program: bounded source, work and memory, a stack of its
+//! own, no files. The dialect is that of Hugging Face `transformers`: blocks are trimmed, Python's string methods work,
+//! and `raise_exception`, `strftime_now` and a `tojson` that leaves HTML alone are there.
+//! Not here: tokens. Next: [`super::tokenizer`].
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Value};
+use minijinja::{Environment, ErrorKind, context};
+use serde::Serialize;
+use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+
+use super::rows::Message;
+use crate::error::{Error, Result};
+
+/// Published templates are below 20 KiB.
+const MAX_SOURCE_BYTES: usize = 256 << 10;
+/// minijinja's parser and its values recurse; long chains overflow a thread's usual 2 or 8 MiB.
+const STACK_BYTES: usize = 256 << 20;
+/// Instructions of one render. One unit also pays for 64 bytes of data, so memory is bounded too (16 MiB).
+const BASE_FUEL: u64 = 1 << 18;
+/// Long conversations take more: some loops over the messages, and some hundred copies of their text.
+const FUEL_PER_MESSAGE: u64 = 1 << 11;
+const FUEL_PER_INPUT_BYTE: u64 = 4;
+/// A thousand times what an honest render needs, plus a microsecond per byte of the messages.
+const TIME_LIMIT: Duration = Duration::from_millis(800);
+/// What `tojson` may write, and a date format may be long.
+const MAX_JSON_BYTES: usize = 16 << 20;
+const MAX_DATE_FORMAT_BYTES: usize = 256;
+const TEMPLATE_NAME: &str = "chat_template";
+
+/// A compiled chat template. Renders are independent of each other and may run on any thread.
+pub struct ChatTemplate {
+    environment: Arc<Environment<'static>>,
+    bos_token: Option<String>,
+    eos_token: Option<String>,
+    path: PathBuf,
+}
+
+impl ChatTemplate {
+    /// Compiles `source`. `bos_token` and `eos_token` are what the template sees under these names; `path` is what
+    /// errors name.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the template's line if it is not valid Jinja, and if it is longer than 256 KiB.
+    pub fn new(source: &str, bos_token: Option<&str>, eos_token: Option<&str>, path: &Path) -> Result<Self> {
+        if source.len() > MAX_SOURCE_BYTES {
+            let message = format!("the chat template is {} bytes long, the limit is {MAX_SOURCE_BYTES}", source.len());
+            return Err(Error::input(path, message));
+        }
+        let source = replace_generation_tags(source);
+        let compiled = on_large_stack(path, TIME_LIMIT, move || {
+            let mut environment = environment()?;
+            environment.add_template_owned(TEMPLATE_NAME, source)?;
+            Ok(environment)
+        })?;
+        let owned = |token: Option<&str>| token.map(str::to_owned);
+        Ok(ChatTemplate {
+            environment: Arc::new(
+                compiled.map_err(|failure| failure.into_error(path, "the chat template is not valid"))?,
+            ),
+            bos_token: owned(bos_token),
+            eos_token: owned(eos_token),
+            path: path.to_owned(),
+        })
+    }
+
+    /// The text of a conversation; with `add_generation_prompt` it ends where the assistant is to begin.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the template's line: the template refuses the messages, uses something unknown, or asks
+    /// for more work or memory than any honest template needs.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        let environment = Arc::clone(&self.environment);
+        let num_bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+        let fuel = BASE_FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + FUEL_PER_INPUT_BYTE * num_bytes as u64;
+        let message = |m: &Message| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]);
+        let time_limit = TIME_LIMIT + Duration::from_micros(num_bytes as u64);
+        let messages: Vec<Value> = messages.iter().map(message).collect();
+        let (bos_token, eos_token) = (self.bos_token.clone(), self.eos_token.clone());
+        let rendered = on_large_stack(&self.path, time_limit, move || {
+            let mut environment = Environment::clone(&environment);
+            environment.set_fuel(Some(fuel));
+            let context = context! {
+                messages => messages, add_generation_prompt => add_generation_prompt,
+                bos_token => bos_token.unwrap_or_default(), eos_token => eos_token.unwrap_or_default(),
+                tools => (), documents => (),
+            };
+            environment.get_template(TEMPLATE_NAME)?.render(context)
+        })?;
+        rendered.map_err(|failure| failure.into_error(&self.path, "the chat template cannot render these messages"))
+    }
+}
+
+/// The dialect of `transformers`, without any way to load other templates.
+fn environment() -> std::result::Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_function("strftime_now", strftime_now);
+    environment.add_filter("tojson", to_json);
+    Ok(environment)
+}
+
+/// What went wrong inside the template's thread, in a form that can leave it.
+struct Failure {
+    line: Option<usize>,
+    message: String,
+}
+
+impl Failure {
+    fn from_template(error: minijinja::Error) -> Self {
+        let message = match (error.kind(), error.detail()) {
+            (ErrorKind::OutOfFuel, _) => "it needs too much work or memory".to_owned(),
+            (ErrorKind::InvalidOperation, Some(detail)) => detail.to_owned(),
+            (kind, Some(detail)) => format!("{kind}: {detail}"),
+            (kind, None) => kind.to_string(),
+        };
+        Failure { line: error.line(), message }
+    }
+
+    fn into_error(self, path: &Path, what: &str) -> Error {
+        let error = Error::input(path, format!("{what}: {}", self.message));
+        error.at(self.line.map_or_else(|| "chat template".to_owned(), |line| format!("chat template line {line}")))
+    }
+}
+
+/// Runs `work` on a thread of its own with a large stack and a time limit; a panic in it becomes an error. The outer
+/// result is the thread's, the inner one the template's.
+///
+/// The limit is for what fuel does not count: a list added to itself 60 times is small until something asks for its
+/// length. A thread that runs over it cannot be stopped and is left behind, so a caller should not go on for long after
+/// this error; the command line ends.
+fn on_large_stack<T: Send + 'static>(
+    path: &Path,
+    time_limit: Duration,
+    work: impl FnOnce() -> std::result::Result<T, minijinja::Error> + Send + 'static,
+) -> Result<std::result::Result<T, Failure>> {
+    let failed = |message: String| Error::input(path, message).at("chat template");
+    let (sender, receiver) = mpsc::channel();
+    let work = move || {
+        // Nobody listens any more if the time is over.
+        let _ = sender.send(work().map_err(Failure::from_template));
+    };
+    let thread = std::thread::Builder::new().name("chat template".to_owned()).stack_size(STACK_BYTES).spawn(work);
+    thread.map_err(|error| failed(format!("cannot run the chat template: {error}")))?;
+    receiver.recv_timeout(time_limit).map_err(|error| match error {
+        RecvTimeoutError::Timeout => failed(format!("the chat template did not end within {time_limit:?}")),
+        RecvTimeoutError::Disconnected => failed("the chat template made its interpreter fail".to_owned()),
+    })
+}
+
+/// `{% generation %}` marks the assistant's text for trainers and prints nothing. It becomes an `if true`, which keeps
+/// lines and whitespace as they are.
+fn replace_generation_tags(source: &str) -> String {
+    let mut replaced = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let (before, tag) = rest.split_at(start + 2);
+        replaced.push_str(before);
+        let body = tag.trim_start_matches(['-', '+']).trim_start();
+        let name_len = body.find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').unwrap_or(body.len());
+        let (name, after) = body.split_at(name_len);
+        let replacement = match name {
+            "generation" => "if true",
+            "endgeneration" => "endif",
+            _ => name,
+        };
+        replaced.push_str(&tag[..tag.len() - body.len()]);
+        replaced.push_str(replacement);
+        rest = after;
+    }
+    replaced.push_str(rest);
+    replaced
+}
+
+/// Today's date in a format of C's `strftime`, local time, as `transformers` offers it to templates.
+fn strftime_now(format: String) -> std::result::Result<String, minijinja::Error> {
+    let mut text = String::new();
+    if format.len() > MAX_DATE_FORMAT_BYTES || write!(text, "{}", chrono::Local::now().format(&format)).is_err() {
+        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "strftime_now does not know this date format"));
+    }
+    Ok(text)
+}
+
+/// JSON as Python's `json.dumps(ensure_ascii=False)` writes it, without escapes for HTML.
+fn to_json(value: &Value, indent: Option<usize>, options: Kwargs) -> std::result::Result<String, minijinja::Error> {
+    let indent = match indent {
+        Some(indent) => Some(indent),
+        None => options.get::<Option<usize>>("indent")?,
+    };
+    options.get::<Option<bool>>("ensure_ascii")?;
+    options.assert_all_used()?;
+    let mut output = Capped(Vec::new());
+    let written = match indent {
+        Some(indent) => {
+            let spaces = vec![b' '; indent.min(64)];
+            value.serialize(&mut Serializer::with_formatter(&mut output, PrettyFormatter::with_indent(&spaces)))
+        }
+        None => value.serialize(&mut Serializer::with_formatter(&mut output, SpacedFormatter)),
+    };
+    let failed = |message: String| minijinja::Error::new(ErrorKind::BadSerialization, message);
+    written.map_err(|error| failed(error.to_string()))?;
+    String::from_utf8(output.0).map_err(|error| failed(error.to_string()))
+}
+
+/// A buffer that refuses to grow without end: nested lists can be exponentially longer in print than in memory.
+struct Capped(Vec<u8>);
+
+impl io::Write for Capped {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_JSON_BYTES {
+            return Err(io::Error::other("the JSON is too long"));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// One line, with a space after each comma and colon.
+struct SpacedFormatter;
+
+impl Formatter for SpacedFormatter {
+    fn begin_array_value<W: io::Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: io::Write + ?Sized>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: io::Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use serde_json::Value as Json;
+
+    use super::*;
+
+    fn template(source: &str) -> Result<ChatTemplate> {
+        ChatTemplate::new(source, Some("<s>"), Some("</s>"), Path::new("model"))
+    }
+
+    fn user(content: &str) -> Vec<Message> {
+        vec![Message { role: "user".into(), content: content.into() }]
+    }
+
+    fn render(source: &str) -> Result<String> {
+        template(source)?.render(&user("Hi"), true)
+    }
+
+    /// tests/fixtures/tokenizer/expected.json is what Python's jinja2 3.1.6 renders: see make.py beside it.
+    #[test]
+    fn every_fixture_template_renders_as_pythons_jinja_does() {
+        let expected: Json =
+            serde_json::from_str(include_str!("../../tests/fixtures/tokenizer/expected.json")).unwrap();
+        let sources = [
+            ("chatml.jinja", include_str!("../../tests/fixtures/tokenizer/templates/chatml.jinja")),
+            ("chatml_multiline.jinja", include_str!("../../tests/fixtures/tokenizer/templates/chatml_multiline.jinja")),
+            ("headers.jinja", include_str!("../../tests/fixtures/tokenizer/templates/headers.jinja")),
+            ("inst.jinja", include_str!("../../tests/fixtures/tokenizer/templates/inst.jinja")),
+            ("zephyr.jinja", include_str!("../../tests/fixtures/tokenizer/templates/zephyr.jinja")),
+        ];
+        let renders = expected["renders"].as_array().unwrap();
+        assert_eq!(renders.len(), 30);
+        for case in renders {
+            let (_, source) = sources.iter().find(|(name, _)| case["template"] == *name).unwrap();
+            let messages: Vec<Message> = case["messages"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|message| Message {
+                    role: message["role"].as_str().unwrap().into(),
+                    content: message["content"].as_str().unwrap().into(),
+                })
+                .collect();
+            let rendered = template(source).unwrap().render(&messages, case["add_generation_prompt"] == true).unwrap();
+            let today = chrono::Local::now().format("%d %b %Y").to_string();
+            assert_eq!(rendered, case["text"].as_str().unwrap().replace("DATE", &today), "{}", case["template"]);
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_the_template_names_its_line_and_its_words() {
+        let source = "{% if true %}\n{{ raise_exception('roles must take turns') }}\n{% endif %}";
+        assert_eq!(
+            render(source).unwrap_err().to_string(),
+            "model, chat template line 2: the chat template cannot render these messages: roles must take turns"
+        );
+    }
+
+    #[test]
+    fn a_syntax_error_names_its_line() {
+        let error = template("ok\n{% for x in %}{% endfor %}").err().unwrap().to_string();
+        assert!(
+            error.starts_with("model, chat template line 2: the chat template is not valid: syntax error"),
+            "{error}"
+        );
+    }
+
+    /// Literals: Python's json.dumps(ensure_ascii=False), the second with indent=2.
+    #[test]
+    fn tojson_writes_what_python_writes_and_leaves_html_alone() {
+        let value = "{'a': [1, 2.5, '<é&\\'>'], 'b': none}";
+        assert_eq!(render(&format!("{{{{ {value} | tojson }}}}")).unwrap(), r#"{"a": [1, 2.5, "<é&'>"], "b": null}"#);
+        assert_eq!(
+            render(&format!("{{{{ {value} | tojson(indent=2) }}}}")).unwrap(),
+            "{\n  \"a\": [\n    1,\n    2.5,\n    \"<é&'>\"\n  ],\n  \"b\": null\n}"
+        );
+    }
+
+    #[test]
+    fn generation_tags_keep_their_whitespace_control() {
+        assert_eq!(
+            render("a \n{%- generation -%}\n b \n{%+ endgeneration %}\nc{% raw %}{%{% endraw %}").unwrap(),
+            "ab \nc{%"
+        );
+        assert_eq!(replace_generation_tags("{%generation%}{% generations %}{%"), "{%if true%}{% generations %}{%");
+    }
+
+    #[test]
+    fn templates_cannot_load_other_templates() {
+        for source in ["{% include '/etc/passwd' %}", "{% extends 'chat_template' %}", "{% import 'x' as x %}"] {
+            assert!(render(source).is_err(), "{source}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_date_format_is_an_error() {
+        for format in ["%Q", "%", &"%c".repeat(1000)] {
+            assert!(render(&format!("{{{{ strftime_now('{format}') }}}}")).is_err(), "{format}");
+        }
+    }
+
+    #[test]
+    fn a_long_message_does_not_run_out_of_work() {
+        let source = include_str!("../../tests/fixtures/tokenizer/templates/chatml_multiline.jinja");
+        let content = "word ".repeat(2_000_000);
+        let rendered = template(source).unwrap().render(&user(&content), true).unwrap();
+        assert!(rendered.len() > content.len());
+    }
+
+    /// Promised is one second on a quiet machine; tests share theirs.
+    const PATIENCE: Duration = Duration::from_secs(3);
+
+    fn ends_in_time(source: &str) -> Result<String> {
+        let start = Instant::now();
+        let result = render(source);
+        let shown: String = source.chars().take(160).collect();
+        assert!(start.elapsed() < PATIENCE, "{:?} for {shown}", start.elapsed());
+        result
+    }
+
+    /// A template that replaces `x` by `step` of itself `times` times.
+    fn growing(start: &str, step: &str, times: usize, end: &str) -> String {
+        let body = format!("{{% for i in range({times}) %}}{{% set ns.x = {step} %}}{{% endfor %}}");
+        format!("{{% set ns = namespace(x={start}) %}}{body}{end}")
+    }
+
+    #[test]
+    fn templates_that_ask_for_too_much_end_in_an_error_soon() {
+        let hostile = [
+            "{% for i in range(1000000000000000) %}{% endfor %}".to_owned(),
+            format!("{}{}", "{% for i in range(100000) %}".repeat(3), "{% endfor %}".repeat(3)),
+            growing("'ab'", "ns.x ~ ns.x", 60, ""),
+            growing("'ab'", "ns.x + ns.x", 60, ""),
+            growing("'ab'", "ns.x.replace('a', 'aaaa')", 60, ""),
+            growing("'ab'", "ns.x | replace('a', 'aaaa')", 60, ""),
+            growing("'ab'", "ns.x.join(ns.x)", 60, ""),
+            growing("'ab'", "ns.x | join(ns.x)", 60, ""),
+            growing("['a']", "[ns.x, ns.x]", 60, "{{ ns.x | tojson }}"),
+            growing("['a']", "[ns.x, ns.x]", 22, "{{ ns.x }}"),
+            growing("['a']", "[ns.x, ns.x]", 22, "{{ ns.x ~ '' }}"),
+            growing("['a']", "[ns.x, ns.x]", 22, "{{ ns.x | string }}"),
+            growing("['a']", "ns.x + ns.x", 34, "{{ ns.x | length }}"),
+            "{{ 'a' * 100000000000 }}".to_owned(),
+            "{{ [1] * 100000000000 }}".to_owned(),
+            "{{ '%999999999999d' | format(1) }}".to_owned(),
+            "{{ '%2000000000s' | format('a') }}".to_owned(),
+            "{{ 'a' | indent(2000000000, true) }}".to_owned(),
+            "{% macro f(x) %}{{ f(x) }}{{ f(x) }}{% endmacro %}{{ f(1) }}".to_owned(),
+            "{% for x in [1] recursive %}{{ loop([1]) }}{{ loop([1]) }}{% endfor %}".to_owned(),
+            format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000)),
+            format!("{}x{}", "{% if true %}".repeat(9_000), "{% endif %}".repeat(9_000)),
+            "x".repeat(MAX_SOURCE_BYTES + 1),
+        ];
+        for source in &hostile {
+            assert!(ends_in_time(source).is_err(), "{source:.160}");
+        }
+    }
+
+    /// An error or a text, but never an overflow of the stack, which would abort the whole test run.
+    #[test]
+    fn long_chains_and_deep_values_do_not_overflow_the_stack() {
+        let chains = [
+            format!("{{{{ 1{} }}}}", "|abs".repeat(60_000)),
+            format!("{{{{ x{} }}}}", ".a".repeat(120_000)),
+            format!("{{{{ {}1 }}}}", "-".repeat(250_000)),
+            format!("{{{{ {}1 }}}}", "not ".repeat(60_000)),
+            format!("{{{{ 1{} }}}}", "~1".repeat(120_000)),
+            format!("{{{{ x{} }}}}", "()".repeat(120_000)),
+            format!("{{{{ 1{} }}}}", " if 1 else 1".repeat(20_000)),
+            format!("{{% if 1 %}}{}{{% endif %}}", "{% elif 1 %}".repeat(20_000)),
+            growing("[]", "[ns.x]", 30_000, "{{ ns.x | tojson }}"),
+            growing("[]", "[ns.x]", 30_000, "{{ ns.x }}{{ ns.x == [ns.x] }}"),
+            growing("[]", "ns.x[:]", 20_000, "{{ ns.x }}"),
+            growing("[]", "ns.x | map('abs')", 30_000, "{{ ns.x | list }}"),
+        ];
+        for source in &chains {
+            let _text_or_error = ends_in_time(source);
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Rows -> token ids that fit the model, with an account of every row that does not.
+//!
+//! Nothing is ever cut: an answer without its end teaches the model not to stop. A row that is too long is dropped and
+//! counted. Not here: padding and masks ([`super::batch`]).
+
+use std::fmt;
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::rows::{Prompt, Response, Row};
+use super::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+
+/// A prompt with its responses, as token ids that the model can read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    /// The row's number in the file, counted from 0. It stays the same whatever other rows are dropped.
+    pub index: usize,
+    /// Never empty.
+    pub prompt_ids: Vec<u32>,
+    /// The response to imitate, its end token included. Never empty.
+    pub demonstration_ids: Vec<u32>,
+    /// The response to tell it from, if the row has one. Never empty.
+    pub self_generated_ids: Option<Vec<u32>>,
+    /// The demonstration as the row wrote it; `None` if that was token ids.
+    pub demonstration_text: Option<String>,
+}
+
+/// A prompt to generate from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PromptIds {
+    /// The row's number in the file, counted from 0.
+    pub index: usize,
+    /// Never empty.
+    pub prompt_ids: Vec<u32>,
+}
+
+/// How many rows were left out, and why. A row is counted once, under the first reason that holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Rows that are only a prompt.
+    pub no_demonstration: usize,
+    /// The demonstration or the self-generated response has no text.
+    pub empty_response: usize,
+    /// The prompt alone leaves no room for a response.
+    pub prompt_too_long: usize,
+    /// Prompt and demonstration together are too long.
+    pub response_too_long: usize,
+    /// Prompt and self-generated response together are too long.
+    pub self_generated_too_long: usize,
+    /// The limit that was applied, in tokens.
+    pub max_length: usize,
+}
+
+impl Dropped {
+    /// All dropped rows.
+    pub fn total(&self) -> usize {
+        self.reasons().iter().map(|(count, _)| count).sum()
+    }
+
+    fn reasons(&self) -> [(usize, String); 5] {
+        let max_length = self.max_length;
+        [
+            (self.no_demonstration, "without a demonstration".to_owned()),
+            (self.empty_response, "with an empty response".to_owned()),
+            (self.prompt_too_long, format!("whose prompt alone fills max_length ({max_length} tokens)")),
+            (self.response_too_long, format!("longer than max_length ({max_length} tokens) with the demonstration")),
+            (
+                self.self_generated_too_long,
+                format!("longer than max_length ({max_length} tokens) with the self-generated response"),
+            ),
+        ]
+    }
+
+    fn count(&mut self, reason: Reason) {
+        *match reason {
+            Reason::NoDemonstration => &mut self.no_demonstration,
+            Reason::EmptyResponse => &mut self.empty_response,
+            Reason::PromptTooLong => &mut self.prompt_too_long,
+            Reason::ResponseTooLong => &mut self.response_too_long,
+            Reason::SelfGeneratedTooLong => &mut self.self_generated_too_long,
+        } += 1;
+    }
+}
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let total = self.total();
+        write!(formatter, "{total} {} dropped", if total == 1 { "row" } else { "rows" })?;
+        let mut separator = ": ";
+        for (count, reason) in self.reasons().iter().filter(|(count, _)| *count > 0) {
+            write!(formatter, "{separator}{count} {reason}")?;
+            separator = ", ";
+        }
+        Ok(())
+    }
+}
+
+/// Why a row is left out.
+#[derive(Clone, Copy, Debug)]
+enum Reason {
+    NoDemonstration,
+    EmptyResponse,
+    PromptTooLong,
+    ResponseTooLong,
+    SelfGeneratedTooLong,
+}
+
+/// Tokenizes rows for training, in file order. `max_length` bounds prompt plus response, in tokens; `path` is the data
+/// file that errors name.
+///
+/// # Errors
+/// [`Error::Input`] with the line for a row that the tokenizer or its chat template refuses, an id outside the
+/// vocabulary, a prompt without tokens, and text without a tokenizer; and if no row is left.
+pub fn prepare_examples(
+    rows: &[Row],
+    tokenizer: Option<&Tokenizer>,
+    vocab_size: usize,
+    max_length: usize,
+    path: &Path,
+) -> Result<(Vec<Example>, Dropped)> {
+    let encoder = RowEncoder { tokenizer, vocab_size, path };
+    let prepared: Vec<_> =
+        rows.par_iter().enumerate().map(|(index, row)| prepare_example(&encoder, index, row, max_length)).collect();
+    let mut examples = Vec::new();
+    let mut dropped = Dropped { max_length, ..Dropped::default() };
+    for outcome in prepared {
+        match outcome? {
+            Ok(example) => examples.push(example),
+            Err(reason) => dropped.count(reason),
+        }
+    }
+    if examples.is_empty() {
+        let error = Error::input(path, format!("no row is left to train on: {dropped}"));
+        let is_length = dropped.no_demonstration + dropped.empty_response < dropped.total();
+        return Err(if is_length { error.with_hint("raise max_length, or shorten the rows") } else { error });
+    }
+    Ok((examples, dropped))
+}
+
+/// Tokenizes the prompts of rows for generation, in file order; responses are not looked at.
+///
+/// # Errors
+/// [`Error::Input`] with the line as for [`prepare_examples`], and for a prompt of more than `max_prompt_tokens`.
+pub fn prepare_prompts(
+    rows: &[Row],
+    tokenizer: Option<&Tokenizer>,
+    vocab_size: usize,
+    max_prompt_tokens: usize,
+    path: &Path,
+) -> Result<Vec<PromptIds>> {
+    let encoder = RowEncoder { tokenizer, vocab_size, path };
+    let prepare = |(index, row): (usize, &Row)| {
+        let prompt_ids = encoder.prompt(row)?;
+        if prompt_ids.len() > max_prompt_tokens {
+            let message = format!("the prompt has {} tokens, the limit is {max_prompt_tokens}", prompt_ids.len());
+            return Err(encoder.error(row, message).with_hint("shorten the prompt, or ask for fewer new tokens"));
+        }
+        Ok(PromptIds { index, prompt_ids })
+    };
+    let prepared: Vec<_> = rows.par_iter().enumerate().map(prepare).collect();
+    // Collected first, so that the error is that of the first bad row, whichever thread met it.
+    prepared.into_iter().collect()
+}
+
+fn prepare_example(
+    encoder: &RowEncoder<'_>,
+    index: usize,
+    row: &Row,
+    max_length: usize,
+) -> Result<std::result::Result<Example, Reason>> {
+    let Some(demonstration) = &row.demonstration else { return Ok(Err(Reason::NoDemonstration)) };
+    if is_empty(demonstration) || row.self_generated.as_ref().is_some_and(is_empty) {
+        return Ok(Err(Reason::EmptyResponse));
+    }
+    let prompt_ids = encoder.prompt(row)?;
+    if prompt_ids.len() >= max_length {
+        return Ok(Err(Reason::PromptTooLong));
+    }
+    let demonstration_ids = encoder.response(row, demonstration, "demonstration")?;
+    let self_generated = row.self_generated.as_ref();
+    let self_generated_ids =
+        self_generated.map(|response| encoder.response(row, response, "self-generated response")).transpose()?;
+    let room = max_length - prompt_ids.len();
+    if demonstration_ids.len() > room {
+        return Ok(Err(Reason::ResponseTooLong));
+    }
+    if self_generated_ids.as_ref().is_some_and(|ids| ids.len() > room) {
+        return Ok(Err(Reason::SelfGeneratedTooLong));
+    }
+    let demonstration_text = match demonstration {
+        Response::Text(text) => Some(text.clone()),
+        Response::Ids(_) => None,
+    };
+    Ok(Ok(Example { index, prompt_ids, demonstration_ids, self_generated_ids, demonstration_text }))
+}
+
+fn is_empty(response: &Response) -> bool {
+    match response {
+        Response::Text(text) => text.trim().is_empty(),
+        Response::Ids(ids) => ids.is_empty(),
+    }
+}
+
+/// Turns the parts of a row into checked token ids; its errors name the data file and the line.
+struct RowEncoder<'a> {
+    tokenizer: Option<&'a Tokenizer>,
+    vocab_size: usize,
+    path: &'a Path,
+}
+
+impl RowEncoder<'_> {
+    fn prompt(&self, row: &Row) -> Result<Vec<u32>> {
+        let ids = match (&row.prompt, self.tokenizer) {
+            (Prompt::Ids(ids), _) => ids.clone(),
+            (prompt, Some(tokenizer)) => tokenizer.encode_prompt(prompt).map_err(|error| self.in_row(row, error))?,
+            (_, None) => return Err(self.no_tokenizer(row)),
+        };
+        if ids.is_empty() {
+            return Err(self.error(row, "the prompt has no tokens; the model needs one to start from"));
+        }
+        self.check_vocabulary(row, &ids, "prompt")?;
+        Ok(ids)
+    }
+
+    fn response(&self, row: &Row, response: &Response, name: &str) -> Result<Vec<u32>> {
+        let ids = match (response, self.tokenizer) {
+            (Response::Ids(ids), _) => ids.clone(),
+            (text, Some(tokenizer)) => {
+                tokenizer.encode_response(&row.prompt, text).map_err(|error| self.in_row(row, error))?
+            }
+            (_, None) => return Err(self.no_tokenizer(row)),
+        };
+        self.check_vocabulary(row, &ids, name)?;
+        Ok(ids)
+    }
+
+    fn check_vocabulary(&self, row: &Row, ids: &[u32], name: &str) -> Result<()> {
+        match ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+            Some(id) => {
+                let message = format!("token id {id} in the {name}, but the model has {} tokens", self.vocab_size);
+                Err(self.error(row, message).with_hint("the rows or the tokenizer belong to another model"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn no_tokenizer(&self, row: &Row) -> Error {
+        self.error(row, "the row is text, but the model folder has no tokenizer").with_hint(
+            "write rows of token ids as `prompt_ids` and `response_ids`, or add tokenizer.json to the model folder",
+        )
+    }
+
+    fn error(&self, row: &Row, message: impl Into<String>) -> Error {
+        Error::input(self.path, message).at(format!("line {}", row.line))
+    }
+
+    /// An error that the model's tokenizer raised about this row.
+    fn in_row(&self, row: &Row, error: Error) -> Error {
+        let placed = self.error(row, error.to_string());
+        match error.hint() {
+            Some(hint) => placed.with_hint(hint),
+            None => placed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids_row(line: usize, prompt: &[u32], demonstration: Option<&[u32]>, self_generated: Option<&[u32]>) -> Row {
+        let response = |ids: Option<&[u32]>| ids.map(|ids| Response::Ids(ids.to_vec()));
+        Row {
+            line,
+            prompt: Prompt::Ids(prompt.to_vec()),
+            demonstration: response(demonstration),
+            self_generated: response(self_generated),
+        }
+    }
+
+    fn prepare(rows: &[Row], max_length: usize) -> Result<(Vec<Example>, Dropped)> {
+        prepare_examples(rows, None, 10, max_length, Path::new("rows.jsonl"))
+    }
+
+    #[test]
+    fn rows_of_ids_need_no_tokenizer_and_stay_as_they_are() {
+        let (examples, dropped) = prepare(&[ids_row(1, &[1, 2], Some(&[3, 4]), Some(&[5]))], 4).unwrap();
+        assert_eq!(
+            examples,
+            [Example {
+                index: 0,
+                prompt_ids: vec![1, 2],
+                demonstration_ids: vec![3, 4],
+                self_generated_ids: Some(vec![5]),
+                demonstration_text: None
+            }]
+        );
+        assert_eq!(dropped.total(), 0);
+    }
+
+    #[test]
+    fn a_row_that_does_not_fit_is_dropped_whole_and_counted_with_its_reason() {
+        let rows = [
+            ids_row(1, &[1], None, None),
+            ids_row(2, &[1], Some(&[]), None),
+            ids_row(3, &[1, 1, 1, 1], Some(&[2]), None),
+            ids_row(4, &[1, 1], Some(&[2, 2, 2]), None),
+            ids_row(5, &[1, 1], Some(&[2, 2]), Some(&[3, 3, 3])),
+            ids_row(6, &[1, 1], Some(&[2, 2]), Some(&[3, 3])),
+        ];
+        let (examples, dropped) = prepare(&rows, 4).unwrap();
+        assert_eq!(examples.iter().map(|example| example.index).collect::<Vec<_>>(), [5]);
+        assert_eq!(
+            dropped.to_string(),
+            "5 rows dropped: 1 without a demonstration, 1 with an empty response, 1 whose prompt alone fills max_length \
+             (4 tokens), 1 longer than max_length (4 tokens) with the demonstration, 1 longer than max_length (4 tokens) \
+             with the self-generated response"
+        );
+    }
+
+    #[test]
+    fn no_row_left_is_an_error_that_says_why() {
+        let error = prepare(&[ids_row(1, &[1, 1], Some(&[2, 2]), None)], 3).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "rows.jsonl: no row is left to train on: 1 row dropped: 1 longer than max_length (3 tokens) with the demonstration"
+        );
+        assert_eq!(error.hint(), Some("raise max_length, or shorten the rows"));
+        assert_eq!(prepare(&[ids_row(1, &[1], None, None)], 3).unwrap_err().hint(), None);
+    }
+
+    #[test]
+    fn bad_rows_are_errors_with_their_line() {
+        let message = |row: Row| prepare(&[row], 8).unwrap_err().to_string();
+        assert_eq!(
+            message(ids_row(7, &[1], Some(&[10]), None)),
+            "rows.jsonl, line 7: token id 10 in the demonstration, but the model has 10 tokens"
+        );
+        assert_eq!(
+            message(ids_row(8, &[], Some(&[1]), None)),
+            "rows.jsonl, line 8: the prompt has no tokens; the model needs one to start from"
+        );
+        let text = Row { prompt: Prompt::Text("Hi".into()), ..ids_row(9, &[], Some(&[1]), None) };
+        assert_eq!(message(text), "rows.jsonl, line 9: the row is text, but the model folder has no tokenizer");
+    }
+
+    #[test]
+    fn a_prompt_longer_than_the_limit_is_an_error_when_generating() {
+        let rows = [ids_row(1, &[1, 2], None, None), ids_row(4, &[1, 2, 3], None, None)];
+        let prompts = |limit| prepare_prompts(&rows, None, 10, limit, Path::new("rows.jsonl"));
+        assert_eq!(prompts(3).unwrap()[1], PromptIds { index: 1, prompt_ids: vec![1, 2, 3] });
+        assert_eq!(prompts(2).unwrap_err().to_string(), "rows.jsonl, line 4: the prompt has 3 tokens, the limit is 2");
+    }
+}

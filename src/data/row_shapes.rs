@@ -1,0 +1,349 @@
+//! The shapes of a row, told apart by their keys, and what each field must hold.
+//!
+//! One function per shape, all ending in a [`Row`]. Not here: files and lines ([`super::rows`]).
+
+use serde_json::{Map, Value};
+
+use super::rows::{Message, Parsed, Problem, Prompt, Response, Row};
+
+/// The shapes of a row, as a person would write them.
+pub(super) const SHAPES: &str = "\
+{\"messages\": [{\"role\", \"content\"}, ..]}, {\"prompt\", \"completion\"}, {\"prompt\", \"response\"}, \
+{\"instruction\", \"input\", \"output\"}, {\"conversations\": [{\"from\", \"value\"}, ..]}, \
+{\"question\", \"answer\"}, {\"prompt\", \"chosen\", \"rejected\"}, {\"prompt\", \"demonstration\", \"self_generated\"}, \
+{\"prompt_ids\", \"response_ids\"}, {\"prompt_ids\", \"demonstration_ids\", \"self_generated_ids\"}, or a prompt alone";
+
+const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+
+type Object = Map<String, Value>;
+
+/// Recognises the shape. The order matters where a row has the keys of two shapes: the more specific one is first.
+pub(super) fn parse_row(object: &Object, line: usize) -> Parsed<Row> {
+    let has = |key| present(object, key).is_some();
+    let row = |prompt, demonstration, self_generated| Row { line, prompt, demonstration, self_generated };
+    if has("prompt_ids") || has("response_ids") || has("demonstration_ids") {
+        ids_row(object, line)
+    } else if has("chosen") || has("rejected") {
+        preference_row(object, line)
+    } else if has("demonstration") || has("self_generated") {
+        Ok(row(prompt(object)?, response(object, "demonstration")?, response(object, "self_generated")?))
+    } else if let Some(messages) = present(object, "messages") {
+        let (prompt, demonstration) = split_conversation(parse_messages(messages, "messages")?, "messages")?;
+        Ok(row(prompt, demonstration, None))
+    } else if let Some(turns) = present(object, "conversations") {
+        let (prompt, demonstration) = split_conversation(parse_sharegpt(turns)?, "conversations")?;
+        Ok(row(prompt, demonstration, None))
+    } else if has("prompt") {
+        if has("completion") && has("response") {
+            return Err(Problem::new("both `completion` and `response` are given: which one is the response?"));
+        }
+        let key = if has("completion") { "completion" } else { "response" };
+        Ok(row(prompt(object)?, response(object, key)?, None))
+    } else if has("instruction") {
+        instruction_row(object, line)
+    } else if has("question") {
+        let answer = Response::Text(text(required(object, "answer")?, "answer")?);
+        Ok(row(Prompt::Text(text(required(object, "question")?, "question")?), Some(answer), None))
+    } else {
+        Err(unknown_shape(object))
+    }
+}
+
+fn unknown_shape(object: &Object) -> Problem {
+    if object.contains_key("text") {
+        return Problem::field(
+            "text",
+            "a row with text alone does not say where the prompt ends and the response begins",
+        )
+        .with_hint(format!("write each row as one of: {SHAPES}"));
+    }
+    let keys: Vec<String> = object.keys().take(12).map(|key| format!("`{}`", key.escape_debug())).collect();
+    let found =
+        if keys.is_empty() { "there are no keys".to_owned() } else { format!("the keys are {}", keys.join(", ")) };
+    Problem::new(format!("no known shape: {found}")).with_hint(format!("the shapes are {SHAPES}"))
+}
+
+fn ids_row(object: &Object, line: usize) -> Parsed<Row> {
+    if present(object, "response_ids").is_some() && present(object, "demonstration_ids").is_some() {
+        return Err(Problem::new(
+            "both `response_ids` and `demonstration_ids` are given: which one is the demonstration?",
+        ));
+    }
+    let ids = |key| present(object, key).map(|value| parse_ids(value, key)).transpose();
+    let prompt_ids = parse_ids(required(object, "prompt_ids")?, "prompt_ids")?;
+    let demonstration = ids("demonstration_ids")?.or(ids("response_ids")?).map(Response::Ids);
+    let self_generated = ids("self_generated_ids")?.map(Response::Ids);
+    Ok(Row { line, prompt: Prompt::Ids(prompt_ids), demonstration, self_generated })
+}
+
+/// Alpaca: the input, if any, follows the instruction after a blank line. A Self-Instruct row has input and output in
+/// `instances` instead, of which there must be one.
+fn instruction_row(object: &Object, line: usize) -> Parsed<Row> {
+    let instruction = text(required(object, "instruction")?, "instruction")?;
+    let source = match (present(object, "output"), present(object, "instances")) {
+        (None, Some(Value::Array(instances))) => match instances.as_slice() {
+            [Value::Object(instance)] => instance,
+            _ => return Err(Problem::field("instances", "expected exactly one object; write one row for each")),
+        },
+        _ => object,
+    };
+    let input = present(source, "input").map(|value| text(value, "input")).transpose()?.unwrap_or_default();
+    let prompt = if input.is_empty() { instruction } else { format!("{instruction}\n\n{input}") };
+    let output = text(required(source, "output")?, "output")?;
+    Ok(Row { line, prompt: Prompt::Text(prompt), demonstration: Some(Response::Text(output)), self_generated: None })
+}
+
+/// A chosen and a rejected response, each either text or a conversation. Where a conversation carries turns before the
+/// answer, those are the prompt, and the other side and a `prompt` key must agree with them.
+fn preference_row(object: &Object, line: usize) -> Parsed<Row> {
+    let chosen = parse_side(required(object, "chosen")?, "chosen")?;
+    let rejected = present(object, "rejected").map(|value| parse_side(value, "rejected")).transpose()?;
+    let (rejected, rejected_before) = rejected.map_or((None, Vec::new()), |side| (Some(side.answer), side.before));
+    if !chosen.before.is_empty() && !rejected_before.is_empty() && chosen.before != rejected_before {
+        return Err(Problem::field("rejected", "the turns before the last differ from those of `chosen`"));
+    }
+    let before = if chosen.before.is_empty() { rejected_before } else { chosen.before };
+    let prompt = if before.is_empty() {
+        prompt(object)?
+    } else {
+        if present(object, "prompt").is_some() && !is_part_of(&prompt(object)?, &before) {
+            return Err(Problem::field("prompt", "differs from the turns before the last of `chosen`"));
+        }
+        split_prompt(before, "chosen")?
+    };
+    let self_generated = rejected.map(Response::Text);
+    Ok(Row { line, prompt, demonstration: Some(Response::Text(chosen.answer)), self_generated })
+}
+
+struct Side {
+    before: Vec<Message>,
+    answer: String,
+}
+
+fn parse_side(value: &Value, field: &str) -> Parsed<Side> {
+    if let Value::String(answer) = value {
+        return Ok(Side { before: Vec::new(), answer: answer.clone() });
+    }
+    let mut before = parse_messages(value, field)?;
+    match before.pop() {
+        Some(last) if last.role == "assistant" => Ok(Side { before, answer: last.content }),
+        _ => Err(Problem::field(field, "must end in an assistant message")),
+    }
+}
+
+fn is_part_of(prompt: &Prompt, before: &[Message]) -> bool {
+    match prompt {
+        Prompt::Text(text) => before.iter().any(|message| message.role == "user" && message.content == *text),
+        Prompt::Messages(messages) => messages == before,
+        Prompt::Ids(_) => false,
+    }
+}
+
+fn prompt(object: &Object) -> Parsed<Prompt> {
+    match required(object, "prompt")? {
+        Value::String(text) => Ok(Prompt::Text(text.clone())),
+        value @ Value::Array(_) => split_prompt(parse_messages(value, "prompt")?, "prompt"),
+        other => Err(Problem::field("prompt", format!("expected text or a list of messages, got {}", kind(other)))),
+    }
+}
+
+/// A response given as text, or as a list of one assistant message.
+fn response(object: &Object, field: &str) -> Parsed<Option<Response>> {
+    let Some(value) = present(object, field) else { return Ok(None) };
+    if !value.is_array() {
+        return Ok(Some(Response::Text(text(value, field)?)));
+    }
+    let side = parse_side(value, field)?;
+    if side.before.is_empty() {
+        Ok(Some(Response::Text(side.answer)))
+    } else {
+        Err(Problem::field(field, "expected one assistant message; the turns before it belong in `prompt`"))
+    }
+}
+
+/// The last assistant message is the demonstration, everything before it the prompt.
+fn split_conversation(mut messages: Vec<Message>, field: &str) -> Parsed<(Prompt, Option<Response>)> {
+    let demonstration = messages.pop_if(|last| last.role == "assistant").map(|last| Response::Text(last.content));
+    if messages.is_empty() {
+        return Err(Problem::field(field, "there is no message before the assistant's"));
+    }
+    Ok((split_prompt(messages, field)?, demonstration))
+}
+
+fn split_prompt(messages: Vec<Message>, field: &str) -> Parsed<Prompt> {
+    match messages.last() {
+        Some(last) if matches!(last.role.as_str(), "user" | "tool") => Ok(Prompt::Messages(messages)),
+        Some(last) => {
+            Err(Problem::field(field, format!("a prompt must end in a user message, this one ends in `{}`", last.role)))
+        }
+        None => Err(Problem::field(field, "the list of messages is empty")),
+    }
+}
+
+fn parse_messages(value: &Value, field: &str) -> Parsed<Vec<Message>> {
+    parse_turns(value, field, "role", "content", |role| ROLES.contains(&role).then_some(role))
+}
+
+fn parse_sharegpt(value: &Value) -> Parsed<Vec<Message>> {
+    parse_turns(value, "conversations", "from", "value", |from| match from {
+        "human" => Some("user"),
+        "gpt" => Some("assistant"),
+        role => ROLES.contains(&role).then_some(role),
+    })
+}
+
+fn parse_turns(
+    value: &Value,
+    field: &str,
+    role_key: &str,
+    content_key: &str,
+    known_role: impl Fn(&str) -> Option<&str>,
+) -> Parsed<Vec<Message>> {
+    let Value::Array(items) = value else {
+        return Err(Problem::field(field, format!("expected a list of messages, got {}", kind(value))));
+    };
+    if items.is_empty() {
+        return Err(Problem::field(field, "the list of messages is empty"));
+    }
+    let turn = |(index, item): (usize, &Value)| {
+        let place = format!("{field}[{index}]");
+        let Value::Object(object) = item else {
+            return Err(Problem::field(&place, format!("expected a message, got {}", kind(item))));
+        };
+        let get = |key: &str| {
+            let place = format!("{place}.{key}");
+            object.get(key).map_or_else(|| Err(Problem::field(&place, "missing")), |value| text(value, &place))
+        };
+        let role = get(role_key)?;
+        let Some(known) = known_role(&role) else {
+            let shown: String = role.chars().take(40).collect();
+            return Err(Problem::field(&format!("{place}.{role_key}"), format!("unknown role {shown:?}"))
+                .with_hint(format!("the roles are {}", ROLES.join(", "))));
+        };
+        Ok(Message { role: known.to_owned(), content: get(content_key)? })
+    };
+    items.iter().enumerate().map(turn).collect()
+}
+
+fn parse_ids(value: &Value, field: &str) -> Parsed<Vec<u32>> {
+    let Value::Array(items) = value else {
+        return Err(Problem::field(field, format!("expected a list of token ids, got {}", kind(value))));
+    };
+    let id = |(index, item): (usize, &Value)| {
+        item.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
+            let place = format!("{field}[{index}]");
+            let found = if item.is_number() { item.to_string() } else { kind(item).to_owned() };
+            Problem::field(&place, format!("a token id is a whole number from 0 to 4294967295, not {found}"))
+        })
+    };
+    items.iter().enumerate().map(id).collect()
+}
+
+/// The value of a key, where JSON's `null` counts as absent: exporters of tables write it for empty cells.
+fn present<'a>(object: &'a Object, key: &str) -> Option<&'a Value> {
+    object.get(key).filter(|value| !value.is_null())
+}
+
+fn required<'a>(object: &'a Object, key: &str) -> Parsed<&'a Value> {
+    present(object, key).ok_or_else(|| Problem::field(key, "missing"))
+}
+
+fn text(value: &Value, field: &str) -> Parsed<String> {
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        other => Err(Problem::field(field, format!("expected text, got {}", kind(other)))),
+    }
+}
+
+/// What a value is, in words for an error.
+pub(super) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn row(value: Value) -> Row {
+        parse_row(value.as_object().unwrap(), 1).unwrap()
+    }
+
+    fn user(content: &str) -> Message {
+        Message { role: "user".into(), content: content.into() }
+    }
+
+    fn answer(text: &str) -> Option<Response> {
+        Some(Response::Text(text.into()))
+    }
+
+    #[test]
+    fn every_shape_of_a_question_and_an_answer_is_the_same_row() {
+        let expected =
+            Row { line: 1, prompt: Prompt::Text("Q".into()), demonstration: answer("A"), self_generated: None };
+        for value in [
+            json!({"prompt": "Q", "completion": "A"}),
+            json!({"prompt": "Q", "response": "A", "rejected": null}),
+            json!({"instruction": "Q", "output": "A"}),
+            json!({"instruction": "Q", "input": "", "output": "A", "text": "all of it"}),
+            json!({"instruction": "Q", "instances": [{"input": "", "output": "A"}]}),
+            json!({"question": "Q", "answer": "A"}),
+            json!({"prompt": "Q", "chosen": "A"}),
+            json!({"prompt": "Q", "demonstration": "A"}),
+            json!({"prompt": "Q", "completion": [{"role": "assistant", "content": "A"}]}),
+        ] {
+            assert_eq!(row(value.clone()), expected, "{value}");
+        }
+        let with_input = row(json!({"instruction": "Add.", "input": "1 2", "output": "3"}));
+        assert_eq!(with_input.prompt, Prompt::Text("Add.\n\n1 2".into()));
+    }
+
+    #[test]
+    fn every_shape_of_a_conversation_is_the_same_row() {
+        let prompt = Prompt::Messages(vec![user("Q")]);
+        let expected = Row { line: 1, prompt, demonstration: answer("A"), self_generated: None };
+        let turns = json!([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]);
+        for value in [
+            json!({"messages": turns}),
+            json!({"prompt": "Q", "messages": turns}),
+            json!({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}),
+            json!({"prompt": [turns[0]], "completion": "A"}),
+            json!({"prompt": [turns[0]], "completion": [turns[1]]}),
+            json!({"chosen": turns}),
+            json!({"prompt": "Q", "chosen": turns}),
+        ] {
+            assert_eq!(row(value.clone()), expected, "{value}");
+        }
+        let open = row(json!({"messages": [{"role": "user", "content": "Q"}]}));
+        assert_eq!((open.prompt, open.demonstration), (Prompt::Messages(vec![user("Q")]), None));
+    }
+
+    #[test]
+    fn both_sides_of_a_pair_are_kept() {
+        let text = |value| row(value).self_generated;
+        assert_eq!(text(json!({"prompt": "Q", "chosen": "A", "rejected": "B"})), answer("B"));
+        assert_eq!(text(json!({"prompt": "Q", "demonstration": "A", "self_generated": "B"})), answer("B"));
+        let side = |answer: &str| json!([{"role": "user", "content": "Q"}, {"role": "assistant", "content": answer}]);
+        let preference = row(json!({"prompt": "Q", "chosen": side("A"), "rejected": side("B")}));
+        assert_eq!((preference.demonstration, preference.self_generated), (answer("A"), answer("B")));
+        assert_eq!(preference.prompt, Prompt::Messages(vec![user("Q")]));
+    }
+
+    #[test]
+    fn ids_may_stand_in_every_place() {
+        let ids = row(json!({"prompt_ids": [1, 2], "demonstration_ids": [3], "self_generated_ids": [4294967295_u32]}));
+        assert_eq!(ids.prompt, Prompt::Ids(vec![1, 2]));
+        assert_eq!(ids.demonstration, Some(Response::Ids(vec![3])));
+        assert_eq!(ids.self_generated, Some(Response::Ids(vec![u32::MAX])));
+        assert_eq!(row(json!({"prompt_ids": [1], "response_ids": [3]})).demonstration, Some(Response::Ids(vec![3])));
+        assert_eq!(row(json!({"prompt": "shown", "prompt_ids": [1]})).prompt, Prompt::Ids(vec![1]));
+    }
+}

@@ -1,0 +1,304 @@
+//! Rows of training data: JSON Lines, one object a line, in any of the shapes that people have.
+//!
+//! A shape is recognised by its keys (next: `row_shapes.rs`) and becomes one [`Row`]; other keys are ignored. Nothing
+//! is guessed: a line that fits no shape stops the reading with its number, the field and what was expected.
+//! Not here: tokens ([`super::tokenizer`]) and lengths ([`super::examples`]).
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::row_shapes::{kind, parse_row};
+use super::strict_json;
+use crate::error::{Error, Result};
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    pub role: String,
+    /// The text of the turn.
+    pub content: String,
+}
+
+/// What the model is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// Plain text; a model with a chat template reads it as one user message.
+    Text(String),
+    /// A conversation that ends before the assistant speaks. Never empty.
+    Messages(Vec<Message>),
+    /// Token ids, used exactly as they are.
+    Ids(Vec<u32>),
+}
+
+/// What the model is to answer, or has answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Response {
+    /// Text; the end-of-turn token is added when it is tokenized.
+    Text(String),
+    /// Token ids, used exactly as they are: no end token is added.
+    Ids(Vec<u32>),
+}
+
+/// One line of a data file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The line in the file, counted from 1, blank lines included.
+    pub line: usize,
+    /// What the model is given.
+    pub prompt: Prompt,
+    /// The response to imitate; absent in files that are only prompts.
+    pub demonstration: Option<Response>,
+    /// A response to tell demonstrations from: sampled from the model earlier, or the rejected one of a preference.
+    pub self_generated: Option<Response>,
+}
+
+const MAX_LINE_BYTES: usize = 16 << 20;
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// Reads all rows of a JSON Lines file, or the first `max_rows`.
+///
+/// A byte order mark, Windows line ends and blank lines are accepted.
+/// # Errors
+/// [`Error::Input`] with line and field for the first bad line, and for a file without rows. A line of more than
+/// 16 MiB is refused before it is read.
+pub fn read_rows(path: &Path, max_rows: Option<usize>) -> Result<Vec<Row>> {
+    let mut reader = BufReader::new(File::open(path).map_err(Error::reading(path))?);
+    let mut rows = Vec::new();
+    let mut bytes = Vec::new();
+    for line in 1.. {
+        bytes.clear();
+        reader.by_ref().take(MAX_LINE_BYTES as u64 + 1).read_until(b'\n', &mut bytes).map_err(Error::reading(path))?;
+        if bytes.is_empty() || max_rows.is_some_and(|max_rows| rows.len() >= max_rows) {
+            break;
+        }
+        if let Some(row) = parse_line(&bytes, line).map_err(|problem| problem.into_error(path, line))? {
+            rows.push(row);
+        }
+    }
+    if rows.is_empty() {
+        return Err(Error::input(path, "no rows").with_hint("a data file has one JSON object a line"));
+    }
+    Ok(rows)
+}
+
+/// What is wrong with a line, before the file's name is known.
+#[derive(Debug)]
+pub(super) struct Problem {
+    place: Option<String>,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Problem { place: None, message: message.into(), hint: None }
+    }
+
+    pub(super) fn field(field: &str, message: impl Into<String>) -> Self {
+        Problem { place: Some(format!("`{field}`")), ..Problem::new(message) }
+    }
+
+    fn column(column: usize, message: impl Into<String>) -> Self {
+        Problem { place: Some(format!("column {column}")), ..Problem::new(message) }
+    }
+
+    pub(super) fn with_hint(self, hint: impl Into<String>) -> Self {
+        Problem { hint: Some(hint.into()), ..self }
+    }
+
+    fn into_error(self, path: &Path, line: usize) -> Error {
+        let place = self.place.map(|place| format!(", {place}")).unwrap_or_default();
+        let error = Error::input(path, self.message).at(format!("line {line}{place}"));
+        match self.hint {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        }
+    }
+}
+
+pub(super) type Parsed<T> = std::result::Result<T, Problem>;
+
+/// `None` for a blank line.
+fn parse_line(bytes: &[u8], line: usize) -> Parsed<Option<Row>> {
+    if bytes.len() > MAX_LINE_BYTES {
+        return Err(Problem::new(format!("the line is longer than {} MiB", MAX_LINE_BYTES >> 20)));
+    }
+    let is_utf16 = line == 1 && (bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF"));
+    if is_utf16 {
+        return Err(Problem::new("the file is UTF-16").with_hint("save it as UTF-8"));
+    }
+    let mark = if line == 1 && bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+    let text = std::str::from_utf8(&bytes[mark..])
+        .map_err(|error| Problem::column(mark + error.valid_up_to() + 1, "not UTF-8"))?
+        .trim_ascii_end();
+    let indent = mark + text.len() - text.trim_ascii_start().len();
+    let text = text.trim_ascii_start();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let value = strict_json::parse(text).map_err(|problem| {
+        let is_document = line == 1 && matches!(text, "{" | "[");
+        let problem = Problem::column(indent + problem.column, format!("invalid JSON: {}", problem.message));
+        if is_document {
+            problem.with_hint("each row must stand on one line: JSON Lines, not one JSON document")
+        } else {
+            problem
+        }
+    })?;
+    match value {
+        Value::Object(object) => parse_row(&object, line).map(Some),
+        other => Err(Problem::new(format!("a row must be a JSON object, not {}", kind(&other)))
+            .with_hint("one object a line, without a list around them")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Vec<Row>> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        std::fs::write(&path, bytes).unwrap();
+        read_rows(&path, None)
+    }
+
+    /// The error without the folder, which differs from run to run.
+    fn message(bytes: &[u8]) -> String {
+        let text = read(bytes).unwrap_err().to_string();
+        text.split_once("rows.jsonl").unwrap().1.trim_start_matches([',', ':', ' ']).to_owned()
+    }
+
+    #[test]
+    fn byte_order_mark_windows_line_ends_and_blank_lines_are_accepted() {
+        let rows = read(b"\xEF\xBB\xBF{\"prompt\":\"a\"}\r\n\r\n  \n{\"prompt\":\"b\"}").unwrap();
+        assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [1, 4]);
+        assert_eq!(rows[1].prompt, Prompt::Text("b".into()));
+    }
+
+    #[test]
+    fn reading_stops_at_the_row_limit_before_later_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        std::fs::write(&path, "{\"prompt\":\"a\"}\n\n{\"prompt\":\"b\"}\n broken").unwrap();
+        assert_eq!(read_rows(&path, Some(2)).unwrap().len(), 2);
+        assert!(read_rows(&path, Some(3)).is_err());
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = read_rows(Path::new("no-such-rows.jsonl"), None).unwrap_err();
+        assert!(error.to_string().starts_with("no-such-rows.jsonl: cannot read: "), "{error}");
+    }
+
+    #[test]
+    fn every_kind_of_bad_row_names_its_line_and_field() {
+        let cases: &[(&[u8], &str)] = &[
+            (b"", "no rows"),
+            (b"\n \r\n", "no rows"),
+            (b"{\"prompt\":\"a\"}\n{\"prompt\":", "line 2, column 10: invalid JSON: EOF while parsing a value"),
+            (b" \t{\"prompt\":\"a\"} x", "line 1, column 18: invalid JSON: trailing characters"),
+            (
+                b"{\"prompt\":\"a\0\"}",
+                "line 1, column 13: invalid JSON: control character (\\u0000-\\u001F) found while parsing a string",
+            ),
+            (b"{\"prompt\":\"\xff\"}", "line 1, column 12: not UTF-8"),
+            (b"\xff\xfe{\0", "line 1: the file is UTF-16"),
+            (b"[1]", "line 1: a row must be a JSON object, not a list"),
+            (b"{\"prompt\":\"a\",\"prompt\":\"b\"}", "line 1, column 22: invalid JSON: the key `prompt` appears twice"),
+            (b"{\"prompt\":7}", "line 1, `prompt`: expected text or a list of messages, got a number"),
+            (b"{\"prompt\":\"a\",\"completion\":[]}", "line 1, `completion`: the list of messages is empty"),
+            (b"{\"prompt\":\"a\",\"response\":{}}", "line 1, `response`: expected text, got an object"),
+            (b"{\"completion\":\"a\"}", "line 1: no known shape: the keys are `completion`"),
+            (b"{}", "line 1: no known shape: there are no keys"),
+            (
+                b"{\"text\":\"a\"}",
+                "line 1, `text`: a row with text alone does not say where the prompt ends and the response begins",
+            ),
+            (b"{\"messages\":[]}", "line 1, `messages`: the list of messages is empty"),
+            (b"{\"messages\":\"a\"}", "line 1, `messages`: expected a list of messages, got text"),
+            (
+                b"{\"messages\":[{\"role\":\"robot\",\"content\":\"a\"}]}",
+                "line 1, `messages[0].role`: unknown role \"robot\"",
+            ),
+            (b"{\"messages\":[{\"role\":\"user\"}]}", "line 1, `messages[0].content`: missing"),
+            (
+                b"{\"messages\":[{\"role\":\"user\",\"content\":null}]}",
+                "line 1, `messages[0].content`: expected text, got null",
+            ),
+            (
+                b"{\"messages\":[{\"role\":\"assistant\",\"content\":\"a\"}]}",
+                "line 1, `messages`: there is no message before the assistant's",
+            ),
+            (
+                b"{\"messages\":[{\"role\":\"system\",\"content\":\"a\"}]}",
+                "line 1, `messages`: a prompt must end in a user message, this one ends in `system`",
+            ),
+            (
+                b"{\"conversations\":[{\"from\":\"human\",\"value\":\"a\"},3]}",
+                "line 1, `conversations[1]`: expected a message, got a number",
+            ),
+            (b"{\"instruction\":\"a\"}", "line 1, `output`: missing"),
+            (b"{\"question\":\"a\"}", "line 1, `answer`: missing"),
+            (b"{\"prompt\":\"a\",\"rejected\":\"b\"}", "line 1, `chosen`: missing"),
+            (
+                b"{\"prompt_ids\":[1,-1]}",
+                "line 1, `prompt_ids[1]`: a token id is a whole number from 0 to 4294967295, not -1",
+            ),
+            (
+                b"{\"prompt_ids\":[4294967296]}",
+                "line 1, `prompt_ids[0]`: a token id is a whole number from 0 to 4294967295, not 4294967296",
+            ),
+            (b"{\"response_ids\":[1]}", "line 1, `prompt_ids`: missing"),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(message(bytes), *expected, "{}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn a_huge_line_and_deep_nesting_are_errors() {
+        assert_eq!(message(&vec![b' '; MAX_LINE_BYTES + 9]), "line 1: the line is longer than 16 MiB");
+        let nested = format!("{{\"prompt\":{}", "[".repeat(1_000_000));
+        assert_eq!(message(nested.as_bytes()), "line 1, column 137: invalid JSON: recursion limit exceeded");
+    }
+
+    /// Five thousand rows with up to four bytes changed, from a fixed seed (promise R15).
+    #[test]
+    fn mutated_rows_are_rows_or_errors() {
+        let seeds: [&[u8]; 4] = [
+            b"{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}",
+            b"{\"prompt\":\"a\",\"chosen\":[{\"role\":\"assistant\",\"content\":\"b\"}],\"rejected\":\"c\"}",
+            b"{\"prompt_ids\":[1,2],\"demonstration_ids\":[3],\"self_generated_ids\":[4]}",
+            b"{\"instruction\":\"a\",\"instances\":[{\"input\":\"b\",\"output\":\"\\u00e9\"}]}",
+        ];
+        let (mut num_read, mut num_refused) = (0, 0);
+        let mut state = 1_u64;
+        let mut random = |below: usize| {
+            // Constants of Knuth's MMIX generator.
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as usize % below
+        };
+        for round in 0..5_000 {
+            let mut bytes = seeds[round % seeds.len()].to_vec();
+            for _ in 0..random(4) + 1 {
+                let at = random(bytes.len());
+                bytes[at] = b"\"{}[],:09-e\\n\x00\xffa "[random(17)];
+            }
+            match parse_line(&bytes, 1) {
+                Ok(_) => num_read += 1,
+                Err(problem) => {
+                    assert!(
+                        problem.into_error(Path::new("rows.jsonl"), 1).to_string().starts_with("rows.jsonl, line 1")
+                    );
+                    num_refused += 1;
+                }
+            }
+        }
+        assert!(num_read > 100 && num_refused > 100, "{num_read} read, {num_refused} refused");
+    }
+}

@@ -1,0 +1,181 @@
+//! A device by its name: the only file that names a Burn backend's constructor.
+//!
+//! `flex` is the fast CPU backend, `ndarray` a second CPU backend that checks the first, `wgpu` a graphics card through
+//! Vulkan, Metal or DX12. `auto` takes a graphics card where there is one and `flex` elsewhere. Next: [`crate::model`].
+
+use burn::tensor::Device;
+
+use crate::error::{Error, Result};
+
+/// One line of `gsil devices`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct DeviceInfo {
+    /// What `--device` takes.
+    pub name: String,
+    /// The adapter or processor behind it.
+    pub description: String,
+}
+
+/// Opens the device called `name`: `auto`, `flex` (or `cpu`), `ndarray`, `wgpu` or `wgpu:N`.
+///
+/// # Errors
+/// [`Error::Device`] if there is no such device, it is not compiled in, or it does not start.
+pub fn open(name: &str) -> Result<Device> {
+    match name {
+        "auto" => open_auto(),
+        "flex" | "cpu" => flex(),
+        "ndarray" => ndarray(),
+        _ => match name.strip_prefix("wgpu") {
+            Some("") => wgpu(name, None),
+            Some(index) => match index.strip_prefix(':').and_then(|n| n.parse().ok()) {
+                Some(index) => wgpu(name, Some(index)),
+                None => Err(unknown(name)),
+            },
+            None => Err(unknown(name)),
+        },
+    }
+}
+
+/// True where many small kernels of changing shape are costly, so that batches are padded to few shapes.
+pub fn prefers_few_shapes(name: &str) -> bool {
+    name.starts_with("wgpu")
+}
+
+/// The name that `auto` stands for on this machine; other names are returned as they are.
+pub fn resolve_name(name: &str) -> &str {
+    if name == "auto" { if has_gpu() { "wgpu" } else { "flex" } } else { name }
+}
+
+/// Every device of this machine and build, in the order of preference.
+pub fn list() -> Vec<DeviceInfo> {
+    let mut devices = list_wgpu();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    if cfg!(feature = "flex") {
+        devices.push(DeviceInfo { name: "flex".into(), description: format!("CPU, {threads} threads") });
+    }
+    if cfg!(feature = "ndarray") {
+        devices.push(DeviceInfo { name: "ndarray".into(), description: format!("CPU, {threads} threads, the check") });
+    }
+    devices
+}
+
+fn open_auto() -> Result<Device> {
+    open(resolve_name("auto"))
+}
+
+fn unknown(name: &str) -> Error {
+    Error::device(name, "no such device").with_hint("known: auto, flex, ndarray, wgpu, wgpu:N; see `gsil devices`")
+}
+
+#[cfg(not(all(feature = "flex", feature = "ndarray", feature = "wgpu")))]
+fn not_compiled_in(name: &str, feature: &str) -> Error {
+    Error::device(name, "this build has no such backend").with_hint(format!("build with `--features {feature}`"))
+}
+
+#[cfg(feature = "flex")]
+fn flex() -> Result<Device> {
+    Ok(Device::flex())
+}
+
+#[cfg(not(feature = "flex"))]
+fn flex() -> Result<Device> {
+    Err(not_compiled_in("flex", "flex"))
+}
+
+#[cfg(feature = "ndarray")]
+fn ndarray() -> Result<Device> {
+    Ok(Device::ndarray())
+}
+
+#[cfg(not(feature = "ndarray"))]
+fn ndarray() -> Result<Device> {
+    Err(not_compiled_in("ndarray", "ndarray"))
+}
+
+#[cfg(feature = "wgpu")]
+mod gpu {
+    use super::DeviceInfo;
+    use crate::error::{Error, Result};
+    use burn::tensor::{Device, DeviceType};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    /// Adapters in Burn's order. A missing or broken driver may panic inside the graphics library: that is "none".
+    fn adapters() -> Vec<Device> {
+        catch_unwind(|| Device::enumerate(DeviceType::Wgpu).into_vec()).unwrap_or_default()
+    }
+
+    fn describe(device: &Device) -> String {
+        let identity = catch_unwind(AssertUnwindSafe(|| device.identity())).ok().flatten();
+        identity.map_or_else(|| "unknown adapter".to_owned(), |identity| identity.name.to_string())
+    }
+
+    pub fn list() -> Vec<DeviceInfo> {
+        let adapters = adapters();
+        let named = adapters.iter().enumerate();
+        named.map(|(i, d)| DeviceInfo { name: format!("wgpu:{i}"), description: describe(d) }).collect()
+    }
+
+    /// A card, not a processor that plays one: software adapters have to be asked for by name.
+    pub fn has_card() -> bool {
+        adapters().iter().any(|device| !format!("{device:?}").contains("Cpu"))
+    }
+
+    pub fn open(name: &str, index: Option<usize>) -> Result<Device> {
+        let adapters = adapters();
+        let count = adapters.len();
+        let device = adapters.into_iter().nth(index.unwrap_or(0)).ok_or_else(|| {
+            Error::device(name, format!("no such graphics adapter ({count} found)"))
+                .with_hint("install a Vulkan driver (Debian: mesa-vulkan-drivers libvulkan1), or use --device flex")
+        })?;
+        let started = catch_unwind(AssertUnwindSafe(|| device.sync()));
+        match started {
+            Ok(Ok(())) => Ok(device),
+            Ok(Err(error)) => Err(Error::device(name, format!("does not start: {error}"))),
+            Err(_) => Err(Error::device(name, "does not start: the driver failed")),
+        }
+    }
+}
+
+#[cfg(feature = "wgpu")]
+fn wgpu(name: &str, index: Option<usize>) -> Result<Device> {
+    gpu::open(name, index)
+}
+
+#[cfg(feature = "wgpu")]
+fn list_wgpu() -> Vec<DeviceInfo> {
+    gpu::list()
+}
+
+#[cfg(feature = "wgpu")]
+fn has_gpu() -> bool {
+    gpu::has_card()
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn wgpu(name: &str, _index: Option<usize>) -> Result<Device> {
+    Err(not_compiled_in(name, "wgpu"))
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn list_wgpu() -> Vec<DeviceInfo> {
+    Vec::new()
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn has_gpu() -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_device_is_an_error_that_lists_the_known_ones() {
+        for name in ["tpu", "wgpu:", "wgpu:x", "wgpu2", ""] {
+            let error = open(name).unwrap_err();
+            assert_eq!(error.exit_code(), 4, "{name}");
+            assert!(error.hint().unwrap_or_default().contains("gsil devices"), "{name}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What can go wrong in the outside world, said so that a person can act on it.
+//!
+//! Every variant names the place (file and line, tensor, key), has an exit code and may carry a hint. Our own bugs are
+//! `assert!`s, not errors. Next: [`crate::config`].
+
+use std::path::{Path, PathBuf};
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error that a user can cause and mend. See [`Error::exit_code`] for what each means to a shell.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line asks for something that cannot be done.
+    #[error("{message}")]
+    Usage { message: String, hint: Option<String> },
+    /// A configuration value is unknown, misspelt or impossible. `place` is `file:line:column` or the override itself.
+    #[error("{place}: {message}")]
+    Config { place: String, message: String, hint: Option<String> },
+    /// An input file is missing, damaged or does not fit. `place` is a line, a tensor or a field in it.
+    #[error("{}{}: {message}", path.display(), place.as_deref().map(|p| format!(", {p}")).unwrap_or_default())]
+    Input { path: PathBuf, place: Option<String>, message: String, hint: Option<String> },
+    /// The device is missing, lost, out of memory, or not compiled in.
+    #[error("device `{device}`: {message}")]
+    Device { device: String, message: String, hint: Option<String> },
+    /// Training produced numbers that must not be trained on or saved.
+    #[error("{message}")]
+    Training { message: String, hint: Option<String> },
+    /// Writing failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Disk { path: PathBuf, action: &'static str, source: std::io::Error },
+    /// Another process works in this run folder.
+    #[error("{}: {message}", path.display())]
+    Locked { path: PathBuf, message: String },
+    /// A signal asked the program to stop; everything is saved.
+    #[error("stopped by signal {signal} after saving")]
+    Stopped { signal: i32 },
+}
+
+impl Error {
+    /// A bad command line.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Error::Usage { message: message.into(), hint: None }
+    }
+
+    /// A bad configuration value at `place`.
+    pub fn config(place: impl Into<String>, message: impl Into<String>) -> Self {
+        Error::Config { place: place.into(), message: message.into(), hint: None }
+    }
+
+    /// A bad input file.
+    pub fn input(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
+        Error::Input { path: path.as_ref().to_owned(), place: None, message: message.into(), hint: None }
+    }
+
+    /// A device that cannot do what is asked.
+    pub fn device(device: impl Into<String>, message: impl Into<String>) -> Self {
+        Error::Device { device: device.into(), message: message.into(), hint: None }
+    }
+
+    /// Non-finite or collapsed training.
+    pub fn training(message: impl Into<String>) -> Self {
+        Error::Training { message: message.into(), hint: None }
+    }
+
+    /// For `map_err` on reads: a missing or unreadable input file.
+    pub fn reading(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_owned();
+        move |source| Error::Input { message: format!("cannot read: {source}"), path, place: None, hint: None }
+    }
+
+    /// For `map_err` on writes.
+    pub fn writing(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_owned();
+        move |source| Error::Disk { path, action, source }
+    }
+
+    /// Names the line, tensor or field of an [`Error::Input`]; other errors already name their place.
+    pub fn at(mut self, place_in_file: impl Into<String>) -> Self {
+        if let Error::Input { place, .. } = &mut self {
+            *place = Some(place_in_file.into());
+        }
+        self
+    }
+
+    /// Adds advice, printed on a line of its own after the error.
+    pub fn with_hint(mut self, advice: impl Into<String>) -> Self {
+        match &mut self {
+            Error::Usage { hint, .. }
+            | Error::Config { hint, .. }
+            | Error::Input { hint, .. }
+            | Error::Device { hint, .. }
+            | Error::Training { hint, .. } => *hint = Some(advice.into()),
+            Error::Disk { .. } | Error::Locked { .. } | Error::Stopped { .. } => {}
+        }
+        self
+    }
+
+    /// The advice, if there is any.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Error::Usage { hint, .. }
+            | Error::Config { hint, .. }
+            | Error::Input { hint, .. }
+            | Error::Device { hint, .. }
+            | Error::Training { hint, .. } => hint.as_deref(),
+            Error::Disk { .. } => Some("free some space or choose another --output; what was saved before is intact"),
+            Error::Locked { .. } => Some("wait for the other process, or choose another --output"),
+            Error::Stopped { .. } => Some("continue with `gsil resume DIR`"),
+        }
+    }
+
+    /// 2 usage or config, 3 bad input file, 4 memory or device, 5 non-finite or collapsed training, 6 disk,
+    /// 7 run folder locked, 128 + n stopped by signal n after saving.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Error::Usage { .. } | Error::Config { .. } => 2,
+            Error::Input { .. } => 3,
+            Error::Device { .. } => 4,
+            Error::Training { .. } => 5,
+            Error::Disk { .. } => 6,
+            Error::Locked { .. } => 7,
+            Error::Stopped { signal } => 128 + signal,
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Held-out figures: how likely demonstrations are, whether the policy prefers them to the reference's own responses, and
+//! whether its answers are right.
+
+pub mod answer;
+
+use burn::module::Module;
+use serde::{Deserialize, Serialize};
+
+use crate::data::batch::Sequence;
+use crate::data::examples::Example;
+use crate::data::tokenizer::Tokenizer;
+use crate::error::Result;
+use crate::generate::sampler::{Sampling, answer_seed};
+use crate::generate::{Decoding, Event, Request, Response, generate};
+use crate::model::CausalLm;
+use crate::objective::log_probs;
+use crate::report::console::{Bar, Console, Unit};
+use answer::{answers_agree, flexible_answer, strict_answer};
+
+/// The prompt numbers of held-out responses start here, so that no held-out answer shares its random stream with a training one.
+const HELD_OUT_ITERATION: usize = usize::MAX;
+
+/// How an evaluation is done.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Sequences scored at once.
+    pub score_batch_size: usize,
+    pub num_tokens_multiple: usize,
+    /// Rows that are answered, from the first.
+    pub generate_rows: usize,
+    /// Also sample answers at temperature 1.
+    pub sampled: bool,
+    /// What stands before the answer's number, `####` for instance. None: answers are not compared.
+    pub answer_marker: Option<String>,
+    pub max_new_tokens: usize,
+    pub generate_batch_size: usize,
+    pub eos_token_ids: Vec<u32>,
+    pub seed: u64,
+}
+
+/// The figures of one model on held-out rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Rows whose demonstration was scored.
+    pub num_rows: usize,
+    /// Mean log-prob of demonstrations per token, nats.
+    pub demonstration_log_prob_per_token: f64,
+    /// Against the reference, where there is one.
+    pub against_reference: Option<AgainstReference>,
+    pub greedy: Option<Answers>,
+    pub sampled: Option<Answers>,
+}
+
+/// Log-ratios of held-out demonstrations and of the reference's own responses to the same prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct AgainstReference {
+    /// Share of rows whose demonstration has the larger log-ratio.
+    pub implicit_reward_accuracy: f64,
+    /// Mean over rows, nats.
+    pub log_ratio_demonstration: f64,
+    pub log_ratio_self_generated: f64,
+}
+
+/// What generated answers look like. Shares of `num_rows`; the last three are absent without an answer marker.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Answers {
+    pub num_rows: usize,
+    /// Ended by themselves.
+    pub finished: f64,
+    pub mean_tokens: f64,
+    /// Finished and ending in the marker and a number.
+    pub ends_in_answer: Option<f64>,
+    /// The number after the marker is the demonstration's.
+    pub exact_match: Option<f64>,
+    /// The last number anywhere in the answer is the demonstration's. Absent where demonstrations themselves fail this, as
+    /// numbers do whose digits are spelled one by one.
+    pub flexible_match: Option<f64>,
+}
+
+/// The start policy's view of the held-out rows: the reference of [`AgainstReference`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReferenceRow {
+    pub demonstration_log_prob: f64,
+    pub response: Response,
+}
+
+/// Scores held-out demonstrations under the reference and lets it answer each prompt once at temperature 1.
+///
+/// # Errors
+/// A failing device, or a stop request from `check`.
+pub fn reference_rows(
+    reference: &CausalLm,
+    examples: &[Example],
+    settings: &Settings,
+    console: &Console,
+    check: &dyn Fn() -> Result<()>,
+) -> Result<Vec<ReferenceRow>> {
+    let log_probs = demonstration_log_probs(reference, examples, settings, console, check)?;
+    let responses = respond(reference, examples, 1.0, settings, ("held-out", console), check)?;
+    let rows = log_probs.into_iter().zip(responses);
+    Ok(rows.map(|(demonstration_log_prob, response)| ReferenceRow { demonstration_log_prob, response }).collect())
+}
+
+/// All figures of one model. `reference` belongs to the first rows of `examples`.
+///
+/// # Errors
+/// A failing device, or a stop request from `check`.
+pub fn evaluate(
+    model: &CausalLm,
+    examples: &[Example],
+    reference: Option<&[ReferenceRow]>,
+    tokenizer: Option<&Tokenizer>,
+    settings: &Settings,
+    console: &Console,
+    check: &dyn Fn() -> Result<()>,
+) -> Result<Evaluation> {
+    let model = model.valid();
+    let log_probs = demonstration_log_probs(&model, examples, settings, console, check)?;
+    let num_tokens: usize = examples.iter().map(|example| example.demonstration_ids.len()).sum();
+    let against_reference = match reference {
+        Some(reference) => Some(against_reference(&model, examples, &log_probs, reference, settings)?),
+        None => None,
+    };
+    let answered = &examples[..settings.generate_rows.min(examples.len())];
+    let answers = |temperature: f64| -> Result<Option<Answers>> {
+        if answered.is_empty() {
+            return Ok(None);
+        }
+        let label = if temperature == 0.0 { "greedy" } else { "sampled" };
+        let responses = respond(&model, answered, temperature, settings, (label, console), check)?;
+        judge(answered, &responses, tokenizer, settings.answer_marker.as_deref()).map(Some)
+    };
+    Ok(Evaluation {
+        num_rows: examples.len(),
+        demonstration_log_prob_per_token: log_probs.iter().sum::<f64>() / num_tokens.max(1) as f64,
+        against_reference,
+        greedy: answers(0.0)?,
+        sampled: if settings.sampled { answers(1.0)? } else { None },
+    })
+}
+
+fn demonstration_log_probs(
+    model: &CausalLm,
+    examples: &[Example],
+    settings: &Settings,
+    console: &Console,
+    check: &dyn Fn() -> Result<()>,
+) -> Result<Vec<f64>> {
+    let mut bar = console.bar("scoring", examples.len() as u64, Unit::Count("held-out rows"));
+    let sequences: Vec<Sequence<'_>> = examples
+        .iter()
+        .map(|example| Sequence { prompt_ids: &example.prompt_ids, response_ids: &example.demonstration_ids })
+        .collect();
+    let scores = score(model, &sequences, settings, &mut |count| {
+        bar.advance(count as u64);
+        check()
+    })?;
+    Ok(scores)
+}
+
+/// Log-prob of each sequence's response, nats.
+fn score(
+    model: &CausalLm,
+    sequences: &[Sequence<'_>],
+    settings: &Settings,
+    on_done: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<f64>> {
+    let multiple = settings.num_tokens_multiple;
+    let scores = log_probs::score(model, sequences, settings.score_batch_size, multiple, on_done)?;
+    Ok(scores.iter().map(|tokens| tokens.iter().map(|p| f64::from(*p)).sum()).collect())
+}
+
+fn against_reference(
+    model: &CausalLm,
+    examples: &[Example],
+    log_probs: &[f64],
+    reference: &[ReferenceRow],
+    settings: &Settings,
+) -> Result<AgainstReference> {
+    let sequences: Vec<Sequence<'_>> = examples
+        .iter()
+        .zip(reference)
+        .map(|(example, row)| Sequence { prompt_ids: &example.prompt_ids, response_ids: &row.response.token_ids })
+        .collect();
+    let self_generated = score(model, &sequences, settings, &mut |_| Ok(()))?;
+    let num_rows = self_generated.len().max(1) as f64;
+    let (mut right, mut sum1, mut sum0) = (0, 0.0, 0.0);
+    for ((policy1, policy0), row) in log_probs.iter().zip(&self_generated).zip(reference) {
+        let (r1, r0) = (policy1 - row.demonstration_log_prob, policy0 - row.response.log_prob());
+        right += usize::from(r1 > r0);
+        sum1 += r1;
+        sum0 += r0;
+    }
+    Ok(AgainstReference {
+        implicit_reward_accuracy: right as f64 / num_rows,
+        log_ratio_demonstration: sum1 / num_rows,
+        log_ratio_self_generated: sum0 / num_rows,
+    })
+}
+
+fn respond(
+    model: &CausalLm,
+    examples: &[Example],
+    temperature: f64,
+    settings: &Settings,
+    (label, console): (&str, &Console),
+    check: &dyn Fn() -> Result<()>,
+) -> Result<Vec<Response>> {
+    let mut bar: Bar = console.bar(label, examples.len() as u64, Unit::Count("held-out responses"));
+    let requests: Vec<Request> = examples
+        .iter()
+        .map(|example| Request {
+            prompt_ids: example.prompt_ids.clone(),
+            seed: answer_seed(settings.seed, HELD_OUT_ITERATION, example.index, 0),
+        })
+        .collect();
+    let decoding = Decoding {
+        sampling: Sampling { temperature, top_k: 0, top_p: 1.0 },
+        max_new_tokens: settings.max_new_tokens,
+        batch_size: settings.generate_batch_size,
+        eos_token_ids: settings.eos_token_ids.clone(),
+    };
+    let mut responses: Vec<Option<Response>> = vec![None; requests.len()];
+    generate(model, &requests, &decoding, &mut |event| {
+        if let Event::Done(index, response) = event {
+            responses[index] = Some(response);
+            bar.advance(1);
+        }
+        check()
+    })?;
+    Ok(responses.into_iter().flatten().collect())
+}
+
+fn judge(
+    examples: &[Example],
+    responses: &[Response],
+    tokenizer: Option<&Tokenizer>,
+    marker: Option<&str>,
+) -> Result<Answers> {
+    let num_rows = responses.len();
+    let share = |count: usize| count as f64 / num_rows.max(1) as f64;
+    let num_tokens: usize = responses.iter().map(|response| response.token_ids.len()).sum();
+    let mut answers = Answers {
+        num_rows,
+        finished: share(responses.iter().filter(|response| response.finished).count()),
+        mean_tokens: num_tokens as f64 / num_rows.max(1) as f64,
+        ends_in_answer: None,
+        exact_match: None,
+        flexible_match: None,
+    };
+    let (Some(tokenizer), Some(marker)) = (tokenizer, marker) else { return Ok(answers) };
+    let (mut ends, mut exact, mut flexible, mut flexible_makes_sense) = (0, 0, 0, false);
+    for (example, response) in examples.iter().zip(responses) {
+        let text = tokenizer.decode(&response.token_ids)?;
+        let demonstration = match &example.demonstration_text {
+            Some(text) => text.clone(),
+            None => tokenizer.decode(&example.demonstration_ids)?,
+        };
+        ends += usize::from(response.finished && ends_in_answer(&text, marker));
+        let Some(truth) = strict_answer(&demonstration, marker) else { continue };
+        let agrees = |answer: Option<String>| usize::from(answer.is_some_and(|answer| answers_agree(&answer, &truth)));
+        flexible_makes_sense |= agrees(flexible_answer(&demonstration)) == 1;
+        exact += agrees(strict_answer(&text, marker));
+        flexible += agrees(flexible_answer(&text));
+    }
+    answers.ends_in_answer = Some(share(ends));
+    answers.exact_match = Some(share(exact));
+    answers.flexible_match = flexible_makes_sense.then(|| share(flexible));
+    Ok(answers)
+}
+
+/// The text's last marker is followed by a number and nothing else.
+fn ends_in_answer(text: &str, marker: &str) -> bool {
+    let Some((_, tail)) = text.rsplit_once(marker) else { return false };
+    let tail = tail.trim();
+    let numeric = tail.chars().all(|c| c.is_ascii_digit() || matches!(c, ' ' | '.' | ',' | '-'));
+    numeric && tail.contains(|c: char| c.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_ends_in_its_marker_and_a_number_alone() {
+        for (text, expected) in [
+            ("2 + 2 = 4\n#### 4", true),
+            ("so #### 1,200 ", true),
+            ("#### 6 9", true),
+            ("#### -3", true),
+            ("#### 4 apples", false),
+            ("#### ", false),
+            ("the answer is 4", false),
+        ] {
+            assert_eq!(ends_in_answer(text, "####"), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Hugging Face model folders: opened without reading the weights, written so that `transformers` and model servers
+//! open them.
+//!
+//! | file | read | written |
+//! |---|---|---|
+//! | `config.json` | required | yes |
+//! | `generation_config.json` | if there | if given |
+//! | `model.safetensors`, or `model.safetensors.index.json` and its shards | required | one file, F32 |
+//! | `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja` | if there | if given |
+//!
+//! A folder cannot make this program open a file elsewhere: shard names are plain names ending in `.safetensors`.
+//! Files may be symbolic links, as in the Hugging Face cache. Pickle files (`pytorch_model.bin`) can run code and are
+//! never read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Component, Path};
+
+use serde_json::{Value, json};
+
+use super::file_bytes::FileBytes;
+pub use super::hf_write::write_model_folder;
+use super::safetensors::open_safetensors;
+use super::{ModelFiles, RowOrder, TensorPlace, TokenizerFiles, WeightFile, Weights};
+use crate::error::{Error, Result};
+
+pub(super) const CONFIG: &str = "config.json";
+pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
+pub(super) const WEIGHTS: &str = "model.safetensors";
+const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub(super) const CHAT_TEMPLATE: &str = "chat_template.jinja";
+
+/// The largest `tokenizer.json` in use has about 35 MB.
+const MAX_SMALL_FILE_BYTES: u64 = 256 << 20;
+const MAX_SHARDS: usize = 1_000;
+
+/// Opens a Hugging Face folder. Weights are checked but not read.
+///
+/// # Errors
+/// [`Error::Input`] if a required file is missing, or one is damaged.
+pub fn open_model_folder(folder: &Path) -> Result<ModelFiles> {
+    let config = read_json(&folder.join(CONFIG))?.ok_or_else(|| no_config(folder))?;
+    if !config.is_object() {
+        return Err(Error::input(folder.join(CONFIG), "expected a JSON object"));
+    }
+    Ok(ModelFiles {
+        path: folder.to_owned(),
+        config,
+        generation_config: read_json(&folder.join(GENERATION_CONFIG))?,
+        tokenizer: open_tokenizer(folder)?,
+        weights: open_weights(folder)?,
+    })
+}
+
+fn no_config(folder: &Path) -> Error {
+    let gguf = fs::read_dir(folder).ok().into_iter().flatten().flatten().map(|entry| entry.path());
+    let gguf = gguf.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+    Error::input(folder, format!("has no {CONFIG}")).with_hint(match gguf {
+        Some(path) => format!("to use the GGUF model, give the file itself: {}", path.display()),
+        None => "a model folder holds config.json, model.safetensors and tokenizer.json".into(),
+    })
+}
+
+/// The bytes of a small file, or `None` if it is not there.
+fn read_small_file(path: &Path) -> Result<Option<Vec<u8>>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let file = FileBytes::open(path)?;
+    if file.len() > MAX_SMALL_FILE_BYTES {
+        return Err(Error::input(path, format!("has {} bytes; at most {MAX_SMALL_FILE_BYTES} make sense", file.len())));
+    }
+    file.read(0, file.len()).map(Some)
+}
+
+/// The content of a JSON file, or `None` if it is not there.
+fn read_json(path: &Path) -> Result<Option<Value>> {
+    let Some(bytes) = read_small_file(path)? else { return Ok(None) };
+    // serde_json's message ends with "at line L column C".
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::input(path, format!("bad JSON: {error}")))
+}
+
+fn open_tokenizer(folder: &Path) -> Result<Option<TokenizerFiles>> {
+    let Some(tokenizer_json) = read_small_file(&folder.join(TOKENIZER))? else { return Ok(None) };
+    let tokenizer_config = read_json(&folder.join(TOKENIZER_CONFIG))?.unwrap_or_else(|| json!({}));
+    let template_path = folder.join(CHAT_TEMPLATE);
+    let chat_template = match read_small_file(&template_path)? {
+        Some(bytes) => Some(String::from_utf8(bytes).map_err(|_| Error::input(&template_path, "is not UTF-8"))?),
+        None => template_in_config(&tokenizer_config),
+    };
+    Ok(Some(TokenizerFiles { tokenizer_json, tokenizer_config, chat_template }))
+}
+
+/// `chat_template` is one template, or a list of named ones, of which `default` is the one for plain conversations.
+fn template_in_config(tokenizer_config: &Value) -> Option<String> {
+    let template = tokenizer_config.get("chat_template")?;
+    let template = match template {
+        Value::Array(named) => named.iter().find(|entry| entry["name"] == "default")?.get("template")?,
+        one => one,
+    };
+    template.as_str().map(str::to_owned)
+}
+
+fn open_weights(folder: &Path) -> Result<Weights> {
+    let mut weights = Weights { path: folder.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
+    let single = folder.join(WEIGHTS);
+    if single.exists() {
+        let file = open_safetensors(&single)?;
+        for name in file.names() {
+            weights.tensors.insert(name.to_owned(), stored_as(0, name));
+        }
+        weights.files.push(WeightFile::Safetensors(file));
+        return Ok(weights);
+    }
+    let index_path = folder.join(WEIGHTS_INDEX);
+    let Some(index) = read_json(&index_path)? else { return Err(no_weights(folder)) };
+    let Some(weight_map) = index.get("weight_map").and_then(Value::as_object) else {
+        return Err(Error::input(&index_path, "has no `weight_map`"));
+    };
+    let mut shards = HashMap::new();
+    for (name, shard) in weight_map {
+        let shard = shard.as_str().ok_or_else(|| Error::input(&index_path, "expected a file name").at(name))?;
+        check_shard_name(&index_path, shard)?;
+        let number = match shards.get(shard) {
+            Some(&number) => number,
+            None if shards.len() == MAX_SHARDS => {
+                return Err(Error::input(&index_path, format!("names more than {MAX_SHARDS} files")));
+            }
+            None => {
+                weights.files.push(WeightFile::Safetensors(open_safetensors(&folder.join(shard))?));
+                shards.insert(shard, weights.files.len() - 1);
+                weights.files.len() - 1
+            }
+        };
+        weights.tensors.insert(name.clone(), stored_as(number, name));
+        if weights.shape(name).is_none() {
+            return Err(Error::input(&index_path, format!("`{shard}` has no such tensor")).at(name));
+        }
+    }
+    Ok(weights)
+}
+
+fn stored_as(file: usize, name: &str) -> TensorPlace {
+    TensorPlace { file, name_in_file: name.to_owned(), row_order: RowOrder::AsStored }
+}
+
+fn no_weights(folder: &Path) -> Error {
+    let error = Error::input(folder, format!("has neither {WEIGHTS} nor {WEIGHTS_INDEX}"));
+    match ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().find(|name| folder.join(name).exists()) {
+        Some(name) => error.with_hint(format!(
+            "{name} is a pickle file, which can run code and is never read; convert it with `transformers`: \
+             AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR)"
+        )),
+        None => error,
+    }
+}
+
+/// Only a plain name of this folder, so that no index leads to a file elsewhere.
+fn check_shard_name(index_path: &Path, shard: &str) -> Result<()> {
+    let mut components = Path::new(shard).components();
+    let is_plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
+    if is_plain && shard.ends_with(".safetensors") && !shard.contains(['/', '\\', ':', '\0']) {
+        return Ok(());
+    }
+    Err(Error::input(index_path, format!("{shard:?} is not a plain file name ending in .safetensors")).at("weight_map"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::HostTensor;
+    use crate::formats::hf_write::testing::{tokenizer, written};
+    use crate::formats::safetensors::write_safetensors;
+
+    fn refused(folder: &Path, why: &str) {
+        let error = open_model_folder(folder).unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        assert!(error.to_string().contains(why), "expected {why:?} in: {error}");
+    }
+
+    #[test]
+    fn a_written_folder_is_read_back() {
+        let parent = tempfile::tempdir().unwrap();
+        let model = open_model_folder(&written(parent.path())).unwrap();
+        assert_eq!(model.config, json!({"model_type": "llama", "torch_dtype": "float32"}));
+        assert_eq!(model.generation_config, Some(json!({"eos_token_id": 2})));
+        assert_eq!(model.tokenizer, Some(tokenizer()));
+        assert_eq!(model.weights.names().collect::<Vec<_>>(), ["lm_head.weight", "model.norm.weight"]);
+        assert_eq!(model.weights.read_f32("model.norm.weight").unwrap(), [1.0, 2.0]);
+        assert_eq!((model.weights.shape("lm_head.weight"), model.weights.num_bytes()), (Some(&[1][..]), 12));
+    }
+
+    #[test]
+    fn a_template_file_wins_over_the_one_in_the_configuration() {
+        let named =
+            json!({"chat_template": [{"name": "tools", "template": "T"}, {"name": "default", "template": "D"}]});
+        assert_eq!(template_in_config(&named).as_deref(), Some("D"));
+        assert_eq!(template_in_config(&json!({"chat_template": "C"})).as_deref(), Some("C"));
+        let parent = tempfile::tempdir().unwrap();
+        let folder = written(parent.path());
+        fs::write(folder.join(TOKENIZER_CONFIG), r#"{"chat_template": "C"}"#).unwrap();
+        let template = |folder: &Path| open_model_folder(folder).unwrap().tokenizer.unwrap().chat_template;
+        assert_eq!(template(&folder).as_deref(), Some("{{ messages }}"));
+        fs::remove_file(folder.join(CHAT_TEMPLATE)).unwrap();
+        assert_eq!(template(&folder).as_deref(), Some("C"));
+    }
+
+    #[test]
+    fn shards_are_read_through_their_index() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = written(parent.path());
+        fs::rename(folder.join(WEIGHTS), folder.join("model-00001-of-00002.safetensors")).unwrap();
+        let other = HostTensor { name: "b".into(), shape: vec![1], values: vec![5.0] };
+        let second = folder.join("model-00002-of-00002.safetensors");
+        write_safetensors(&second, vec![other.into()], &BTreeMap::new()).unwrap();
+        let index = |b: &str| {
+            let map = json!({"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors", "b": b}});
+            fs::write(folder.join(WEIGHTS_INDEX), map.to_string()).unwrap();
+        };
+        index("model-00002-of-00002.safetensors");
+        let weights = open_model_folder(&folder).unwrap().weights;
+        assert_eq!(
+            (weights.read_f32("b").unwrap(), weights.read_f32("lm_head.weight").unwrap()),
+            (vec![5.0], vec![3.0])
+        );
+        index("model-00001-of-00002.safetensors");
+        refused(&folder, "has no such tensor");
+        for name in [
+            "../b.safetensors",
+            "/b.safetensors",
+            "a/b.safetensors",
+            "a\\b.safetensors",
+            "b.bin",
+            "..",
+            "",
+            ".safetensors/",
+        ] {
+            index(name);
+            refused(&folder, "is not a plain file name");
+        }
+    }
+
+    #[test]
+    fn missing_and_damaged_files_are_named() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = written(parent.path());
+        fs::write(folder.join(GENERATION_CONFIG), "{\n  \"a\": }").unwrap();
+        refused(&folder, "generation_config.json: bad JSON: expected value at line 2 column 8");
+        fs::remove_file(folder.join(GENERATION_CONFIG)).unwrap();
+        fs::remove_file(folder.join(WEIGHTS)).unwrap();
+        refused(&folder, "has neither model.safetensors nor model.safetensors.index.json");
+        fs::write(folder.join("pytorch_model.bin"), "").unwrap();
+        assert!(open_model_folder(&folder).unwrap_err().hint().unwrap().contains("never read"));
+        fs::write(folder.join(CONFIG), "[]").unwrap();
+        refused(&folder, "expected a JSON object");
+        fs::remove_file(folder.join(CONFIG)).unwrap();
+        fs::write(folder.join("model.gguf"), "").unwrap();
+        refused(&folder, "has no config.json");
+        assert!(open_model_folder(&folder).unwrap_err().hint().unwrap().contains("model.gguf"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_symbolic_link_as_in_the_hugging_face_cache_is_followed() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = written(parent.path());
+        let blob = parent.path().join("blob");
+        fs::rename(folder.join(WEIGHTS), &blob).unwrap();
+        std::os::unix::fs::symlink("../blob", folder.join(WEIGHTS)).unwrap();
+        assert_eq!(open_model_folder(&folder).unwrap().weights.names().count(), 2);
+    }
+}

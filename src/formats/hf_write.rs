@@ -1,0 +1,207 @@
+//! Writing a Hugging Face model folder in one piece. What is in it: [`super::hf_folder`].
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::TokenizerFiles;
+use super::atomic_write::{folder_of, replace_file, sibling, sync_folder};
+use super::hf_folder::{CHAT_TEMPLATE, CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
+use super::safetensors::{TensorToWrite, write_safetensors};
+use crate::error::{Error, Result};
+
+/// Writes a model as a Hugging Face folder. The folder appears at `folder` only once it is complete and on disk; if one
+/// of our own making is there, it is replaced.
+///
+/// Weights are written as F32 (see [`write_safetensors`]), and `torch_dtype` in `config.json` says so.
+///
+/// # Errors
+/// [`Error::Usage`] if `folder` is a file, or holds anything that this function does not write; [`Error::Disk`] if
+/// writing fails; any error of a tensor's values. What was at `folder` is then still there.
+pub fn write_model_folder(
+    folder: &Path,
+    config: &Value,
+    generation_config: Option<&Value>,
+    tokenizer: Option<&TokenizerFiles>,
+    tensors: Vec<TensorToWrite>,
+) -> Result<()> {
+    check_replaceable(folder)?;
+    let temporary = sibling(folder, "tmp")?;
+    remove_folder(&temporary)?;
+    fs::create_dir_all(&temporary).map_err(Error::writing("create", &temporary))?;
+    let result = write_files(&temporary, config, generation_config, tokenizer, tensors)
+        .and_then(|()| put_in_place(&temporary, folder));
+    if result.is_err() {
+        // The first error is the one to report; a leftover temporary folder is only untidy.
+        let _ = fs::remove_dir_all(&temporary);
+    }
+    result
+}
+
+fn check_replaceable(folder: &Path) -> Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    let refuse = |message: String| Err(Error::usage(message).with_hint("choose another output folder"));
+    if !folder.is_dir() {
+        return refuse(format!("{} is a file, not a folder", folder.display()));
+    }
+    let ours = [CONFIG, GENERATION_CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE];
+    for entry in fs::read_dir(folder).map_err(Error::reading(folder))? {
+        let name = entry.map_err(Error::reading(folder))?.file_name();
+        if !ours.iter().any(|known| name == *known) {
+            let message = format!("{} holds {name:?}, which would be lost", folder.display());
+            return refuse(message);
+        }
+    }
+    Ok(())
+}
+
+fn write_files(
+    folder: &Path,
+    config: &Value,
+    generation_config: Option<&Value>,
+    tokenizer: Option<&TokenizerFiles>,
+    tensors: Vec<TensorToWrite>,
+) -> Result<()> {
+    write_json(&folder.join(CONFIG), &as_float32(config))?;
+    if let Some(generation_config) = generation_config {
+        write_json(&folder.join(GENERATION_CONFIG), generation_config)?;
+    }
+    if let Some(tokenizer) = tokenizer {
+        write_bytes(&folder.join(TOKENIZER), &tokenizer.tokenizer_json)?;
+        write_json(&folder.join(TOKENIZER_CONFIG), &tokenizer.tokenizer_config)?;
+        if let Some(template) = &tokenizer.chat_template {
+            write_bytes(&folder.join(CHAT_TEMPLATE), template.as_bytes())?;
+        }
+    }
+    write_safetensors(&folder.join(WEIGHTS), tensors, &BTreeMap::new())
+}
+
+/// The configuration with its stored type corrected: `dtype` in newer versions of transformers, `torch_dtype` in older
+/// ones.
+fn as_float32(config: &Value) -> Value {
+    let mut config = config.clone();
+    if let Some(fields) = config.as_object_mut() {
+        for key in ["torch_dtype", "dtype"] {
+            if fields.contains_key(key) {
+                fields.insert(key.into(), "float32".into());
+            }
+        }
+        if !fields.contains_key("dtype") {
+            fields.insert("torch_dtype".into(), "float32".into());
+        }
+    }
+    config
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    write_bytes(path, format!("{value:#}\n").as_bytes())
+}
+
+fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace_file(path, |file| file.write_all(bytes).map_err(Error::writing("write", path)))
+}
+
+/// Renames `temporary` to `folder`; what was there moves aside first and comes back if the rename fails.
+fn put_in_place(temporary: &Path, folder: &Path) -> Result<()> {
+    let place = |from: &Path, to: &Path| fs::rename(from, to).map_err(Error::writing("put in place", folder));
+    if folder.exists() {
+        let old = sibling(folder, "old")?;
+        remove_folder(&old)?;
+        place(folder, &old)?;
+        if let Err(error) = place(temporary, folder) {
+            place(&old, folder)?;
+            return Err(error);
+        }
+        sync_folder(folder_of(folder))?;
+        return remove_folder(&old);
+    }
+    place(temporary, folder)?;
+    sync_folder(folder_of(folder))
+}
+
+fn remove_folder(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::writing("remove", folder)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// A small folder for the tests here and in [`super::hf_folder`].
+#[cfg(test)]
+pub mod testing {
+    use super::*;
+    use crate::formats::HostTensor;
+    use serde_json::json;
+    use std::path::PathBuf;
+
+    pub fn tensors() -> Vec<TensorToWrite<'static>> {
+        let tensor = |name: &str, values: &[f32]| HostTensor {
+            name: name.into(),
+            shape: vec![values.len()],
+            values: values.into(),
+        };
+        vec![tensor("model.norm.weight", &[1.0, 2.0]).into(), tensor("lm_head.weight", &[3.0]).into()]
+    }
+
+    pub fn tokenizer() -> TokenizerFiles {
+        TokenizerFiles {
+            tokenizer_json: b"{}".to_vec(),
+            tokenizer_config: json!({"eos_token": "</s>"}),
+            chat_template: Some("{{ messages }}".into()),
+        }
+    }
+
+    pub fn written(parent: &Path) -> PathBuf {
+        let folder = parent.join("model");
+        let config = json!({"model_type": "llama", "torch_dtype": "bfloat16"});
+        let generation_config = json!({"eos_token_id": 2});
+        write_model_folder(&folder, &config, Some(&generation_config), Some(&tokenizer()), tensors()).unwrap();
+        folder
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{tensors, written};
+    use super::*;
+    use crate::formats::hf_folder::open_model_folder;
+    use serde_json::json;
+
+    #[test]
+    fn an_older_model_is_replaced_and_nothing_is_left_beside_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = written(parent.path());
+        write_model_folder(&folder, &json!({"model_type": "qwen2"}), None, None, tensors()).unwrap();
+        let model = open_model_folder(&folder).unwrap();
+        assert_eq!(model.config["model_type"], "qwen2");
+        assert_eq!((model.tokenizer, model.generation_config), (None, None));
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_write_keeps_the_older_model() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = written(parent.path());
+        let broken = TensorToWrite::new("x", &[1], || Err(Error::device("wgpu", "lost")));
+        let error = write_model_folder(&folder, &json!({}), None, None, vec![broken]).unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+        assert_eq!(open_model_folder(&folder).unwrap().config["model_type"], "llama");
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_with_anything_else_in_it_is_never_replaced() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = written(parent.path());
+        fs::write(folder.join("thesis.tex"), "years of work").unwrap();
+        let error = write_model_folder(&folder, &json!({}), None, None, tensors()).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("\"thesis.tex\", which would be lost"), "{error}");
+        assert!(folder.join("thesis.tex").exists());
+    }
+}

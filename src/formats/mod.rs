@@ -1,0 +1,234 @@
+//! Models on disk: whatever is there, the rest of the program sees one view, the Hugging Face one.
+//!
+//! [`open_model`] takes a Hugging Face folder or a `.gguf` file and gives a [`ModelFiles`]: the configuration as
+//! `config.json` has it, the tokenizer as `tokenizer.json` has it, and [`Weights`] under Hugging Face names in
+//! `[out, in]` layout. Everything is checked when it is opened; a tensor's values are read when they are asked for.
+//! [`hf_folder::write_model_folder`] writes the same view back. Host data only: no tensor library here.
+//!
+//! Files come from strangers. No count or offset found in one is believed before it is checked against the file's size,
+//! nothing is memory-mapped, and pickle files are never read.
+//!
+//! Reading order: [`hf_folder`], [`safetensors`], [`gguf`], [`dequantize`], `gguf_model`, `gguf_config`,
+//! `gguf_tokenizer`.
+
+pub(crate) mod atomic_write;
+pub mod dequantize;
+mod file_bytes;
+pub mod gguf;
+#[cfg(test)]
+mod gguf_builder;
+mod gguf_byte_level;
+mod gguf_config;
+mod gguf_header;
+pub mod gguf_metadata;
+mod gguf_model;
+mod gguf_sentence_piece;
+mod gguf_tokenizer;
+pub mod hf_folder;
+mod hf_write;
+pub mod safetensors;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use self::gguf::GgufFile;
+use self::safetensors::SafetensorsFile;
+pub use self::safetensors::{HostTensor, TensorToWrite};
+use crate::error::{Error, Result};
+
+/// A model on disk, opened and checked, its weights unread.
+#[derive(Debug)]
+pub struct ModelFiles {
+    /// The folder or the `.gguf` file.
+    pub path: PathBuf,
+    /// The content of `config.json`, or what it would be.
+    pub config: Value,
+    /// The content of `generation_config.json`, where there is one.
+    pub generation_config: Option<Value>,
+    /// The tokenizer; `None` where the model has none (its rows are token ids).
+    pub tokenizer: Option<TokenizerFiles>,
+    /// The tensors.
+    pub weights: Weights,
+}
+
+/// The files that make a Hugging Face tokenizer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenizerFiles {
+    /// The bytes of `tokenizer.json`.
+    pub tokenizer_json: Vec<u8>,
+    /// The content of `tokenizer_config.json`; `{}` where there is none.
+    pub tokenizer_config: Value,
+    /// The chat template (Jinja): `chat_template.jinja`, else `chat_template` of `tokenizer_config.json`.
+    pub chat_template: Option<String>,
+}
+
+/// Opens a Hugging Face folder or a GGUF file. Weights are checked but not read.
+///
+/// # Errors
+/// [`Error::Input`] if the path is neither, or if anything in it is missing, damaged or of an unknown kind.
+pub fn open_model(path: &Path) -> Result<ModelFiles> {
+    if path.is_dir() {
+        return hf_folder::open_model_folder(path);
+    }
+    if !path.exists() {
+        return Err(Error::input(path, "no such file or folder")
+            .with_hint("give a Hugging Face model folder (config.json and model.safetensors inside) or a .gguf file"));
+    }
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("safetensors") => {
+            Err(Error::input(path, "this is one file of a model").with_hint("give the folder that it lies in"))
+        }
+        _ => gguf_model::open_gguf_model(path),
+    }
+}
+
+/// The tensors of a model under their Hugging Face names, read one at a time.
+///
+/// Names are as in `transformers` (`model.layers.0.self_attn.q_proj.weight`); values are row-major, a projection is
+/// `[out, in]`. Reading needs only `&self` and may happen from several threads.
+#[derive(Debug)]
+pub struct Weights {
+    path: PathBuf,
+    files: Vec<WeightFile>,
+    tensors: BTreeMap<String, TensorPlace>,
+}
+
+/// A file that holds tensors.
+#[derive(Debug)]
+enum WeightFile {
+    Safetensors(SafetensorsFile),
+    Gguf(GgufFile),
+}
+
+/// Where the values of one tensor are.
+#[derive(Debug)]
+struct TensorPlace {
+    /// Index into `Weights::files`.
+    file: usize,
+    name_in_file: String,
+    row_order: RowOrder,
+}
+
+/// The order of a tensor's rows in its file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum RowOrder {
+    /// The Hugging Face order.
+    AsStored,
+    /// Each head's two rotary halves are interleaved: see `gguf_model`.
+    Interleaved { num_heads: usize },
+}
+
+impl Weights {
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The shape of a tensor, or `None` if there is none of this name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        let place = self.tensors.get(name)?;
+        match &self.files[place.file] {
+            WeightFile::Safetensors(file) => file.shape(&place.name_in_file),
+            WeightFile::Gguf(file) => file.shape(&place.name_in_file),
+        }
+    }
+
+    /// Reads one tensor's values, row-major, whatever type they are stored in.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the name is unknown, the stored type is not a float type, or reading fails.
+    pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        let place = self.tensors.get(name).ok_or_else(|| {
+            Error::input(&self.path, format!("has no tensor `{name}`"))
+                .with_hint("the configuration and the weights may belong to different models")
+        })?;
+        let values = match &self.files[place.file] {
+            WeightFile::Safetensors(file) => file.read_f32(&place.name_in_file)?,
+            WeightFile::Gguf(file) => file.read_f32(&place.name_in_file)?,
+        };
+        Ok(match place.row_order {
+            RowOrder::AsStored => values,
+            RowOrder::Interleaved { num_heads } => {
+                let num_rows = self.shape(name).map_or(0, |shape| shape[0]);
+                gguf_model::deinterleave_rows(&values, num_rows, num_heads)
+            }
+        })
+    }
+
+    /// The bytes that all tensors take on disk, as stored.
+    pub fn num_bytes(&self) -> u64 {
+        let bytes_of = |place: &TensorPlace| match &self.files[place.file] {
+            WeightFile::Safetensors(file) => file.num_bytes(&place.name_in_file),
+            WeightFile::Gguf(file) => file.num_bytes(&place.name_in_file),
+        };
+        self.tensors.values().map(bytes_of).sum()
+    }
+}
+
+/// Numbers and files for the tests of this folder.
+#[cfg(test)]
+mod testing {
+    /// SplitMix64 (Steele, Lea and Flood, 2014): a few lines of seeded random numbers.
+    pub struct Random(pub u64);
+
+    impl Random {
+        pub fn next(&mut self) -> u64 {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        }
+
+        pub fn below(&mut self, end: usize) -> usize {
+            (self.next() % end as u64) as usize
+        }
+
+        /// A damaged copy: bytes changed, cut, repeated or replaced by extreme numbers.
+        pub fn mutate(&mut self, bytes: &[u8]) -> Vec<u8> {
+            let mut damaged = bytes.to_vec();
+            for _ in 0..=self.below(3) {
+                let at = self.below(damaged.len().max(1)).min(damaged.len().saturating_sub(1));
+                match self.below(5) {
+                    0 => damaged.truncate(at),
+                    1 if !damaged.is_empty() => damaged[at] = self.next() as u8,
+                    2 if !damaged.is_empty() => damaged[at] ^= 1 << self.below(8),
+                    3 => {
+                        let extreme = [0, 1, u64::MAX, i64::MAX as u64, 1 << 32, self.next()][self.below(6)];
+                        for (byte, new) in damaged[at..].iter_mut().zip(extreme.to_le_bytes()) {
+                            *byte = new;
+                        }
+                    }
+                    _ => {
+                        let piece = damaged[at..].iter().take(40).copied().collect::<Vec<_>>();
+                        damaged.splice(at..at, piece);
+                    }
+                }
+            }
+            damaged
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_path_is_an_input_error_with_a_hint() {
+        let error = open_model(Path::new("no/such/model")).unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        assert!(error.to_string().contains("no such file or folder"), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains(".gguf")));
+    }
+
+    #[test]
+    fn a_lone_safetensors_file_is_answered_with_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        std::fs::write(&path, b"").unwrap();
+        let error = open_model(&path).unwrap_err();
+        assert_eq!((error.exit_code(), error.hint()), (3, Some("give the folder that it lies in")));
+    }
+}

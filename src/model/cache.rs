@@ -1,0 +1,111 @@
+//! Keys and values of tokens already read, so that decoding reads each token once.
+//!
+//! All sequences of a batch share one write position. Prompts of different lengths are padded on the left, and a mask keeps
+//! every token from looking at padding. Memory is reserved once, for prompt and response together.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::attention::{Context, MASKED};
+use super::config::ModelConfig;
+use super::rotary::Rotary;
+
+/// Attention reads the cache up to a multiple of this many tokens: few shapes, little waste.
+const SPAN_TOKENS: usize = 32;
+
+/// The cache of a whole model for one batch.
+#[derive(Debug)]
+pub struct KvCache {
+    pub(super) layers: Vec<LayerCache>,
+    /// Left padding of each sequence, in tokens.
+    padding: Vec<usize>,
+    len: usize,
+    capacity: usize,
+}
+
+impl KvCache {
+    /// Room for `capacity` tokens of each sequence. `prompt_lens` are the true lengths, in tokens, of prompts that will be
+    /// given padded on the left to the longest of them.
+    pub fn new(config: &ModelConfig, prompt_lens: &[usize], capacity: usize, device: &Device) -> Self {
+        let longest = prompt_lens.iter().copied().max().unwrap_or(0);
+        let capacity = capacity.next_multiple_of(SPAN_TOKENS);
+        let shape = [prompt_lens.len(), config.num_key_value_heads, capacity, config.head_dim];
+        let zeros = || Tensor::zeros(shape, &device.clone().without_autodiff());
+        KvCache {
+            layers: (0..config.num_hidden_layers)
+                .map(|_| LayerCache { keys: Some(zeros()), values: Some(zeros()), len: 0 })
+                .collect(),
+            padding: prompt_lens.iter().map(|len| longest - len).collect(),
+            len: 0,
+            capacity,
+        }
+    }
+
+    /// B, sequences.
+    pub fn batch(&self) -> usize {
+        self.padding.len()
+    }
+
+    /// Tokens held for each sequence, padding included.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True before the first forward pass.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What a forward pass over the next `num_tokens` tokens needs.
+    ///
+    /// # Panics
+    /// If the cache is full.
+    pub(super) fn context(&mut self, config: &ModelConfig, num_tokens: usize, device: &Device) -> Context {
+        let (start, end) = (self.len, self.len + num_tokens);
+        assert!(end <= self.capacity, "cache of {} tokens cannot take {end}", self.capacity);
+        let span = end.next_multiple_of(SPAN_TOKENS);
+        let batch = self.padding.len();
+        let mut positions = Vec::with_capacity(batch * num_tokens);
+        let mut mask = vec![MASKED; batch * num_tokens * span];
+        for (b, padding) in self.padding.iter().enumerate() {
+            for t in 0..num_tokens {
+                let here = start + t;
+                positions.push(here.saturating_sub(*padding));
+                let row = &mut mask[(b * num_tokens + t) * span..][..span];
+                // A padding token looks at itself, so that its row has a finite softmax.
+                row[(*padding).min(here)..=here].fill(0.0);
+            }
+        }
+        self.len = end;
+        let shape = [batch, 1, num_tokens, span];
+        Context {
+            batch,
+            num_tokens,
+            rotary: Rotary::new(config, &positions, batch, device),
+            mask: Tensor::from_data(TensorData::new(mask, shape), &device.clone().without_autodiff()),
+        }
+    }
+}
+
+/// Keys and values of one layer, `[B, K, capacity, head_dim]`.
+#[derive(Debug)]
+pub struct LayerCache {
+    keys: Option<Tensor<4>>, // None only while being written: a sole owner lets the device write in place
+    values: Option<Tensor<4>>,
+    len: usize,
+}
+
+impl LayerCache {
+    /// Writes new keys and values (`[B, K, T, d]`) and returns the first `span` tokens of all of them.
+    pub(super) fn append(&mut self, keys: Tensor<4>, values: Tensor<4>, span: usize) -> (Tensor<4>, Tensor<4>) {
+        let [b, heads, t, d] = keys.dims();
+        let (start, end) = (self.len, self.len + t);
+        self.len = end;
+        let write = |slot: &mut Option<Tensor<4>>, new: Tensor<4>| {
+            let all = slot.take().expect("a layer's cache is given back after each write");
+            let all = all.slice_assign([0..b, 0..heads, start..end, 0..d], new);
+            *slot = Some(all.clone());
+            all.narrow(2, 0, span)
+        };
+        (write(&mut self.keys, keys), write(&mut self.values, values))
+    }
+}

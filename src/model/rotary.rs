@@ -1,0 +1,57 @@
+//! Rotary position embedding, as Hugging Face's `rotate_half`: dimension i turns together with i + head_dim / 2.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::config::{ModelConfig, RopeScaling};
+
+/// Cosines and sines of every angle that one forward pass needs.
+#[derive(Debug, Clone)]
+pub struct Rotary {
+    cos: Tensor<4>, // [B or 1, 1, T, head_dim / 2]
+    sin: Tensor<4>,
+}
+
+impl Rotary {
+    /// Tables for `positions`, `[rows, T]` row-major; one row serves every sequence of a batch.
+    pub fn new(config: &ModelConfig, positions: &[usize], rows: usize, device: &Device) -> Self {
+        let frequencies = inverse_frequencies(config);
+        let shape = [rows, 1, positions.len() / rows, frequencies.len()];
+        let angles = || positions.iter().flat_map(|p| frequencies.iter().map(move |f| *p as f32 * f));
+        let table =
+            |values: Vec<f32>| Tensor::from_data(TensorData::new(values, shape), &device.clone().without_autodiff());
+        Rotary { cos: table(angles().map(f32::cos).collect()), sin: table(angles().map(f32::sin).collect()) }
+    }
+
+    /// Turns queries or keys.
+    ///
+    /// # Shapes
+    /// `x` and the result are `[B, heads, T, head_dim]`.
+    pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
+        let half = x.dims()[3] / 2;
+        let first = x.clone().narrow(3, 0, half);
+        let second = x.narrow(3, half, half);
+        let turned_first = first.clone() * self.cos.clone() - second.clone() * self.sin.clone();
+        let turned_second = second * self.cos.clone() + first * self.sin.clone();
+        Tensor::cat(vec![turned_first, turned_second], 3)
+    }
+}
+
+/// One angular frequency (radians per token) for each pair of dimensions, in f32 as transformers computes them.
+fn inverse_frequencies(config: &ModelConfig) -> Vec<f32> {
+    let half = config.head_dim / 2;
+    let plain = (0..half).map(|i| (config.rope_theta as f32).powf(-((2 * i) as f32) / config.head_dim as f32));
+    match &config.rope_scaling {
+        RopeScaling::None => plain.collect(),
+        RopeScaling::Linear { factor } => plain.map(|f| f / *factor as f32).collect(),
+        RopeScaling::Factors(factors) => plain.zip(factors).map(|(f, factor)| f / *factor as f32).collect(),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            let stretch = |frequency: f32| {
+                let wavelength = 2.0 * std::f64::consts::PI / f64::from(frequency);
+                let turns = original_max_position_embeddings / wavelength; // within the original context
+                let smooth = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+                (f64::from(frequency) * ((1.0 - smooth) / factor + smooth)) as f32
+            };
+            plain.map(stretch).collect()
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Sequences -> log-probs under a model: differentiable for training, plain numbers for scoring.
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::data::batch::{Batch, Sequence};
+use crate::error::Result;
+use crate::model::{CausalLm, weights};
+
+/// Token ids or row numbers as a device holds them.
+pub fn int_tensor(values: &[i32], device: &Device) -> Tensor<1, Int> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
+}
+
+/// Log-prob of each sequence's response, differentiable: the sum of its token log-probs, nats.
+///
+/// # Shapes
+/// `hidden` is `[B * T, D]`, of this batch; the result is `[B]`.
+pub fn sequence_log_probs(model: &CausalLm, hidden: Tensor<2>, batch: &Batch) -> Tensor<1> {
+    let device = hidden.device();
+    let num_rows = batch.num_response_tokens();
+    let rows = int_tensor(&batch.rows, &device);
+    let token_log_probs = model.token_log_probs(hidden, rows, int_tensor(&batch.targets, &device)); // [R]
+    let shape = [batch.num_sequences, num_rows];
+    let membership: Tensor<2> =
+        Tensor::from_data(TensorData::new(batch.membership(), shape), &device.without_autodiff());
+    (membership * token_log_probs.unsqueeze_dim(0)).sum_dim(1).reshape([batch.num_sequences])
+}
+
+/// Token log-probs (nats) of each sequence's response, without gradients, `batch_size` sequences at a time.
+/// `on_done` hears how many more sequences are scored.
+///
+/// # Errors
+/// [`crate::error::Error::Device`] if the device fails, or what `on_done` returns.
+pub fn score(
+    model: &CausalLm,
+    sequences: &[Sequence<'_>],
+    batch_size: usize,
+    num_tokens_multiple: usize,
+    on_done: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<Vec<f32>>> {
+    let model = model.valid();
+    let device = model.device();
+    let mut order: Vec<usize> = (0..sequences.len()).collect();
+    order.sort_by_key(|i| sequences[*i].prompt_ids.len() + sequences[*i].response_ids.len()); // little padding
+    let mut scores = vec![Vec::new(); sequences.len()];
+    for indices in order.chunks(batch_size) {
+        let chosen: Vec<Sequence<'_>> = indices.iter().map(|i| sequences[*i]).collect();
+        let batch = Batch::new(&chosen, num_tokens_multiple);
+        if batch.num_response_tokens() > 0 {
+            let context = model.context(batch.num_sequences, batch.num_tokens);
+            let hidden = model.hidden(int_tensor(&batch.input_ids, &device), &context);
+            let (rows, targets) = (int_tensor(&batch.rows, &device), int_tensor(&batch.targets, &device));
+            let values = weights::to_host(model.token_log_probs(hidden, rows, targets))?;
+            let mut rest = values.as_slice();
+            for (i, len) in indices.iter().zip(&batch.response_lens) {
+                let (own, others) = rest.split_at(*len);
+                scores[*i] = own.to_vec();
+                rest = others;
+            }
+        }
+        on_done(indices.len())?;
+    }
+    Ok(scores)
+}

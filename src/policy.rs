@@ -1,0 +1,54 @@
+//! A model together with its tokenizer, opened from a path: where every command begins.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use crate::formats::{ModelFiles, open_model};
+use crate::model::{CausalLm, ModelConfig, weights};
+use crate::report::console::{Console, Unit};
+
+/// A model's files, checked, with the weights still on disk.
+pub struct Policy {
+    pub files: ModelFiles,
+    pub config: ModelConfig,
+    /// None: rows are given as token ids.
+    pub tokenizer: Option<Tokenizer>,
+    /// Any of these ends a response.
+    pub eos_token_ids: Vec<u32>,
+}
+
+impl Policy {
+    /// Opens a Hugging Face folder or a GGUF file.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for whatever is missing, damaged or unsupported, and for a tokenizer whose ids the model lacks.
+    pub fn open(path: &Path) -> Result<Self> {
+        let files = open_model(path)?;
+        let config = ModelConfig::from_json(&files.config, files.generation_config.as_ref(), path)?;
+        let tokenizer =
+            files.tokenizer.as_ref().map(|files| Tokenizer::new(files, path, &config.eos_token_ids)).transpose()?;
+        if let Some(tokenizer) = &tokenizer
+            && tokenizer.vocab_size() > config.vocab_size
+        {
+            let (ids, rows) = (tokenizer.vocab_size(), config.vocab_size);
+            return Err(Error::input(path, format!("the tokenizer has {ids} token ids, the model only {rows}"))
+                .at("field `vocab_size`")
+                .with_hint("tokenizer and weights belong to different models"));
+        }
+        let eos_token_ids = tokenizer.as_ref().map_or(&config.eos_token_ids[..], Tokenizer::eos_token_ids).to_vec();
+        Ok(Policy { files, config, tokenizer, eos_token_ids })
+    }
+
+    /// Reads the weights onto a device, with a progress bar.
+    ///
+    /// # Errors
+    /// A missing, misshapen or unused tensor, by its name.
+    pub fn load(&self, device: &Device, console: &Console) -> Result<CausalLm> {
+        let num_bytes = 4 * self.config.num_parameters() as u64;
+        let mut bar = console.bar("loading", num_bytes, Unit::Bytes);
+        weights::load(&self.files, &self.config, device, &mut |bytes| bar.advance(bytes))
+    }
+}

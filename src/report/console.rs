@@ -1,0 +1,126 @@
+//! Talk on stderr: lines, and progress bars that become plain lines where stderr is not a terminal.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Plain progress lines come at most this often.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Where messages go.
+#[derive(Debug, Clone, Copy)]
+pub struct Console {
+    interactive: bool,
+}
+
+impl Console {
+    /// The console of this process.
+    pub fn stderr() -> Self {
+        Console { interactive: std::io::stderr().is_terminal() }
+    }
+
+    /// One line.
+    pub fn say(&self, text: impl AsRef<str>) {
+        eprintln!("{}", text.as_ref());
+    }
+
+    /// One line that should not be missed.
+    pub fn warn(&self, text: impl AsRef<str>) {
+        eprintln!("warning: {}", text.as_ref());
+    }
+
+    /// A bar over `total` units of work.
+    pub fn bar(&self, label: &str, total: u64, unit: Unit) -> Bar {
+        let started = Instant::now();
+        if !self.interactive {
+            return Bar { label: label.to_owned(), total, unit, shown: Shown::Lines { done: 0, last: started }, started };
+        }
+        let counts = match unit {
+            Unit::Bytes => "{bytes}/{total_bytes} {bytes_per_sec}",
+            Unit::Count(_) => "{pos}/{len} {per_sec}",
+        };
+        let style = ProgressStyle::with_template(&format!("{{prefix:>14}} {{bar:24}} {counts} {{eta}} {{msg}}"));
+        let bar = ProgressBar::new(total).with_prefix(label.to_owned());
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Bar { label: label.to_owned(), total, unit, shown: Shown::Bar(bar), started }
+    }
+}
+
+/// What a bar counts.
+#[derive(Debug, Clone, Copy)]
+pub enum Unit {
+    Bytes,
+    /// So many of these, in the plural.
+    Count(&'static str),
+}
+
+/// Progress of one piece of work. Dropping it ends it.
+#[derive(Debug)]
+pub struct Bar {
+    label: String,
+    total: u64,
+    unit: Unit,
+    shown: Shown,
+    started: Instant,
+}
+
+#[derive(Debug)]
+enum Shown {
+    Bar(ProgressBar),
+    Lines { done: u64, last: Instant },
+}
+
+impl Bar {
+    /// `count` more units are done.
+    pub fn advance(&mut self, count: u64) {
+        match &mut self.shown {
+            Shown::Bar(bar) => bar.inc(count),
+            Shown::Lines { done, .. } => *done += count,
+        }
+        self.say_if_due("");
+    }
+
+    /// A few words behind the bar.
+    pub fn note(&mut self, text: &str) {
+        match &self.shown {
+            Shown::Bar(bar) => bar.set_message(text.to_owned()),
+            Shown::Lines { .. } => self.say_if_due(text),
+        }
+    }
+
+    fn say_if_due(&mut self, note: &str) {
+        if let Shown::Lines { done, last } = &mut self.shown
+            && last.elapsed() >= PLAIN_INTERVAL
+        {
+            *last = Instant::now();
+            let (done, total) = self.unit.describe(*done, self.total);
+            eprintln!("{:>14} {done} of {total} after {:.0} s {note}", self.label, self.started.elapsed().as_secs_f64());
+        }
+    }
+}
+
+impl Unit {
+    fn describe(self, done: u64, total: u64) -> (String, String) {
+        match self {
+            Unit::Bytes => (format!("{:.0}", done as f64 / 1e6), format!("{:.0} MB", total as f64 / 1e6)),
+            Unit::Count(things) => (done.to_string(), format!("{total} {things}")),
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        match &self.shown {
+            Shown::Bar(bar) => bar.finish_and_clear(),
+            Shown::Lines { .. } => {}
+        }
+        let done = match &self.shown {
+            Shown::Bar(bar) => bar.position(),
+            Shown::Lines { done, .. } => *done,
+        };
+        let (done, total) = self.unit.describe(done, self.total);
+        eprintln!("{:>14} {done} of {total} in {seconds:.1} s", self.label);
+    }
+}

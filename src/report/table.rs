@@ -1,0 +1,40 @@
+//! Plain tables: a header, a rule, rows; the first column to the left, numbers to the right.
+
+/// Lines up `rows` under `header`. Every row has as many cells as the header.
+pub fn format_table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let widths: Vec<usize> = (0..header.len())
+        .map(|i| rows.iter().map(|row| row[i].chars().count()).chain([header[i].chars().count()]).max().unwrap_or(0))
+        .collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let cells = cells.zip(&widths).enumerate();
+        let padded = cells.map(|(i, (cell, width))| match i {
+            0 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let mut lines = vec![line(&mut header.iter().copied()), "-".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1))];
+    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
+    lines.join("\n") + "\n"
+}
+
+/// `12.3%`, or a dash where there is no figure.
+pub fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".to_owned(), |share| format!("{:.1}%", 100.0 * share))
+}
+
+/// Three decimals, or a dash where there is no figure.
+pub fn number(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = vec![vec!["start".to_owned(), percent(Some(0.5))], vec!["x".to_owned(), percent(None)]];
+        assert_eq!(format_table(&["", "exact"], &rows), "       exact\n------------\nstart  50.0%\nx          -\n");
+    }
+}

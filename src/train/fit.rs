@@ -1,0 +1,155 @@
+//! The training part of a stage: epochs over pairs, one update a batch, checkpoints on the way.
+
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
+use serde::Serialize;
+
+use super::checkpoint::{self, Progress, Stage};
+use super::metrics::StepMetrics;
+use super::optimizer::Optimizer;
+use super::pairs::Pair;
+use super::schedule::learning_rate;
+use super::setup::Run;
+use super::step::Updater;
+use crate::config::TrainConfig;
+use crate::error::{Error, Result};
+use crate::generate::sampler::answer_seed;
+use crate::model::CausalLm;
+use crate::objective::Objective;
+use crate::report::console::Unit;
+
+/// What to train on and how.
+pub struct Fit<'a> {
+    pub pairs: &'a [Pair],
+    pub objective: &'a Objective,
+    pub config: &'a TrainConfig,
+}
+
+/// One line of `metrics.jsonl`.
+#[derive(Serialize)]
+struct MetricsRow {
+    stage: String,
+    stage_step: usize,
+    total_step: usize,
+    epoch: usize,
+    #[serde(flatten)]
+    metrics: StepMetrics,
+}
+
+impl Run {
+    /// Trains the model over the stage's pairs, from the update at which `progress` stands, with a fresh optimizer at the
+    /// start of a stage. The last batch of an epoch may be smaller.
+    ///
+    /// # Errors
+    /// As [`Run::train`].
+    pub(super) fn fit(
+        &mut self,
+        mut model: CausalLm,
+        fit: &Fit<'_>,
+        mut progress: Progress,
+    ) -> Result<(CausalLm, Progress)> {
+        if fit.pairs.is_empty() {
+            return Err(Error::training("no pair is left to train on: every self-generated response was cut off")
+                .with_hint("raise generation.max_new_tokens, or set generation.unfinished=mask"));
+        }
+        let steps_per_epoch = fit.pairs.len().div_ceil(fit.config.batch_size);
+        let num_steps = steps_per_epoch * fit.config.epochs;
+        let mut optimizer = self.optimizer(fit.config, &progress, &model)?;
+        let updater = Updater {
+            objective: fit.objective,
+            config: fit.config,
+            normalizer: fit.objective.normalizer(mean_response_tokens(fit.pairs)),
+            num_tokens_multiple: self.num_tokens_multiple,
+        };
+        let mut bar = self.console.bar("training", (num_steps - progress.stage_steps) as u64, Unit::Count("updates"));
+        while progress.stage_steps < num_steps {
+            let step = progress.stage_steps;
+            let epoch = step / steps_per_epoch;
+            let order = shuffled(fit.pairs.len(), epoch_seed(self.config.seed, progress.stage, epoch));
+            let start = step % steps_per_epoch * fit.config.batch_size;
+            let batch = &order[start..(start + fit.config.batch_size).min(order.len())];
+            let batch: Vec<&Pair> = batch.iter().map(|i| &fit.pairs[*i]).collect();
+
+            let lr = learning_rate(fit.config, step, num_steps);
+            let (updated, metrics) = updater.update(model, &mut optimizer, &batch, lr)?;
+            model = updated;
+            progress.stage_steps += 1;
+            progress.total_steps += 1;
+            bar.note(&format!("loss {:.3}  {:.0} tokens/s", metrics.loss, metrics.tokens_per_s));
+            bar.advance(1);
+            self.log(&progress, epoch, metrics)?;
+            if let Some(signal) = self.stop.signal() {
+                checkpoint::save(&self.dir, &progress, &model, Some(&optimizer))?;
+                return Err(Error::Stopped { signal });
+            }
+            if progress.stage_steps.is_multiple_of(self.config.save_every) && progress.stage_steps < num_steps {
+                checkpoint::save(&self.dir, &progress, &model, Some(&optimizer))?;
+            }
+        }
+        Ok((model, progress))
+    }
+
+    fn optimizer(&self, config: &TrainConfig, progress: &Progress, model: &CausalLm) -> Result<Optimizer> {
+        let mut optimizer = Optimizer::new(config);
+        if let (1.., Some((_, folder))) = (progress.stage_steps, &self.resumed) {
+            checkpoint::load_optimizer(folder, progress.stage_steps, &mut optimizer, model)?;
+        }
+        Ok(optimizer)
+    }
+
+    fn log(&self, progress: &Progress, epoch: usize, metrics: StepMetrics) -> Result<()> {
+        if metrics.num_clamped > 0.0 {
+            let count = metrics.num_clamped;
+            self.console.warn(format!("{count} exponentials of the implicit reward were clamped: lower objective.scale"));
+        }
+        let stage = progress.stage.to_string();
+        let (stage_step, total_step) = (progress.stage_steps, progress.total_steps);
+        self.dir.append("metrics.jsonl", &MetricsRow { stage, stage_step, total_step, epoch, metrics })
+    }
+}
+
+/// Mean length of all responses, in tokens.
+fn mean_response_tokens(pairs: &[Pair]) -> f64 {
+    let lens = pairs.iter().flat_map(|pair| [Some(&pair.demonstration), pair.self_generated.as_ref()]).flatten();
+    let (count, sum) = lens.fold((0, 0), |(count, sum), response| (count + 1, sum + response.token_ids.len()));
+    sum as f64 / f64::from(count.max(1))
+}
+
+/// Every epoch of every stage has an order of its own; it follows from the seed, so that there is no state to save.
+fn epoch_seed(run_seed: u64, stage: Stage, epoch: usize) -> u64 {
+    let stage = match stage {
+        Stage::Iteration(iteration) => iteration,
+        Stage::Sft => usize::MAX,
+        Stage::ContinuedSft => usize::MAX - 1,
+        Stage::Done => usize::MAX - 2,
+    };
+    answer_seed(run_seed ^ 0x0073_6875_6666_6c65, stage, epoch, 0) // "shuffle": not the seed of any answer
+}
+
+/// Fisher-Yates; `len` is far below 2^32, so the modulo's bias cannot be seen.
+fn shuffled(len: usize, seed: u64) -> Vec<usize> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut order: Vec<usize> = (0..len).collect();
+    for i in (1..len).rev() {
+        order.swap(i, (random.next_u64() % (i as u64 + 1)) as usize);
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_sees_every_pair_once_in_an_order_of_its_own() {
+        let first = shuffled(100, epoch_seed(1, Stage::Iteration(0), 0));
+        let second = shuffled(100, epoch_seed(1, Stage::Iteration(0), 1));
+        assert_ne!(first, second);
+        assert_eq!(first, shuffled(100, epoch_seed(1, Stage::Iteration(0), 0)));
+        let mut sorted = first;
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..100).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,144 @@
+//! Signs of health, one row of `metrics.jsonl` for every update.
+
+use serde::Serialize;
+
+use super::pairs::Pair;
+
+/// What an update's pairs gave, collected over its micro-batches.
+#[derive(Debug, Default)]
+pub struct PairValues {
+    loss: Vec<f64>,
+    loss_demonstration: Vec<f64>,
+    loss_self_generated: Vec<f64>,
+    num_clamped: f64,
+    log_ratio_demonstration: Vec<f64>,
+    log_ratio_self_generated: Vec<f64>,
+    demonstration_log_prob: f64,
+    demonstration_tokens: usize,
+    num_tokens: usize,
+}
+
+impl PairValues {
+    /// Adds one micro-batch of B pairs. `values` are, one after the other: B losses, their B demonstration and B
+    /// self-generated sides, the number of clamped exponentials, then the policy's log-probs of B demonstrations and, where
+    /// there are any, B self-generated responses.
+    pub fn add(&mut self, pairs: &[&Pair], values: &[f32]) {
+        let num_pairs = pairs.len();
+        let values: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
+        let part = |i: usize| values[i * num_pairs..(i + 1) * num_pairs].to_vec();
+        self.loss.extend(part(0));
+        self.loss_demonstration.extend(part(1));
+        self.loss_self_generated.extend(part(2));
+        self.num_clamped += values[3 * num_pairs];
+        let log_probs = &values[3 * num_pairs + 1..];
+        for (pair, log_prob) in pairs.iter().zip(log_probs) {
+            self.demonstration_log_prob += log_prob;
+            self.demonstration_tokens += pair.demonstration.token_ids.len();
+            self.num_tokens += pair.prompt_ids.len() + pair.demonstration.token_ids.len();
+            self.log_ratio_demonstration.push(log_prob - pair.demonstration.reference_log_prob);
+        }
+        for (pair, log_prob) in pairs.iter().zip(log_probs.iter().skip(num_pairs)) {
+            if let Some(response) = &pair.self_generated {
+                self.num_tokens += pair.prompt_ids.len() + response.token_ids.len();
+                self.log_ratio_self_generated.push(log_prob - response.reference_log_prob);
+            }
+        }
+    }
+
+    /// No loss or log-ratio is NaN or infinite.
+    pub fn is_finite(&self) -> bool {
+        let all = [&self.loss, &self.log_ratio_demonstration, &self.log_ratio_self_generated];
+        all.into_iter().flatten().all(|value| value.is_finite())
+    }
+}
+
+/// One update in numbers. Log-ratios and log-probs in nats. Figures about self-generated responses are absent in
+/// supervised stages.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepMetrics {
+    pub loss: f64,
+    pub loss_demonstration: f64,
+    pub loss_self_generated: f64,
+    /// Mean log-prob per token of the batch's demonstrations. A rising margin while this falls is this family's known
+    /// failure.
+    pub demonstration_log_prob_per_token: f64,
+    #[serde(flatten)]
+    pub log_ratios: Option<LogRatios>,
+    /// Before clipping.
+    pub grad_norm: f64,
+    pub lr: f64,
+    /// Exponentials of the implicit reward that were clamped.
+    pub num_clamped: f64,
+    pub tokens_per_s: f64,
+    pub seconds: f64,
+}
+
+/// How far policy and reference are apart on each side of the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LogRatios {
+    pub log_ratio_demonstration: f64,
+    pub log_ratio_self_generated: f64,
+    pub max_abs_log_ratio_demonstration: f64,
+    pub max_abs_log_ratio_self_generated: f64,
+    /// Share of pairs in which the demonstration's log-ratio is the larger one.
+    pub implicit_reward_accuracy: f64,
+    /// Mean of demonstration's less self-generated response's log-ratio.
+    pub log_ratio_margin: f64,
+}
+
+impl StepMetrics {
+    pub fn new(values: &PairValues, grad_norm: f64, lr: f64, seconds: f64) -> Self {
+        StepMetrics {
+            loss: mean(&values.loss),
+            loss_demonstration: mean(&values.loss_demonstration),
+            loss_self_generated: mean(&values.loss_self_generated),
+            demonstration_log_prob_per_token: values.demonstration_log_prob / values.demonstration_tokens.max(1) as f64,
+            log_ratios: LogRatios::new(&values.log_ratio_demonstration, &values.log_ratio_self_generated),
+            grad_norm,
+            lr,
+            num_clamped: values.num_clamped,
+            tokens_per_s: values.num_tokens as f64 / seconds,
+            seconds,
+        }
+    }
+}
+
+impl LogRatios {
+    /// None without self-generated responses.
+    pub fn new(demonstration: &[f64], self_generated: &[f64]) -> Option<Self> {
+        if self_generated.is_empty() {
+            return None;
+        }
+        let right = demonstration.iter().zip(self_generated).filter(|(r1, r0)| r1 > r0).count();
+        let (log_ratio_demonstration, log_ratio_self_generated) = (mean(demonstration), mean(self_generated));
+        Some(LogRatios {
+            log_ratio_demonstration,
+            log_ratio_self_generated,
+            max_abs_log_ratio_demonstration: max_abs(demonstration),
+            max_abs_log_ratio_self_generated: max_abs(self_generated),
+            implicit_reward_accuracy: right as f64 / self_generated.len() as f64,
+            log_ratio_margin: log_ratio_demonstration - log_ratio_self_generated,
+        })
+    }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+fn max_abs(values: &[f64]) -> f64 {
+    values.iter().fold(0.0, |max, value| max.max(value.abs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accuracy_counts_pairs_whose_demonstration_gained_more() {
+        let ratios = LogRatios::new(&[1.0, -2.0, 0.5], &[0.0, -1.0, 0.5]).unwrap();
+        assert_eq!(ratios.implicit_reward_accuracy, 1.0 / 3.0);
+        assert!((ratios.log_ratio_margin - (-0.5 / 3.0 - -0.5 / 3.0)).abs() < 1e-12);
+        assert_eq!(ratios.max_abs_log_ratio_demonstration, 2.0);
+    }
+}

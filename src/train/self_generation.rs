@@ -1,0 +1,226 @@
+//! The first half of an iteration: the reference answers every prompt and scores every demonstration. Both are written to
+//! the iteration's folder as they come, so that a stopped run goes on where it was.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::pairs::{Pair, SelfGeneratedCounts, make_pairs};
+use super::run_dir::{append_line, read_lines};
+use super::setup::Run;
+use crate::config::GenerationConfig;
+use crate::data::batch::Sequence;
+use crate::error::{Error, Result};
+use crate::generate::sampler::{Sampling, answer_seed};
+use crate::generate::{Decoding, Event, Request, Response, generate};
+use crate::model::CausalLm;
+use crate::objective::log_probs;
+use crate::report::console::Unit;
+
+/// How many responses are scored again with a full forward pass, to check the log-probs kept while decoding.
+const NUM_CHECKED: usize = 8;
+/// The largest difference, nats per token, that rounding explains.
+const CHECK_TOLERANCE: f64 = 1e-2;
+/// How many responses a person is shown.
+const NUM_SHOWN: usize = 3;
+
+/// One line of `self_generated.jsonl`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct SelfGeneratedRow {
+    index: usize,
+    sample: usize,
+    /// The text, for people; `token_ids` are what is trained on.
+    response_text: Option<String>,
+    #[serde(flatten)]
+    response: Response,
+}
+
+/// One line of `demonstrations.jsonl`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct DemonstrationRow {
+    index: usize,
+    reference_log_prob: f64,
+}
+
+impl Run {
+    /// The reference's responses to every prompt, `samples_per_prompt` each, in the order of the examples.
+    pub(super) fn self_generate(
+        &self,
+        iteration: usize,
+        reference: &CausalLm,
+        stage_steps: usize,
+    ) -> Result<Vec<Vec<Response>>> {
+        let path = self.dir.iteration(iteration)?.join("self_generated.jsonl");
+        let num_samples = self.config.generation.samples_per_prompt;
+        let mut found: BTreeMap<(usize, usize), Response> = BTreeMap::new();
+        for row in read_lines::<SelfGeneratedRow>(&path)? {
+            found.insert((row.index, row.sample), row.response);
+        }
+        let wanted = self.examples.iter().flat_map(|example| (0..num_samples).map(move |sample| (example, sample)));
+        let missing: Vec<_> = wanted.filter(|(e, sample)| !found.contains_key(&(e.index, *sample))).collect();
+        if !missing.is_empty() {
+            if stage_steps > 0 {
+                return Err(Error::input(&path, format!("{} responses are missing", missing.len()))
+                    .with_hint("the reference that wrote them is gone; start a new run"));
+            }
+            let requests: Vec<Request> = missing
+                .iter()
+                .map(|(example, sample)| Request {
+                    prompt_ids: example.prompt_ids.clone(),
+                    seed: answer_seed(self.config.seed, iteration, example.index, *sample),
+                })
+                .collect();
+            let mut bar = self.console.bar("generating", requests.len() as u64, Unit::Count("responses"));
+            let (mut num_tokens, started) = (0, std::time::Instant::now());
+            generate(reference, &requests, &self.decoding(), &mut |event| {
+                match event {
+                    Event::Token(..) => {
+                        num_tokens += 1;
+                        bar.note(&format!("{:.0} tokens/s", num_tokens as f64 / started.elapsed().as_secs_f64()));
+                    }
+                    Event::Done(i, response) => {
+                        let (example, sample) = missing[i];
+                        let response_text = self.decode(&response)?;
+                        let row = SelfGeneratedRow { index: example.index, sample, response_text, response };
+                        append_line(&path, &row)?;
+                        found.insert((row.index, row.sample), row.response);
+                        bar.advance(1);
+                    }
+                }
+                self.stop.check()
+            })?;
+        }
+        let mut of_example = |index| (0..num_samples).filter_map(|sample| found.remove(&(index, sample))).collect();
+        let responses: Vec<Vec<Response>> = self.examples.iter().map(|example| of_example(example.index)).collect();
+        if stage_steps == 0 {
+            self.check_kept_log_probs(reference, &responses)?;
+            self.show(&responses)?;
+        }
+        Ok(responses)
+    }
+
+    /// The reference log-prob (nats) of every demonstration, in the order of the examples.
+    pub(super) fn score_demonstrations(
+        &self,
+        iteration: usize,
+        reference: &CausalLm,
+        stage_steps: usize,
+    ) -> Result<Vec<f64>> {
+        let folder = self.dir.iteration(iteration)?;
+        let path = folder.join("demonstrations.jsonl");
+        let rows: Vec<DemonstrationRow> = read_lines(&path)?;
+        let known: BTreeMap<usize, f64> = rows.iter().map(|row| (row.index, row.reference_log_prob)).collect();
+        if let Some(all) = self.examples.iter().map(|e| known.get(&e.index).copied()).collect::<Option<Vec<f64>>>() {
+            return Ok(all);
+        }
+        if stage_steps > 0 {
+            return Err(Error::input(&path, "reference log-probs are missing")
+                .with_hint("the reference that gave them is gone; start a new run"));
+        }
+        let sequences: Vec<Sequence<'_>> = self
+            .examples
+            .iter()
+            .map(|example| Sequence { prompt_ids: &example.prompt_ids, response_ids: &example.demonstration_ids })
+            .collect();
+        let mut bar = self.console.bar("scoring", sequences.len() as u64, Unit::Count("demonstrations"));
+        let batch_size = self.score_batch_size();
+        let scores =
+            log_probs::score(reference, &sequences, batch_size, self.num_tokens_multiple, &mut |count| {
+                bar.advance(count as u64);
+                self.stop.check()
+            })?;
+        let scores: Vec<f64> = scores.iter().map(|tokens| sum(tokens)).collect();
+        let rows = self.examples.iter().zip(&scores);
+        let lines: Result<Vec<String>> = rows
+            .map(|(example, score)| DemonstrationRow { index: example.index, reference_log_prob: *score })
+            .map(|row| super::setup::json_line(&row))
+            .collect();
+        self.dir.write(&format!("iteration-{iteration:03}/demonstrations.jsonl"), &lines?.concat())?;
+        Ok(scores)
+    }
+
+    /// Joins both halves and says what became of the responses.
+    pub(super) fn pair_up(
+        &self,
+        iteration: usize,
+        responses: &[Vec<Response>],
+        demonstration_log_probs: &[f64],
+    ) -> Result<Vec<Pair>> {
+        let unfinished = self.config.generation.unfinished;
+        let (pairs, counts) = make_pairs(&self.examples, responses, demonstration_log_probs, unfinished);
+        self.dir.append("self_generation.jsonl", &serde_json::json!({"iteration": iteration, "counts": counts}))?;
+        self.tell(&counts);
+        Ok(pairs)
+    }
+
+    fn tell(&self, counts: &SelfGeneratedCounts) {
+        let SelfGeneratedCounts { responses, identical, empty, unfinished, duplicated, dropped, mean_tokens } = counts;
+        self.console.say(format!(
+            "{responses} responses of {mean_tokens:.1} tokens: {identical} identical to the demonstration, \
+             {unfinished} cut off, {empty} empty, {duplicated} duplicated; {dropped} pairs left out"
+        ));
+        if 2 * unfinished > *responses {
+            self.console.warn("more than half of the responses were cut off: raise generation.max_new_tokens");
+        }
+        if 2 * identical > *responses {
+            self.console.warn("more than half of the responses equal their demonstration: little is left to learn");
+        }
+    }
+
+    fn decoding(&self) -> Decoding {
+        let GenerationConfig { temperature, top_k, top_p, max_new_tokens, batch_size, .. } = self.config.generation;
+        Decoding {
+            sampling: Sampling { temperature, top_k, top_p },
+            max_new_tokens,
+            batch_size,
+            eos_token_ids: self.eos_token_ids.clone(),
+        }
+    }
+
+    /// The log-probs kept while decoding are the reference log-probs of the training, so decoding must agree with the full
+    /// forward pass that the training does.
+    fn check_kept_log_probs(&self, reference: &CausalLm, responses: &[Vec<Response>]) -> Result<()> {
+        let checked = self.examples.iter().zip(responses).filter_map(|(example, own)| Some((example, own.first()?)));
+        let checked: Vec<_> = checked.take(NUM_CHECKED).collect();
+        let sequences: Vec<Sequence<'_>> = checked
+            .iter()
+            .map(|(example, response)| Sequence { prompt_ids: &example.prompt_ids, response_ids: &response.token_ids })
+            .collect();
+        let multiple = self.num_tokens_multiple;
+        let scores = log_probs::score(reference, &sequences, self.score_batch_size(), multiple, &mut |_| Ok(()))?;
+        for ((example, response), score) in checked.iter().zip(scores) {
+            let difference = (sum(&score) - response.log_prob()).abs() / score.len().max(1) as f64;
+            if difference.is_nan() || difference > CHECK_TOLERANCE {
+                return Err(Error::device(
+                    &self.device_name,
+                    format!(
+                        "decoding and scoring disagree by {difference:.4} nats a token on row {}: this device computes \
+                         wrong numbers",
+                        example.index
+                    ),
+                )
+                .with_hint("update the graphics driver, or use --device flex"));
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&self, responses: &[Vec<Response>]) -> Result<()> {
+        for (example, own) in self.examples.iter().zip(responses).take(NUM_SHOWN) {
+            let (Some(response), Some(demonstration)) = (own.first(), &example.demonstration_text) else { continue };
+            let Some(text) = self.decode(response)? else { continue };
+            let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+            self.console.say(format!("  demonstration   {}", one_line(demonstration)));
+            self.console.say(format!("  self-generated  {}", one_line(&text)));
+        }
+        Ok(())
+    }
+
+    fn decode(&self, response: &Response) -> Result<Option<String>> {
+        self.tokenizer.as_ref().map(|tokenizer| tokenizer.decode(&response.token_ids)).transpose()
+    }
+}
+
+fn sum(token_log_probs: &[f32]) -> f64 {
+    token_log_probs.iter().map(|p| f64::from(*p)).sum()
+}

@@ -1,0 +1,308 @@
+//! Before the first step: everything is opened and checked, then the run folder is made, so that a mistake leaves nothing
+//! behind.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::Serialize;
+
+use super::checkpoint::{self, Progress};
+use super::estimate::estimate_seconds;
+use super::run_dir::RunDir;
+use super::signals::StopRequest;
+use crate::config::{RunConfig, TrainConfig, WordProblemsConfig};
+use crate::data::examples::{Example, prepare_examples};
+use crate::data::rows::read_rows;
+use crate::data::tokenizer::Tokenizer;
+use crate::data::word_problems::{self, make_word_problems};
+use crate::device;
+use crate::error::{Error, Result};
+use crate::eval;
+use crate::formats::ModelFiles;
+use crate::formats::hf_folder::write_model_folder;
+use crate::model::{CausalLm, ModelConfig, weights};
+use crate::policy::Policy;
+use crate::report::console::Console;
+
+/// Batches are padded to a multiple of this many tokens where every new shape costs a compilation.
+const FEW_SHAPES_MULTIPLE: usize = 32;
+
+/// A run that is ready to train.
+pub struct Run {
+    pub(super) dir: RunDir,
+    pub(super) config: RunConfig,
+    pub(super) console: Console,
+    pub(super) stop: StopRequest,
+    pub(super) device_name: String,
+    pub(super) files: ModelFiles,
+    pub(super) tokenizer: Option<Tokenizer>,
+    pub(super) eos_token_ids: Vec<u32>,
+    pub(super) examples: Vec<Example>,
+    pub(super) held_out: Option<HeldOut>,
+    pub(super) num_tokens_multiple: usize,
+    /// The checkpoint that the run continues from.
+    pub(super) resumed: Option<(Progress, PathBuf)>,
+}
+
+/// Rows that are never trained on.
+#[derive(Debug)]
+pub(super) struct HeldOut {
+    pub examples: Vec<Example>,
+    pub settings: eval::Settings,
+}
+
+/// `metrics.jsonl` and its kin: one JSON value and a line end.
+pub(super) fn json_line(row: &impl Serialize) -> Result<String> {
+    let line = serde_json::to_string(row).map_err(|error| Error::usage(format!("cannot encode a row: {error}")))?;
+    Ok(line + "\n")
+}
+
+/// What both a new and a resumed run open and check.
+struct Opened {
+    device_name: String,
+    policy: Policy,
+    model: CausalLm,
+    examples: Vec<Example>,
+    held_out: Option<HeldOut>,
+}
+
+impl Run {
+    /// Prepares a new run in `output`. The configuration is resolved and valid.
+    ///
+    /// # Errors
+    /// Whatever is wrong with configuration, model, data or device; the run folder is then not made.
+    pub fn start(mut config: RunConfig, output: &Path, console: Console) -> Result<(Self, CausalLm)> {
+        let (dir, opened);
+        if config.word_problems.is_some() {
+            let device = device::open(device::resolve_name(&config.device))?;
+            dir = RunDir::create(output)?;
+            make_task(&config, &dir, &device)?;
+            opened = Opened::open(&with_task_paths(&config, &dir), &console)?;
+        } else {
+            for path in [&mut config.model, &mut config.data, &mut config.evaluation.data].into_iter().flatten() {
+                *path = absolute(path); // so that the run can be resumed from anywhere
+            }
+            opened = Opened::open(&config, &console)?;
+            dir = RunDir::create(output)?;
+        }
+        config.output = Some(dir.path().to_string_lossy().into_owned());
+        dir.write("config.ron", &config.to_ron()?)?;
+        dir.write("env.json", &(environment(&opened.device_name).to_string() + "\n"))?;
+        opened.into_run(config, dir, console, None)
+    }
+
+    /// Prepares to continue the run in `path`.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; and if the folder holds no run.
+    pub fn resume(path: &Path, console: Console) -> Result<(Self, CausalLm)> {
+        let dir = RunDir::open(path)?;
+        let config_path = dir.join("config.ron");
+        let text = std::fs::read_to_string(&config_path).map_err(Error::reading(&config_path))?;
+        let config = RunConfig::from_ron(&text, &config_path.to_string_lossy())?;
+        config.validate()?;
+        let mut opened = Opened::open(&with_task_paths(&config, &dir), &console)?;
+        let resumed = checkpoint::load_progress(&dir)?;
+        if let Some((progress, folder)) = &resumed {
+            opened.model = checkpoint::load_parameters(&folder.join("parameters.safetensors"), opened.model)?;
+            console.say(format!("continuing at {}, update {}", progress.stage, progress.stage_steps));
+        }
+        opened.into_run(config, dir, console, resumed)
+    }
+
+    pub(super) fn score_batch_size(&self) -> usize {
+        score_batch_size(&self.config)
+    }
+
+    /// What a person wants to know before the first step.
+    fn say_header(&self, model: &CausalLm) -> Result<()> {
+        let config = model.config();
+        let trained = weights::num_trained_parameters(model);
+        let console = &self.console;
+        let objective = &self.config.objective;
+        console.say(format!(
+            "model      {} ({} parameters, {} trained)",
+            self.files.path.display(),
+            millions(config.num_parameters()),
+            millions(trained)
+        ));
+        let held_out = self.held_out.as_ref().map_or(0, |held_out| held_out.examples.len());
+        console.say(format!("data       {} demonstrations, {held_out} held out", self.examples.len()));
+        console.say(format!(
+            "objective  {:?}, scale {}, shift {}; {} iterations",
+            objective.name,
+            objective.scale.unwrap_or(1.0),
+            objective.shift,
+            self.config.iterations
+        ));
+        console.say(format!("device     {}", self.device_name));
+        console.say(format!("run folder {}", self.dir.path().display()));
+        let seconds = estimate_seconds(&self.config, model, &self.examples, held_out, self.num_tokens_multiple)?;
+        console.say(format!("time       about {} from here, at the speed just measured", duration(seconds)));
+        Ok(())
+    }
+}
+
+impl Opened {
+    fn open(config: &RunConfig, console: &Console) -> Result<Self> {
+        let device_name = device::resolve_name(&config.device).to_owned();
+        let device = device::open(&device_name)?;
+        let needed = |value: &Option<String>, key: &str| {
+            value.clone().ok_or_else(|| {
+                Error::config(key, "is not given").with_hint(format!("pass --{key}, or `{key}: \"..\"` in the config"))
+            })
+        };
+        let policy = Policy::open(Path::new(&needed(&config.model, "model")?))?;
+        let data = needed(&config.data, "data")?;
+        let examples = read_examples(Path::new(&data), config.max_rows, &policy, &config.train, console)?;
+        let held_out = match &config.evaluation.data {
+            Some(path) => {
+                let max_rows = Some(config.evaluation.max_rows);
+                let examples = read_examples(Path::new(path), max_rows, &policy, &config.train, console)?;
+                Some(HeldOut { examples, settings: evaluation_settings(config, &policy, &device_name) })
+            }
+            None => None,
+        };
+        let model = policy.load(&device.autodiff(), console)?;
+        let model = match &config.lora {
+            Some(lora) => model.with_adapters(lora.rank, lora.alpha as f64, &lora.target_modules, config.seed),
+            None => model,
+        };
+        Ok(Opened { device_name, policy, model, examples, held_out })
+    }
+
+    fn into_run(
+        self,
+        config: RunConfig,
+        dir: RunDir,
+        console: Console,
+        resumed: Option<(Progress, PathBuf)>,
+    ) -> Result<(Run, CausalLm)> {
+        let run = Run {
+            num_tokens_multiple: num_tokens_multiple(&self.device_name),
+            dir,
+            config,
+            console,
+            stop: StopRequest::listen()?,
+            device_name: self.device_name,
+            files: self.policy.files,
+            tokenizer: self.policy.tokenizer,
+            eos_token_ids: self.policy.eos_token_ids,
+            examples: self.examples,
+            held_out: self.held_out,
+            resumed,
+        };
+        run.say_header(&self.model)?;
+        Ok((run, self.model))
+    }
+}
+
+/// Rows that fit, as token ids; what is left out is counted and said.
+fn read_examples(
+    path: &Path,
+    max_rows: Option<usize>,
+    policy: &Policy,
+    config: &TrainConfig,
+    console: &Console,
+) -> Result<Vec<Example>> {
+    let rows = read_rows(path, max_rows)?;
+    let max_length = config.max_length.min(policy.config.max_position_embeddings);
+    let (examples, dropped) =
+        prepare_examples(&rows, policy.tokenizer.as_ref(), policy.config.vocab_size, max_length, path)?;
+    if dropped.total() > 0 {
+        console.warn(format!("{}: {dropped}", path.display()));
+    }
+    Ok(examples)
+}
+
+/// See [`crate::data::batch::Batch::new`].
+pub fn num_tokens_multiple(device_name: &str) -> usize {
+    if device::prefers_few_shapes(device_name) { FEW_SHAPES_MULTIPLE } else { 1 }
+}
+
+/// Sequences scored at once: as many as a training step holds, for less memory than it needs.
+fn score_batch_size(config: &RunConfig) -> usize {
+    2 * config.train.micro_batch_size
+}
+
+/// How the configuration asks for held-out figures.
+pub fn evaluation_settings(config: &RunConfig, policy: &Policy, device_name: &str) -> eval::Settings {
+    let evaluation = &config.evaluation;
+    eval::Settings {
+        score_batch_size: score_batch_size(config),
+        num_tokens_multiple: num_tokens_multiple(device_name),
+        generate_rows: evaluation.generate_rows,
+        sampled: evaluation.sampled,
+        answer_marker: evaluation.answer_marker.clone(),
+        max_new_tokens: evaluation.max_new_tokens.unwrap_or(config.generation.max_new_tokens),
+        generate_batch_size: config.generation.batch_size,
+        eos_token_ids: policy.eos_token_ids.clone(),
+        seed: config.seed,
+    }
+}
+
+fn absolute(path: &str) -> String {
+    std::fs::canonicalize(path).map_or_else(|_| path.to_owned(), |path| path.to_string_lossy().into_owned())
+}
+
+/// The built-in word problems lie inside the run folder.
+fn with_task_paths(config: &RunConfig, dir: &RunDir) -> RunConfig {
+    let mut config = config.clone();
+    if config.word_problems.is_some() {
+        let path = |name: &str| Some(dir.join("task").join(name).to_string_lossy().into_owned());
+        config.model = path("model");
+        config.data = path("train.jsonl");
+        config.evaluation.data = path("test.jsonl");
+    }
+    config
+}
+
+/// Makes the word problems and a model with random weights.
+fn make_task(config: &RunConfig, dir: &RunDir, device: &Device) -> Result<()> {
+    let Some(task) = &config.word_problems else { return Ok(()) };
+    let folder = dir.join("task");
+    std::fs::create_dir_all(&folder).map_err(Error::writing("create", &folder))?;
+    let problems = make_word_problems(config.seed, task.num_train, task.num_test, task.slip_probability);
+    word_problems::write_rows(folder.join("train.jsonl"), &problems.train)?;
+    word_problems::write_rows(folder.join("test.jsonl"), &problems.test)?;
+    let model_folder = folder.join("model");
+    let tokenizer = word_problems::tokenizer_files();
+    let vocab_size = Tokenizer::new(&tokenizer, &model_folder, &[])?.vocab_size();
+    let WordProblemsConfig { hidden_size, num_layers, num_heads, intermediate_size, .. } = *task;
+    let json = word_problems::model_config(vocab_size, hidden_size, num_layers, num_heads, intermediate_size);
+    let model_config = ModelConfig::from_json(&json, None, &model_folder)?;
+    let model = weights::initialize(&model_config, config.seed, device)?;
+    write_model_folder(&model_folder, &json, None, Some(&tokenizer), weights::tensors_to_write(&model))
+}
+
+/// What a figure depends on besides the configuration.
+fn environment(device_name: &str) -> serde_json::Value {
+    let devices = device::list();
+    let description = devices.iter().find(|device| device.name.starts_with(device_name)).map(|d| d.description.clone());
+    serde_json::json!({
+        "gsil": env!("CARGO_PKG_VERSION"),
+        "burn": "0.22.1",
+        "device": device_name,
+        "device_description": description,
+        "operating_system": std::env::consts::OS,
+        "architecture": std::env::consts::ARCH,
+        "threads": std::thread::available_parallelism().map_or(1, usize::from),
+    })
+}
+
+/// `134.5 million`.
+fn millions(count: usize) -> String {
+    match count {
+        0..10_000 => count.to_string(),
+        _ => format!("{:.2} million", count as f64 / 1e6),
+    }
+}
+
+/// `45 s`, `12 min`, `3.5 h`.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 90.0 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}

@@ -1,0 +1,131 @@
+//! One optimizer update: micro-batches of pairs, gradients accumulated as if they were one batch, clipped, applied.
+
+use std::time::Instant;
+
+use burn::optim::GradientsAccumulator;
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::backward;
+use super::gradients::{clip_factor, global_norm, scale};
+use super::metrics::{PairValues, StepMetrics};
+use super::optimizer::Optimizer;
+use super::pairs::{Pair, ScoredResponse};
+use crate::config::TrainConfig;
+use crate::data::batch::{Batch, Sequence};
+use crate::error::{Error, Result};
+use crate::model::{CausalLm, weights};
+use crate::objective::log_probs::sequence_log_probs;
+use crate::objective::{Objective, SideLogProbs};
+
+/// What stays the same from update to update.
+#[derive(Clone)]
+pub struct Updater<'a> {
+    pub objective: &'a Objective,
+    pub config: &'a TrainConfig,
+    /// What the loss is divided by; see [`Objective::normalizer`].
+    pub normalizer: f64,
+    /// Batches are padded to a multiple of this many tokens.
+    pub num_tokens_multiple: usize,
+}
+
+impl Updater<'_> {
+    /// One update of the model on `pairs` with learning rate `lr`. The loss is the mean over pairs, however they are split
+    /// into micro-batches.
+    ///
+    /// # Errors
+    /// [`Error::Training`] if the loss or a gradient is not finite: the rows are named, nothing is applied, and the model is
+    /// lost with the error. [`Error::Device`] if the device fails.
+    pub fn update(
+        &self,
+        model: CausalLm,
+        optimizer: &mut Optimizer,
+        pairs: &[&Pair],
+        lr: f64,
+    ) -> Result<(CausalLm, StepMetrics)> {
+        let started = Instant::now();
+        let mut sum = GradientsAccumulator::new();
+        let mut values = PairValues::default();
+        for micro_batch in pairs.chunks(self.config.micro_batch_size) {
+            let batch = self.batch(micro_batch);
+            let (gradients, read) = backward::gradients(&model, &batch, self.config.activation_checkpointing, |hidden| {
+                let log_probs = sequence_log_probs(&model, hidden, &batch);
+                self.loss(log_probs, micro_batch, pairs.len())
+            });
+            sum.accumulate(&model, gradients);
+            values.add(micro_batch, &weights::to_host(read)?);
+        }
+        let mut gradients = sum.grads();
+        let grad_norm = global_norm(&model, &gradients);
+        if !(values.is_finite() && grad_norm.is_finite()) {
+            return Err(not_finite(pairs, grad_norm));
+        }
+        let max_norm = self.config.max_grad_norm;
+        if max_norm > 0.0 && grad_norm > max_norm {
+            gradients = scale(&model, gradients, clip_factor(grad_norm, max_norm));
+        }
+        let model = optimizer.step(model, gradients, lr);
+        Ok((model, StepMetrics::new(&values, grad_norm, lr, started.elapsed().as_secs_f64())))
+    }
+
+    /// Demonstrations first, then the self-generated responses of the same pairs, if there are any.
+    fn batch<'a>(&self, pairs: &[&'a Pair]) -> Batch {
+        let sequence = |pair: &'a Pair, response: &'a ScoredResponse| Sequence {
+            prompt_ids: &pair.prompt_ids,
+            response_ids: &response.token_ids,
+        };
+        let demonstrations = pairs.iter().map(|pair| sequence(pair, &pair.demonstration));
+        let self_generated = pairs.iter().filter_map(|pair| Some(sequence(pair, pair.self_generated.as_ref()?)));
+        let sequences: Vec<Sequence<'_>> = demonstrations.chain(self_generated).collect();
+        Batch::new(&sequences, self.num_tokens_multiple)
+    }
+
+    /// The micro-batch's part of the mean loss, `[1]`, and the values that [`PairValues::add`] reads.
+    fn loss(&self, log_probs: Tensor<1>, pairs: &[&Pair], num_pairs_of_update: usize) -> (Tensor<1>, Tensor<1>) {
+        let device = log_probs.device();
+        let num_pairs = pairs.len();
+        let num_sequences = log_probs.dims()[0];
+        let demonstration = side(
+            log_probs.clone().narrow(0, 0, num_pairs),
+            pairs.iter().map(|pair| Some(&pair.demonstration)),
+            &device,
+        );
+        let self_generated = (num_sequences > num_pairs).then(|| {
+            let responses = pairs.iter().map(|pair| pair.self_generated.as_ref());
+            side(log_probs.clone().narrow(0, num_pairs, num_pairs), responses, &device)
+        });
+        let loss = self.objective.loss(&demonstration, self_generated.as_ref()).normalized(self.normalizer);
+        let num_clamped = loss.num_clamped.unwrap_or_else(|| Tensor::zeros([1], &device.clone().without_autodiff()));
+        let read = [loss.total.clone(), loss.demonstration, loss.self_generated, num_clamped, log_probs];
+        let read = Tensor::cat(read.map(without_graph).to_vec(), 0);
+        (loss.total.sum() / num_pairs_of_update as f64, read)
+    }
+}
+
+fn without_graph(tensor: Tensor<1>) -> Tensor<1> {
+    if tensor.is_autodiff() { tensor.inner() } else { tensor }
+}
+
+fn side<'a>(
+    policy: Tensor<1>,
+    responses: impl Iterator<Item = Option<&'a ScoredResponse>>,
+    device: &Device,
+) -> SideLogProbs {
+    let (reference, num_tokens): (Vec<f32>, Vec<f32>) = responses
+        .map(|response| response.expect("a batch has self-generated responses for all its pairs or for none"))
+        .map(|response| (response.reference_log_prob as f32, response.token_ids.len() as f32))
+        .unzip();
+    let constant = |values: Vec<f32>| {
+        let shape = [values.len()];
+        Tensor::from_data(TensorData::new(values, shape), &device.clone().without_autodiff())
+    };
+    SideLogProbs { policy, reference: constant(reference), num_tokens: constant(num_tokens) }
+}
+
+fn not_finite(pairs: &[&Pair], grad_norm: f64) -> Error {
+    let rows: Vec<String> = pairs.iter().map(|pair| pair.index.to_string()).collect();
+    Error::training(format!(
+        "the loss or a gradient is not finite (gradient norm {grad_norm}); rows of this update: {}",
+        rows.join(", ")
+    ))
+    .with_hint("lower train.lr or objective.scale, or set train.max_grad_norm; the last checkpoint is intact")
+}
