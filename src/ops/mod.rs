@@ -10,6 +10,7 @@ use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
 use burn::tensor::Tensor;
 
 /// The operations, for every backend that is compiled in.
+#[allow(deprecated)] // Burn deprecates ndarray in favour of flex; here it is the independent check of flex.
 #[backend_extension(
     Autodiff,
     Flex: cfg(feature = "flex"),
@@ -27,7 +28,7 @@ pub trait ModelOps: Backend {
 impl ModelOps for burn::backend::Flex {}
 
 #[cfg(feature = "ndarray")]
-#[allow(deprecated)] // Burn deprecates ndarray in favour of flex; here it is the independent check of flex.
+#[allow(deprecated)]
 impl ModelOps for burn::backend::NdArray {}
 
 #[cfg(feature = "wgpu")]
