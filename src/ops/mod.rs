@@ -4,13 +4,14 @@
 //! a device may replace it by a fused kernel. This is the only folder that sees backend internals. The rest of the program
 //! calls the plain functions at the end of this file. Next: [`crate::model`].
 
+#![allow(deprecated)] // Burn deprecates ndarray in favour of flex; here it is the independent check of flex.
+
 mod autodiff;
 
 use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
 use burn::tensor::Tensor;
 
 /// The operations, for every backend that is compiled in.
-#[allow(deprecated)] // Burn deprecates ndarray in favour of flex; here it is the independent check of flex.
 #[backend_extension(
     Autodiff,
     Flex: cfg(feature = "flex"),
@@ -28,7 +29,6 @@ pub trait ModelOps: Backend {
 impl ModelOps for burn::backend::Flex {}
 
 #[cfg(feature = "ndarray")]
-#[allow(deprecated)]
 impl ModelOps for burn::backend::NdArray {}
 
 #[cfg(feature = "wgpu")]
