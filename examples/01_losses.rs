@@ -45,7 +45,9 @@ pub fn main() -> gsil::Result<()> {
         values.iter().for_each(|value| print!("{value:>12.3}"));
         println!();
     }
-    println!("\nBernoulli starts at 2 ln 2 = 1.386 and falls to 0: the classifier is sure. Lsif and BregmanPower have no lower");
+    println!(
+        "\nBernoulli starts at 2 ln 2 = 1.386 and falls to 0: the classifier is sure. Lsif and BregmanPower have no lower"
+    );
     println!("bound on the demonstration's side: they ask for a small scale or a small learning rate.");
     Ok(())
 }
