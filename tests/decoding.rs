@@ -1,4 +1,5 @@
-//! Generation: decoding over a cache against full forward passes, independence of the batch, limits; and the architectures.
+//! Generation: decoding over a cache against full forward passes, independence of the batch, limits; and the
+//! architectures.
 //!
 //! The expected logits of `fixtures/tiny_models` come from transformers; `oracle/tiny_models.py` made them.
 
@@ -18,8 +19,8 @@ const PROMPT_LENS: [usize; 6] = [5, 1, 13, 3, 8, 13];
 /// Crosses the 32 tokens after which attention reads a wider part of the cache.
 const MAX_NEW_TOKENS: usize = 24;
 
-/// Qwen2 (biases, tied head), Llama with llama3 rotary scaling, Llama with linear scaling and biases everywhere, Mistral with
-/// wide heads. All with grouped queries; all but Qwen2 with a head of their own.
+/// Qwen2 (biases, tied head), Llama with llama3 rotary scaling, Llama with linear scaling and biases everywhere,
+/// Mistral with wide heads. All with grouped queries; all but Qwen2 with a head of their own.
 const TINY_MODELS: [&str; 4] = ["qwen2", "llama3", "llama_linear", "mistral"];
 const TINY_VOCAB_SIZE: u32 = 64;
 

@@ -1,7 +1,7 @@
 //! Gradients through whole models: finite differences, adapters, activation checkpointing, micro-batches.
 //!
-//! The tight check of gradients is [`crate::golden`]; finite differences find mistakes of structure in what the oracle does
-//! not have: biases, adapters, an untied head, the remaining objectives.
+//! The tight check of gradients is [`crate::golden`]; finite differences find mistakes of structure in what the
+//! oracle does not have: biases, adapters, an untied head, the remaining objectives.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use gsil::config::{ObjectiveName, OptimizerName, TrainConfig};
@@ -36,8 +36,9 @@ const VOCAB_SIZE: u32 = 40;
 /// The scale of all losses here.
 const SCALE: f64 = 0.5;
 
-/// Half the distance of the two evaluations of a finite difference. The error of a central difference grows as its square;
-/// the rounding of log-probs (about -40 nats, so 4e-6) is divided by it. 5e-3 keeps both near a thousandth of the gradients.
+/// Half the distance of the two evaluations of a finite difference. The error of a central difference grows as its
+/// square; the rounding of log-probs (about -40 nats, so 4e-6) is divided by it. 5e-3 keeps both near a thousandth of
+/// the gradients.
 const STEP: f32 = 5e-3;
 /// Of the gradient itself: the difference quotient's own error.
 const RELATIVE_TOLERANCE: f64 = 1e-2;
@@ -191,7 +192,8 @@ fn assert_all_near(what: &str, actual: &Named, expected: &Named, tolerance: f64)
     }
 }
 
-/// The gradient that one update applies: plain descent with so large a learning rate that the old parameters are lost in it.
+/// The gradient that one update applies: plain descent with so large a learning rate that the old parameters are lost
+/// in it.
 fn gradients_of_an_update(
     model: CausalLm,
     pairs: &[Pair],
@@ -216,8 +218,8 @@ fn gradients_of_an_update(
     parameters
 }
 
-/// Compares gradients with central differences at two places of every trained parameter: the largest gradient and one other.
-/// Returns the names of the trained parameters.
+/// Compares gradients with central differences at two places of every trained parameter: the largest gradient and one
+/// other. Returns the names of the trained parameters.
 fn check_finite_differences(device: &str, model: CausalLm) -> Vec<String> {
     let mut pairs = random_pairs(2);
     let log_probs = scores(&model, &sequences(&pairs), 1);

@@ -1,4 +1,4 @@
-"""Makes tests/fixtures/tiny_models: one tiny random model per architectural switch, with the logits that transformers computes.
+"""Makes tests/fixtures/tiny_models: tiny random models, one per architecture, with the logits of transformers.
 
 Run by hand, from the root of the repository, when a case is added; the tests only read what it wrote:
     pip install torch transformers        (made with torch 2.15.0, transformers 5.23.0, float32 on a CPU)

@@ -1,7 +1,8 @@
 //! The devices that tests run on: every one that is compiled in and present.
 //!
-//! `GSIL_TEST_DEVICE=flex` (or `ndarray`, `wgpu`, `wgpu:1`, or several with commas) restricts the tests to some. Tests that need
-//! many tensor shapes run on the CPU devices only, because a graphics card compiles a program for every new shape.
+//! `GSIL_TEST_DEVICE=flex` (or `ndarray`, `wgpu`, `wgpu:1`, or several with commas) restricts the tests to some.
+//! Tests that need many tensor shapes run on the CPU devices only, because a graphics card compiles a program for
+//! every new shape.
 
 use std::io::Write;
 use std::sync::OnceLock;

@@ -36,8 +36,8 @@ pub fn load_model(folder: &Path, device: &Device) -> CausalLm {
     Policy::open(folder).unwrap().load(&device.clone().autodiff(), &Console::stderr()).unwrap()
 }
 
-/// A tiny model in which nothing is without effect: wide matrices, norms around 1, biases around 0. The values depend on the
-/// seed alone, not on the device.
+/// A tiny model in which nothing is without effect: wide matrices, norms around 1, biases around 0. The values depend
+/// on the seed alone, not on the device.
 pub fn random_model(config: &Value, seed: u64, device: &Device) -> CausalLm {
     let config = ModelConfig::from_json(config, None, Path::new("a test's model")).unwrap();
     let model = weights::initialize(&config, seed, &device.clone().autodiff()).unwrap();
@@ -52,7 +52,8 @@ pub fn random_model(config: &Value, seed: u64, device: &Device) -> CausalLm {
     model
 }
 
-/// Adapters on every projection, with both factors away from zero: a fresh adapter has no effect and half its gradients are 0.
+/// Adapters on every projection, with both factors away from zero: a fresh adapter has no effect and half its
+/// gradients are 0.
 pub fn with_random_adapters(model: CausalLm, rank: usize, seed: u64) -> CausalLm {
     let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"].map(str::to_owned);
     let model = model.with_adapters(rank, 2.0 * rank as f64, &targets, seed);
