@@ -1,1 +1,7 @@
+//! The integration tests: one binary, so that the crate is linked once.
 
+mod decoding;
+mod golden;
+mod gradients;
+mod support;
+mod training;
