@@ -20,7 +20,7 @@ const NAMES: [ObjectiveName; 7] = [
 const LOG_RATIOS: [(f32, f32); 5] = [(0.0, 0.0), (0.5, -0.5), (1.0, -1.0), (2.0, -2.0), (4.0, -4.0)];
 
 pub fn main() -> gsil::Result<()> {
-    let device = gsil::device::open("auto")?;
+    let device = gsil::device::open("flex")?;
     // The reference gave both responses a log-prob of -20 nats; the policy has moved by the log-ratio.
     let side = |log_ratios: Vec<f32>| {
         let policy: Vec<f32> = log_ratios.iter().map(|r| r - 20.0).collect();

@@ -28,7 +28,7 @@ impl ConvexFunction for JensenShannon {
 }
 
 pub fn main() -> gsil::Result<()> {
-    let device = gsil::device::open("auto")?;
+    let device = gsil::device::open("flex")?;
     let side = |log_ratio: f32| SideLogProbs {
         policy: Tensor::full([1], log_ratio, &device),
         reference: Tensor::zeros([1], &device),

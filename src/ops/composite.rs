@@ -8,6 +8,8 @@ use burn::backend::{
 };
 use burn::tensor::{IndexingUpdateOp, Shape, Slice};
 
+use super::{AdamW, RmsProp};
+
 /// `x / sqrt(mean(x²) + eps)`, and the reciprocal root `[N, 1]`.
 fn normalized<B: Backend>(x: FloatTensor<B>, eps: f32) -> (FloatTensor<B>, FloatTensor<B>) {
     let mean_square = B::float_mean_dim(B::float_mul(x.clone(), x.clone()), 1);
@@ -153,4 +155,39 @@ pub fn selected_log_probs_backward<B: Backend>(
         false => B::float_slice(B::float_reshape(g, Shape::new([num_rows])), &[Slice::from(0..1)]),
     };
     (dh, dw)
+}
+
+/// `old * keep + new * (1 - keep)`.
+fn moving_average<B: Backend>(old: FloatTensor<B>, new: FloatTensor<B>, keep: f64) -> FloatTensor<B> {
+    B::float_add(B::float_mul_scalar(old, keep.into()), B::float_mul_scalar(new, (1.0 - keep).into()))
+}
+
+pub fn adamw<B: Backend>(
+    parameter: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+    mean: FloatTensor<B>,
+    mean_square: FloatTensor<B>,
+    numbers: AdamW,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let AdamW { beta1, beta2, epsilon, decay, step_size, root_correction } = numbers;
+    let mean = moving_average::<B>(mean, gradient.clone(), beta1);
+    let mean_square = moving_average::<B>(mean_square, B::float_mul(gradient.clone(), gradient), beta2);
+    let root = B::float_div_scalar(B::float_sqrt(mean_square.clone()), root_correction.into());
+    let step = B::float_div(mean.clone(), B::float_add_scalar(root, epsilon.into()));
+    let decayed = B::float_mul_scalar(parameter, decay.into());
+    (B::float_sub(decayed, B::float_mul_scalar(step, step_size.into())), mean, mean_square)
+}
+
+pub fn rmsprop<B: Backend>(
+    parameter: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+    mean_square: FloatTensor<B>,
+    numbers: RmsProp,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let RmsProp { alpha, epsilon, weight_decay, lr } = numbers;
+    let gradient = B::float_add(gradient, B::float_mul_scalar(parameter.clone(), weight_decay.into()));
+    let mean_square = moving_average::<B>(mean_square, B::float_mul(gradient.clone(), gradient.clone()), alpha);
+    let root = B::float_add_scalar(B::float_sqrt(mean_square.clone()), epsilon.into());
+    let step = B::float_mul_scalar(B::float_div(gradient, root), lr.into());
+    (B::float_sub(parameter, step), mean_square)
 }

@@ -11,7 +11,7 @@ use burn::backend::{
 use burn::tensor::{DType, Shape, TensorData};
 use rayon::prelude::*;
 
-use super::{ModelOps, composite, simd};
+use super::{AdamW, ModelOps, RmsProp, composite, simd};
 
 /// Numbers that one task works on: enough to outweigh handing it out, few enough to share among cores.
 const NUMBERS_PER_TASK: usize = 1 << 15;
@@ -233,6 +233,51 @@ impl ModelOps for Flex {
         }
         let dw_shape = if need_dw { Shape::new([vocab_size, size]) } else { Shape::new([1]) };
         (dh.expect("a vocabulary has at least one token"), tensor(dw, dw_shape))
+    }
+
+    fn adamw(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        mean_square: FloatTensor<Self>,
+        numbers: AdamW,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if !is_f32(&[&parameter, &gradient, &mean, &mean_square]) {
+            return composite::adamw::<Self>(parameter, gradient, mean, mean_square, numbers);
+        }
+        let gradient = gradient.to_contiguous();
+        let (mut parameter, shape) = owned(parameter);
+        let ((mut mean, _), (mut mean_square, _)) = (owned(mean), owned(mean_square));
+        parameter
+            .par_chunks_mut(NUMBERS_PER_TASK)
+            .zip(values(&gradient).par_chunks(NUMBERS_PER_TASK))
+            .zip(mean.par_chunks_mut(NUMBERS_PER_TASK))
+            .zip(mean_square.par_chunks_mut(NUMBERS_PER_TASK))
+            .for_each(|(((parameter, gradient), mean), mean_square)| {
+                simd::run(simd::AdamWUpdate { parameter, gradient, mean, mean_square, numbers });
+            });
+        (tensor(parameter, shape.clone()), tensor(mean, shape.clone()), tensor(mean_square, shape))
+    }
+
+    fn rmsprop(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        mean_square: FloatTensor<Self>,
+        numbers: RmsProp,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !is_f32(&[&parameter, &gradient, &mean_square]) {
+            return composite::rmsprop::<Self>(parameter, gradient, mean_square, numbers);
+        }
+        let gradient = gradient.to_contiguous();
+        let ((mut parameter, shape), (mut mean_square, _)) = (owned(parameter), owned(mean_square));
+        parameter
+            .par_chunks_mut(NUMBERS_PER_TASK)
+            .zip(values(&gradient).par_chunks(NUMBERS_PER_TASK))
+            .zip(mean_square.par_chunks_mut(NUMBERS_PER_TASK))
+            .for_each(|((parameter, gradient), mean_square)| {
+                simd::run(simd::RmsPropUpdate { parameter, gradient, mean_square, numbers });
+            });
+        (tensor(parameter, shape.clone()), tensor(mean_square, shape))
     }
 }
 

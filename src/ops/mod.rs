@@ -99,6 +99,50 @@ pub trait ModelOps: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         composite::selected_log_probs_backward::<Self>(h, w, targets, forward, g, chunk, need_dw)
     }
+
+    /// See [`adamw`].
+    fn adamw(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        mean_square: FloatTensor<Self>,
+        numbers: AdamW,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        composite::adamw::<Self>(parameter, gradient, mean, mean_square, numbers)
+    }
+
+    /// See [`rmsprop`].
+    fn rmsprop(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        mean_square: FloatTensor<Self>,
+        numbers: RmsProp,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        composite::rmsprop::<Self>(parameter, gradient, mean_square, numbers)
+    }
+}
+
+/// The numbers of one AdamW update.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamW {
+    pub beta1: f64, // f64, because 1 - beta is rounded only once then, as PyTorch does
+    pub beta2: f64,
+    pub epsilon: f32,
+    /// `1 - lr weight_decay`.
+    pub decay: f32,
+    /// `lr / (1 - beta1^t)` at update t.
+    pub step_size: f32,
+    /// `sqrt(1 - beta2^t)`.
+    pub root_correction: f32,
+}
+
+/// The numbers of one RMSprop update.
+#[derive(Debug, Clone, Copy)]
+pub struct RmsProp {
+    pub alpha: f64,
+    pub epsilon: f32,
+    pub weight_decay: f32,
+    pub lr: f32,
 }
 
 #[cfg(feature = "ndarray")]
@@ -145,6 +189,48 @@ pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
 pub fn causal_softmax(scores: Tensor<3>, scale: f64) -> Tensor<3> {
     assert_eq!(scores.dims()[1], scores.dims()[2], "causal_softmax: as many keys as queries");
     Tensor::from_dispatch(<Dispatch as ModelOps>::causal_softmax(scores.into_dispatch(), scale as f32))
+}
+
+/// One AdamW update, in place where nobody else holds the tensors:
+/// `m <- b1 m + (1 - b1) g`, `v <- b2 v + (1 - b2) g²`, `p <- decay p - step_size m / (sqrt(v) / root_correction + eps)`.
+///
+/// # Shapes
+/// All flat and of one length. Returns p, m, v.
+pub fn adamw(
+    parameter: Tensor<1>,
+    gradient: Tensor<1>,
+    mean: Tensor<1>,
+    mean_square: Tensor<1>,
+    numbers: AdamW,
+) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
+    let (parameter, mean, mean_square) = <Dispatch as ModelOps>::adamw(
+        parameter.into_dispatch(),
+        gradient.into_dispatch(),
+        mean.into_dispatch(),
+        mean_square.into_dispatch(),
+        numbers,
+    );
+    (Tensor::from_dispatch(parameter), Tensor::from_dispatch(mean), Tensor::from_dispatch(mean_square))
+}
+
+/// One RMSprop update, in place where nobody else holds the tensors:
+/// `g <- g + weight_decay p`, `v <- alpha v + (1 - alpha) g²`, `p <- p - lr g / (sqrt(v) + eps)`.
+///
+/// # Shapes
+/// All flat and of one length. Returns p and v.
+pub fn rmsprop(
+    parameter: Tensor<1>,
+    gradient: Tensor<1>,
+    mean_square: Tensor<1>,
+    numbers: RmsProp,
+) -> (Tensor<1>, Tensor<1>) {
+    let (parameter, mean_square) = <Dispatch as ModelOps>::rmsprop(
+        parameter.into_dispatch(),
+        gradient.into_dispatch(),
+        mean_square.into_dispatch(),
+        numbers,
+    );
+    (Tensor::from_dispatch(parameter), Tensor::from_dispatch(mean_square))
 }
 
 /// Log-probs (nats) of given tokens straight from hidden states: `log softmax(h wᵀ)[target]`, without ever holding all

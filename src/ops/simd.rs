@@ -4,6 +4,8 @@
 //! Arm), whichever is the best that the processor has. A kernel works on the rows it is given, on one thread; sums run in a
 //! fixed order, so that results do not depend on how many threads share the rows.
 
+use super::{AdamW, RmsProp};
+
 /// Work on a block of rows. `run` must be `#[inline(always)]`: only what is inlined into the functions of [`run`] is compiled for
 /// their instruction sets. (A closure instead of this trait was tried: the compiler left it outside, and every fused
 /// multiply-add became a call.)
@@ -283,6 +285,57 @@ impl Kernel for MinusProbability<'_> {
     fn run(self) {
         for value in self.logits {
             *value = -self.g * exp(*value - self.log_sum);
+        }
+    }
+}
+
+/// One AdamW update; see [`super::adamw`].
+pub struct AdamWUpdate<'a> {
+    pub parameter: &'a mut [f32],
+    pub gradient: &'a [f32],
+    pub mean: &'a mut [f32],
+    pub mean_square: &'a mut [f32],
+    pub numbers: AdamW,
+}
+
+impl Kernel for AdamWUpdate<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let AdamW { beta1, beta2, epsilon, decay, step_size, root_correction } = self.numbers;
+        let (keep1, new1) = (beta1 as f32, (1.0 - beta1) as f32);
+        let (keep2, new2) = (beta2 as f32, (1.0 - beta2) as f32);
+        let len = self.parameter.len();
+        let (parameter, gradient) = (self.parameter, &self.gradient[..len]);
+        let (mean, mean_square) = (&mut self.mean[..len], &mut self.mean_square[..len]);
+        for i in 0..len {
+            let g = gradient[i];
+            mean[i] = mean[i] * keep1 + g * new1;
+            mean_square[i] = mean_square[i] * keep2 + g * g * new2;
+            let root = mean_square[i].sqrt() / root_correction + epsilon;
+            parameter[i] = parameter[i] * decay - mean[i] / root * step_size;
+        }
+    }
+}
+
+/// One RMSprop update; see [`super::rmsprop`].
+pub struct RmsPropUpdate<'a> {
+    pub parameter: &'a mut [f32],
+    pub gradient: &'a [f32],
+    pub mean_square: &'a mut [f32],
+    pub numbers: RmsProp,
+}
+
+impl Kernel for RmsPropUpdate<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let RmsProp { alpha, epsilon, weight_decay, lr } = self.numbers;
+        let (keep, new) = (alpha as f32, (1.0 - alpha) as f32);
+        let len = self.parameter.len();
+        let (parameter, gradient, mean_square) = (self.parameter, &self.gradient[..len], &mut self.mean_square[..len]);
+        for i in 0..len {
+            let g = gradient[i] + parameter[i] * weight_decay;
+            mean_square[i] = mean_square[i] * keep + g * g * new;
+            parameter[i] -= g / (mean_square[i].sqrt() + epsilon) * lr;
         }
     }
 }
