@@ -8,7 +8,7 @@ use gsil::formats::safetensors::{TensorToWrite, open_safetensors, write_safetens
 use serde_json::json;
 use tempfile::{TempDir, tempdir};
 
-use crate::support::binary::{command, golden, gsil, text, tiny_model_with, wait, write_rows};
+use crate::support::binary::{command, golden, gsil, say_skipped, text, tiny_model_with, wait, write_rows};
 
 /// Exit codes, as `Error::exit_code` has them.
 const USAGE: i32 = 2;
@@ -349,7 +349,7 @@ fn resuming_a_folder_without_a_run_is_refused() {
 fn a_disk_that_is_full_is_an_error_with_exit_code_6() {
     let full = Path::new("/dev/full");
     if !full.exists() {
-        eprintln!("SKIPPED: this system has no /dev/full");
+        say_skipped("a full disk", "this system has no /dev/full");
         return;
     }
     let folder = good_input();
