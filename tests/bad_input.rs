@@ -165,7 +165,8 @@ fn an_unused_tensor_is_named() {
 fn an_id_beyond_the_vocabulary_is_named_with_its_line() {
     let folder = good_input();
     let row = json!({"prompt_ids": [3, 515], "response_ids": [4]});
-    fs::write(folder.path().join("rows.jsonl"), format!("{{\"prompt_ids\":[3],\"response_ids\":[514]}}\n{row}\n")).unwrap();
+    fs::write(folder.path().join("rows.jsonl"), format!("{{\"prompt_ids\":[3],\"response_ids\":[514]}}\n{row}\n"))
+        .unwrap();
     let stderr = train_refused(&folder, INPUT, &[]);
     assert_says(&stderr, &["rows.jsonl, line 2", "token id 515 in the prompt", "the model has 515 tokens"]);
 }
@@ -239,7 +240,8 @@ fn a_learning_rate_that_is_not_a_number_is_refused() {
 #[test]
 fn an_unknown_key_of_a_file_is_named_with_line_column_and_the_nearest_key() {
     let folder = good_input();
-    fs::write(folder.path().join("run.ron"), "(\n    seed: 3,\n    train: (\n        batchsize: 4,\n    ),\n)\n").unwrap();
+    fs::write(folder.path().join("run.ron"), "(\n    seed: 3,\n    train: (\n        batchsize: 4,\n    ),\n)\n")
+        .unwrap();
     let stderr = train_refused(&folder, USAGE, &["--config", "run.ron"]);
     assert_says(&stderr, &["run.ron:4:9: unknown key `batchsize`", "hint: did you mean `batch_size`?"]);
 }
@@ -321,7 +323,8 @@ fn an_output_that_is_a_file_is_a_disk_error() {
 #[test]
 fn a_built_in_task_that_cannot_be_trained_leaves_no_folder() {
     let folder = good_input();
-    let arguments = ["train", "--output", "run", "train.max_length=4", "generation.max_new_tokens=2", "--device", "flex"];
+    let arguments =
+        ["train", "--output", "run", "train.max_length=4", "generation.max_new_tokens=2", "--device", "flex"];
     assert_says(&refused(&folder, INPUT, &arguments), &["no row is left to train on"]);
 }
 
@@ -341,7 +344,10 @@ fn a_folder_in_which_another_process_works_is_refused() {
 #[test]
 fn resuming_a_folder_without_a_run_is_refused() {
     let folder = good_input();
-    assert_says(&refused(&folder, INPUT, &["resume", "tiny"]), &["tiny: holds no run", "hint: start one with `gsil train`"]);
+    assert_says(
+        &refused(&folder, INPUT, &["resume", "tiny"]),
+        &["tiny: holds no run", "hint: start one with `gsil train`"],
+    );
     assert_says(&refused(&folder, INPUT, &["resume", "absent"]), &["absent: holds no run"]);
 }
 

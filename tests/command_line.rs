@@ -120,7 +120,8 @@ fn score_without_a_reference_has_no_ratios_and_plain_rows_have_no_second_side() 
     let row = json!({"prompt_ids": pair["prompt_ids"], "response_ids": pair["demonstration_ids"]});
     fs::write(&data, format!("{{\"prompt_ids\":[3,4]}}\n{row}\n")).unwrap();
     let model = text(golden("tiny_llama"));
-    let scored = gsil(folder.path(), &["score", "--model", &model, "--data", "rows.jsonl", "--device", &device()]).succeeded();
+    let scored =
+        gsil(folder.path(), &["score", "--model", &model, "--data", "rows.jsonl", "--device", &device()]).succeeded();
     let rows = scored.json_lines();
     assert_eq!(rows.len(), 1);
     assert_eq!(keys(&rows[0]), ["index", "log_prob", "num_response_tokens", "prompt_len", "token_log_probs"]);
@@ -225,7 +226,8 @@ fn eval_prints_the_held_out_figures_as_json() {
     write_rows(&folder.path().join("rows.jsonl"), 5);
     let model = text(ending_model(folder.path()));
     let reference = text(golden("tiny_llama_reference"));
-    let arguments = ["eval", "--model", &model, "--data", "rows.jsonl", "--device", &device(), "generation.max_new_tokens=4"];
+    let arguments =
+        ["eval", "--model", &model, "--data", "rows.jsonl", "--device", &device(), "generation.max_new_tokens=4"];
     let alone: Value = serde_json::from_str(&gsil(folder.path(), &arguments).succeeded().stdout).unwrap();
     assert_eq!((&alone["num_rows"], &alone["greedy"]["num_rows"]), (&json!(5), &json!(5)));
     assert_eq!((&alone["against_reference"], &alone["sampled"]), (&Value::Null, &Value::Null));
@@ -280,7 +282,8 @@ fn without_arguments_the_quickstart_is_run_and_with_a_model_the_defaults() {
 #[test]
 fn flags_win_over_overrides_over_the_file_over_defaults() {
     let folder = tempdir().unwrap();
-    fs::write(folder.path().join("run.ron"), "(seed: 1, device: \"ndarray\", model: \"of the file\", iterations: 5)").unwrap();
+    fs::write(folder.path().join("run.ron"), "(seed: 1, device: \"ndarray\", model: \"of the file\", iterations: 5)")
+        .unwrap();
     let arguments = ["train", "--dry-run", "--config", "run.ron", "iterations=6", "device=wgpu", "--device", "flex"];
     let config = RunConfig::from_ron(&gsil(folder.path(), &arguments).succeeded().stdout, "printed").unwrap();
     assert_eq!(config.save_every, 50, "the default");
@@ -295,7 +298,10 @@ fn the_help_of_every_verb_names_its_flags() {
     let flags = BTreeMap::from([
         ("train", "--config --model --data --output --device --dry-run KEY=VALUE"),
         ("resume", "DIR"),
-        ("generate", "--model --prompt --data --max-new-tokens --temperature --top-k --top-p --seed --batch-size --device"),
+        (
+            "generate",
+            "--model --prompt --data --max-new-tokens --temperature --top-k --top-p --seed --batch-size --device",
+        ),
         ("chat", "--model --device"),
         ("score", "--model --reference --data --device KEY=VALUE"),
         ("eval", "--model --reference --data --device KEY=VALUE"),
@@ -329,7 +335,8 @@ fn a_closed_pipe_ends_the_program_quietly() {
 fn train(folder: &Path, output: &str, overrides: &[&str]) -> Outcome {
     let (model, device) = (text(ending_model(folder)), device());
     write_rows(&folder.join("rows.jsonl"), 6);
-    let mut arguments = vec!["train", "--model", &model, "--data", "rows.jsonl", "--output", output, "--device", &device];
+    let mut arguments =
+        vec!["train", "--model", &model, "--data", "rows.jsonl", "--output", output, "--device", &device];
     arguments.extend(["iterations=2", "generation.max_new_tokens=12", "train.batch_size=3", "train.lr=1e-3"]);
     arguments.extend(overrides);
     gsil(folder, &arguments).succeeded()
@@ -348,8 +355,18 @@ fn a_run_folder_holds_what_its_documentation_says() {
         fs::read_dir(&run).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort_unstable();
     let expected = [
-        ".lock", "checkpoints", "config.ron", "env.json", "evaluations.jsonl", "held_out.jsonl", "iteration-000",
-        "iteration-001", "latest", "metrics.jsonl", "model", "self_generation.jsonl",
+        ".lock",
+        "checkpoints",
+        "config.ron",
+        "env.json",
+        "evaluations.jsonl",
+        "held_out.jsonl",
+        "iteration-000",
+        "iteration-001",
+        "latest",
+        "metrics.jsonl",
+        "model",
+        "self_generation.jsonl",
     ];
     assert_eq!(names, expected);
     let config = RunConfig::from_ron(&read(&run.join("config.ron")), "config.ron").unwrap();
@@ -365,7 +382,10 @@ fn a_run_folder_holds_what_its_documentation_says() {
         assert_eq!(read_json_lines(&run.join(iteration).join("demonstrations.jsonl")).len(), 6);
     }
     let stages = read_json_lines(&run.join("evaluations.jsonl"));
-    assert_eq!(stages.iter().map(|row| row["stage"].as_str().unwrap()).collect::<Vec<_>>(), ["start", "iteration 0", "iteration 1"]);
+    assert_eq!(
+        stages.iter().map(|row| row["stage"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["start", "iteration 0", "iteration 1"]
+    );
     for stage in ["start", "iteration 0", "iteration 1"] {
         assert!(trained.stdout.contains(stage), "the table has a row for {stage}: {}", trained.stdout);
     }
@@ -378,10 +398,25 @@ fn every_update_is_logged_with_all_signs_of_health() {
     assert_eq!(trained.stdout, "", "without held-out rows there is no table");
     let rows = metrics(folder.path(), "run");
     let signs = [
-        "demonstration_log_prob_per_token", "epoch", "grad_norm", "implicit_reward_accuracy", "log_ratio_demonstration",
-        "log_ratio_margin", "log_ratio_self_generated", "loss", "loss_demonstration", "loss_self_generated", "lr",
-        "max_abs_log_ratio_demonstration", "max_abs_log_ratio_self_generated", "num_clamped", "seconds", "stage",
-        "stage_step", "tokens_per_s", "total_step",
+        "demonstration_log_prob_per_token",
+        "epoch",
+        "grad_norm",
+        "implicit_reward_accuracy",
+        "log_ratio_demonstration",
+        "log_ratio_margin",
+        "log_ratio_self_generated",
+        "loss",
+        "loss_demonstration",
+        "loss_self_generated",
+        "lr",
+        "max_abs_log_ratio_demonstration",
+        "max_abs_log_ratio_self_generated",
+        "num_clamped",
+        "seconds",
+        "stage",
+        "stage_step",
+        "tokens_per_s",
+        "total_step",
     ];
     for (i, row) in rows.iter().enumerate() {
         assert_eq!(keys(row), signs);
@@ -424,7 +459,17 @@ fn the_aligned_model_is_a_model_again_and_not_the_one_it_started_from() {
 fn every_objective_trains() {
     let folder = tempdir().unwrap();
     for name in [
-        "bernoulli", "brier", "hinge", "kliep", "lsif", "bregman_power", "spin", "sft", "simper", "dil_lsif", "dil_ukl",
+        "bernoulli",
+        "brier",
+        "hinge",
+        "kliep",
+        "lsif",
+        "bregman_power",
+        "spin",
+        "sft",
+        "simper",
+        "dil_lsif",
+        "dil_ukl",
         "dil_bce",
     ] {
         let overrides = [&format!("objective.name={name}"), "iterations=1", "generation.max_new_tokens=30"];
@@ -546,8 +591,15 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_does_not() {
 fn a_small_quickstart_runs_to_its_end_and_prints_the_comparison() {
     let folder = tempdir().unwrap();
     let overrides = [
-        "word_problems.num_train=60", "word_problems.num_test=20", "evaluation.generate_rows=20", "iterations=1",
-        "sft.epochs=1", "sft.batch_size=20", "sft.micro_batch_size=20", "train.batch_size=20", "train.micro_batch_size=20",
+        "word_problems.num_train=60",
+        "word_problems.num_test=20",
+        "evaluation.generate_rows=20",
+        "iterations=1",
+        "sft.epochs=1",
+        "sft.batch_size=20",
+        "sft.micro_batch_size=20",
+        "train.batch_size=20",
+        "train.micro_batch_size=20",
         "generation.unfinished=mask",
     ];
     let finished = gsil(folder.path(), &[&["train", "--device", &device()], &overrides[..]].concat()).succeeded();
@@ -569,6 +621,9 @@ fn a_small_quickstart_runs_to_its_end_and_prints_the_comparison() {
     assert_eq!(updates, expected.map(|(stage, updates)| (stage.to_owned(), updates)));
     assert!(finished.stderr.contains("self-generated  "), "sample responses are shown: {}", finished.stderr);
     assert!(folder.path().join("runs/quickstart/model/model.safetensors").exists());
-    let again = gsil(folder.path(), &["generate", "--model", "runs/quickstart/model", "--prompt", "tom has 2 .", "--max-new-tokens", "3"]);
+    let again = gsil(
+        folder.path(),
+        &["generate", "--model", "runs/quickstart/model", "--prompt", "tom has 2 .", "--max-new-tokens", "3"],
+    );
     again.succeeded();
 }

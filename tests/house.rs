@@ -11,8 +11,20 @@ use crate::support::binary::{gsil, read};
 /// The modules from the ground up: each may use those before it and itself, and nothing after it. `lib` and `main` stand
 /// above all.
 const LAYERS: [&str; 14] = [
-    "error", "config", "device", "report", "ops", "formats", "model", "data", "policy", "objective", "generate", "eval",
-    "train", "cli",
+    "error",
+    "config",
+    "device",
+    "report",
+    "ops",
+    "formats",
+    "model",
+    "data",
+    "policy",
+    "objective",
+    "generate",
+    "eval",
+    "train",
+    "cli",
 ];
 
 #[test]
@@ -97,7 +109,11 @@ fn the_command_in_the_head_of_every_preset_is_one_that_runs() {
 
 fn presets() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
-    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "ron")).collect()
+    fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "ron"))
+        .collect()
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
@@ -115,7 +131,8 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 fn used_modules(line: &str) -> Vec<String> {
     let code = line.split("//").next().unwrap();
     let paths = code.split("crate::").skip(1);
-    let name = |path: &str| path.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let name =
+        |path: &str| path.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     paths
         .flat_map(|path| match path.strip_prefix('{') {
             Some(group) if !group.contains('}') => panic!("write one `use` a line, not {line}"),

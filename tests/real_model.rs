@@ -15,8 +15,8 @@ use gsil::data::rows::{Message, Prompt, Response};
 use gsil::data::tokenizer::Tokenizer;
 use gsil::generate::sampler::Sampling;
 use gsil::generate::{Decoding, Event, Request, generate};
-use gsil::model::weights::to_host;
 use gsil::model::CausalLm;
+use gsil::model::weights::to_host;
 use gsil::objective::log_probs::score;
 use gsil::policy::Policy;
 use gsil::report::console::Console;
@@ -182,7 +182,8 @@ fn the_binary_writes_the_golden_greedy_text_of_the_real_model() {
     let Some(path) = gguf("greedy text") else { return };
     let folder = tempdir().unwrap();
     let conversation = &conversations()[0];
-    let arguments = ["generate", "--model", &text(&path), "--prompt", words(conversation, "user"), "--temperature", "0"];
+    let arguments =
+        ["generate", "--model", &text(&path), "--prompt", words(conversation, "user"), "--temperature", "0"];
     let options = ["--max-new-tokens", "32", "--device", &device()];
     let printed = gsil(folder.path(), &[&arguments[..], &options].concat()).succeeded().stdout;
     let tokenizer = Policy::open(&path).unwrap().tokenizer.unwrap();
@@ -194,15 +195,24 @@ fn an_adapter_trained_on_the_real_model_is_exported_as_a_model_that_opens_again(
     let Some(path) = gguf("training and export of the real model") else { return };
     let folder = tempdir().unwrap();
     let rows = [
-        ("Natalia sold 48 clips in April and half as many in May. How many in total?", "48 / 2 = 24. 48 + 24 = 72.\n#### 72"),
+        (
+            "Natalia sold 48 clips in April and half as many in May. How many in total?",
+            "48 / 2 = 24. 48 + 24 = 72.\n#### 72",
+        ),
         ("A pen costs 3 dollars. How much do 4 pens cost?", "4 * 3 = 12.\n#### 12"),
     ];
     let lines = rows.map(|(question, answer)| json!({"question": question, "answer": answer}).to_string() + "\n");
     fs::write(folder.path().join("rows.jsonl"), lines.concat()).unwrap();
-    let arguments = ["train", "--model", &text(&path), "--data", "rows.jsonl", "--output", "run", "--device", &device()];
+    let arguments =
+        ["train", "--model", &text(&path), "--data", "rows.jsonl", "--output", "run", "--device", &device()];
     let overrides = [
-        "lora.rank=2", "generation.max_new_tokens=8", "generation.unfinished=mask", "train.batch_size=2", "train.lr=1e-3",
-        "evaluation.data=rows.jsonl", "evaluation.generate_rows=0",
+        "lora.rank=2",
+        "generation.max_new_tokens=8",
+        "generation.unfinished=mask",
+        "train.batch_size=2",
+        "train.lr=1e-3",
+        "evaluation.data=rows.jsonl",
+        "evaluation.generate_rows=0",
     ];
     gsil(folder.path(), &[&arguments[..], &overrides].concat()).succeeded();
     assert_eq!(read_json_lines(&folder.path().join("run/metrics.jsonl")).len(), 1);

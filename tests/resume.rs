@@ -44,7 +44,8 @@ impl Recipe {
         if self.path(run).join("config.ron").exists() {
             return command(path, &["resume", run]).spawn().unwrap();
         }
-        let mut arguments = vec!["train", "--model", "tiny", "--data", "rows.jsonl", "--device", "flex", "--output", run];
+        let mut arguments =
+            vec!["train", "--model", "tiny", "--data", "rows.jsonl", "--device", "flex", "--output", run];
         arguments.extend([
             "evaluation.data=held_out.jsonl",
             "iterations=2",
@@ -229,9 +230,19 @@ fn a_run_asked_to_stop_at_random_moments_resumes_to_the_same_bytes() {
 fn a_small_quickstart_killed_at_random_moments_resumes_to_the_same_bytes() {
     let folder = tempdir().unwrap();
     let overrides = [
-        "word_problems.num_train=40", "word_problems.num_test=8", "evaluation.generate_rows=4", "iterations=1", "sft.epochs=1",
-        "sft.batch_size=10", "sft.micro_batch_size=10", "train.batch_size=10", "train.micro_batch_size=10", "save_every=1",
-        "generation.unfinished=mask", "generation.batch_size=10", "device=flex",
+        "word_problems.num_train=40",
+        "word_problems.num_test=8",
+        "evaluation.generate_rows=4",
+        "iterations=1",
+        "sft.epochs=1",
+        "sft.batch_size=10",
+        "sft.micro_batch_size=10",
+        "train.batch_size=10",
+        "train.micro_batch_size=10",
+        "save_every=1",
+        "generation.unfinished=mask",
+        "generation.batch_size=10",
+        "device=flex",
     ];
     let start = |run: &str| match folder.path().join(run).join("config.ron").exists() {
         true => command(folder.path(), &["resume", run]).spawn().unwrap(),

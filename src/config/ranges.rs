@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn keys_that_do_not_fit_each_other_are_refused() {
-        let cases: [(&[&str], &str); 10] = [
+        let cases: [(&[&str], &str); 11] = [
             (&["train.micro_batch_size=9"], "train.micro_batch_size: 9 is more than train.batch_size, 8"),
             (&["sft.batch_size=1"], "sft.micro_batch_size: 2 is more than sft.batch_size, 1"),
             (&["generation.max_new_tokens=1024"], "generation.max_new_tokens: 1024 leaves no room"),

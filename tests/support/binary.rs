@@ -116,7 +116,8 @@ pub fn is_end_token(id: u64) -> bool {
 pub fn write_rows(path: &Path, num_rows: usize) {
     let mut random = Random(7);
     let rows = (0..num_rows).map(|_| {
-        let ids = |random: &mut Random, len: usize| -> Vec<usize> { (0..len).map(|_| 210 + random.below(305)).collect() };
+        let ids =
+            |random: &mut Random, len: usize| -> Vec<usize> { (0..len).map(|_| 210 + random.below(305)).collect() };
         let prompt_len = 3 + random.below(5);
         let prompt_ids = ids(&mut random, prompt_len);
         let response_len = 2 + random.below(5);
