@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use burn::module::Module;
 use clap::Args;
 
-use super::{ModelArgs, config_with, print_line};
+use super::{ModelArgs, config_with, open_reference, print_line};
 use crate::data::examples::prepare_examples;
 use crate::data::rows::read_rows;
 use crate::device;
@@ -35,7 +35,7 @@ pub(super) fn eval(args: EvalArgs) -> Result<()> {
     let console = Console::stderr();
     let device_name = device::resolve_name(&args.model.device);
     let policy = Policy::open(&args.model.model)?;
-    let reference = args.reference.as_deref().map(Policy::open).transpose()?;
+    let reference = args.reference.as_deref().map(|path| open_reference(path, &policy)).transpose()?;
     let rows = read_rows(&args.data, Some(config.evaluation.max_rows))?;
     let max_length = policy.config.max_position_embeddings;
     let (examples, dropped) =

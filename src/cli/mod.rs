@@ -8,12 +8,13 @@ mod score;
 mod train;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
+use crate::policy::Policy;
 
 /// Teach a small language model to imitate your demonstrations, on the computer you have.
 #[derive(Debug, Parser)]
@@ -75,6 +76,17 @@ fn config_with(overrides: &[String]) -> Result<RunConfig> {
     config.resolve();
     config.validate()?;
     Ok(config)
+}
+
+/// Opens the model that a policy's log-ratios are taken against.
+fn open_reference(path: &Path, policy: &Policy) -> Result<Policy> {
+    let reference = Policy::open(path)?;
+    let (ours, theirs) = (policy.config.vocab_size, reference.config.vocab_size);
+    if ours != theirs {
+        return Err(Error::input(path, format!("has {theirs} token ids, the model has {ours}"))
+            .with_hint("policy and reference must share one vocabulary"));
+    }
+    Ok(reference)
 }
 
 /// Writes one line of data. A closed pipe (`gsil .. | head`) ends the program quietly, as other tools do.

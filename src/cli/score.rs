@@ -7,12 +7,12 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
 use serde::Serialize;
 
-use super::{ModelArgs, config_with, print_json};
+use super::{ModelArgs, config_with, open_reference, print_json};
 use crate::data::batch::Sequence;
 use crate::data::examples::{Example, prepare_examples};
 use crate::data::rows::read_rows;
 use crate::device;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::weights::to_host;
 use crate::objective::{Objective, SideLogProbs, log_probs};
 use crate::policy::Policy;
@@ -78,12 +78,7 @@ pub(super) fn score(args: ScoreArgs) -> Result<()> {
     let console = Console::stderr();
     let device_name = device::resolve_name(&args.model.device);
     let policy = Policy::open(&args.model.model)?;
-    let reference = args.reference.as_deref().map(Policy::open).transpose()?;
-    if let Some(other) = reference.as_ref().filter(|other| other.config.vocab_size != policy.config.vocab_size) {
-        let (ours, theirs) = (policy.config.vocab_size, other.config.vocab_size);
-        return Err(Error::input(&other.files.path, format!("has {theirs} token ids, the model has {ours}"))
-            .with_hint("policy and reference must share one vocabulary"));
-    }
+    let reference = args.reference.as_deref().map(|path| open_reference(path, &policy)).transpose()?;
     let examples = read_examples(&args.data, &policy, &console)?;
     let device = device::open(device_name)?;
     let multiple = num_tokens_multiple(device_name);

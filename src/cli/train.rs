@@ -9,8 +9,8 @@ use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::report::console::Console;
 use crate::report::table::{format_table, number, percent};
-use crate::train::EvaluationRow;
 use crate::train::setup::Run;
+use crate::train::{EvaluationRow, MODEL_FOLDER, results_if_finished};
 
 #[derive(Debug, Args)]
 pub(super) struct TrainArgs {
@@ -58,7 +58,12 @@ pub(super) fn train(args: TrainArgs) -> Result<()> {
 }
 
 pub(super) fn resume(args: ResumeArgs) -> Result<()> {
-    let (run, model) = Run::resume(&args.dir, Console::stderr())?;
+    let console = Console::stderr();
+    if let Some(rows) = results_if_finished(&args.dir)? {
+        console.say(format!("this run is finished; the aligned model is {}", args.dir.join(MODEL_FOLDER).display()));
+        return print_results(&rows);
+    }
+    let (run, model) = Run::resume(&args.dir, console)?;
     print_results(&run.train(model)?)
 }
 

@@ -115,7 +115,8 @@ fn replaced(tree: &Value, complete: &Value, key: &str, value: Value) -> Value {
     changed
 }
 
-/// The ways to read a value, likeliest first: `none`, then RON, then the text as it stands (paths need no quotes).
+/// The ways to read a value, likeliest first: `none`, then RON, then words without quotes: a list of them, and the text as it
+/// stands (paths need none).
 fn candidates(text: &str, is_section: bool) -> Vec<Value> {
     let is_none = matches!(text, "none" | "None");
     let mut values = Vec::new();
@@ -130,6 +131,10 @@ fn candidates(text: &str, is_section: bool) -> Vec<Value> {
         parse::dialect().from_str::<Value>(text)
     {
         values.push(value);
+    }
+    // A shell takes the quotes out of `["q_proj", "v_proj"]`.
+    if let Some(words) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        values.push(words.split(',').map(|word| Value::String(word.trim().to_owned())).collect());
     }
     values.push(Value::String(text.to_owned()));
     values
@@ -208,6 +213,7 @@ mod tests {
         assert_eq!((config.objective.name, config.train.optimizer), (ObjectiveName::DilUkl, OptimizerName::Sgd));
         assert_eq!((config.train.betas, config.objective.shift), ((0.8, 0.98), 2.0));
         assert_eq!(config.lora.unwrap().target_modules, ["q_proj"]);
+        assert_eq!(set_all(&["lora.target_modules=[q_proj, o_proj]"]).lora.unwrap().target_modules, ["q_proj", "o_proj"]);
         assert_eq!((config.device.as_str(), config.evaluation.sampled), ("wgpu:1", true));
     }
 

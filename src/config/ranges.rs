@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::{RunConfig, TrainConfig, WordProblemsConfig};
+use super::{LoraConfig, RunConfig, TrainConfig, WordProblemsConfig};
 use crate::error::{Error, Result};
 
 /// The values a number may have. Counts are compared as `f64`: exact far beyond every limit here.
@@ -182,10 +182,14 @@ fn check_texts(config: &RunConfig) -> Result<()> {
     }
     let Some(lora) = &config.lora else { return Ok(()) };
     let key = "lora.target_modules";
-    if lora.target_modules.is_empty() || lora.target_modules.iter().any(|name| name.trim().is_empty()) {
-        return Err(Error::config(key, "must name at least one layer, and none by an empty text"));
+    if lora.target_modules.is_empty() {
+        return Err(Error::config(key, "must name at least one layer"));
     }
     for (i, name) in lora.target_modules.iter().enumerate() {
+        if !LoraConfig::MODULES.contains(&name.as_str()) {
+            let problem = Error::config(key, format!("no layer is called `{name}`"));
+            return Err(problem.with_hint(format!("known: {}", LoraConfig::MODULES.join(", "))));
+        }
         if lora.target_modules[..i].contains(name) {
             return Err(Error::config(key, format!("names `{name}` twice")));
         }
@@ -251,7 +255,7 @@ fn check_sources(config: &RunConfig) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{LoraConfig, overrides};
+    use crate::config::overrides;
 
     /// A valid configuration with every optional number set.
     fn complete() -> RunConfig {
@@ -366,13 +370,14 @@ mod tests {
 
     #[test]
     fn keys_that_do_not_fit_each_other_are_refused() {
-        let cases: [(&[&str], &str); 10] = [
+        let cases: [(&[&str], &str); 11] = [
             (&["train.micro_batch_size=9"], "train.micro_batch_size: 9 is more than train.batch_size, 8"),
             (&["sft.batch_size=1"], "sft.micro_batch_size: 2 is more than sft.batch_size, 1"),
             (&["generation.max_new_tokens=1024"], "generation.max_new_tokens: 1024 leaves no room"),
             (&["generation.temperature=0", "generation.samples_per_prompt=2"], "generation.samples_per_prompt: "),
             (&["iterations=0", "sft=none"], "iterations: 0 with no `sft`"),
             (&["lora.target_modules=[]"], "lora.target_modules: must name"),
+            (&["lora.target_modules=[q_prj]"], "lora.target_modules: no layer is called `q_prj`"),
             (&["lora.target_modules=[\"q_proj\", \"q_proj\"]"], "lora.target_modules: names `q_proj` twice"),
             (&["model=m.gguf"], "model: `word_problems` makes its own"),
             (&["word_problems.num_train=20000"], "word_problems.num_train: with num_test"),

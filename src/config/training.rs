@@ -106,13 +106,17 @@ pub struct LoraConfig {
     pub rank: usize,
     /// Strength before the division by `rank`; whole, as adapter files require. Default 16, twice the rank.
     pub alpha: usize,
-    /// The layers that get an adapter, by the last part of their name. Default: all seven of a Llama block.
+    /// The layers that get an adapter, by the last part of their name. Default: all of [`LoraConfig::MODULES`].
     pub target_modules: Vec<String>,
+}
+
+impl LoraConfig {
+    /// The layers that can have an adapter: the seven matrices of a Llama block.
+    pub const MODULES: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 }
 
 impl Default for LoraConfig {
     fn default() -> Self {
-        let modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-        Self { rank: 8, alpha: 16, target_modules: modules.map(str::to_owned).to_vec() }
+        Self { rank: 8, alpha: 16, target_modules: Self::MODULES.map(str::to_owned).to_vec() }
     }
 }

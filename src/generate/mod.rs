@@ -74,12 +74,20 @@ pub fn generate(
         let len = long.prompt_ids.len();
         return Err(Error::usage(format!("a prompt of {len} tokens does not fit a context of {context} tokens")));
     }
-    let mut order: Vec<usize> = (0..requests.len()).collect();
-    order.sort_by_key(|i| std::cmp::Reverse(requests[*i].prompt_ids.len()));
-    for batch in order.chunks(decoding.batch_size) {
-        generate_batch(&model, requests, batch, decoding, on_event)?;
+    for batch in batches(requests, decoding.batch_size) {
+        generate_batch(&model, requests, &batch, decoding, on_event)?;
     }
     Ok(())
+}
+
+/// The indices of the requests that are decoded side by side: prompts of similar length, the longest first.
+///
+/// Rounding may differ from batch to batch in the last bits, so an answer is repeated bit for bit only by its whole batch.
+/// Some of these batches, put together again, are batched in the same way.
+pub fn batches(requests: &[Request], batch_size: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..requests.len()).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(requests[*i].prompt_ids.len()));
+    order.chunks(batch_size).map(<[usize]>::to_vec).collect()
 }
 
 /// One sequence being written.

@@ -10,6 +10,7 @@ use super::checkpoint::{self, Progress, Stage};
 use super::metrics::StepMetrics;
 use super::optimizer::Optimizer;
 use super::pairs::Pair;
+use super::run_dir::RunDir;
 use super::schedule::learning_rate;
 use super::setup::Run;
 use super::step::Updater;
@@ -20,6 +21,9 @@ use crate::model::CausalLm;
 use crate::objective::Objective;
 use crate::report::console::Unit;
 
+/// One line for each update.
+const METRICS_FILE: &str = "metrics.jsonl";
+
 /// What to train on and how.
 pub struct Fit<'a> {
     pub pairs: &'a [Pair],
@@ -27,7 +31,7 @@ pub struct Fit<'a> {
     pub config: &'a TrainConfig,
 }
 
-/// One line of `metrics.jsonl`.
+/// One line of [`METRICS_FILE`].
 #[derive(Serialize)]
 struct MetricsRow {
     stage: String,
@@ -56,6 +60,9 @@ impl Run {
         }
         let steps_per_epoch = fit.pairs.len().div_ceil(fit.config.batch_size);
         let num_steps = steps_per_epoch * fit.config.epochs;
+        if progress.stage_steps == num_steps {
+            return Ok((model, progress)); // the run was stopped between the last update and the end of the stage
+        }
         let mut optimizer = self.optimizer(fit.config, &progress, &model)?;
         let updater = Updater {
             objective: fit.objective,
@@ -99,6 +106,14 @@ impl Run {
         Ok(optimizer)
     }
 
+    /// Removes the metrics of updates that the checkpoint does not have: they are made again.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the file does not read, [`Error::Disk`].
+    pub(super) fn forget_updates_after(dir: &RunDir, total_steps: usize) -> Result<()> {
+        dir.keep_lines(METRICS_FILE, |row| row["total_step"].as_u64().is_some_and(|step| step <= total_steps as u64))
+    }
+
     fn log(&self, progress: &Progress, epoch: usize, metrics: StepMetrics) -> Result<()> {
         if metrics.num_clamped > 0.0 {
             let count = metrics.num_clamped;
@@ -107,7 +122,7 @@ impl Run {
         }
         let stage = progress.stage.to_string();
         let (stage_step, total_step) = (progress.stage_steps, progress.total_steps);
-        self.dir.append("metrics.jsonl", &MetricsRow { stage, stage_step, total_step, epoch, metrics })
+        self.dir.append(METRICS_FILE, &MetricsRow { stage, stage_step, total_step, epoch, metrics })
     }
 }
 

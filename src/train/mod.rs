@@ -26,10 +26,12 @@ pub mod setup;
 pub mod signals;
 pub mod step;
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ObjectiveConfig, ObjectiveName, TrainConfig};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::eval::{self, Evaluation, ReferenceRow};
 use crate::formats::hf_folder::write_model_folder;
 use crate::formats::safetensors::write_safetensors;
@@ -38,7 +40,7 @@ use crate::objective::Objective;
 use checkpoint::{Progress, Stage};
 use fit::Fit;
 use pairs::Pair;
-use run_dir::read_lines;
+use run_dir::{RunDir, read_lines};
 use setup::Run;
 
 /// The aligned model's folder inside the run folder.
@@ -57,6 +59,18 @@ pub struct EvaluationRow {
     pub evaluation: Evaluation,
 }
 
+/// The evaluations of the run in `path`, if it has nothing left to do; None if it can be continued.
+///
+/// # Errors
+/// [`Error::Input`] if the folder holds no run or does not read, [`Error::Locked`].
+pub fn results_if_finished(path: &Path) -> Result<Option<Vec<EvaluationRow>>> {
+    let dir = RunDir::open(path)?;
+    match checkpoint::load_progress(&dir)? {
+        Some((progress, _)) if progress.stage == Stage::Done => read_lines(&dir.join(EVALUATIONS_FILE)).map(Some),
+        _ => Ok(None),
+    }
+}
+
 impl Run {
     /// Trains from where the run stands to its end and returns its evaluations in order.
     ///
@@ -65,7 +79,7 @@ impl Run {
     /// be trained on; device and disk errors. The last checkpoint is then intact.
     pub fn train(mut self, mut model: CausalLm) -> Result<Vec<EvaluationRow>> {
         let mut progress = self.progress();
-        if progress == Progress::at(self.first_stage(), 0) {
+        if self.resumed.is_none() {
             self.evaluate("start", 0, &model, None)?;
             checkpoint::save(&self.dir, &progress, &model, None)?;
         }
@@ -165,7 +179,11 @@ impl Run {
             Stage::Sft => None,
             _ => self.held_out_reference(),
         };
-        self.evaluate(&progress.stage.to_string(), progress.total_steps, &model, reference)?;
+        let evaluated = self.evaluate(&progress.stage.to_string(), progress.total_steps, &model, reference);
+        if matches!(evaluated, Err(Error::Stopped { .. })) {
+            checkpoint::save(&self.dir, &progress, &model, None)?;
+        }
+        evaluated?;
         let next = self.next_stage(progress.stage);
         if progress.stage != Stage::ContinuedSft && !matches!(next, Stage::Iteration(_)) {
             self.export(&model)?;
@@ -212,6 +230,7 @@ impl Run {
             &self.console,
             &|| self.stop.check(),
         )?;
+        self.dir.keep_lines(EVALUATIONS_FILE, |row| row["stage"] != stage)?; // of a stage that a crash cut off here
         self.dir.append(EVALUATIONS_FILE, &EvaluationRow { stage: stage.to_owned(), total_steps, evaluation })
     }
 

@@ -1,7 +1,10 @@
 //! The run folder: who may write in it and where things lie.
 //!
 //! ```text
-//! config.ron  env.json  metrics.jsonl  evaluations.jsonl  .lock
+//! config.ron  env.json  .lock
+//! metrics.jsonl             a line for each update
+//! self_generation.jsonl     a line for each iteration: what its responses were like
+//! evaluations.jsonl         a line for each stage: its held-out figures
 //! task/                     the built-in word problems: model and data
 //! held_out.jsonl            the start policy's responses to held-out prompts
 //! iteration-000/            self_generated.jsonl  demonstrations.jsonl (reference log-probs)
@@ -16,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::replace_file;
@@ -24,6 +28,8 @@ use crate::formats::atomic_write::replace_file;
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
+    /// [`RunDir::create`] made the folder itself.
+    is_new: bool,
     _lock: File,
 }
 
@@ -37,8 +43,18 @@ impl RunDir {
             return Err(Error::usage(format!("{} already holds a run", path.display()))
                 .with_hint(format!("continue it with `gsil resume {}`, or choose another --output", path.display())));
         }
+        let is_new = !path.exists();
         fs::create_dir_all(path).map_err(Error::writing("create", path))?;
-        Self::lock(path)
+        Self::lock(path, is_new)
+    }
+
+    /// Removes the folder again if this program made it, for a run that could not begin. In a folder that was there before
+    /// nothing is removed.
+    pub fn abandon(self) {
+        if self.is_new {
+            // The reason for giving up is the error to report; what is left over is only untidy.
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 
     /// Opens the folder of a run that was stopped.
@@ -49,10 +65,10 @@ impl RunDir {
         if !path.join("config.ron").exists() {
             return Err(Error::input(path, "holds no run (no config.ron)").with_hint("start one with `gsil train`"));
         }
-        Self::lock(path)
+        Self::lock(path, false)
     }
 
-    fn lock(path: &Path) -> Result<Self> {
+    fn lock(path: &Path, is_new: bool) -> Result<Self> {
         let lock_path = path.join(".lock");
         let mut lock = OpenOptions::new()
             .create(true)
@@ -67,7 +83,7 @@ impl RunDir {
         // Who holds it, for the message above. The lock itself is the system's and ends with the process.
         let who = format!("process {}\n", std::process::id());
         lock.set_len(0).and_then(|()| lock.write_all(who.as_bytes())).map_err(Error::writing("write", &lock_path))?;
-        Ok(RunDir { path: path.to_owned(), _lock: lock })
+        Ok(RunDir { path: path.to_owned(), is_new, _lock: lock })
     }
 
     /// The folder.
@@ -106,6 +122,24 @@ impl RunDir {
     pub fn append(&self, name: &str, row: &impl Serialize) -> Result<()> {
         append_line(&self.join(name), row)
     }
+
+    /// Removes the lines that `keep` does not want from a file of JSON lines: what they tell of is about to be done again,
+    /// and told again.
+    ///
+    /// # Errors
+    /// As [`read_lines`], and [`Error::Disk`].
+    pub fn keep_lines(&self, name: &str, keep: impl Fn(&Value) -> bool) -> Result<()> {
+        let path = self.join(name);
+        let lines = whole_lines(&path)?;
+        let mut kept = String::new();
+        for (i, line) in lines.iter().enumerate() {
+            if keep(&parse_line(&path, i, line)?) {
+                kept += line; // as it was written: parsing and printing may change a number's last digit
+            }
+        }
+        let num_bytes: usize = lines.iter().map(String::len).sum();
+        if kept.len() < num_bytes { self.write(name, &kept) } else { Ok(()) }
+    }
 }
 
 /// Appends one JSON line to a file that may not exist yet.
@@ -124,29 +158,36 @@ pub fn append_line(path: &Path, row: &impl Serialize) -> Result<()> {
 /// # Errors
 /// [`Error::Input`] for any other line that does not read.
 pub fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    whole_lines(path)?.iter().enumerate().map(|(i, line)| parse_line(path, i, line)).collect()
+}
+
+fn parse_line<T: DeserializeOwned>(path: &Path, index: usize, line: &str) -> Result<T> {
+    serde_json::from_str(line).map_err(|e| Error::input(path, e.to_string()).at(format!("line {}", index + 1)))
+}
+
+/// The lines with their line ends; see [`read_lines`] for absent files and torn lines.
+fn whole_lines(path: &Path) -> Result<Vec<String>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(Error::reading(path)(error)),
     };
     let mut reader = BufReader::new(file);
-    let (mut rows, mut good_bytes, mut line) = (Vec::new(), 0, String::new());
+    let (mut lines, mut good_bytes) = (Vec::new(), 0);
     loop {
-        line.clear();
-        let num_bytes = reader.read_line(&mut line).map_err(Error::reading(path))?;
+        let mut bytes = Vec::new();
+        let num_bytes = reader.read_until(b'\n', &mut bytes).map_err(Error::reading(path))?;
         if num_bytes == 0 {
-            return Ok(rows);
+            return Ok(lines);
         }
-        if !line.ends_with('\n') {
+        if bytes.last() != Some(&b'\n') {
             let file = OpenOptions::new().write(true).open(path).map_err(Error::writing("open", path))?;
             file.set_len(good_bytes).map_err(Error::writing("repair", path))?;
-            return Ok(rows);
+            return Ok(lines);
         }
         good_bytes += num_bytes as u64;
-        let number = rows.len() + 1;
-        rows.push(
-            serde_json::from_str(&line).map_err(|e| Error::input(path, e.to_string()).at(format!("line {number}")))?,
-        );
+        let number = lines.len() + 1;
+        lines.push(String::from_utf8(bytes).map_err(|_| Error::input(path, "is not UTF-8").at(format!("line {number}")))?);
     }
 }
 
@@ -182,6 +223,23 @@ mod tests {
         assert_eq!(read_lines::<Vec<u8>>(&path).unwrap(), [[1], [2]]);
         append_line(&path, &[4]).unwrap();
         assert_eq!(read_lines::<Vec<u8>>(&path).unwrap(), [[1], [2], [4]]);
+    }
+
+    #[test]
+    fn a_line_torn_inside_a_character_is_dropped_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        fs::write(&path, b"[1]\n[\"\xc3").unwrap(); // the first of the two bytes of an accented letter
+        assert_eq!(read_lines::<Vec<u8>>(&path).unwrap(), [[1]]);
+    }
+
+    #[test]
+    fn kept_lines_keep_their_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::create(folder.path()).unwrap();
+        fs::write(dir.join("rows.jsonl"), "{\"step\": 1, \"loss\": 0.10}\n{\"step\":2}\n{\"st").unwrap();
+        dir.keep_lines("rows.jsonl", |row| row["step"] == 1).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("rows.jsonl")).unwrap(), "{\"step\": 1, \"loss\": 0.10}\n");
     }
 
     #[test]

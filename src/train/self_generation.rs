@@ -2,6 +2,8 @@
 //! the iteration's folder as they come, so that a stopped run goes on where it was.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,11 +14,13 @@ use crate::config::GenerationConfig;
 use crate::data::batch::Sequence;
 use crate::error::{Error, Result};
 use crate::generate::sampler::{Sampling, answer_seed};
-use crate::generate::{Decoding, Event, Request, Response, generate};
+use crate::generate::{Decoding, Event, Request, Response, batches, generate};
 use crate::model::CausalLm;
 use crate::objective::log_probs;
 use crate::report::console::Unit;
 
+/// One line for each iteration.
+const COUNTS_FILE: &str = "self_generation.jsonl";
 /// How many responses are scored again with a full forward pass, to check the log-probs kept while decoding.
 const NUM_CHECKED: usize = 8;
 /// The largest difference, nats per token, that rounding explains.
@@ -33,6 +37,15 @@ struct SelfGeneratedRow {
     response_text: Option<String>,
     #[serde(flatten)]
     response: Response,
+}
+
+/// Responses by the row of the data file and the number of the sample.
+type Found = BTreeMap<(usize, usize), Response>;
+
+/// A prompt to answer and where its response belongs.
+struct OpenRequest {
+    place: (usize, usize),
+    request: Request,
 }
 
 /// One line of `demonstrations.jsonl`.
@@ -52,43 +65,15 @@ impl Run {
     ) -> Result<Vec<Vec<Response>>> {
         let path = self.dir.iteration(iteration)?.join("self_generated.jsonl");
         let num_samples = self.config.generation.samples_per_prompt;
-        let mut found: BTreeMap<(usize, usize), Response> = BTreeMap::new();
-        for row in read_lines::<SelfGeneratedRow>(&path)? {
-            found.insert((row.index, row.sample), row.response);
-        }
-        let wanted = self.examples.iter().flat_map(|example| (0..num_samples).map(move |sample| (example, sample)));
-        let missing: Vec<_> = wanted.filter(|(e, sample)| !found.contains_key(&(e.index, *sample))).collect();
-        if !missing.is_empty() {
+        let rows: Vec<SelfGeneratedRow> = read_lines(&path)?;
+        let mut found: Found = rows.into_iter().map(|row| ((row.index, row.sample), row.response)).collect();
+        let open = self.open_requests(iteration, &found);
+        if !open.is_empty() {
             if stage_steps > 0 {
-                return Err(Error::input(&path, format!("{} responses are missing", missing.len()))
+                return Err(Error::input(&path, "responses are missing")
                     .with_hint("the reference that wrote them is gone; start a new run"));
             }
-            let requests: Vec<Request> = missing
-                .iter()
-                .map(|(example, sample)| Request {
-                    prompt_ids: example.prompt_ids.clone(),
-                    seed: answer_seed(self.config.seed, iteration, example.index, *sample),
-                })
-                .collect();
-            let mut bar = self.console.bar("generating", requests.len() as u64, Unit::Count("responses"));
-            let (mut num_tokens, started) = (0, std::time::Instant::now());
-            generate(reference, &requests, &self.decoding(), &mut |event| {
-                match event {
-                    Event::Token(..) => {
-                        num_tokens += 1;
-                        bar.note(&format!("{:.0} tokens/s", num_tokens as f64 / started.elapsed().as_secs_f64()));
-                    }
-                    Event::Done(i, response) => {
-                        let (example, sample) = missing[i];
-                        let response_text = self.decode(&response)?;
-                        let row = SelfGeneratedRow { index: example.index, sample, response_text, response };
-                        append_line(&path, &row)?;
-                        found.insert((row.index, row.sample), row.response);
-                        bar.advance(1);
-                    }
-                }
-                self.stop.check()
-            })?;
+            self.answer(reference, &open, &path, &mut found)?;
         }
         let mut of_example = |index| (0..num_samples).filter_map(|sample| found.remove(&(index, sample))).collect();
         let responses: Vec<Vec<Response>> = self.examples.iter().map(|example| of_example(example.index)).collect();
@@ -97,6 +82,49 @@ impl Run {
             self.show(&responses)?;
         }
         Ok(responses)
+    }
+
+    /// The requests of every batch that has a response missing. A batch that a stopped run left incomplete is decoded again
+    /// as a whole, so that its answers are the same bit for bit: see [`batches`].
+    fn open_requests(&self, iteration: usize, found: &Found) -> Vec<OpenRequest> {
+        let num_samples = self.config.generation.samples_per_prompt;
+        let wanted = self.examples.iter().flat_map(|example| (0..num_samples).map(move |sample| (example, sample)));
+        let (places, requests): (Vec<_>, Vec<Request>) = wanted
+            .map(|(example, sample)| {
+                let seed = answer_seed(self.config.seed, iteration, example.index, sample);
+                ((example.index, sample), Request { prompt_ids: example.prompt_ids.clone(), seed })
+            })
+            .unzip();
+        let mut batches = batches(&requests, self.config.generation.batch_size);
+        batches.retain(|batch| batch.iter().any(|i| !found.contains_key(&places[*i])));
+        let open = batches.into_iter().flatten();
+        open.map(|i| OpenRequest { place: places[i], request: requests[i].clone() }).collect()
+    }
+
+    /// Generates, and writes down each response that is not there yet.
+    fn answer(&self, reference: &CausalLm, open: &[OpenRequest], path: &Path, found: &mut Found) -> Result<()> {
+        let requests: Vec<Request> = open.iter().map(|open| open.request.clone()).collect();
+        let mut bar = self.console.bar("generating", requests.len() as u64, Unit::Count("responses"));
+        let (mut num_tokens, started) = (0, std::time::Instant::now());
+        generate(reference, &requests, &self.decoding(), &mut |event| {
+            match event {
+                Event::Token(..) => {
+                    num_tokens += 1;
+                    bar.note(&format!("{:.0} tokens/s", num_tokens as f64 / started.elapsed().as_secs_f64()));
+                }
+                Event::Done(i, response) => {
+                    bar.advance(1);
+                    let (index, sample) = open[i].place;
+                    if let Entry::Vacant(entry) = found.entry((index, sample)) {
+                        let response_text = self.decode(&response)?;
+                        let row = SelfGeneratedRow { index, sample, response_text, response };
+                        append_line(path, &row)?;
+                        entry.insert(row.response);
+                    }
+                }
+            }
+            self.stop.check()
+        })
     }
 
     /// The reference log-prob (nats) of every demonstration, in the order of the examples.
@@ -108,14 +136,15 @@ impl Run {
     ) -> Result<Vec<f64>> {
         let folder = self.dir.iteration(iteration)?;
         let path = folder.join("demonstrations.jsonl");
-        let rows: Vec<DemonstrationRow> = read_lines(&path)?;
-        let known: BTreeMap<usize, f64> = rows.iter().map(|row| (row.index, row.reference_log_prob)).collect();
-        if let Some(all) = self.examples.iter().map(|e| known.get(&e.index).copied()).collect::<Option<Vec<f64>>>() {
+        if let Some(all) = self.written_log_probs(&path)? {
             return Ok(all);
         }
+        let missing = || {
+            Error::input(&path, "reference log-probs are missing")
+                .with_hint("the reference that gave them is gone; start a new run")
+        };
         if stage_steps > 0 {
-            return Err(Error::input(&path, "reference log-probs are missing")
-                .with_hint("the reference that gave them is gone; start a new run"));
+            return Err(missing());
         }
         let sequences: Vec<Sequence<'_>> = self
             .examples
@@ -124,18 +153,35 @@ impl Run {
             .collect();
         let mut bar = self.console.bar("scoring", sequences.len() as u64, Unit::Count("demonstrations"));
         let batch_size = self.score_batch_size();
+<<<<<<< HEAD
         let scores = log_probs::score(reference, &sequences, batch_size, self.num_tokens_multiple, &mut |count| {
             bar.advance(count as u64);
             self.stop.check()
         })?;
         let scores: Vec<f64> = scores.iter().map(|tokens| sum(tokens)).collect();
+=======
+        let scores =
+            log_probs::score(reference, &sequences, batch_size, self.num_tokens_multiple, &mut |count| {
+                bar.advance(count as u64);
+                self.stop.check()
+            })?;
+>>>>>>> t2
         let rows = self.examples.iter().zip(&scores);
         let lines: Result<Vec<String>> = rows
-            .map(|(example, score)| DemonstrationRow { index: example.index, reference_log_prob: *score })
+            .map(|(example, tokens)| DemonstrationRow { index: example.index, reference_log_prob: sum(tokens) })
             .map(|row| super::setup::json_line(&row))
             .collect();
         self.dir.write(&format!("iteration-{iteration:03}/demonstrations.jsonl"), &lines?.concat())?;
-        Ok(scores)
+        // Read back, because JSON may change a double's last digit, and a resumed run has only what is written: sums of
+        // floats often lie half-way between two floats, so that the last digit decides.
+        self.written_log_probs(&path)?.ok_or_else(missing)
+    }
+
+    /// None if one is missing.
+    fn written_log_probs(&self, path: &Path) -> Result<Option<Vec<f64>>> {
+        let rows: Vec<DemonstrationRow> = read_lines(path)?;
+        let known: BTreeMap<usize, f64> = rows.iter().map(|row| (row.index, row.reference_log_prob)).collect();
+        Ok(self.examples.iter().map(|example| known.get(&example.index).copied()).collect())
     }
 
     /// Joins both halves and says what became of the responses.
@@ -147,7 +193,8 @@ impl Run {
     ) -> Result<Vec<Pair>> {
         let unfinished = self.config.generation.unfinished;
         let (pairs, counts) = make_pairs(&self.examples, responses, demonstration_log_probs, unfinished);
-        self.dir.append("self_generation.jsonl", &serde_json::json!({"iteration": iteration, "counts": counts}))?;
+        self.dir.keep_lines(COUNTS_FILE, |row| row["iteration"] != iteration)?; // a resumed iteration counts again
+        self.dir.append(COUNTS_FILE, &serde_json::json!({"iteration": iteration, "counts": counts}))?;
         self.tell(&counts);
         Ok(pairs)
     }

@@ -76,8 +76,14 @@ impl Run {
         if config.word_problems.is_some() {
             let device = device::open(device::resolve_name(&config.device))?;
             dir = RunDir::create(output)?;
-            make_task(&config, &dir, &device)?;
-            opened = Opened::open(&with_task_paths(&config, &dir), &console)?;
+            let made = make_task(&config, &dir, &device);
+            match made.and_then(|()| Opened::open(&with_task_paths(&config, &dir), &console)) {
+                Ok(all) => opened = all,
+                Err(error) => {
+                    dir.abandon();
+                    return Err(error);
+                }
+            }
         } else {
             for path in [&mut config.model, &mut config.data, &mut config.evaluation.data].into_iter().flatten() {
                 *path = absolute(path); // so that the run can be resumed from anywhere
@@ -103,6 +109,7 @@ impl Run {
         config.validate()?;
         let mut opened = Opened::open(&with_task_paths(&config, &dir), &console)?;
         let resumed = checkpoint::load_progress(&dir)?;
+        Self::forget_updates_after(&dir, resumed.as_ref().map_or(0, |(progress, _)| progress.total_steps))?;
         if let Some((progress, folder)) = &resumed {
             opened.model = checkpoint::load_parameters(&folder.join("parameters.safetensors"), opened.model)?;
             console.say(format!("continuing at {}, update {}", progress.stage, progress.stage_steps));

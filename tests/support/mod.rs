@@ -2,6 +2,7 @@
 //!
 //! Not here: the oracle's values of the tiny Llama ([`golden`]).
 
+pub mod binary;
 pub mod devices;
 pub mod golden;
 pub mod tensors;

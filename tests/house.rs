@@ -1,0 +1,144 @@
+//! The house rules that a compiler does not hold: imports run downward, presets are valid and say the command that runs
+//! them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gsil::config::RunConfig;
+
+use crate::support::binary::{gsil, read};
+
+/// The modules from the ground up: each may use those before it and itself, and nothing after it. `lib` and `main` stand
+/// above all.
+const LAYERS: [&str; 14] = [
+    "error",
+    "config",
+    "device",
+    "report",
+    "ops",
+    "formats",
+    "model",
+    "data",
+    "policy",
+    "objective",
+    "generate",
+    "eval",
+    "train",
+    "cli",
+];
+
+#[test]
+fn imports_run_downward() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let layer = |name: &str| LAYERS.iter().position(|layer| *layer == name);
+    let (mut num_imports, mut violations) = (0, Vec::new());
+    for file in rust_files(&src) {
+        let relative = file.strip_prefix(&src).unwrap();
+        let module = relative.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
+        if ["lib", "main"].contains(&module) {
+            continue;
+        }
+        let own = layer(module).unwrap_or_else(|| panic!("{module} has no place in the order of layers"));
+        for (number, line) in read(&file).lines().enumerate() {
+            for used in used_modules(line) {
+                num_imports += 1;
+                // `None` is a re-export of lib.rs: `crate::Error`.
+                if layer(&used).is_some_and(|used| used > own) {
+                    violations.push(format!("{}:{}: {module} uses {used}", relative.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(num_imports > 100, "the reader of imports found only {num_imports}");
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+}
+
+#[test]
+fn every_module_of_lib_rs_has_a_place_in_the_order_of_layers() {
+    let lib = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs"));
+    let mut declared: Vec<&str> =
+        lib.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    let mut layers = LAYERS.to_vec();
+    declared.sort_unstable();
+    layers.sort_unstable();
+    assert_eq!(declared, layers);
+}
+
+#[test]
+fn the_reader_of_imports_sees_every_way_to_write_one() {
+    for (line, expected) in [
+        ("use crate::error::{Error, Result};", vec!["error"]),
+        ("    crate::train::fit(crate::model::load())", vec!["train", "model"]),
+        ("use crate::{train, model::Lm};", vec!["train", "model"]),
+        ("/// See [`crate::train`].", vec![]),
+        ("let x = 1; // crate::train", vec![]),
+    ] {
+        assert_eq!(used_modules(line), expected, "{line}");
+    }
+}
+
+#[test]
+fn every_preset_parses_resolves_and_is_valid() {
+    let presets = presets();
+    assert!(presets.len() >= 2, "{presets:?}");
+    for path in presets {
+        let mut config = RunConfig::from_ron(&read(&path), &path.to_string_lossy()).unwrap();
+        config.validate().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        config.resolve();
+        config.validate().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}
+
+#[test]
+fn the_command_in_the_head_of_every_preset_is_one_that_runs() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for path in presets() {
+        let text = read(&path);
+        let head = text.lines().map_while(|line| line.strip_prefix("//")).collect::<Vec<_>>().join("\n");
+        let start = head.find("gsil train").unwrap_or_else(|| panic!("{} names no command", path.display()));
+        let command = head[start..].replace("\\\n", " ");
+        let mut words: Vec<&str> = command.lines().next().unwrap().split_whitespace().skip(1).collect();
+        words.push("--dry-run");
+        let printed = gsil(root, &words).succeeded().stdout;
+        let mut own = RunConfig::from_ron(&text, "preset").unwrap();
+        own.resolve();
+        let configured = RunConfig::from_ron(&printed, "printed").unwrap();
+        assert_eq!((configured.objective, configured.train), (own.objective, own.train), "{command}");
+    }
+}
+
+fn presets() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "ron"))
+        .collect()
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| match path.is_dir() {
+            true => rust_files(&path),
+            false if path.extension().is_some_and(|extension| extension == "rs") => vec![path],
+            false => Vec::new(),
+        })
+        .collect()
+}
+
+/// The first segments after `crate::` in a line of code; comments are not code.
+fn used_modules(line: &str) -> Vec<String> {
+    let code = line.split("//").next().unwrap();
+    let paths = code.split("crate::").skip(1);
+    let name =
+        |path: &str| path.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    paths
+        .flat_map(|path| match path.strip_prefix('{') {
+            Some(group) if !group.contains('}') => panic!("write one `use` a line, not {line}"),
+            Some(group) => group.split(['}', ',']).map(name).filter(|name| !name.is_empty()).collect(),
+            None => vec![name(path)],
+        })
+        .filter(|name| name.starts_with(|c: char| c.is_lowercase()))
+        .collect()
+}

@@ -1,0 +1,182 @@
+//! The real `gsil` binary, run as a person's shell runs it, and the small files that it is given.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+/// The end tokens of [`ending_model`]: about 4 in 10 of the vocabulary's 515, so that responses end after a few tokens.
+const END_TOKENS: std::ops::Range<u32> = 2..210;
+
+/// Says that a test did nothing, past the test runner, which keeps what passing tests print to itself.
+pub fn say_skipped(what: &str, why: &str) {
+    // A test must not fail because nobody listens.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}: {why}");
+}
+
+/// What a finished process left.
+#[derive(Debug)]
+pub struct Outcome {
+    /// None if a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Outcome {
+    /// The process ended well.
+    #[track_caller]
+    pub fn succeeded(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// The process ended with this exit code and said nothing on stdout; what it said on stderr.
+    #[track_caller]
+    pub fn failed(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{}\n{}", self.stdout, self.stderr);
+        assert_eq!(self.stdout, "", "an error leaves no data behind");
+        assert!(self.stderr.contains("error: "), "{}", self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        self.stderr
+    }
+
+    /// Every line of stdout as JSON.
+    #[track_caller]
+    pub fn json_lines(&self) -> Vec<Value> {
+        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("not JSON ({e}): {line}"));
+        self.stdout.lines().map(parse).collect()
+    }
+}
+
+/// The device that these tests run on: `GSIL_TEST_DEVICE`, else the CPU.
+pub fn device() -> String {
+    std::env::var("GSIL_TEST_DEVICE").unwrap_or_else(|_| "flex".to_owned())
+}
+
+/// `gsil` with arguments, not started yet. It runs in a folder of its own where nothing else is.
+pub fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gsil"));
+    command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs `gsil` to its end.
+pub fn gsil(folder: &Path, arguments: &[&str]) -> Outcome {
+    wait(command(folder, arguments).spawn().unwrap())
+}
+
+/// Waits for a started process.
+pub fn wait(child: Child) -> Outcome {
+    let output = child.wait_with_output().unwrap();
+    Outcome {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// A file of `tests/fixtures/golden`.
+pub fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(name)
+}
+
+/// A path as an argument.
+pub fn text(path: impl AsRef<Path>) -> String {
+    path.as_ref().to_str().unwrap().to_owned()
+}
+
+/// A copy of the golden tiny Llama (2 layers, 515 tokens, no tokenizer) with other keys in its `config.json`.
+pub fn tiny_model_with(folder: &Path, changes: &[(&str, Value)]) -> PathBuf {
+    let copy = folder.join("tiny");
+    fs::create_dir_all(&copy).unwrap();
+    fs::copy(golden("tiny_llama/model.safetensors"), copy.join("model.safetensors")).unwrap();
+    let mut config = read_json(&golden("tiny_llama/config.json"));
+    for (key, value) in changes {
+        config[*key] = value.clone();
+    }
+    fs::write(copy.join("config.json"), config.to_string()).unwrap();
+    copy
+}
+
+/// The tiny Llama with so many end tokens that its random responses end by themselves.
+pub fn ending_model(folder: &Path) -> PathBuf {
+    tiny_model_with(folder, &[("eos_token_id", json!(END_TOKENS.collect::<Vec<_>>()))])
+}
+
+/// True for the end tokens of [`ending_model`].
+pub fn is_end_token(id: u64) -> bool {
+    END_TOKENS.contains(&(id as u32))
+}
+
+/// Demonstrations for [`ending_model`] as token ids, the same ones for the same number: prompts of 3 to 7 tokens, responses
+/// of 2 to 6 tokens and an end token.
+pub fn write_rows(path: &Path, num_rows: usize) {
+    let mut random = Random(7);
+    let rows = (0..num_rows).map(|_| {
+        let ids =
+            |random: &mut Random, len: usize| -> Vec<usize> { (0..len).map(|_| 210 + random.below(305)).collect() };
+        let prompt_len = 3 + random.below(5);
+        let prompt_ids = ids(&mut random, prompt_len);
+        let response_len = 2 + random.below(5);
+        let mut response_ids = ids(&mut random, response_len);
+        response_ids.push(2);
+        json!({"prompt_ids": prompt_ids, "response_ids": response_ids}).to_string() + "\n"
+    });
+    fs::write(path, rows.collect::<String>()).unwrap();
+}
+
+/// The content of a JSON file.
+#[track_caller]
+pub fn read_json(path: &Path) -> Value {
+    serde_json::from_str(&read(path)).unwrap()
+}
+
+/// The lines of a JSON Lines file.
+#[track_caller]
+pub fn read_json_lines(path: &Path) -> Vec<Value> {
+    read(path).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A text file.
+#[track_caller]
+pub fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The keys of a JSON object, sorted.
+pub fn keys(value: &Value) -> Vec<&str> {
+    let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    keys
+}
+
+/// Equal to within `tolerance`, absolute.
+#[track_caller]
+pub fn assert_close(actual: &Value, expected: f64, tolerance: f64, what: &str) {
+    let actual = actual.as_f64().unwrap_or_else(|| panic!("{what}: not a number: {actual}"));
+    assert!((actual - expected).abs() <= tolerance, "{what}: {actual}, expected {expected} to within {tolerance}");
+}
+
+/// SplitMix64 (Steele, Lea and Flood, 2014): a few lines of seeded random numbers.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    /// Uniform in [0, 1).
+    pub fn uniform(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
