@@ -116,15 +116,16 @@ mod gpu {
         named.map(|(i, d)| DeviceInfo { name: format!("wgpu:{i}"), description: describe(d) }).collect()
     }
 
-    /// A card, not a processor that plays one: software adapters have to be asked for by name.
-    pub fn has_card() -> bool {
-        adapters().iter().any(|device| !format!("{device:?}").contains("Cpu"))
+    /// The first card that is not a processor playing one: software adapters have to be asked for by name.
+    pub fn first_card() -> Option<usize> {
+        adapters().iter().position(|device| !format!("{device:?}").contains("Cpu"))
     }
 
     pub fn open(name: &str, index: Option<usize>) -> Result<Device> {
         let adapters = adapters();
         let count = adapters.len();
-        let device = adapters.into_iter().nth(index.unwrap_or(0)).ok_or_else(|| {
+        let index = index.or_else(first_card).unwrap_or(0);
+        let device = adapters.into_iter().nth(index).ok_or_else(|| {
             Error::device(name, format!("no such graphics adapter ({count} found)"))
                 .with_hint("install a Vulkan driver (Debian: mesa-vulkan-drivers libvulkan1), or use --device flex")
         })?;
@@ -149,7 +150,7 @@ fn list_wgpu() -> Vec<DeviceInfo> {
 
 #[cfg(feature = "wgpu")]
 fn has_gpu() -> bool {
-    gpu::has_card()
+    gpu::first_card().is_some()
 }
 
 #[cfg(not(feature = "wgpu"))]

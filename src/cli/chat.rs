@@ -1,11 +1,11 @@
 //! `gsil chat`: a conversation on the terminal.
 
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 
 use burn::module::Module;
 use clap::Args;
 
-use super::ModelArgs;
+use super::{ModelArgs, generate::check_temperature, print_text};
 use crate::data::rows::{Message, Prompt};
 use crate::device;
 use crate::error::{Error, Result};
@@ -27,6 +27,7 @@ pub(super) struct ChatArgs {
 }
 
 pub(super) fn chat(args: ChatArgs) -> Result<()> {
+    check_temperature(args.temperature)?;
     let console = Console::stderr();
     let policy = Policy::open(&args.model.model)?;
     let Some(tokenizer) = policy.tokenizer.as_ref().filter(|tokenizer| tokenizer.has_chat_template()) else {
@@ -55,6 +56,11 @@ pub(super) fn chat(args: ChatArgs) -> Result<()> {
             text => messages.push(Message { role: "user".into(), content: text.into() }),
         }
         let prompt_ids = tokenizer.encode_prompt(&Prompt::Messages(messages.clone()))?;
+        if prompt_ids.len() >= policy.config.max_position_embeddings {
+            messages.pop();
+            console.warn("the conversation has filled the model's context: start over with /new");
+            continue;
+        }
         turn += 1;
         let request = Request { prompt_ids, seed: answer_seed(0, turn, 0, 0) };
         let (mut token_ids, mut shown) = (Vec::new(), String::new());
@@ -64,15 +70,14 @@ pub(super) fn chat(args: ChatArgs) -> Result<()> {
                 let text = tokenizer.decode(&token_ids)?;
                 // A character may take several tokens: wait for whole ones.
                 if let Some(new) = text.strip_prefix(&shown).filter(|new| !new.ends_with('\u{fffd}')) {
-                    print!("{new}");
-                    std::io::stdout().flush().map_err(Error::writing("write", "standard output"))?;
+                    print_text(new)?;
                     shown = text;
                 }
             }
             Ok(())
         })?;
-        println!();
-        messages.push(Message { role: "assistant".into(), content: shown });
+        print_text("\n")?;
+        messages.push(Message { role: "assistant".into(), content: tokenizer.decode(&token_ids)? });
     }
     Ok(())
 }

@@ -124,9 +124,7 @@ fn prompts(source: &Source, policy: &Policy) -> Result<Vec<PromptIds>> {
 
 fn check_ranges(args: &GenerateArgs) -> Result<()> {
     let GenerateArgs { temperature, top_p, max_new_tokens, batch_size, .. } = args;
-    if !(temperature.is_finite() && *temperature >= 0.0) {
-        return Err(Error::usage(format!("--temperature {temperature}: expected 0 or more")));
-    }
+    check_temperature(*temperature)?;
     if !(*top_p > 0.0 && *top_p <= 1.0) {
         return Err(Error::usage(format!("--top-p {top_p}: expected more than 0, at most 1")));
     }
@@ -134,4 +132,12 @@ fn check_ranges(args: &GenerateArgs) -> Result<()> {
         return Err(Error::usage("--max-new-tokens and --batch-size must be at least 1"));
     }
     Ok(())
+}
+
+/// A temperature that sampling can use.
+pub(super) fn check_temperature(temperature: f64) -> Result<()> {
+    match temperature.is_finite() && temperature >= 0.0 {
+        true => Ok(()),
+        false => Err(Error::usage(format!("--temperature {temperature}: expected 0 or more"))),
+    }
 }

@@ -89,10 +89,15 @@ fn open_reference(path: &Path, policy: &Policy) -> Result<Policy> {
     Ok(reference)
 }
 
-/// Writes one line of data. A closed pipe (`gsil .. | head`) ends the program quietly, as other tools do.
+/// Writes one line of data.
 fn print_line(line: &str) -> Result<()> {
+    print_text(&format!("{line}\n"))
+}
+
+/// Writes data. A closed pipe (`gsil .. | head`) ends the program quietly, as other tools do.
+fn print_text(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+    match write!(stdout, "{text}").and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         result => result.map_err(Error::writing("write", "standard output")),
     }

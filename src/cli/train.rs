@@ -48,10 +48,9 @@ pub(super) fn train(args: TrainArgs) -> Result<()> {
     if args.dry_run {
         return print_line(config.to_ron()?.trim_end());
     }
-    let output = match (&args.output, &config.output) {
-        (Some(path), _) => path.clone(),
-        (None, Some(path)) => PathBuf::from(path),
-        (None, None) => free_run_folder(args.config.as_deref()),
+    let output = match &config.output {
+        Some(path) => PathBuf::from(path),
+        None => free_run_folder(args.config.as_deref().or(config.data.as_deref().map(Path::new))),
     };
     let (run, model) = Run::start(config, &output, Console::stderr())?;
     print_results(&run.train(model)?)
@@ -84,6 +83,9 @@ fn resolved_config(args: &TrainArgs) -> Result<RunConfig> {
             key.clone_from(flag);
         }
     }
+    if let Some(output) = &args.output {
+        config.output = Some(output.to_string_lossy().into_owned());
+    }
     if let Some(device) = &args.device {
         config.device.clone_from(device);
     }
@@ -98,8 +100,8 @@ fn asks_for_own_data(args: &TrainArgs) -> bool {
 }
 
 /// `runs/NAME`, or `runs/NAME-2` and so on: nothing is ever overwritten.
-fn free_run_folder(config: Option<&Path>) -> PathBuf {
-    let name = config.and_then(Path::file_stem).map_or("quickstart".into(), |stem| stem.to_string_lossy());
+fn free_run_folder(named_after: Option<&Path>) -> PathBuf {
+    let name = named_after.and_then(Path::file_stem).map_or("quickstart".into(), |stem| stem.to_string_lossy());
     let folder = Path::new("runs");
     let numbered = (2..).map(|i| folder.join(format!("{name}-{i}")));
     let mut candidates = std::iter::once(folder.join(&*name)).chain(numbered);

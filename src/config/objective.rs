@@ -61,6 +61,13 @@ pub enum ObjectiveName {
     DilBce,
 }
 
+impl std::fmt::Display for ObjectiveName {
+    /// As it is written in a configuration.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.serialize(f)
+    }
+}
+
 impl ObjectiveName {
     /// The `scale` for short answers (some 20 tokens). It is 1 for every loss: measured for `bernoulli` and `spin`,
     /// provisional for the others.

@@ -122,7 +122,7 @@ fn generate_batch(
         })
         .collect();
     let sampler = Sampler::new(decoding.sampling.clone());
-    let capacity = longest + decoding.max_new_tokens.min(context);
+    let capacity = longest + rows.iter().map(|row| row.max_new_tokens).max().unwrap_or(0);
     let mut cache = KvCache::new(model.config(), &prompt_lens, capacity, &model.device());
     let mut input = left_padded(&prompts, longest);
     while rows.iter().any(|row| !row.done) {

@@ -5,6 +5,7 @@
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::attention::{Attention, Context};
 use super::cache::{KvCache, LayerCache};
@@ -74,7 +75,21 @@ impl DecoderLayer {
         x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
     }
 
-    /// The layer's seven projections with Hugging Face's short names.
+    /// The layer's seven projections with their paths inside it.
+    fn projections(&self) -> [(&'static str, &Linear); 7] {
+        let (attention, mlp) = (&self.self_attn, &self.mlp);
+        [
+            ("self_attn.q_proj", &attention.q_proj),
+            ("self_attn.k_proj", &attention.k_proj),
+            ("self_attn.v_proj", &attention.v_proj),
+            ("self_attn.o_proj", &attention.o_proj),
+            ("mlp.gate_proj", &mlp.gate_proj),
+            ("mlp.up_proj", &mlp.up_proj),
+            ("mlp.down_proj", &mlp.down_proj),
+        ]
+    }
+
+    /// The same, to put adapters in, with Hugging Face's short names.
     fn projections_mut(&mut self) -> [(&'static str, &mut Linear); 7] {
         let (attention, mlp) = (&mut self.self_attn, &mut self.mlp);
         [
@@ -184,7 +199,9 @@ impl CausalLm {
             for (name, linear) in layer.projections_mut() {
                 if target_modules.iter().any(|target| target == name) {
                     let [out, r#in] = linear.weight.val().dims();
-                    linear.lora = Some(Lora::new(out, r#in, rank, alpha, seed.wrapping_add(count), &device));
+                    let mut random = ChaCha8Rng::seed_from_u64(seed);
+                    random.set_stream(count); // another stream for each adapter: runs of neighbouring seeds share none
+                    linear.lora = Some(Lora::new(out, r#in, rank, alpha, &mut random, &device));
                     count += 1;
                 }
             }
@@ -192,16 +209,17 @@ impl CausalLm {
         model
     }
 
-    /// Adds every adapter into the weight beside it: a plain model that computes the same.
-    pub fn merge_adapters(mut self) -> Self {
-        for layer in &mut self.layers {
-            for (_, linear) in layer.projections_mut() {
-                if let Some(lora) = linear.lora.take() {
-                    linear.weight = linear.weight.clone().map(|weight| weight + lora.dense_update());
-                }
-            }
-        }
-        self
+    /// Every adapter with the path of the weight beside it and that weight.
+    pub(super) fn adapters(&self) -> Vec<(String, Tensor<2>, Lora)> {
+        let of_layer = |(i, layer): (usize, &DecoderLayer)| {
+            let projections = layer.projections().into_iter();
+            let adapted = projections.filter_map(move |(name, linear)| {
+                let path = format!("layers.{i}.{name}.weight");
+                Some((path, linear.weight.val(), linear.lora.clone()?))
+            });
+            adapted.collect::<Vec<_>>()
+        };
+        self.layers.iter().enumerate().flat_map(of_layer).collect()
     }
 
     /// Replaces parameters by path (`layers.0.self_attn.q_proj.weight`, no `model.`): what a checkpoint restores. `find`

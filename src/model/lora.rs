@@ -2,10 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{Rng, SeedableRng},
-};
+use rand_chacha::{ChaCha8Rng, rand_core::Rng};
 
 use crate::ops;
 
@@ -20,8 +17,7 @@ pub struct Lora {
 
 impl Lora {
     /// A fresh adapter for a `[out, in]` weight. A is uniform in ±1/sqrt(in), PEFT's default (Kaiming with a = sqrt(5)).
-    pub fn new(out: usize, r#in: usize, rank: usize, alpha: f64, seed: u64, device: &Device) -> Self {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
+    pub fn new(out: usize, r#in: usize, rank: usize, alpha: f64, random: &mut ChaCha8Rng, device: &Device) -> Self {
         let bound = (r#in as f32).sqrt().recip();
         let uniform = |word: u32| (word >> 8) as f32 / (1u32 << 24) as f32; // 24 bits: every value exact in f32
         let a = (0..rank * r#in).map(|_| bound * (2.0 * uniform(random.next_u32()) - 1.0)).collect::<Vec<f32>>();

@@ -102,9 +102,19 @@ fn normal(random: &mut ChaCha8Rng, size: usize, deviation: f64) -> Vec<f32> {
     values
 }
 
-/// All tensors of a model as a file holds them, adapters merged. Values leave the device when they are written.
+/// All tensors of a model as a file holds them, adapters merged. Values leave the device when they are written, and an
+/// adapted weight is merged only then: there is never a second model in memory.
 pub fn tensors_to_write(model: &CausalLm) -> Vec<TensorToWrite<'static>> {
-    collect(&model.clone().merge_adapters(), |path, _| Some(path.hugging_face_name()))
+    let adapters = model.adapters();
+    let plain = collect(model, |path, _| {
+        let is_own = !path.is_adapter() && !adapters.iter().any(|(name, ..)| *name == path.name());
+        is_own.then(|| path.hugging_face_name())
+    });
+    let merged = adapters.into_iter().map(|(name, weight, lora)| {
+        let (name, shape) = (format!("model.{name}"), weight.dims());
+        TensorToWrite::new(name, &shape, move || to_host(weight.inner() + lora.valid().dense_update()))
+    });
+    plain.into_iter().chain(merged).collect()
 }
 
 /// The tensors that training changes, by parameter path: what a checkpoint holds.
@@ -171,5 +181,9 @@ impl Path {
     fn hugging_face_name(&self) -> String {
         let name = self.name();
         if name.starts_with("lm_head.") { name } else { format!("model.{name}") }
+    }
+
+    fn is_adapter(&self) -> bool {
+        self.0.iter().any(|part| part == "lora")
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use burn::tensor::TensorData;
 use serde::{Deserialize, Serialize};
@@ -75,10 +76,27 @@ pub fn save(run_dir: &RunDir, progress: &Progress, model: &CausalLm, optimizer: 
     fs::create_dir_all(&folder).map_err(Error::writing("create", &folder))?;
     let name = format!("step-{:06}-{}", progress.total_steps, progress.stage.to_string().replace(' ', "-"));
     let target = folder.join(&name);
+    remove_leftovers(&folder)?;
     let temporary = folder.join(format!(".{name}.tmp"));
-    remove(&temporary)?;
-    fs::create_dir(&temporary).map_err(Error::writing("create", &temporary))?;
+    if let Err(error) = write_set(&temporary, progress, model, optimizer) {
+        // The first error is the one to report; a leftover is removed at the next save.
+        let _ = remove(&temporary);
+        return Err(error);
+    }
+    if target.exists() {
+        // The same moment of the run, saved again: the old set stays readable until the new one is in place.
+        let old = folder.join(format!(".{name}.old"));
+        fs::rename(&target, &old).map_err(Error::writing("move aside", &target))?;
+    }
+    fs::rename(&temporary, &target).map_err(Error::writing("put in place", &target))?;
+    sync_folder(&folder)?;
+    run_dir.write("latest", &name)?;
+    remove_leftovers(&folder)?;
+    remove_old(&folder, &name)
+}
 
+fn write_set(temporary: &Path, progress: &Progress, model: &CausalLm, optimizer: Option<&Optimizer>) -> Result<()> {
+    fs::create_dir(temporary).map_err(Error::writing("create", temporary))?;
     let no_metadata = BTreeMap::new();
     write_safetensors(
         &temporary.join("parameters.safetensors"),
@@ -92,13 +110,7 @@ pub fn save(run_dir: &RunDir, progress: &Progress, model: &CausalLm, optimizer: 
     let state = temporary.join("state.json");
     replace_file(&state, |file| {
         serde_json::to_writer(file, progress).map_err(std::io::Error::from).map_err(Error::writing("write", &state))
-    })?;
-
-    remove(&target)?;
-    fs::rename(&temporary, &target).map_err(Error::writing("put in place", &target))?;
-    sync_folder(&folder)?;
-    run_dir.write("latest", &name)?;
-    remove_old(&folder, &name)
+    })
 }
 
 /// Where the run stands, from its latest checkpoint. None if it has none yet.
@@ -112,7 +124,11 @@ pub fn load_progress(run_dir: &RunDir) -> Result<Option<(Progress, PathBuf)>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::reading(&latest)(error)),
     };
-    let folder = run_dir.join("checkpoints").join(name.trim());
+    let mut folder = run_dir.join("checkpoints").join(name.trim());
+    if !folder.exists() {
+        // A crash between the two renames of a repeated save: the old set still has its hidden name.
+        folder = run_dir.join("checkpoints").join(format!(".{}.old", name.trim()));
+    }
     let state = folder.join("state.json");
     let text = fs::read_to_string(&state).map_err(Error::reading(&state))?;
     let progress: Progress = serde_json::from_str(&text).map_err(|e| Error::input(&state, e.to_string()))?;
@@ -172,14 +188,26 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// Everything in the folder whose name fits, with the time of its writing.
+fn list(folder: &Path, fits: impl Fn(&str) -> bool) -> Result<Vec<(SystemTime, PathBuf)>> {
+    let entries = fs::read_dir(folder).map_err(Error::writing("list", folder))?;
+    Ok(entries
+        .filter_map(|entry| entry.ok())
+        .filter(|entry| fits(&entry.file_name().to_string_lossy()))
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect())
+}
+
+/// Removes what an interrupted save left behind: hidden names, unless one of them is all that is left of a checkpoint.
+fn remove_leftovers(folder: &Path) -> Result<()> {
+    let replaced = |name: &str| name.strip_prefix('.').and_then(|n| n.strip_suffix(".old")).map(|n| folder.join(n));
+    let is_leftover = |name: &str| name.ends_with(".tmp") || replaced(name).is_some_and(|target| target.exists());
+    list(folder, |name| name.starts_with('.') && is_leftover(name))?.iter().try_for_each(|(_, path)| remove(path))
+}
+
 /// Keeps the newest checkpoints by time of writing; `newest` is never touched.
 fn remove_old(folder: &Path, newest: &str) -> Result<()> {
-    let entries = fs::read_dir(folder).map_err(Error::writing("list", folder))?;
-    let mut others: Vec<_> = entries
-        .filter_map(|entry| entry.ok())
-        .filter(|entry| entry.file_name() != newest)
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
+    let mut others = list(folder, |name| name != newest && !name.starts_with('.'))?;
     others.sort();
     let num_old = others.len().saturating_sub(KEEP_LAST - 1);
     others[..num_old].iter().try_for_each(|(_, path)| remove(path))

@@ -15,11 +15,11 @@ use crate::error::Result;
 use crate::generate::sampler::Sampling;
 use crate::generate::{Decoding, Event, Request, generate};
 use crate::model::CausalLm;
-use crate::objective::log_probs;
+use crate::objective::{Objective, log_probs};
 
 const NUM_DECODED_TOKENS: usize = 8;
 
-/// Seconds from the first update to the end of the run.
+/// Seconds that the whole run takes.
 ///
 /// # Errors
 /// A failing device.
@@ -42,16 +42,21 @@ pub fn estimate_seconds(
     let supervised =
         |train: &TrainConfig, epochs: usize| epochs as f64 * num_rows * sequence_tokens * passes(train) * forward;
 
-    let samples = config.generation.samples_per_prompt as f64;
-    let generating = num_rows * samples * response_tokens * decode;
-    let scoring = num_rows * sequence_tokens * forward;
-    let training = 2.0 * samples * supervised(&config.train, config.train.epochs);
-    let mut seconds = config.iterations as f64 * (generating + scoring + training);
+    let one_side = supervised(&config.train, config.train.epochs);
+    let iteration = if Objective::new(&config.objective).needs_self_generated() {
+        let samples = config.generation.samples_per_prompt as f64;
+        let generating = num_rows * samples * response_tokens * decode;
+        generating + num_rows * sequence_tokens * forward + 2.0 * samples * one_side
+    } else {
+        one_side
+    };
+    let mut seconds = config.iterations as f64 * iteration;
     seconds += config.sft.as_ref().map_or(0.0, |sft| supervised(sft, sft.epochs));
     if config.continued_sft_lr.is_some() {
         seconds += supervised(&config.train, config.train.epochs * config.iterations);
     }
-    let evaluations = 1 + config.iterations + usize::from(config.sft.is_some() || config.continued_sft_lr.is_some());
+    let other_stages = usize::from(config.sft.is_some()) + usize::from(config.continued_sft_lr.is_some());
+    let evaluations = 1 + config.iterations + other_stages;
     let answered = num_held_out.min(config.evaluation.generate_rows) as f64;
     let answers = if config.evaluation.sampled { 2.0 } else { 1.0 };
     let evaluation = num_held_out as f64 * sequence_tokens * forward + answers * answered * response_tokens * decode;

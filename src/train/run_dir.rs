@@ -39,10 +39,7 @@ impl RunDir {
     /// # Errors
     /// [`Error::Usage`] if it holds a run already, [`Error::Locked`], [`Error::Disk`].
     pub fn create(path: &Path) -> Result<Self> {
-        if path.join("config.ron").exists() {
-            return Err(Error::usage(format!("{} already holds a run", path.display()))
-                .with_hint(format!("continue it with `gsil resume {}`, or choose another --output", path.display())));
-        }
+        Self::check_free(path)?;
         let is_new = !path.exists();
         fs::create_dir_all(path).map_err(Error::writing("create", path))?;
         Self::lock(path, is_new)
@@ -54,6 +51,18 @@ impl RunDir {
         if self.is_new {
             // The reason for giving up is the error to report; what is left over is only untidy.
             let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+
+    /// [`Error::Usage`] if the folder holds a run already: asked before anything large is loaded.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn check_free(path: &Path) -> Result<()> {
+        match path.join("config.ron").exists() {
+            true => Err(Error::usage(format!("{} already holds a run", path.display()))
+                .with_hint(format!("continue it with `gsil resume {}`, or choose another --output", path.display()))),
+            false => Ok(()),
         }
     }
 
@@ -187,7 +196,9 @@ fn whole_lines(path: &Path) -> Result<Vec<String>> {
         }
         good_bytes += num_bytes as u64;
         let number = lines.len() + 1;
-        lines.push(String::from_utf8(bytes).map_err(|_| Error::input(path, "is not UTF-8").at(format!("line {number}")))?);
+        lines.push(
+            String::from_utf8(bytes).map_err(|_| Error::input(path, "is not UTF-8").at(format!("line {number}")))?,
+        );
     }
 }
 

@@ -10,7 +10,7 @@ use super::checkpoint::{self, Progress};
 use super::estimate::estimate_seconds;
 use super::run_dir::RunDir;
 use super::signals::StopRequest;
-use crate::config::{RunConfig, TrainConfig, WordProblemsConfig};
+use crate::config::{RunConfig, TrainConfig, Unfinished, WordProblemsConfig};
 use crate::data::examples::{Example, prepare_examples};
 use crate::data::rows::read_rows;
 use crate::data::tokenizer::Tokenizer;
@@ -21,6 +21,7 @@ use crate::eval;
 use crate::formats::ModelFiles;
 use crate::formats::hf_folder::write_model_folder;
 use crate::model::{CausalLm, ModelConfig, weights};
+use crate::objective::Objective;
 use crate::policy::Policy;
 use crate::report::console::Console;
 
@@ -72,6 +73,7 @@ impl Run {
     /// # Errors
     /// Whatever is wrong with configuration, model, data or device; the run folder is then not made.
     pub fn start(mut config: RunConfig, output: &Path, console: Console) -> Result<(Self, CausalLm)> {
+        RunDir::check_free(output)?;
         let (dir, opened);
         if config.word_problems.is_some() {
             let device = device::open(device::resolve_name(&config.device))?;
@@ -92,9 +94,10 @@ impl Run {
             dir = RunDir::create(output)?;
         }
         config.output = Some(dir.path().to_string_lossy().into_owned());
-        dir.write("config.ron", &config.to_ron()?)?;
-        dir.write("env.json", &(environment(&opened.device_name).to_string() + "\n"))?;
-        opened.into_run(config, dir, console, None)
+        let (run, model) = opened.into_run(config, dir, console, None)?;
+        run.dir.write("env.json", &(environment(&run.device_name).to_string() + "\n"))?;
+        run.dir.write("config.ron", &run.config.to_ron()?)?;
+        Ok((run, model))
     }
 
     /// Prepares to continue the run in `path`.
@@ -136,7 +139,7 @@ impl Run {
         let held_out = self.held_out.as_ref().map_or(0, |held_out| held_out.examples.len());
         console.say(format!("data       {} demonstrations, {held_out} held out", self.examples.len()));
         console.say(format!(
-            "objective  {:?}, scale {}, shift {}; {} iterations",
+            "objective  {}, scale {}, shift {}; {} iterations",
             objective.name,
             objective.scale.unwrap_or(1.0),
             objective.shift,
@@ -145,7 +148,7 @@ impl Run {
         console.say(format!("device     {}", self.device_name));
         console.say(format!("run folder {}", self.dir.path().display()));
         let seconds = estimate_seconds(&self.config, model, &self.examples, held_out, self.num_tokens_multiple)?;
-        console.say(format!("time       about {} from here, at the speed just measured", duration(seconds)));
+        console.say(format!("time       about {} for the whole run, at the speed just measured", duration(seconds)));
         Ok(())
     }
 }
@@ -170,6 +173,14 @@ impl Opened {
             }
             None => None,
         };
+        if policy.eos_token_ids.is_empty()
+            && Objective::new(&config.objective).needs_self_generated()
+            && config.generation.unfinished == Unfinished::Drop
+        {
+            return Err(Error::input(&policy.files.path, "names no end token: no response could ever be finished")
+                .at("config.json, field `eos_token_id`")
+                .with_hint("add eos_token_id to config.json, or set generation.unfinished=mask"));
+        }
         let model = policy.load(&device.autodiff(), console)?;
         let model = match &config.lora {
             Some(lora) => model.with_adapters(lora.rank, lora.alpha as f64, &lora.target_modules, config.seed),
