@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::batch::Sequence;
 use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generate::sampler::{Sampling, answer_seed};
 use crate::generate::{Decoding, Event, Request, Response, generate};
 use crate::model::CausalLm;
@@ -116,6 +116,9 @@ pub fn evaluate(
 ) -> Result<Evaluation> {
     let model = model.valid();
     let log_probs = demonstration_log_probs(&model, examples, settings, console, check)?;
+    if let Some(row) = log_probs.iter().position(|log_prob| !log_prob.is_finite()) {
+        return Err(Error::training(format!("the model gives held-out row {row} a log-prob that is not finite")));
+    }
     let num_tokens: usize = examples.iter().map(|example| example.demonstration_ids.len()).sum();
     let against_reference = match reference {
         Some(reference) => Some(against_reference(&model, examples, &log_probs, reference, settings)?),

@@ -15,10 +15,11 @@ use super::schedule::learning_rate;
 use super::setup::Run;
 use super::step::Updater;
 use crate::config::TrainConfig;
+use crate::data::batch::Sequence;
 use crate::error::{Error, Result};
 use crate::generate::sampler::answer_seed;
 use crate::model::CausalLm;
-use crate::objective::Objective;
+use crate::objective::{Objective, log_probs};
 use crate::report::console::Unit;
 
 /// One line for each update.
@@ -29,6 +30,18 @@ pub struct Fit<'a> {
     pub pairs: &'a [Pair],
     pub objective: &'a Objective,
     pub config: &'a TrainConfig,
+    /// Updates, instead of `config.epochs`; may end within an epoch.
+    pub num_steps: Option<usize>,
+}
+
+impl Fit<'_> {
+    fn steps_per_epoch(&self) -> usize {
+        self.pairs.len().div_ceil(self.config.batch_size)
+    }
+
+    fn num_steps(&self) -> usize {
+        self.num_steps.unwrap_or(self.steps_per_epoch() * self.config.epochs)
+    }
 }
 
 /// One line of [`METRICS_FILE`].
@@ -58,8 +71,10 @@ impl Run {
             return Err(Error::training("no pair is left to train on: every self-generated response was cut off")
                 .with_hint("raise generation.max_new_tokens, or set generation.unfinished=mask"));
         }
-        let steps_per_epoch = fit.pairs.len().div_ceil(fit.config.batch_size);
-        let num_steps = steps_per_epoch * fit.config.epochs;
+        let (steps_per_epoch, num_steps) = (fit.steps_per_epoch(), fit.num_steps());
+        if progress.stage_steps > num_steps {
+            return Err(Error::input(self.dir.path(), "the checkpoint has more updates than the stage"));
+        }
         if progress.stage_steps == num_steps {
             return Ok((model, progress)); // the run was stopped between the last update and the end of the stage
         }
@@ -87,15 +102,28 @@ impl Run {
             bar.note(&format!("loss {:.3}  {:.0} tokens/s", metrics.loss, metrics.tokens_per_s));
             bar.advance(1);
             self.log(&progress, epoch, metrics)?;
-            if let Some(signal) = self.stop.signal() {
-                checkpoint::save(&self.dir, &progress, &model, Some(&optimizer))?;
-                return Err(Error::Stopped { signal });
+            let signal = self.stop.signal();
+            let is_last = progress.stage_steps == num_steps;
+            if is_last || signal.is_some() || progress.stage_steps.is_multiple_of(self.config.save_every) {
+                self.check_finite(&model, batch[0])?;
+                checkpoint::save(&self.dir, &progress, &model, (!is_last).then_some(&optimizer))?;
             }
-            if progress.stage_steps.is_multiple_of(self.config.save_every) && progress.stage_steps < num_steps {
-                checkpoint::save(&self.dir, &progress, &model, Some(&optimizer))?;
+            if let Some(signal) = signal {
+                return Err(Error::Stopped { signal });
             }
         }
         Ok((model, progress))
+    }
+
+    /// The update after the last finite loss may have ruined the weights: nothing is saved that cannot score a demonstration.
+    fn check_finite(&self, model: &CausalLm, pair: &Pair) -> Result<()> {
+        let sequence = Sequence { prompt_ids: &pair.prompt_ids, response_ids: &pair.demonstration.token_ids };
+        let scores = log_probs::score(model, &[sequence], 1, self.num_tokens_multiple, &mut |_| Ok(()))?;
+        match scores.iter().flatten().all(|log_prob| log_prob.is_finite()) {
+            true => Ok(()),
+            false => Err(Error::training(format!("the policy gives row {} a log-prob that is not finite", pair.index))
+                .with_hint("lower train.lr or objective.scale; the last checkpoint is intact")),
+        }
     }
 
     fn optimizer(&self, config: &TrainConfig, progress: &Progress, model: &CausalLm) -> Result<Optimizer> {

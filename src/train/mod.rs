@@ -31,7 +31,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ObjectiveConfig, ObjectiveName, TrainConfig};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::eval::{self, Evaluation, ReferenceRow};
 use crate::formats::hf_folder::write_model_folder;
 use crate::formats::safetensors::write_safetensors;
@@ -124,7 +124,7 @@ impl Run {
 
     fn supervised_stage(&mut self, model: CausalLm, progress: Progress) -> Result<(CausalLm, Progress)> {
         let config = self.config.sft.clone().expect("the stage exists only with `sft`");
-        let (model, progress) = self.fit_supervised(model, &config, config.epochs, progress)?;
+        let (model, progress) = self.fit_supervised(model, &config, None, progress)?;
         self.finish(model, progress)
     }
 
@@ -142,7 +142,7 @@ impl Run {
             self.examples.iter().map(Pair::demonstration_only).collect()
         };
         let config = self.config.train.clone();
-        let fit = Fit { pairs: &pairs, objective: &objective, config: &config };
+        let fit = Fit { pairs: &pairs, objective: &objective, config: &config, num_steps: None };
         let (model, progress) = self.fit(model, &fit, progress)?;
         self.finish(model, progress)
     }
@@ -155,8 +155,8 @@ impl Run {
             _ => model,
         };
         let config = TrainConfig { lr: Some(lr), ..self.config.train.clone() };
-        let epochs = config.epochs * self.config.iterations;
-        let (model, progress) = self.fit_supervised(model, &config, epochs, progress)?;
+        let gsil_steps = progress.total_steps - progress.stage_steps - self.supervised_steps();
+        let (model, progress) = self.fit_supervised(model, &config, Some(gsil_steps), progress)?;
         self.finish(model, progress)
     }
 
@@ -164,26 +164,27 @@ impl Run {
         &mut self,
         model: CausalLm,
         config: &TrainConfig,
-        epochs: usize,
+        num_steps: Option<usize>,
         progress: Progress,
     ) -> Result<(CausalLm, Progress)> {
         let objective = Objective::new(&ObjectiveConfig { name: ObjectiveName::Sft, ..ObjectiveConfig::default() });
         let pairs: Vec<Pair> = self.examples.iter().map(Pair::demonstration_only).collect();
-        let config = TrainConfig { epochs, ..config.clone() };
-        self.fit(model, &Fit { pairs: &pairs, objective: &objective, config: &config }, progress)
+        self.fit(model, &Fit { pairs: &pairs, objective: &objective, config, num_steps }, progress)
+    }
+
+    /// Updates of the supervised stage before the first iteration.
+    fn supervised_steps(&self) -> usize {
+        let of = |config: &TrainConfig| self.examples.len().div_ceil(config.batch_size) * config.epochs;
+        self.config.sft.as_ref().map_or(0, of)
     }
 
     /// Evaluates what a stage made, exports it if it is the run's result, and moves on to the next stage.
     fn finish(&mut self, model: CausalLm, progress: Progress) -> Result<(CausalLm, Progress)> {
         let reference = match progress.stage {
             Stage::Sft => None,
-            _ => self.held_out_reference(),
+            _ => self.held_out_reference()?,
         };
-        let evaluated = self.evaluate(&progress.stage.to_string(), progress.total_steps, &model, reference);
-        if matches!(evaluated, Err(Error::Stopped { .. })) {
-            checkpoint::save(&self.dir, &progress, &model, None)?;
-        }
-        evaluated?;
+        self.evaluate(&progress.stage.to_string(), progress.total_steps, &model, reference)?;
         let next = self.next_stage(progress.stage);
         if progress.stage != Stage::ContinuedSft && !matches!(next, Stage::Iteration(_)) {
             self.export(&model)?;
@@ -209,8 +210,9 @@ impl Run {
         self.dir.write(HELD_OUT_FILE, &lines?.concat())
     }
 
-    fn held_out_reference(&self) -> Option<Vec<ReferenceRow>> {
-        read_lines(&self.dir.join(HELD_OUT_FILE)).ok().filter(|rows: &Vec<ReferenceRow>| !rows.is_empty())
+    fn held_out_reference(&self) -> Result<Option<Vec<ReferenceRow>>> {
+        let rows: Vec<ReferenceRow> = read_lines(&self.dir.join(HELD_OUT_FILE))?;
+        Ok((!rows.is_empty()).then_some(rows))
     }
 
     fn evaluate(

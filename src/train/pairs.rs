@@ -45,7 +45,9 @@ pub struct SelfGeneratedCounts {
     pub unfinished: usize,
     /// The same as an earlier response to another prompt.
     pub duplicated: usize,
-    /// Pairs left out of the training.
+    /// Longer than `train.max_length` together with their prompt: left out.
+    pub too_long: usize,
+    /// Pairs left out of the training, for one reason or another.
     pub dropped: usize,
     /// Mean length in tokens.
     pub mean_tokens: f64,
@@ -58,6 +60,7 @@ pub fn make_pairs(
     responses: &[Vec<Response>],
     demonstration_log_probs: &[f64],
     unfinished: Unfinished,
+    max_length: usize,
 ) -> (Vec<Pair>, SelfGeneratedCounts) {
     let mut pairs = Vec::new();
     let mut counts = SelfGeneratedCounts::default();
@@ -73,7 +76,9 @@ pub fn make_pairs(
             counts.unfinished += usize::from(!response.finished);
             counts.duplicated += usize::from(seen.contains(&response.token_ids));
             own.insert(&response.token_ids);
-            if !response.finished && unfinished == Unfinished::Drop {
+            let is_too_long = example.prompt_ids.len() + response.token_ids.len() > max_length;
+            counts.too_long += usize::from(is_too_long);
+            if is_too_long || (!response.finished && unfinished == Unfinished::Drop) {
                 counts.dropped += 1;
                 continue;
             }
@@ -121,13 +126,14 @@ mod tests {
             vec![response(&[5, 2], true), response(&[2], true)],
             vec![response(&[5, 2], true), response(&[6, 6, 6], false)],
         ];
-        let (pairs, counts) = make_pairs(&examples, &responses, &[-1.0, -2.0], Unfinished::Drop);
+        let (pairs, counts) = make_pairs(&examples, &responses, &[-1.0, -2.0], Unfinished::Drop, 100);
         let expected = SelfGeneratedCounts {
             responses: 4,
             identical: 1,
             empty: 1,
             unfinished: 1,
             duplicated: 1,
+            too_long: 0,
             dropped: 1,
             mean_tokens: 2.0,
         };
@@ -138,9 +144,16 @@ mod tests {
     }
 
     #[test]
+    fn a_pair_longer_than_the_limit_is_left_out_and_counted() {
+        let (pairs, counts) =
+            make_pairs(&[example(0, &[5, 2])], &[vec![response(&[6, 6, 2], true)]], &[-1.0], Unfinished::Drop, 3);
+        assert_eq!((pairs.len(), counts.too_long, counts.dropped), (0, 1, 1));
+    }
+
+    #[test]
     fn masked_unfinished_responses_keep_their_tokens_and_get_no_end_token() {
         let (pairs, counts) =
-            make_pairs(&[example(0, &[5, 2])], &[vec![response(&[6, 6, 6], false)]], &[-1.0], Unfinished::Mask);
+            make_pairs(&[example(0, &[5, 2])], &[vec![response(&[6, 6, 6], false)]], &[-1.0], Unfinished::Mask, 100);
         assert_eq!((counts.dropped, counts.unfinished), (0, 1));
         assert_eq!(pairs[0].self_generated.as_ref().unwrap().token_ids, [6, 6, 6]);
     }

@@ -12,6 +12,7 @@ use super::run_dir::{append_line, read_lines};
 use super::setup::Run;
 use crate::config::GenerationConfig;
 use crate::data::batch::Sequence;
+use crate::data::examples::Example;
 use crate::error::{Error, Result};
 use crate::generate::sampler::{Sampling, answer_seed};
 use crate::generate::{Decoding, Event, Request, Response, batches, generate};
@@ -73,7 +74,10 @@ impl Run {
                 return Err(Error::input(&path, "responses are missing")
                     .with_hint("the reference that wrote them is gone; start a new run"));
             }
-            self.answer(reference, &open, &path, &mut found)?;
+            match self.examples.iter().all(|example| example.self_generated_ids.is_some()) {
+                true => self.score_given(reference, &path, &mut found)?,
+                false => self.answer(reference, &open, &path, &mut found)?,
+            }
         }
         let mut of_example = |index| (0..num_samples).filter_map(|sample| found.remove(&(index, sample))).collect();
         let responses: Vec<Vec<Response>> = self.examples.iter().map(|example| of_example(example.index)).collect();
@@ -99,6 +103,38 @@ impl Run {
         batches.retain(|batch| batch.iter().any(|i| !found.contains_key(&places[*i])));
         let open = batches.into_iter().flatten();
         open.map(|i| OpenRequest { place: places[i], request: requests[i].clone() }).collect()
+    }
+
+    /// Rows of preference pairs bring their own second response: it is scored under the reference instead of generated.
+    fn score_given(&self, reference: &CausalLm, path: &Path, found: &mut Found) -> Result<()> {
+        let rejected = |example: &Example| example.self_generated_ids.clone().unwrap_or_default();
+        let responses: Vec<Vec<u32>> = self.examples.iter().map(rejected).collect();
+        let sequences: Vec<Sequence<'_>> = self
+            .examples
+            .iter()
+            .zip(&responses)
+            .map(|(example, response_ids)| Sequence { prompt_ids: &example.prompt_ids, response_ids })
+            .collect();
+        let scores = self.score("given responses", reference, &sequences)?;
+        for ((example, token_ids), token_log_probs) in self.examples.iter().zip(responses).zip(scores) {
+            let response = Response { token_ids, token_log_probs, finished: true };
+            let response_text = self.decode(&response)?;
+            let row = SelfGeneratedRow { index: example.index, sample: 0, response_text, response };
+            if let Entry::Vacant(entry) = found.entry((row.index, 0)) {
+                append_line(path, &row)?;
+                entry.insert(row.response);
+            }
+        }
+        Ok(())
+    }
+
+    fn score(&self, label: &'static str, reference: &CausalLm, sequences: &[Sequence<'_>]) -> Result<Vec<Vec<f32>>> {
+        let mut bar = self.console.bar("scoring", sequences.len() as u64, Unit::Count(label));
+        let batch_size = self.score_batch_size();
+        log_probs::score(reference, sequences, batch_size, self.num_tokens_multiple, &mut |count| {
+            bar.advance(count as u64);
+            self.stop.check()
+        })
     }
 
     /// Generates, and writes down each response that is not there yet.
@@ -151,12 +187,7 @@ impl Run {
             .iter()
             .map(|example| Sequence { prompt_ids: &example.prompt_ids, response_ids: &example.demonstration_ids })
             .collect();
-        let mut bar = self.console.bar("scoring", sequences.len() as u64, Unit::Count("demonstrations"));
-        let batch_size = self.score_batch_size();
-        let scores = log_probs::score(reference, &sequences, batch_size, self.num_tokens_multiple, &mut |count| {
-            bar.advance(count as u64);
-            self.stop.check()
-        })?;
+        let scores = self.score("demonstrations", reference, &sequences)?;
         let rows = self.examples.iter().zip(&scores);
         let lines: Result<Vec<String>> = rows
             .map(|(example, tokens)| DemonstrationRow { index: example.index, reference_log_prob: sum(tokens) })
@@ -183,7 +214,8 @@ impl Run {
         demonstration_log_probs: &[f64],
     ) -> Result<Vec<Pair>> {
         let unfinished = self.config.generation.unfinished;
-        let (pairs, counts) = make_pairs(&self.examples, responses, demonstration_log_probs, unfinished);
+        let (pairs, counts) =
+            make_pairs(&self.examples, responses, demonstration_log_probs, unfinished, self.config.train.max_length);
         self.dir.keep_lines(COUNTS_FILE, |row| row["iteration"] != iteration)?; // a resumed iteration counts again
         self.dir.append(COUNTS_FILE, &serde_json::json!({"iteration": iteration, "counts": counts}))?;
         self.tell(&counts);
@@ -191,10 +223,12 @@ impl Run {
     }
 
     fn tell(&self, counts: &SelfGeneratedCounts) {
-        let SelfGeneratedCounts { responses, identical, empty, unfinished, duplicated, dropped, mean_tokens } = counts;
+        let SelfGeneratedCounts { responses, identical, empty, unfinished, duplicated, too_long, dropped, mean_tokens } =
+            counts;
         self.console.say(format!(
             "{responses} responses of {mean_tokens:.1} tokens: {identical} identical to the demonstration, \
-             {unfinished} cut off, {empty} empty, {duplicated} duplicated; {dropped} pairs left out"
+             {unfinished} cut off, {empty} empty, {duplicated} duplicated, {too_long} longer than train.max_length; \
+             {dropped} pairs left out"
         ));
         if 2 * unfinished > *responses {
             self.console.warn("more than half of the responses were cut off: raise generation.max_new_tokens");
