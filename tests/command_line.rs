@@ -550,14 +550,17 @@ fn a_run_in_which_every_response_is_cut_off_is_an_error_with_advice() {
 #[test]
 fn activation_checkpointing_changes_no_figure() {
     let folder = tempdir().unwrap();
-    train(folder.path(), "plain", &[]);
-    train(folder.path(), "checkpointed", &["train.activation_checkpointing=true"]);
-    let (plain, checkpointed) = (metrics(folder.path(), "plain"), metrics(folder.path(), "checkpointed"));
-    assert_eq!(plain.len(), checkpointed.len());
-    for (plain, checkpointed) in plain.iter().zip(&checkpointed) {
-        for key in ["loss", "demonstration_log_prob_per_token", "grad_norm"] {
-            let expected = plain[key].as_f64().unwrap();
-            assert_close(&checkpointed[key], expected, TOLERANCE * expected.abs().max(1.0), key);
+    for adapter in [&[][..], &["lora.rank=2"]] {
+        let (plain, checkpointed) = (format!("plain{}", adapter.len()), format!("checkpointed{}", adapter.len()));
+        train(folder.path(), &plain, adapter);
+        train(folder.path(), &checkpointed, &[adapter, &["train.activation_checkpointing=true"]].concat());
+        let (plain, checkpointed) = (metrics(folder.path(), &plain), metrics(folder.path(), &checkpointed));
+        assert_eq!(plain.len(), checkpointed.len());
+        for (plain, checkpointed) in plain.iter().zip(&checkpointed) {
+            for key in ["loss", "demonstration_log_prob_per_token", "grad_norm"] {
+                let expected = plain[key].as_f64().unwrap();
+                assert_close(&checkpointed[key], expected, TOLERANCE * expected.abs().max(1.0), key);
+            }
         }
     }
 }
