@@ -83,6 +83,7 @@ fn flex() -> Result<Device> {
 }
 
 #[cfg(feature = "ndarray")]
+#[allow(deprecated)] // see `ops`
 fn ndarray() -> Result<Device> {
     Ok(Device::ndarray())
 }

@@ -35,9 +35,12 @@ fn main() -> ExitCode {
 /// Graphics libraries report exhausted memory and lost devices by panicking; anything else is our own mistake.
 fn report_panic(message: &str) -> i32 {
     let lower = message.to_lowercase();
-    if ["out of memory", "can't allocate", "device lost", "poisoned", "buffertoobig"].iter().any(|s| lower.contains(s)) {
+    if ["out of memory", "can't allocate", "device lost", "poisoned", "buffertoobig"].iter().any(|s| lower.contains(s))
+    {
         eprintln!("error: the device ran out of memory or was lost\n{message}");
-        eprintln!("hint: lower train.micro_batch_size, then generation.batch_size; set train.activation_checkpointing=true");
+        eprintln!(
+            "hint: lower train.micro_batch_size, then generation.batch_size; set train.activation_checkpointing=true"
+        );
         return 4;
     }
     eprintln!("error: internal error, please report it\n{message}");

@@ -1,6 +1,13 @@
-//! The tests that see the program from outside, as one binary.
+//! The integration tests: one binary, so that the crate is linked once. The first group sees the library on every device,
+//! the second the program from outside.
 
 mod support;
+
+mod decoding;
+mod examples;
+mod golden;
+mod gradients;
+mod training;
 
 mod bad_input;
 mod command_line;

@@ -91,8 +91,8 @@ pub(super) fn score(args: ScoreArgs) -> Result<()> {
         let reference = reference_scores.as_ref().map(|all| &all[i]);
         let ratio = |policy: &[f32], reference: &[f32]| sum(policy) - sum(reference);
         let log_ratio_demonstration = reference.map(|r| ratio(&policy.demonstration, &r.demonstration));
-        let log_ratio_self_generated = reference
-            .and_then(|r| Some(ratio(policy.self_generated.as_ref()?, r.self_generated.as_ref()?)));
+        let log_ratio_self_generated =
+            reference.and_then(|r| Some(ratio(policy.self_generated.as_ref()?, r.self_generated.as_ref()?)));
         let reward = |log_ratio: Option<f64>| log_ratio.map(|r| scale * r + config.objective.shift);
         print_json(&ScoreRow {
             index: example.index,
@@ -170,9 +170,8 @@ fn loss(
         num_tokens: one(policy.len() as f64),
     };
     let demonstration = side(&policy.demonstration, reference.map(|r| r.demonstration.as_slice()));
-    let self_generated = policy.self_generated.as_ref().map(|scores| {
-        side(scores, reference.and_then(|r| r.self_generated.as_deref()))
-    });
+    let self_generated =
+        policy.self_generated.as_ref().map(|scores| side(scores, reference.and_then(|r| r.self_generated.as_deref())));
     if objective.needs_self_generated() && self_generated.is_none() {
         return Ok(None);
     }

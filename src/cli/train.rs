@@ -71,9 +71,8 @@ pub(super) fn resume(args: ResumeArgs) -> Result<()> {
 fn resolved_config(args: &TrainArgs) -> Result<RunConfig> {
     let mut config = match &args.config {
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                Error::config(path.to_string_lossy(), format!("cannot read: {error}"))
-            })?;
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| Error::config(path.to_string_lossy(), format!("cannot read: {error}")))?;
             RunConfig::from_ron(&text, &path.to_string_lossy())?
         }
         None if asks_for_own_data(args) => RunConfig::default(),

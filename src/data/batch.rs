@@ -37,7 +37,8 @@ impl Batch {
     /// If there is no sequence, or one has no prompt token: the first response token would have no row to be read at.
     pub fn new(sequences: &[Sequence<'_>], num_tokens_multiple: usize) -> Self {
         assert!(!sequences.is_empty(), "a batch needs a sequence");
-        let longest = sequences.iter().map(|s| (s.prompt_ids.len() + s.response_ids.len()).saturating_sub(1)).max().unwrap_or(1);
+        let longest =
+            sequences.iter().map(|s| (s.prompt_ids.len() + s.response_ids.len()).saturating_sub(1)).max().unwrap_or(1);
         let num_tokens = longest.max(1).next_multiple_of(num_tokens_multiple);
         let mut batch = Batch {
             num_sequences: sequences.len(),
@@ -102,8 +103,10 @@ mod tests {
 
     #[test]
     fn padding_stands_on_the_right_and_is_never_read() {
-        let sequences =
-            [Sequence { prompt_ids: &[7, 8, 3], response_ids: &[2] }, Sequence { prompt_ids: &[5], response_ids: &[2] }];
+        let sequences = [
+            Sequence { prompt_ids: &[7, 8, 3], response_ids: &[2] },
+            Sequence { prompt_ids: &[5], response_ids: &[2] },
+        ];
         let batch = Batch::new(&sequences, 4);
         assert_eq!(batch.num_tokens, 4);
         assert_eq!(batch.input_ids, [7, 8, 3, 0, 5, 0, 0, 0]);

@@ -216,7 +216,7 @@ pub fn model_config(
         "num_hidden_layers": num_layers, "num_attention_heads": num_heads, "num_key_value_heads": num_heads,
         "max_position_embeddings": MAX_POSITIONS, "rope_theta": 10000.0, "rms_norm_eps": 1e-5,
         "hidden_act": "silu", "attention_bias": false, "mlp_bias": false, "tie_word_embeddings": true,
-        "initializer_range": 0.02, "torch_dtype": "float32",
+        "initializer_range": 0.06, "torch_dtype": "float32",
         "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     })
 }

@@ -163,10 +163,7 @@ mod tests {
     // softmax([0, 1, 2, -1]) = [0.0871, 0.2369, 0.6439, 0.0321]
     #[test]
     fn sampling_at_temperature_one_follows_the_softmax() {
-        assert_near(
-            frequencies(Sampling { temperature: 1.0, top_k: 0, top_p: 1.0 }),
-            [0.0871, 0.2369, 0.6439, 0.0321],
-        );
+        assert_near(frequencies(Sampling { temperature: 1.0, top_k: 0, top_p: 1.0 }), [0.0871, 0.2369, 0.6439, 0.0321]);
     }
 
     #[test]
@@ -185,10 +182,7 @@ mod tests {
     #[test]
     fn temperature_two_is_the_softmax_of_half_the_logits() {
         // softmax([0, 0.5, 1, -0.5]) = [0.1674, 0.2760, 0.4551, 0.1015]
-        assert_near(
-            frequencies(Sampling { temperature: 2.0, top_k: 0, top_p: 1.0 }),
-            [0.1674, 0.2760, 0.4551, 0.1015],
-        );
+        assert_near(frequencies(Sampling { temperature: 2.0, top_k: 0, top_p: 1.0 }), [0.1674, 0.2760, 0.4551, 0.1015]);
     }
 
     #[test]

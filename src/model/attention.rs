@@ -1,11 +1,12 @@
 //! Causal self-attention with grouped queries, over a whole sequence or over a cache.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use burn::tensor::{Tensor, activation};
 
 use super::cache::LayerCache;
 use super::layers::Linear;
 use super::rotary::Rotary;
+use crate::ops;
 
 /// What all layers of one forward pass share.
 #[derive(Debug, Clone)]
@@ -15,21 +16,13 @@ pub struct Context {
     /// T, new tokens of each sequence.
     pub num_tokens: usize,
     pub rotary: Rotary,
-    /// Added to attention scores: 0 where a token may look, -1e9 where not. `[B or 1, 1, T, S]`, S keys.
-    pub mask: Tensor<4>,
+    /// Added to attention scores: 0 where a token may look, -1e9 where not, `[B, 1, T, S]` with S keys. None: every token
+    /// looks at itself and those before it.
+    pub mask: Option<Tensor<4>>,
 }
 
 /// A score that softmax turns into exactly 0 in f32; finite, so that a fully masked row stays finite too.
 pub(super) const MASKED: f32 = -1e9;
-
-/// The mask of plain causal attention, `[1, 1, T, T]`.
-pub(super) fn causal_mask(num_tokens: usize, device: &Device) -> Tensor<4> {
-    let mut mask = vec![0.0; num_tokens * num_tokens];
-    for (i, row) in mask.chunks_mut(num_tokens).enumerate() {
-        row[i + 1..].fill(MASKED);
-    }
-    Tensor::from_data(TensorData::new(mask, [1, 1, num_tokens, num_tokens]), &device.clone().without_autodiff())
-}
 
 /// Multi-head attention in which groups of H / K query heads share one key and value head.
 #[derive(Module, Debug)]
@@ -52,7 +45,10 @@ impl Attention {
         let q = context.rotary.apply(q); // [B, H, T, d]
         let k = context.rotary.apply(k); // [B, K, T, d]
         let (k, v) = match cache {
-            Some(cache) => cache.append(k, v, context.mask.dims()[3]), // [B, K, S, d]
+            Some(cache) => {
+                let span = context.mask.as_ref().map_or(context.num_tokens, |mask| mask.dims()[3]);
+                cache.append(k, v, span) // [B, K, S, d]
+            }
             None => (k, v),
         };
         self.o_proj.forward(self.attend(q, k, v, context))
@@ -69,8 +65,11 @@ impl Attention {
         let (b, t, s) = (context.batch, context.num_tokens, k.dims()[2]);
         let (h, kv, d) = (self.num_heads, self.num_key_value_heads, self.head_dim);
         let scale = (d as f64).sqrt().recip();
-        let scores = q.reshape([b, kv, h / kv * t, d]).matmul(k.swap_dims(2, 3)) * scale; // [B, K, H/K * T, S]
-        let weights = activation::softmax(scores.reshape([b, h, t, s]) + context.mask.clone(), 3);
+        let scores = q.reshape([b, kv, h / kv * t, d]).matmul(k.swap_dims(2, 3)); // [B, K, H/K * T, S]
+        let weights = match &context.mask {
+            None => ops::causal_softmax(scores.reshape([b * h, t, s]), scale).reshape([b, h, t, s]),
+            Some(mask) => activation::softmax(scores.reshape([b, h, t, s]) * scale + mask.clone(), 3),
+        };
         let mixed = weights.reshape([b, kv, h / kv * t, s]).matmul(v); // [B, K, H/K * T, d]
         mixed.reshape([b, h, t, d]).swap_dims(1, 2).reshape([b * t, h * d])
     }

@@ -81,7 +81,7 @@ impl KvCache {
             batch,
             num_tokens,
             rotary: Rotary::new(config, &positions, batch, device),
-            mask: Tensor::from_data(TensorData::new(mask, shape), &device.clone().without_autodiff()),
+            mask: Some(Tensor::from_data(TensorData::new(mask, shape), &device.clone().without_autodiff())),
         }
     }
 }

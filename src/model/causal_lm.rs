@@ -6,7 +6,7 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::attention::{Attention, Context, causal_mask};
+use super::attention::{Attention, Context};
 use super::cache::{KvCache, LayerCache};
 use super::config::ModelConfig;
 use super::layers::{Linear, Mlp, RmsNorm};
@@ -93,7 +93,8 @@ impl CausalLm {
     pub(super) fn build(config: &ModelConfig, source: &mut WeightSource<'_>) -> Result<Self> {
         let (v, d) = (config.vocab_size, config.hidden_size);
         let embed_tokens = Embedding { weight: source.matrix("model.embed_tokens.weight", [v, d])? };
-        let layers = (0..config.num_hidden_layers).map(|i| DecoderLayer::load(source, config, i)).collect::<Result<_>>()?;
+        let layers =
+            (0..config.num_hidden_layers).map(|i| DecoderLayer::load(source, config, i)).collect::<Result<_>>()?;
         let norm = RmsNorm::load(source, "model.norm", d, config.rms_norm_eps)?;
         let lm_head = match config.tie_word_embeddings {
             true => None,
@@ -128,12 +129,7 @@ impl CausalLm {
     pub fn context(&self, batch: usize, num_tokens: usize) -> Context {
         let positions: Vec<usize> = (0..num_tokens).collect();
         let device = self.device();
-        Context {
-            batch,
-            num_tokens,
-            rotary: Rotary::new(&self.config, &positions, 1, &device),
-            mask: causal_mask(num_tokens, &device),
-        }
+        Context { batch, num_tokens, rotary: Rotary::new(&self.config, &positions, 1, &device), mask: None }
     }
 
     /// Hidden states after the last layer, before the final norm.
@@ -146,11 +142,11 @@ impl CausalLm {
 
     /// Final norm and head: `[N, D]` -> logits `[N, V]`.
     pub fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let x = self.norm.forward(hidden);
-        match &self.lm_head {
-            Some(head) => head.forward(x),
-            None => ops::linear(x, self.embed_tokens.weight.val()),
-        }
+        ops::linear(self.norm.forward(hidden), self.head_weight())
+    }
+
+    fn head_weight(&self) -> Tensor<2> {
+        self.lm_head.as_ref().map_or_else(|| self.embed_tokens.weight.val(), |head| head.weight.val())
     }
 
     /// Log-probs (nats) that the model gives to `targets` at the given rows of its hidden states.
@@ -158,13 +154,7 @@ impl CausalLm {
     /// # Shapes
     /// `hidden` `[B * T, D]`; `rows` and `targets` `[R]`; result `[R]`.
     pub fn token_log_probs(&self, hidden: Tensor<2>, rows: Tensor<1, Int>, targets: Tensor<1, Int>) -> Tensor<1> {
-        let [num_rows] = rows.dims();
-        let logits = self.head(hidden.select(0, rows)); // [R, V]
-        let max = logits.clone().inner().max_dim(1); // a constant shift: it cancels in the gradient too
-        let max = if logits.is_autodiff() { Tensor::from_inner(max) } else { max };
-        let log_sum = (logits.clone() - max.clone()).exp().sum_dim(1).log() + max;
-        let picked = logits.gather(1, targets.reshape([num_rows, 1]));
-        (picked - log_sum).reshape([num_rows])
+        ops::selected_log_probs(self.norm.forward(hidden.select(0, rows)), self.head_weight(), targets)
     }
 
     /// Logits for the token after the last of each row, appending to the cache.

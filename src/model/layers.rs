@@ -53,8 +53,7 @@ impl RmsNorm {
 
     /// `[N, D]` -> `[N, D]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let mean_square = x.clone().square().mean_dim(1);
-        x * (mean_square + self.eps).sqrt().recip() * self.weight.val().unsqueeze()
+        ops::rms_norm(x, self.weight.val(), self.eps)
     }
 }
 
@@ -69,7 +68,6 @@ pub struct Mlp {
 impl Mlp {
     /// `[N, D]` -> `[N, D]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let gate = burn::tensor::activation::silu(self.gate_proj.forward(x.clone()));
-        self.down_proj.forward(gate * self.up_proj.forward(x))
+        self.down_proj.forward(ops::swiglu(self.gate_proj.forward(x.clone()), self.up_proj.forward(x)))
     }
 }

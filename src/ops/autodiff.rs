@@ -1,19 +1,21 @@
 //! Gradients of the operations: what each keeps from its forward pass and what it gives back.
+//!
+//! Only what a tracked parent needs is kept and computed, so a frozen weight (LoRA) costs no gradient of its own.
 
 use burn::backend::{
-    Autodiff,
+    Autodiff, TensorMetadata,
     autodiff::{
         checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
         grads::Gradients,
         ops::{Backward, Ops, OpsKind},
     },
-    tensor::FloatTensor,
+    tensor::{FloatTensor, IntTensor},
 };
+use burn::tensor::{Shape, Slice};
 
 use super::ModelOps;
 
-/// `y = x wᵀ`: `dx = g w`, `dw = gᵀ x`. Only what a tracked parent needs is kept and computed, so a frozen weight (LoRA)
-/// costs no gradient of its own and keeps no input alive.
+/// `y = x wᵀ`: `dx = g w`, `dw = gᵀ x`.
 #[derive(Debug)]
 struct LinearBackward;
 
@@ -33,6 +35,87 @@ impl<B: ModelOps> Backward<B, 2> for LinearBackward {
     }
 }
 
+#[derive(Debug)]
+struct RmsNormBackward;
+
+impl<B: ModelOps> Backward<B, 2> for RmsNormBackward {
+    type State = (FloatTensor<B>, FloatTensor<B>, f32);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [x_node, weight_node] = ops.parents;
+        let g = grads.consume::<B>(&ops.node);
+        let (x, weight, eps) = ops.state;
+        let (dx, dw) = B::rms_norm_backward(x, weight, g, eps);
+        if let Some(node) = x_node {
+            grads.register::<B>(node.id, dx);
+        }
+        if let Some(node) = weight_node {
+            grads.register::<B>(node.id, dw);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SwigluBackward;
+
+impl<B: ModelOps> Backward<B, 2> for SwigluBackward {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [gate_node, up_node] = ops.parents;
+        let g = grads.consume::<B>(&ops.node);
+        let (gate, up) = ops.state;
+        let (dgate, dup) = B::swiglu_backward(gate, up, g);
+        if let Some(node) = gate_node {
+            grads.register::<B>(node.id, dgate);
+        }
+        if let Some(node) = up_node {
+            grads.register::<B>(node.id, dup);
+        }
+    }
+}
+
+/// Keeps the weights, not the scores.
+#[derive(Debug)]
+struct CausalSoftmaxBackward;
+
+impl<B: ModelOps> Backward<B, 1> for CausalSoftmaxBackward {
+    type State = (FloatTensor<B>, f32);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [node] = ops.parents;
+        let g = grads.consume::<B>(&ops.node);
+        let (p, scale) = ops.state;
+        if let Some(node) = node {
+            grads.register::<B>(node.id, B::causal_softmax_backward(p, g, scale));
+        }
+    }
+}
+
+/// Keeps `[R, 2]`, not the logits.
+#[derive(Debug)]
+struct SelectedLogProbsBackward;
+
+impl<B: ModelOps> Backward<B, 2> for SelectedLogProbsBackward {
+    type State = (FloatTensor<B>, FloatTensor<B>, IntTensor<B>, FloatTensor<B>, usize);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [h_node, w_node] = ops.parents;
+        let g = grads.consume::<B>(&ops.node); // [R, 2]
+        let (h, w, targets, forward, chunk) = ops.state;
+        let num_rows = h.shape()[0];
+        let g = B::float_slice(g, &[Slice::full(), Slice::from(0..1)]);
+        let g = B::float_reshape(g, Shape::new([num_rows]));
+        let (dh, dw) = B::selected_log_probs_backward(h, w, targets, forward, g, chunk, w_node.is_some());
+        if let Some(node) = h_node {
+            grads.register::<B>(node.id, dh);
+        }
+        if let Some(node) = w_node {
+            grads.register::<B>(node.id, dw);
+        }
+    }
+}
+
 impl<B: ModelOps, C: CheckpointStrategy> ModelOps for Autodiff<B, C> {
     fn linear_rows(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         let (x_tracked, weight_tracked) = (x.is_tracked(), weight.is_tracked());
@@ -43,6 +126,55 @@ impl<B: ModelOps, C: CheckpointStrategy> ModelOps for Autodiff<B, C> {
                 prepared.finish(kept, B::linear_rows(x, weight))
             }
             OpsKind::UnTracked(prepared) => prepared.finish(B::linear_rows(x, weight)),
+        }
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        let ((x, x_node), (weight, weight_node)) = (x.into_parts(), weight.into_parts());
+        match RmsNormBackward.prepare::<C>([x_node, weight_node]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => {
+                let y = B::rms_norm(x.clone(), weight.clone(), eps);
+                prepared.finish((x, weight, eps), y)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::rms_norm(x, weight, eps)),
+        }
+    }
+
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let ((gate, gate_node), (up, up_node)) = (gate.into_parts(), up.into_parts());
+        match SwigluBackward.prepare::<C>([gate_node, up_node]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => {
+                let y = B::swiglu(gate.clone(), up.clone());
+                prepared.finish((gate, up), y)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::swiglu(gate, up)),
+        }
+    }
+
+    fn causal_softmax(scores: FloatTensor<Self>, scale: f32) -> FloatTensor<Self> {
+        let (scores, node) = scores.into_parts();
+        match CausalSoftmaxBackward.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => {
+                let p = B::causal_softmax(scores, scale);
+                prepared.finish((p.clone(), scale), p)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::causal_softmax(scores, scale)),
+        }
+    }
+
+    fn selected_log_probs(
+        h: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        chunk: usize,
+    ) -> FloatTensor<Self> {
+        let ((h, h_node), (w, w_node)) = (h.into_parts(), w.into_parts());
+        match SelectedLogProbsBackward.prepare::<C>([h_node, w_node]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => {
+                let forward = B::selected_log_probs(h.clone(), w.clone(), targets.clone(), chunk);
+                prepared.finish((h, w, targets, forward.clone(), chunk), forward)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::selected_log_probs(h, w, targets, chunk)),
         }
     }
 }

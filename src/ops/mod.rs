@@ -1,15 +1,30 @@
 //! Operations that Burn does not have in the form that a language model wants, with their gradients.
 //!
-//! Each operation is one method of [`ModelOps`]: its body is the composite reference, built from Burn's own primitives, and
-//! a device may replace it by a fused kernel. This is the only folder that sees backend internals. The rest of the program
-//! calls the plain functions at the end of this file. Next: [`crate::model`].
+//! Each operation is a method of [`ModelOps`] with a second method for its gradient. Their default bodies are the composite
+//! reference ([`composite`]), built from a backend's own primitives; a device may replace them by fused kernels (`flex`: CPU
+//! loops over rows, in parallel and vectorised). What is kept between forward and backward stands in [`autodiff`]. This is
+//! the only folder that sees backend internals; the rest of the program calls the plain functions at the end of this file.
+//! Next: [`crate::model`].
+
+#![allow(deprecated)] // Burn deprecates ndarray in favour of flex; here it is the independent check of flex.
 
 mod autodiff;
+pub mod composite;
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "flex")]
+mod simd;
 
-use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
-use burn::tensor::Tensor;
+use burn::backend::{
+    Backend, Dispatch, backend_extension,
+    tensor::{FloatTensor, IntTensor},
+};
+use burn::tensor::{Int, Tensor};
 
-/// The operations, for every backend that is compiled in.
+/// Columns of logits that exist at a time in [`selected_log_probs`].
+const VOCABULARY_CHUNK: usize = 8192;
+
+/// The operations, for every backend that is compiled in. The functions below say what each computes.
 #[backend_extension(
     Autodiff,
     Flex: cfg(feature = "flex"),
@@ -21,13 +36,116 @@ pub trait ModelOps: Backend {
     fn linear_rows(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_matmul(x, Self::float_transpose(weight))
     }
+
+    /// See [`rms_norm`].
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        composite::rms_norm::<Self>(x, weight, eps)
+    }
+
+    /// Gradients of x and weight.
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+        eps: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        composite::rms_norm_backward::<Self>(x, weight, g, eps)
+    }
+
+    /// See [`swiglu`].
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        composite::swiglu::<Self>(gate, up)
+    }
+
+    /// Gradients of gate and up.
+    fn swiglu_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        composite::swiglu_backward::<Self>(gate, up, g)
+    }
+
+    /// See [`causal_softmax`].
+    fn causal_softmax(scores: FloatTensor<Self>, scale: f32) -> FloatTensor<Self> {
+        composite::causal_softmax::<Self>(scores, scale)
+    }
+
+    /// Gradient of the scores from the result `p` and its gradient.
+    fn causal_softmax_backward(p: FloatTensor<Self>, g: FloatTensor<Self>, scale: f32) -> FloatTensor<Self> {
+        composite::causal_softmax_backward::<Self>(p, g, scale)
+    }
+
+    /// See [`selected_log_probs`]. `[R, 2]`: the log-prob, and the logarithm of the sum of exponentials for the backward
+    /// pass. Only the first column carries a gradient.
+    fn selected_log_probs(
+        h: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        chunk: usize,
+    ) -> FloatTensor<Self> {
+        composite::selected_log_probs::<Self>(h, w, targets, chunk)
+    }
+
+    /// Gradients of h and w; that of w is `[1]` and meaningless unless `need_dw`.
+    fn selected_log_probs_backward(
+        h: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        forward: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+        chunk: usize,
+        need_dw: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        composite::selected_log_probs_backward::<Self>(h, w, targets, forward, g, chunk, need_dw)
+    }
+
+    /// See [`adamw`].
+    fn adamw(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        mean_square: FloatTensor<Self>,
+        numbers: AdamW,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        composite::adamw::<Self>(parameter, gradient, mean, mean_square, numbers)
+    }
+
+    /// See [`rmsprop`].
+    fn rmsprop(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        mean_square: FloatTensor<Self>,
+        numbers: RmsProp,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        composite::rmsprop::<Self>(parameter, gradient, mean_square, numbers)
+    }
 }
 
-#[cfg(feature = "flex")]
-impl ModelOps for burn::backend::Flex {}
+/// The numbers of one AdamW update.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamW {
+    pub beta1: f64, // f64, because 1 - beta is rounded only once then, as PyTorch does
+    pub beta2: f64,
+    pub epsilon: f32,
+    /// `1 - lr weight_decay`.
+    pub decay: f32,
+    /// `lr / (1 - beta1^t)` at update t.
+    pub step_size: f32,
+    /// `sqrt(1 - beta2^t)`.
+    pub root_correction: f32,
+}
+
+/// The numbers of one RMSprop update.
+#[derive(Debug, Clone, Copy)]
+pub struct RmsProp {
+    pub alpha: f64,
+    pub epsilon: f32,
+    pub weight_decay: f32,
+    pub lr: f32,
+}
 
 #[cfg(feature = "ndarray")]
-#[allow(deprecated)] // Burn deprecates ndarray in favour of flex; here it is the independent check of flex.
 impl ModelOps for burn::backend::NdArray {}
 
 #[cfg(feature = "wgpu")]
@@ -44,4 +162,87 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     let [_, in_features] = x.dims();
     assert_eq!(in_features, weight.dims()[1], "linear: x is {:?}, weight is {:?}", x.dims(), weight.dims());
     Tensor::from_dispatch(<Dispatch as ModelOps>::linear_rows(x.into_dispatch(), weight.into_dispatch()))
+}
+
+/// `y = x / sqrt(mean(x²) + eps) * weight`, over the last dimension.
+///
+/// # Shapes
+/// `x` and the result `[N, D]`, `weight` `[D]`.
+pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
+    assert_eq!(x.dims()[1], weight.dims()[0], "rms_norm: x is {:?}, weight is {:?}", x.dims(), weight.dims());
+    Tensor::from_dispatch(<Dispatch as ModelOps>::rms_norm(x.into_dispatch(), weight.into_dispatch(), eps as f32))
+}
+
+/// `silu(gate) * up` with `silu(x) = x sigmoid(x)`.
+///
+/// # Shapes
+/// All `[N, D]`.
+pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    assert_eq!(gate.dims(), up.dims(), "swiglu: gate and up differ");
+    Tensor::from_dispatch(<Dispatch as ModelOps>::swiglu(gate.into_dispatch(), up.into_dispatch()))
+}
+
+/// Attention weights: `softmax(scale * scores)` over the keys that a query may see, those up to itself; 0 elsewhere.
+///
+/// # Shapes
+/// `scores` and the result `[N, T, T]`, queries before keys.
+pub fn causal_softmax(scores: Tensor<3>, scale: f64) -> Tensor<3> {
+    assert_eq!(scores.dims()[1], scores.dims()[2], "causal_softmax: as many keys as queries");
+    Tensor::from_dispatch(<Dispatch as ModelOps>::causal_softmax(scores.into_dispatch(), scale as f32))
+}
+
+/// One AdamW update, in place where nobody else holds the tensors:
+/// `m <- b1 m + (1 - b1) g`, `v <- b2 v + (1 - b2) g²`, `p <- decay p - step_size m / (sqrt(v) / root_correction + eps)`.
+///
+/// # Shapes
+/// All flat and of one length. Returns p, m, v.
+pub fn adamw(
+    parameter: Tensor<1>,
+    gradient: Tensor<1>,
+    mean: Tensor<1>,
+    mean_square: Tensor<1>,
+    numbers: AdamW,
+) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
+    let (parameter, mean, mean_square) = <Dispatch as ModelOps>::adamw(
+        parameter.into_dispatch(),
+        gradient.into_dispatch(),
+        mean.into_dispatch(),
+        mean_square.into_dispatch(),
+        numbers,
+    );
+    (Tensor::from_dispatch(parameter), Tensor::from_dispatch(mean), Tensor::from_dispatch(mean_square))
+}
+
+/// One RMSprop update, in place where nobody else holds the tensors:
+/// `g <- g + weight_decay p`, `v <- alpha v + (1 - alpha) g²`, `p <- p - lr g / (sqrt(v) + eps)`.
+///
+/// # Shapes
+/// All flat and of one length. Returns p and v.
+pub fn rmsprop(
+    parameter: Tensor<1>,
+    gradient: Tensor<1>,
+    mean_square: Tensor<1>,
+    numbers: RmsProp,
+) -> (Tensor<1>, Tensor<1>) {
+    let (parameter, mean_square) = <Dispatch as ModelOps>::rmsprop(
+        parameter.into_dispatch(),
+        gradient.into_dispatch(),
+        mean_square.into_dispatch(),
+        numbers,
+    );
+    (Tensor::from_dispatch(parameter), Tensor::from_dispatch(mean_square))
+}
+
+/// Log-probs (nats) of given tokens straight from hidden states: `log softmax(h wᵀ)[target]`, without ever holding all
+/// logits. Extra memory does not grow with the vocabulary; the backward pass computes the logits again.
+///
+/// # Shapes
+/// `h` `[R, D]`, `w` `[V, D]`, `targets` and the result `[R]`.
+pub fn selected_log_probs(h: Tensor<2>, w: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let [num_rows, size] = h.dims();
+    assert_eq!(size, w.dims()[1], "selected_log_probs: h is {:?}, w is {:?}", h.dims(), w.dims());
+    assert_eq!(num_rows, targets.dims()[0], "selected_log_probs: one target a row");
+    let (h, w, targets) = (h.into_dispatch(), w.into_dispatch(), targets.into_dispatch());
+    let both = <Dispatch as ModelOps>::selected_log_probs(h, w, targets, VOCABULARY_CHUNK);
+    Tensor::<2>::from_dispatch(both).narrow(1, 0, 1).reshape([num_rows])
 }

@@ -34,7 +34,13 @@ impl Console {
     pub fn bar(&self, label: &str, total: u64, unit: Unit) -> Bar {
         let started = Instant::now();
         if !self.interactive {
-            return Bar { label: label.to_owned(), total, unit, shown: Shown::Lines { done: 0, last: started }, started };
+            return Bar {
+                label: label.to_owned(),
+                total,
+                unit,
+                shown: Shown::Lines { done: 0, last: started },
+                started,
+            };
         }
         let counts = match unit {
             Unit::Bytes => "{bytes}/{total_bytes} {bytes_per_sec}",
@@ -95,7 +101,11 @@ impl Bar {
         {
             *last = Instant::now();
             let (done, total) = self.unit.describe(*done, self.total);
-            eprintln!("{:>14} {done} of {total} after {:.0} s {note}", self.label, self.started.elapsed().as_secs_f64());
+            eprintln!(
+                "{:>14} {done} of {total} after {:.0} s {note}",
+                self.label,
+                self.started.elapsed().as_secs_f64()
+            );
         }
     }
 }

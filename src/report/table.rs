@@ -13,7 +13,8 @@ pub fn format_table(header: &[&str], rows: &[Vec<String>]) -> String {
         });
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    let mut lines = vec![line(&mut header.iter().copied()), "-".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1))];
+    let mut lines =
+        vec![line(&mut header.iter().copied()), "-".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1))];
     lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
     lines.join("\n") + "\n"
 }

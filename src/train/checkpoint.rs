@@ -80,7 +80,11 @@ pub fn save(run_dir: &RunDir, progress: &Progress, model: &CausalLm, optimizer: 
     fs::create_dir(&temporary).map_err(Error::writing("create", &temporary))?;
 
     let no_metadata = BTreeMap::new();
-    write_safetensors(&temporary.join("parameters.safetensors"), weights::trained_tensors_to_write(model), &no_metadata)?;
+    write_safetensors(
+        &temporary.join("parameters.safetensors"),
+        weights::trained_tensors_to_write(model),
+        &no_metadata,
+    )?;
     if let Some(optimizer) = optimizer {
         let tensors = optimizer.to_host()?.into_iter().map(Into::into).collect();
         write_safetensors(&temporary.join("optimizer.safetensors"), tensors, &no_metadata)?;
@@ -113,8 +117,11 @@ pub fn load_progress(run_dir: &RunDir) -> Result<Option<(Progress, PathBuf)>> {
     let text = fs::read_to_string(&state).map_err(Error::reading(&state))?;
     let progress: Progress = serde_json::from_str(&text).map_err(|e| Error::input(&state, e.to_string()))?;
     if progress.version > VERSION {
-        return Err(Error::input(&state, format!("version {} is newer than this program's {VERSION}", progress.version))
-            .with_hint("resume with the gsil that wrote it, or a newer one"));
+        return Err(Error::input(
+            &state,
+            format!("version {} is newer than this program's {VERSION}", progress.version),
+        )
+        .with_hint("resume with the gsil that wrote it, or a newer one"));
     }
     Ok(Some((progress, folder)))
 }

@@ -39,9 +39,8 @@ pub fn estimate_seconds(
     let forward = seconds_per_forward_token(&model, examples, config, num_tokens_multiple)?;
     let decode = seconds_per_decoded_token(&model, examples, config)?;
     let passes = |train: &TrainConfig| if train.activation_checkpointing { 4.0 } else { 3.0 };
-    let supervised = |train: &TrainConfig, epochs: usize| {
-        epochs as f64 * num_rows * sequence_tokens * passes(train) * forward
-    };
+    let supervised =
+        |train: &TrainConfig, epochs: usize| epochs as f64 * num_rows * sequence_tokens * passes(train) * forward;
 
     let samples = config.generation.samples_per_prompt as f64;
     let generating = num_rows * samples * response_tokens * decode;

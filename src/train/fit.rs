@@ -117,7 +117,8 @@ impl Run {
     fn log(&self, progress: &Progress, epoch: usize, metrics: StepMetrics) -> Result<()> {
         if metrics.num_clamped > 0.0 {
             let count = metrics.num_clamped;
-            self.console.warn(format!("{count} exponentials of the implicit reward were clamped: lower objective.scale"));
+            self.console
+                .warn(format!("{count} exponentials of the implicit reward were clamped: lower objective.scale"));
         }
         let stage = progress.stage.to_string();
         let (stage_step, total_step) = (progress.stage_steps, progress.total_steps);

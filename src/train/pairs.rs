@@ -117,8 +117,10 @@ mod tests {
     #[test]
     fn every_kind_of_response_is_counted_and_unfinished_ones_are_dropped() {
         let examples = [example(0, &[5, 2]), example(4, &[6, 2])];
-        let responses =
-            [vec![response(&[5, 2], true), response(&[2], true)], vec![response(&[5, 2], true), response(&[6, 6, 6], false)]];
+        let responses = [
+            vec![response(&[5, 2], true), response(&[2], true)],
+            vec![response(&[5, 2], true), response(&[6, 6, 6], false)],
+        ];
         let (pairs, counts) = make_pairs(&examples, &responses, &[-1.0, -2.0], Unfinished::Drop);
         let expected = SelfGeneratedCounts {
             responses: 4,
@@ -137,12 +139,8 @@ mod tests {
 
     #[test]
     fn masked_unfinished_responses_keep_their_tokens_and_get_no_end_token() {
-        let (pairs, counts) = make_pairs(
-            &[example(0, &[5, 2])],
-            &[vec![response(&[6, 6, 6], false)]],
-            &[-1.0],
-            Unfinished::Mask,
-        );
+        let (pairs, counts) =
+            make_pairs(&[example(0, &[5, 2])], &[vec![response(&[6, 6, 6], false)]], &[-1.0], Unfinished::Mask);
         assert_eq!((counts.dropped, counts.unfinished), (0, 1));
         assert_eq!(pairs[0].self_generated.as_ref().unwrap().token_ids, [6, 6, 6]);
     }

@@ -70,7 +70,11 @@ impl RunDir {
 
     fn lock(path: &Path, is_new: bool) -> Result<Self> {
         let lock_path = path.join(".lock");
-        let mut lock = OpenOptions::new().create(true).append(true).open(&lock_path).map_err(Error::writing("open", &lock_path))?;
+        let mut lock = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&lock_path)
+            .map_err(Error::writing("open", &lock_path))?;
         if lock.try_lock().is_err() {
             let holder = fs::read_to_string(&lock_path).unwrap_or_default();
             let message = format!("another process works here ({})", holder.lines().last().unwrap_or("unknown"));

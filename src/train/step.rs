@@ -47,10 +47,11 @@ impl Updater<'_> {
         let mut values = PairValues::default();
         for micro_batch in pairs.chunks(self.config.micro_batch_size) {
             let batch = self.batch(micro_batch);
-            let (gradients, read) = backward::gradients(&model, &batch, self.config.activation_checkpointing, |hidden| {
-                let log_probs = sequence_log_probs(&model, hidden, &batch);
-                self.loss(log_probs, micro_batch, pairs.len())
-            });
+            let (gradients, read) =
+                backward::gradients(&model, &batch, self.config.activation_checkpointing, |hidden| {
+                    let log_probs = sequence_log_probs(&model, hidden, &batch);
+                    self.loss(log_probs, micro_batch, pairs.len())
+                });
             sum.accumulate(&model, gradients);
             values.add(micro_batch, &weights::to_host(read)?);
         }

@@ -4,6 +4,8 @@
 
 use burn::tensor::Tensor;
 
+use crate::ops;
+
 /// An update rule, with the numbers that do not change during a run.
 #[derive(Debug, Clone, Copy)]
 pub enum Rule {
@@ -39,18 +41,24 @@ impl Rule {
     ) -> Tensor<1> {
         match (self, averages) {
             (Rule::AdamW { beta1, beta2, epsilon, weight_decay }, [mean, mean_square]) => {
-                mean.inplace(|mean| mean * beta1 + gradient.clone() * (1.0 - beta1));
-                mean_square.inplace(|square| square * beta2 + gradient.square() * (1.0 - beta2));
-                let mean_correction = 1.0 - beta1.powf(update_number as f64);
-                let root_correction = (1.0 - beta2.powf(update_number as f64)).sqrt();
-                let root = mean_square.clone().sqrt() / root_correction + epsilon;
-                let decayed = if weight_decay == 0.0 { parameter } else { parameter * (1.0 - lr * weight_decay) };
-                decayed - mean.clone() / root * (lr / mean_correction)
+                let numbers = ops::AdamW {
+                    beta1,
+                    beta2,
+                    epsilon: epsilon as f32,
+                    decay: (1.0 - lr * weight_decay) as f32,
+                    step_size: (lr / (1.0 - beta1.powf(update_number as f64))) as f32,
+                    root_correction: (1.0 - beta2.powf(update_number as f64)).sqrt() as f32,
+                };
+                let updated = ops::adamw(parameter, gradient, mean.extract(), mean_square.extract(), numbers);
+                (*mean, *mean_square) = (updated.1, updated.2);
+                updated.0
             }
             (Rule::RmsProp { alpha, epsilon, weight_decay }, [mean_square]) => {
-                let gradient = with_weight_decay(gradient, &parameter, weight_decay);
-                mean_square.inplace(|square| square * alpha + gradient.clone().square() * (1.0 - alpha));
-                parameter - gradient / (mean_square.clone().sqrt() + epsilon) * lr
+                let numbers =
+                    ops::RmsProp { alpha, epsilon: epsilon as f32, weight_decay: weight_decay as f32, lr: lr as f32 };
+                let updated = ops::rmsprop(parameter, gradient, mean_square.extract(), numbers);
+                *mean_square = updated.1;
+                updated.0
             }
             (Rule::Sgd { momentum, weight_decay }, [velocity]) => {
                 let gradient = with_weight_decay(gradient, &parameter, weight_decay);
