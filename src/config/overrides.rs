@@ -213,7 +213,10 @@ mod tests {
         assert_eq!((config.objective.name, config.train.optimizer), (ObjectiveName::DilUkl, OptimizerName::Sgd));
         assert_eq!((config.train.betas, config.objective.shift), ((0.8, 0.98), 2.0));
         assert_eq!(config.lora.unwrap().target_modules, ["q_proj"]);
-        assert_eq!(set_all(&["lora.target_modules=[q_proj, o_proj]"]).lora.unwrap().target_modules, ["q_proj", "o_proj"]);
+        assert_eq!(
+            set_all(&["lora.target_modules=[q_proj, o_proj]"]).lora.unwrap().target_modules,
+            ["q_proj", "o_proj"]
+        );
         assert_eq!((config.device.as_str(), config.evaluation.sampled), ("wgpu:1", true));
     }
 

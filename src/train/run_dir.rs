@@ -187,7 +187,9 @@ fn whole_lines(path: &Path) -> Result<Vec<String>> {
         }
         good_bytes += num_bytes as u64;
         let number = lines.len() + 1;
-        lines.push(String::from_utf8(bytes).map_err(|_| Error::input(path, "is not UTF-8").at(format!("line {number}")))?);
+        lines.push(
+            String::from_utf8(bytes).map_err(|_| Error::input(path, "is not UTF-8").at(format!("line {number}")))?,
+        );
     }
 }
 

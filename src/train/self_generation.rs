@@ -153,19 +153,10 @@ impl Run {
             .collect();
         let mut bar = self.console.bar("scoring", sequences.len() as u64, Unit::Count("demonstrations"));
         let batch_size = self.score_batch_size();
-<<<<<<< HEAD
         let scores = log_probs::score(reference, &sequences, batch_size, self.num_tokens_multiple, &mut |count| {
             bar.advance(count as u64);
             self.stop.check()
         })?;
-        let scores: Vec<f64> = scores.iter().map(|tokens| sum(tokens)).collect();
-=======
-        let scores =
-            log_probs::score(reference, &sequences, batch_size, self.num_tokens_multiple, &mut |count| {
-                bar.advance(count as u64);
-                self.stop.check()
-            })?;
->>>>>>> t2
         let rows = self.examples.iter().zip(&scores);
         let lines: Result<Vec<String>> = rows
             .map(|(example, tokens)| DemonstrationRow { index: example.index, reference_log_prob: sum(tokens) })
