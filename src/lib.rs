@@ -13,6 +13,9 @@
 //! 5. [`generate`]: self-generation. [`train`]: the algorithm. [`eval`]: held-out figures.
 //! 6. [`policy`], [`report`] and [`cli`]: how a person meets all this.
 //!
+//! Imports run one way. From the ground up: `error`, `config`, `device`, `report`, `ops`, `formats`, `model`, `data`, `policy`,
+//! `objective`, `generate`, `eval`, `train`, `cli`; each may use those before it, and a test holds this.
+//!
 //! # Letters
 //! B sequences of a batch, T tokens, D hidden size, H heads, K key-value heads, V vocabulary, R response tokens.
 //!

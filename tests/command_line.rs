@@ -395,7 +395,7 @@ fn a_run_folder_holds_what_its_documentation_says() {
 fn every_update_is_logged_with_all_signs_of_health() {
     let folder = tempdir().unwrap();
     let trained = train(folder.path(), "run", &[]);
-    assert_eq!(trained.stdout, "", "without held-out rows there is no table");
+    assert!(trained.stdout.contains("Training rows, for want of held-out ones"), "{}", trained.stdout);
     let rows = metrics(folder.path(), "run");
     let signs = [
         "demonstration_log_prob_per_token",
@@ -436,7 +436,7 @@ fn every_update_is_logged_with_all_signs_of_health() {
     assert_eq!(counts.len(), 2);
     assert_eq!(
         keys(&counts[0]["counts"]),
-        ["dropped", "duplicated", "empty", "identical", "mean_tokens", "responses", "unfinished"]
+        ["dropped", "duplicated", "empty", "identical", "mean_tokens", "responses", "too_long", "unfinished"]
     );
 }
 
@@ -550,14 +550,17 @@ fn a_run_in_which_every_response_is_cut_off_is_an_error_with_advice() {
 #[test]
 fn activation_checkpointing_changes_no_figure() {
     let folder = tempdir().unwrap();
-    train(folder.path(), "plain", &[]);
-    train(folder.path(), "checkpointed", &["train.activation_checkpointing=true"]);
-    let (plain, checkpointed) = (metrics(folder.path(), "plain"), metrics(folder.path(), "checkpointed"));
-    assert_eq!(plain.len(), checkpointed.len());
-    for (plain, checkpointed) in plain.iter().zip(&checkpointed) {
-        for key in ["loss", "demonstration_log_prob_per_token", "grad_norm"] {
-            let expected = plain[key].as_f64().unwrap();
-            assert_close(&checkpointed[key], expected, TOLERANCE * expected.abs().max(1.0), key);
+    for adapter in [&[][..], &["lora.rank=2"]] {
+        let (plain, checkpointed) = (format!("plain{}", adapter.len()), format!("checkpointed{}", adapter.len()));
+        train(folder.path(), &plain, adapter);
+        train(folder.path(), &checkpointed, &[adapter, &["train.activation_checkpointing=true"]].concat());
+        let (plain, checkpointed) = (metrics(folder.path(), &plain), metrics(folder.path(), &checkpointed));
+        assert_eq!(plain.len(), checkpointed.len());
+        for (plain, checkpointed) in plain.iter().zip(&checkpointed) {
+            for key in ["loss", "demonstration_log_prob_per_token", "grad_norm"] {
+                let expected = plain[key].as_f64().unwrap();
+                assert_close(&checkpointed[key], expected, TOLERANCE * expected.abs().max(1.0), key);
+            }
         }
     }
 }
@@ -626,4 +629,44 @@ fn a_small_quickstart_runs_to_its_end_and_prints_the_comparison() {
         &["generate", "--model", "runs/quickstart/model", "--prompt", "tom has 2 .", "--max-new-tokens", "3"],
     );
     again.succeeded();
+}
+
+#[test]
+fn rows_that_bring_a_rejected_response_are_trained_on_and_nothing_is_generated() {
+    let folder = tempdir().unwrap();
+    let (model, data, device) = (text(golden("tiny_llama")), text(golden("tiny_pairs.jsonl")), device());
+    let arguments = ["train", "--model", &model, "--data", &data, "--output", "run", "--device", &device];
+    let overrides = ["objective.name=dil_bce", "objective.scale=0.1", "generation.samples_per_prompt=2"];
+    gsil(folder.path(), &[&arguments[..], &overrides].concat()).succeeded();
+    let given: Vec<Value> = read_json_lines(&golden("tiny_pairs.jsonl"));
+    let used = read_json_lines(&folder.path().join("run/iteration-000/self_generated.jsonl"));
+    assert_eq!(used.len(), given.len());
+    for (used, given) in used.iter().zip(&given) {
+        assert_eq!(used["token_ids"], given["self_generated_ids"]);
+    }
+}
+
+#[test]
+fn rows_of_which_only_some_bring_a_rejected_response_are_refused() {
+    let folder = tempdir().unwrap();
+    let rows = "{\"prompt_ids\":[3],\"demonstration_ids\":[4],\"self_generated_ids\":[5]}\n{\"prompt_ids\":[3],\"response_ids\":[4]}\n";
+    fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let model = text(golden("tiny_llama"));
+    let outcome = gsil(folder.path(), &["train", "--model", &model, "--data", "rows.jsonl", "--output", "run"]);
+    assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("row 1"), "{}", outcome.stderr);
+}
+
+#[test]
+fn continued_sft_makes_as_many_updates_as_the_iterations_did() {
+    let folder = tempdir().unwrap();
+    // Two samples of each of six prompts: four updates of three pairs an iteration, though one epoch of rows has only two.
+    train(
+        folder.path(),
+        "run",
+        &["generation.samples_per_prompt=2", "continued_sft_lr=1e-4", "generation.unfinished=mask"],
+    );
+    let rows = metrics(folder.path(), "run");
+    let count = |stage: &str| rows.iter().filter(|row| row["stage"].as_str().unwrap().starts_with(stage)).count();
+    assert_eq!((count("iteration"), count("continued sft")), (8, 8));
 }

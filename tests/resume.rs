@@ -217,6 +217,30 @@ fn a_run_killed_at_random_moments_resumes_to_the_same_bytes() {
 }
 
 #[test]
+fn lines_that_a_crash_left_beyond_the_checkpoint_are_replaced() {
+    let recipe = Recipe::new(&["train.epochs=1"]);
+    recipe.finish("alone");
+    recipe.interrupt("stopped", "metrics.jsonl", 3, "INT");
+    let run = recipe.path("stopped");
+    let append = |name: &str, lines: &str| {
+        let path = run.join(name);
+        fs::write(&path, read(&path) + lines).unwrap();
+    };
+    // As a crash between evaluation and checkpoint leaves them, with figures that show if they stay; one line is torn.
+    let next = read_json_lines(&run.join("metrics.jsonl")).len() + 1;
+    append(
+        "metrics.jsonl",
+        &format!("{{\"stage\":\"iteration 0\",\"total_step\":{next},\"loss\":1000}}\n{{\"stage\":\"iter"),
+    );
+    let mut evaluated = read_json_lines(&recipe.path("alone").join("evaluations.jsonl"))[1].clone();
+    assert_eq!(evaluated["stage"], "iteration 0");
+    evaluated["evaluation"]["demonstration_log_prob_per_token"] = json!(-1000.0);
+    append("evaluations.jsonl", &format!("{evaluated}\n"));
+    recipe.finish("stopped");
+    recipe.assert_same("alone", "stopped");
+}
+
+#[test]
 fn a_run_asked_to_stop_at_random_moments_resumes_to_the_same_bytes() {
     let recipe = Recipe::new(&["sft.lr=1e-3", "sft.batch_size=4", "continued_sft_lr=1e-3", "evaluation.sampled=true"]);
     let started = Instant::now();
@@ -285,6 +309,17 @@ fn a_run_is_resumed_from_another_folder() {
     let elsewhere = tempdir().unwrap();
     gsil(elsewhere.path(), &["resume", &text(recipe.path("run"))]).succeeded();
     assert!(recipe.path("run").join("model/model.safetensors").exists());
+}
+
+#[test]
+fn a_run_whose_data_changed_is_refused() {
+    let recipe = Recipe::new(&[]);
+    let stopped = recipe.interrupt("run", "metrics.jsonl", 3, "INT");
+    assert_stopped(&stopped, 130);
+    write_rows(&recipe.path("rows.jsonl"), NUM_ROWS - 1);
+    let refused = gsil(recipe.folder.path(), &["resume", "run"]);
+    assert_eq!(refused.code, Some(3), "{}", refused.stderr);
+    assert!(refused.stderr.contains("not those that the run began with"), "{}", refused.stderr);
 }
 
 #[test]

@@ -255,7 +255,7 @@ fn run_config(device: &str) -> RunConfig {
     let path = |name: &str| Some(fixture(name).to_string_lossy().into_owned());
     let mut config = RunConfig {
         model: path("golden/tiny_llama"),
-        data: path("golden/tiny_pairs.jsonl"),
+        data: path("golden/tiny_demonstrations.jsonl"),
         device: device.to_owned(),
         save_every: 1,
         ..RunConfig::default()

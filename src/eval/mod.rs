@@ -23,6 +23,8 @@ const HELD_OUT_ITERATION: usize = usize::MAX;
 /// How an evaluation is done.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// The rows were never trained on.
+    pub held_out: bool,
     /// Sequences scored at once.
     pub score_batch_size: usize,
     pub num_tokens_multiple: usize,
@@ -41,6 +43,8 @@ pub struct Settings {
 /// The figures of one model on held-out rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
+    /// False if the rows are training rows, for want of others.
+    pub held_out: bool,
     /// Rows whose demonstration was scored.
     pub num_rows: usize,
     /// Mean log-prob of demonstrations per token, nats.
@@ -117,7 +121,7 @@ pub fn evaluate(
     let model = model.valid();
     let log_probs = demonstration_log_probs(&model, examples, settings, console, check)?;
     if let Some(row) = log_probs.iter().position(|log_prob| !log_prob.is_finite()) {
-        return Err(Error::training(format!("the model gives held-out row {row} a log-prob that is not finite")));
+        return Err(Error::training(format!("the model gives row {row} a log-prob that is not finite")));
     }
     let num_tokens: usize = examples.iter().map(|example| example.demonstration_ids.len()).sum();
     let against_reference = match reference {
@@ -134,6 +138,7 @@ pub fn evaluate(
         judge(answered, &responses, tokenizer, settings.answer_marker.as_deref()).map(Some)
     };
     Ok(Evaluation {
+        held_out: settings.held_out,
         num_rows: examples.len(),
         demonstration_log_prob_per_token: log_probs.iter().sum::<f64>() / num_tokens.max(1) as f64,
         against_reference,
@@ -149,7 +154,7 @@ fn demonstration_log_probs(
     console: &Console,
     check: &dyn Fn() -> Result<()>,
 ) -> Result<Vec<f64>> {
-    let mut bar = console.bar("scoring", examples.len() as u64, Unit::Count("held-out rows"));
+    let mut bar = console.bar("scoring", examples.len() as u64, Unit::Count("rows"));
     let sequences: Vec<Sequence<'_>> = examples
         .iter()
         .map(|example| Sequence { prompt_ids: &example.prompt_ids, response_ids: &example.demonstration_ids })
@@ -209,7 +214,7 @@ fn respond(
     (label, console): (&str, &Console),
     check: &dyn Fn() -> Result<()>,
 ) -> Result<Vec<Response>> {
-    let mut bar: Bar = console.bar(label, examples.len() as u64, Unit::Count("held-out responses"));
+    let mut bar: Bar = console.bar(label, examples.len() as u64, Unit::Count("responses"));
     let requests: Vec<Request> = examples
         .iter()
         .map(|example| Request {

@@ -21,7 +21,7 @@ use crate::model::{CausalLm, weights};
 /// The layout of a checkpoint folder; a newer one is refused.
 const VERSION: u32 = 1;
 /// How many checkpoints are kept.
-const KEEP_LAST: usize = 2;
+const KEEP_LAST: usize = 3;
 
 /// A part of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ impl Progress {
     }
 }
 
-/// Writes a checkpoint and makes it the latest. Older ones beyond the newest two are removed afterwards.
+/// Writes a checkpoint and makes it the latest. Older ones beyond the newest three are removed afterwards.
 ///
 /// # Errors
 /// [`Error::Disk`], [`Error::Device`]. The previous checkpoint is then intact.

@@ -31,6 +31,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ObjectiveConfig, ObjectiveName, TrainConfig};
+use crate::data::examples::Example;
 use crate::error::Result;
 use crate::eval::{self, Evaluation, ReferenceRow};
 use crate::formats::hf_folder::write_model_folder;
@@ -168,13 +169,23 @@ impl Run {
         progress: Progress,
     ) -> Result<(CausalLm, Progress)> {
         let objective = Objective::new(&ObjectiveConfig { name: ObjectiveName::Sft, ..ObjectiveConfig::default() });
-        let pairs: Vec<Pair> = self.examples.iter().map(Pair::demonstration_only).collect();
+        let pairs = self.supervised_pairs(config);
+        if pairs.len() < self.examples.len() {
+            let (kept, all) = (pairs.len(), self.examples.len());
+            self.console.warn(format!("{kept} of {all} rows fit sft.max_length and are used in this stage"));
+        }
         self.fit(model, &Fit { pairs: &pairs, objective: &objective, config, num_steps }, progress)
+    }
+
+    /// Demonstrations alone, as far as they fit the stage's own limit.
+    fn supervised_pairs(&self, config: &TrainConfig) -> Vec<Pair> {
+        let fits = |e: &&Example| e.prompt_ids.len() + e.demonstration_ids.len() <= config.max_length;
+        self.examples.iter().filter(fits).map(Pair::demonstration_only).collect()
     }
 
     /// Updates of the supervised stage before the first iteration.
     fn supervised_steps(&self) -> usize {
-        let of = |config: &TrainConfig| self.examples.len().div_ceil(config.batch_size) * config.epochs;
+        let of = |config: &TrainConfig| self.supervised_pairs(config).len().div_ceil(config.batch_size) * config.epochs;
         self.config.sft.as_ref().map_or(0, of)
     }
 
@@ -199,7 +210,7 @@ impl Run {
             let tensors = weights::trained_tensors_to_write(model);
             write_safetensors(&self.dir.join(START_FILE), tensors, &Default::default())?;
         }
-        let Some(held_out) = &self.held_out else { return Ok(()) };
+        let held_out = &self.held_out;
         let path = self.dir.join(HELD_OUT_FILE);
         if path.exists() {
             return Ok(());
@@ -222,7 +233,7 @@ impl Run {
         model: &CausalLm,
         reference: Option<Vec<ReferenceRow>>,
     ) -> Result<()> {
-        let Some(held_out) = &self.held_out else { return Ok(()) };
+        let held_out = &self.held_out;
         let evaluation = eval::evaluate(
             model,
             &held_out.examples,

@@ -65,7 +65,7 @@ impl Run {
         stage_steps: usize,
     ) -> Result<Vec<Vec<Response>>> {
         let path = self.dir.iteration(iteration)?.join("self_generated.jsonl");
-        let num_samples = self.config.generation.samples_per_prompt;
+        let num_samples = self.num_samples();
         let rows: Vec<SelfGeneratedRow> = read_lines(&path)?;
         let mut found: Found = rows.into_iter().map(|row| ((row.index, row.sample), row.response)).collect();
         let open = self.open_requests(iteration, &found);
@@ -74,7 +74,7 @@ impl Run {
                 return Err(Error::input(&path, "responses are missing")
                     .with_hint("the reference that wrote them is gone; start a new run"));
             }
-            match self.examples.iter().all(|example| example.self_generated_ids.is_some()) {
+            match self.are_given() {
                 true => self.score_given(reference, &path, &mut found)?,
                 false => self.answer(reference, &open, &path, &mut found)?,
             }
@@ -88,10 +88,20 @@ impl Run {
         Ok(responses)
     }
 
+    /// Preference rows bring a second response each; [`super::setup`] refuses data of which only some rows do.
+    fn are_given(&self) -> bool {
+        self.examples.iter().all(|example| example.self_generated_ids.is_some())
+    }
+
+    /// Self-generated responses for each prompt.
+    fn num_samples(&self) -> usize {
+        if self.are_given() { 1 } else { self.config.generation.samples_per_prompt }
+    }
+
     /// The requests of every batch that has a response missing. A batch that a stopped run left incomplete is decoded again
     /// as a whole, so that its answers are the same bit for bit: see [`batches`].
     fn open_requests(&self, iteration: usize, found: &Found) -> Vec<OpenRequest> {
-        let num_samples = self.config.generation.samples_per_prompt;
+        let num_samples = self.num_samples();
         let wanted = self.examples.iter().flat_map(|example| (0..num_samples).map(move |sample| (example, sample)));
         let (places, requests): (Vec<_>, Vec<Request>) = wanted
             .map(|(example, sample)| {

@@ -28,6 +28,12 @@ use crate::report::console::Console;
 /// Batches are padded to a multiple of this many tokens where every new shape costs a compilation.
 const FEW_SHAPES_MULTIPLE: usize = 32;
 
+const ENVIRONMENT_FILE: &str = "env.json";
+/// The key of the rows' fingerprint in it.
+const FINGERPRINT: &str = "rows_fingerprint";
+/// Without held-out data so many training rows are scored before and after.
+const NUM_PROBE_ROWS: usize = 32;
+
 /// A run that is ready to train.
 pub struct Run {
     pub(super) dir: RunDir,
@@ -39,13 +45,13 @@ pub struct Run {
     pub(super) tokenizer: Option<Tokenizer>,
     pub(super) eos_token_ids: Vec<u32>,
     pub(super) examples: Vec<Example>,
-    pub(super) held_out: Option<HeldOut>,
+    pub(super) held_out: HeldOut,
     pub(super) num_tokens_multiple: usize,
     /// The checkpoint that the run continues from.
     pub(super) resumed: Option<(Progress, PathBuf)>,
 }
 
-/// Rows that are never trained on.
+/// The rows that every stage is judged on: held out if there are any, else the first rows of the training data.
 #[derive(Debug)]
 pub(super) struct HeldOut {
     pub examples: Vec<Example>,
@@ -64,7 +70,7 @@ struct Opened {
     policy: Policy,
     model: CausalLm,
     examples: Vec<Example>,
-    held_out: Option<HeldOut>,
+    held_out: HeldOut,
 }
 
 impl Run {
@@ -95,7 +101,7 @@ impl Run {
         }
         config.output = Some(dir.path().to_string_lossy().into_owned());
         let (run, model) = opened.into_run(config, dir, console, None)?;
-        run.dir.write("env.json", &(environment(&run.device_name).to_string() + "\n"))?;
+        run.dir.write(ENVIRONMENT_FILE, &(environment(&run.device_name, &run.examples).to_string() + "\n"))?;
         run.dir.write("config.ron", &run.config.to_ron()?)?;
         Ok((run, model))
     }
@@ -111,6 +117,7 @@ impl Run {
         let config = RunConfig::from_ron(&text, &config_path.to_string_lossy())?;
         config.validate()?;
         let mut opened = Opened::open(&with_task_paths(&config, &dir), &console)?;
+        check_same_rows(&dir, &opened.examples)?;
         let resumed = checkpoint::load_progress(&dir)?;
         Self::forget_updates_after(&dir, resumed.as_ref().map_or(0, |(progress, _)| progress.total_steps))?;
         if let Some((progress, folder)) = &resumed {
@@ -136,8 +143,9 @@ impl Run {
             millions(config.num_parameters()),
             millions(trained)
         ));
-        let held_out = self.held_out.as_ref().map_or(0, |held_out| held_out.examples.len());
-        console.say(format!("data       {} demonstrations, {held_out} held out", self.examples.len()));
+        let held_out = self.held_out.examples.len();
+        let is_held_out = if self.held_out.settings.held_out { "held out" } else { "of them scored before and after" };
+        console.say(format!("data       {} demonstrations, {held_out} {is_held_out}", self.examples.len()));
         console.say(format!(
             "objective  {}, scale {}, shift {}; {} iterations",
             objective.name,
@@ -165,13 +173,25 @@ impl Opened {
         let policy = Policy::open(Path::new(&needed(&config.model, "model")?))?;
         let data = needed(&config.data, "data")?;
         let examples = read_examples(Path::new(&data), config.max_rows, &policy, &config.train, console)?;
+        if let Some(row) =
+            examples.iter().find(|e| e.self_generated_ids.is_some() != examples[0].self_generated_ids.is_some())
+        {
+            let message = "some rows bring a second (rejected) response and some do not";
+            return Err(Error::input(&data, message)
+                .at(format!("row {}", row.index))
+                .with_hint("give one to every row, or to none: then the policy generates its own"));
+        }
         let held_out = match &config.evaluation.data {
             Some(path) => {
                 let max_rows = Some(config.evaluation.max_rows);
                 let examples = read_examples(Path::new(path), max_rows, &policy, &config.train, console)?;
-                Some(HeldOut { examples, settings: evaluation_settings(config, &policy, &device_name) })
+                HeldOut { examples, settings: evaluation_settings(config, &policy, &device_name) }
             }
-            None => None,
+            None => {
+                let settings = evaluation_settings(config, &policy, &device_name);
+                let examples = examples[..NUM_PROBE_ROWS.min(examples.len())].to_vec();
+                HeldOut { examples, settings: eval::Settings { generate_rows: 0, held_out: false, ..settings } }
+            }
         };
         if policy.eos_token_ids.is_empty()
             && Objective::new(&config.objective).needs_self_generated()
@@ -247,6 +267,7 @@ fn score_batch_size(config: &RunConfig) -> usize {
 pub fn evaluation_settings(config: &RunConfig, policy: &Policy, device_name: &str) -> eval::Settings {
     let evaluation = &config.evaluation;
     eval::Settings {
+        held_out: true,
         score_batch_size: score_batch_size(config),
         num_tokens_multiple: num_tokens_multiple(device_name),
         generate_rows: evaluation.generate_rows,
@@ -293,13 +314,41 @@ fn make_task(config: &RunConfig, dir: &RunDir, device: &Device) -> Result<()> {
     write_model_folder(&model_folder, &json, None, Some(&tokenizer), weights::tensors_to_write(&model))
 }
 
+/// Stored responses and log-probs belong to the prompts that they were made for.
+fn check_same_rows(dir: &RunDir, examples: &[Example]) -> Result<()> {
+    let path = dir.join(ENVIRONMENT_FILE);
+    let text = std::fs::read_to_string(&path).map_err(Error::reading(&path))?;
+    let environment: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| Error::input(&path, error.to_string()))?;
+    match environment[FINGERPRINT].as_str() == Some(fingerprint(examples).as_str()) {
+        true => Ok(()),
+        false => Err(Error::input(dir.path(), "the prompts or demonstrations are not those that the run began with")
+            .with_hint(
+                "restore the data file; a chat template that names today's date changes prompts, too: start a new run",
+            )),
+    }
+}
+
+/// Tells whether two lists of examples are the same, token for token (FNV-1a, 64 bit: for accidents, not for attacks).
+fn fingerprint(examples: &[Example]) -> String {
+    let ids = examples.iter().flat_map(|e| {
+        let lens = [e.index as u32, e.prompt_ids.len() as u32, e.demonstration_ids.len() as u32];
+        lens.into_iter().chain(e.prompt_ids.iter().copied()).chain(e.demonstration_ids.iter().copied())
+    });
+    let hash = ids
+        .flat_map(u32::to_le_bytes)
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    format!("{hash:016x}")
+}
+
 /// What a figure depends on besides the configuration.
-fn environment(device_name: &str) -> serde_json::Value {
+fn environment(device_name: &str, examples: &[Example]) -> serde_json::Value {
     let devices = device::list();
     let description = devices.iter().find(|device| device.name.starts_with(device_name)).map(|d| d.description.clone());
     serde_json::json!({
         "gsil": env!("CARGO_PKG_VERSION"),
         "burn": "0.22.1",
+        (FINGERPRINT): fingerprint(examples),
         "device": device_name,
         "device_description": description,
         "operating_system": std::env::consts::OS,
