@@ -290,3 +290,127 @@ fn indices(ids: IntTensor<Flex>) -> Vec<usize> {
     }
     .expect("the tensor was made contiguous")
 }
+
+#[cfg(test)]
+mod tests {
+    //! Each kernel against its composite body, at sizes that are no multiple of anything, on views that are not contiguous.
+
+    use super::*;
+    use crate::generate::sampler::answer_seed;
+
+    /// Numbers around 0 of size about 1; a different seed gives others.
+    fn random(seed: usize, shape: [usize; 2]) -> FlexTensor {
+        let number = |i: usize| (answer_seed(7, seed, i, 0) >> 40) as f32 / (1u64 << 22) as f32 - 2.0;
+        tensor((0..shape[0] * shape[1]).map(number).collect(), shape)
+    }
+
+    /// The same numbers, stored by columns.
+    fn view(x: &FlexTensor) -> FlexTensor {
+        Flex::float_transpose(Flex::float_transpose(x.clone()).to_contiguous())
+    }
+
+    fn vector(seed: usize, len: usize) -> FlexTensor {
+        Flex::float_reshape(random(seed, [1, len]), Shape::new([len]))
+    }
+
+    fn assert_near(name: &str, fused: &FlexTensor, composite: &FlexTensor) {
+        assert_eq!(fused.shape(), composite.shape(), "{name}");
+        let (fused, composite) = (fused.to_contiguous(), composite.to_contiguous());
+        let scale = values(&composite).iter().fold(1.0f32, |max, value| max.max(value.abs()));
+        for (i, (a, b)) in values(&fused).iter().zip(values(&composite)).enumerate() {
+            assert!((a - b).abs() <= 2e-5 * scale, "{name}, value {i}: {a} against {b}");
+        }
+    }
+
+    #[test]
+    fn rms_norm_equals_its_composite() {
+        for (rows, len) in [(1, 1), (3, 5), (37, 96), (70_001, 3)] {
+            let (x, g, weight) = (random(1, [rows, len]), random(2, [rows, len]), vector(3, len));
+            let expected = composite::rms_norm::<Flex>(x.clone(), weight.clone(), 1e-5);
+            assert_near("rms_norm", &Flex::rms_norm(view(&x), weight.clone(), 1e-5), &expected);
+            let (dx, dw) = Flex::rms_norm_backward(view(&x), weight.clone(), view(&g), 1e-5);
+            let expected = composite::rms_norm_backward::<Flex>(x, weight, g, 1e-5);
+            assert_near("rms_norm dx", &dx, &expected.0);
+            assert_near("rms_norm dweight", &dw, &expected.1);
+        }
+    }
+
+    #[test]
+    fn swiglu_equals_its_composite_and_survives_large_inputs() {
+        for (rows, len) in [(1, 1), (37, 161), (70_001, 2)] {
+            let (gate, up, g) = (random(1, [rows, len]), random(2, [rows, len]), random(3, [rows, len]));
+            let expected = composite::swiglu::<Flex>(gate.clone(), up.clone());
+            assert_near("swiglu", &Flex::swiglu(view(&gate), view(&up)), &expected);
+            let (dgate, dup) = Flex::swiglu_backward(view(&gate), view(&up), view(&g));
+            let expected = composite::swiglu_backward::<Flex>(gate, up, g);
+            assert_near("swiglu dgate", &dgate, &expected.0);
+            assert_near("swiglu dup", &dup, &expected.1);
+        }
+        let ones = tensor(vec![1.0, 1.0], [1, 2]);
+        let large = Flex::swiglu(tensor(vec![-1e4, 1e4], [1, 2]), ones);
+        assert!(values(&large)[0].abs() < 1e-30 && values(&large)[1] == 1e4, "{:?}", values(&large));
+    }
+
+    #[test]
+    fn causal_softmax_equals_its_composite() {
+        for (heads, len) in [(1, 1), (3, 17), (5, 130)] {
+            let shape = Shape::new([heads, len, len]);
+            let scores = Flex::float_reshape(random(1, [heads * len, len]), shape.clone());
+            let g = Flex::float_reshape(random(2, [heads * len, len]), shape);
+            let expected = composite::causal_softmax::<Flex>(scores.clone(), 0.3);
+            let p = Flex::causal_softmax(scores, 0.3);
+            assert_near("causal_softmax", &p, &expected);
+            let expected = composite::causal_softmax_backward::<Flex>(expected, g.clone(), 0.3);
+            assert_near("causal_softmax dscores", &Flex::causal_softmax_backward(p, g, 0.3), &expected);
+        }
+    }
+
+    #[test]
+    fn selected_log_probs_equal_their_composite_whatever_the_chunk() {
+        let (rows, size, vocab_size) = (37, 24, 103);
+        let (h, w, g) = (random(1, [rows, size]), random(2, [vocab_size, size]), vector(3, rows));
+        let ids: Vec<i64> = (0..rows as i64).map(|i| i * i % vocab_size as i64).collect(); // some ids twice
+        let targets = FlexTensor::from_data(TensorData::new(ids, [rows]));
+        let expected = composite::selected_log_probs::<Flex>(h.clone(), w.clone(), targets.clone(), 1000);
+        let gradients = |need_dw| {
+            let (h, w, targets, g) = (h.clone(), w.clone(), targets.clone(), g.clone());
+            composite::selected_log_probs_backward::<Flex>(h, w, targets, expected.clone(), g, 1000, need_dw)
+        };
+        let expected_gradients = gradients(true);
+        for chunk in [7, 103, 4096] {
+            let both = Flex::selected_log_probs(view(&h), view(&w), targets.clone(), chunk);
+            assert_near("selected_log_probs", &both, &expected);
+            for need_dw in [true, false] {
+                let (h, w, targets, g) = (view(&h), view(&w), targets.clone(), g.clone());
+                let (dh, dw) = Flex::selected_log_probs_backward(h, w, targets, both.clone(), g, chunk, need_dw);
+                assert_near("selected_log_probs dh", &dh, &expected_gradients.0);
+                if need_dw {
+                    assert_near("selected_log_probs dw", &dw, &expected_gradients.1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn updates_equal_their_composites_and_happen_in_place() {
+        let len = 100_003; // more than one task
+        let (parameter, gradient, mean) = (vector(1, len), vector(2, len), vector(3, len));
+        let mean_square = Flex::float_mul(mean.clone(), mean.clone());
+        let adamw = AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, decay: 0.99, step_size: 0.1, root_correction: 0.5 };
+        let expected =
+            composite::adamw::<Flex>(parameter.clone(), gradient.clone(), mean.clone(), mean_square.clone(), adamw);
+        let own = tensor(values(&parameter).to_vec(), [len]);
+        let place = values(&own).as_ptr();
+        let updated = Flex::adamw(own, gradient.clone(), mean.clone(), mean_square.clone(), adamw);
+        assert_eq!(values(&updated.0).as_ptr(), place, "a parameter that nobody else holds keeps its memory");
+        assert_near("adamw parameter", &updated.0, &expected.0);
+        assert_near("adamw mean", &updated.1, &expected.1);
+        assert_near("adamw mean square", &updated.2, &expected.2);
+
+        let rmsprop = RmsProp { alpha: 0.99, epsilon: 1e-8, weight_decay: 0.1, lr: 0.01 };
+        let expected = composite::rmsprop::<Flex>(parameter.clone(), gradient.clone(), mean_square.clone(), rmsprop);
+        let updated = Flex::rmsprop(parameter.clone(), gradient, mean_square, rmsprop);
+        assert_near("rmsprop parameter", &updated.0, &expected.0);
+        assert_near("rmsprop mean square", &updated.1, &expected.1);
+    }
+}
