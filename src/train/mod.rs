@@ -265,8 +265,8 @@ impl Run {
         match stage {
             Stage::Sft => "Supervised stage: learn the task from the demonstrations.".to_owned(),
             Stage::Iteration(i) => format!(
-                "Iteration {} of {}: answer the prompts, then learn to tell the demonstrations from these answers.",
-                i + 1,
+                "Iteration {i} (of {}, counted from 0): answer the prompts, then learn to tell the demonstrations from \
+                 these answers.",
                 self.config.iterations
             ),
             Stage::ContinuedSft => "For comparison: plain supervised updates from the same start, as many.".to_owned(),
