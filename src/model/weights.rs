@@ -15,9 +15,12 @@ use crate::error::{Error, Result};
 use crate::formats::ModelFiles;
 use crate::formats::safetensors::TensorToWrite;
 
+/// Answers a tensor's name and shape with its values.
+type Answer<'a> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>> + 'a;
+
 /// Gives each module its weights: the modules ask by name and shape, a reader or a random generator answers.
 pub(super) struct WeightSource<'a> {
-    answer: &'a mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>>,
+    answer: &'a mut Answer<'a>,
     device: &'a Device,
 }
 
