@@ -295,13 +295,16 @@ fn indices(ids: IntTensor<Flex>) -> Vec<usize> {
 mod tests {
     //! Each kernel against its composite body, at sizes that are no multiple of anything, on views that are not contiguous.
 
-    use super::*;
-    use crate::generate::sampler::answer_seed;
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::{Rng, SeedableRng};
 
-    /// Numbers around 0 of size about 1; a different seed gives others.
-    fn random(seed: usize, shape: [usize; 2]) -> FlexTensor {
-        let number = |i: usize| (answer_seed(7, seed, i, 0) >> 40) as f32 / (1u64 << 22) as f32 - 2.0;
-        tensor((0..shape[0] * shape[1]).map(number).collect(), shape)
+    use super::*;
+
+    /// Numbers from -2 to 2; a different seed gives others.
+    fn random(seed: u64, shape: [usize; 2]) -> FlexTensor {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let numbers = (0..shape[0] * shape[1]).map(|_| (random.next_u32() >> 8) as f32 / (1u32 << 22) as f32 - 2.0);
+        tensor(numbers.collect(), shape)
     }
 
     /// The same numbers, stored by columns.
@@ -309,7 +312,7 @@ mod tests {
         Flex::float_transpose(Flex::float_transpose(x.clone()).to_contiguous())
     }
 
-    fn vector(seed: usize, len: usize) -> FlexTensor {
+    fn vector(seed: u64, len: usize) -> FlexTensor {
         Flex::float_reshape(random(seed, [1, len]), Shape::new([len]))
     }
 
