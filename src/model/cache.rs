@@ -45,16 +45,6 @@ impl KvCache {
         self.padding.len()
     }
 
-    /// Tokens held for each sequence, padding included.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// True before the first forward pass.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// What a forward pass over the next `num_tokens` tokens needs.
     ///
     /// # Panics
