@@ -291,29 +291,28 @@ impl TiledKernel for Backward<'_> {
     }
 }
 
-/// `sums[j] += sum_i weights[i, j] rows[i]`.
+/// `sums[j] += sum_i weights[i, j] rows[i]`. Whole groups of columns are summed in a local array: in `sums` itself the compiler
+/// would store after every term.
 #[inline(always)]
 fn add_outer(weights: &[f32], width: usize, rows: &[&[f32]], sums: &mut [f32]) {
     let len = rows[0].len();
+    let whole = len - len % COLUMNS;
     for (j, sum) in sums.chunks_exact_mut(len).enumerate() {
-        for start in (0..len).step_by(COLUMNS) {
-            let sum = &mut sum[start..len.min(start + COLUMNS)];
-            match <&mut [f32; COLUMNS]>::try_from(&mut *sum) {
-                Ok(sum) => {
-                    for (i, row) in rows.iter().enumerate() {
-                        let (weight, row) = (weights[i * width + j], &row[start..start + COLUMNS]);
-                        for c in 0..COLUMNS {
-                            sum[c] = weight.mul_add(row[c], sum[c]);
-                        }
-                    }
-                }
-                Err(_) => {
-                    for (i, row) in rows.iter().enumerate() {
-                        let weight = weights[i * width + j];
-                        sum.iter_mut().zip(&row[start..]).for_each(|(sum, x)| *sum = weight.mul_add(*x, *sum));
-                    }
+        for start in (0..whole).step_by(COLUMNS) {
+            let slot = &mut sum[start..start + COLUMNS];
+            let mut local = [0f32; COLUMNS];
+            local.copy_from_slice(slot);
+            for (i, row) in rows.iter().enumerate() {
+                let (weight, row) = (weights[i * width + j], &row[start..start + COLUMNS]);
+                for c in 0..COLUMNS {
+                    local[c] = weight.mul_add(row[c], local[c]);
                 }
             }
+            slot.copy_from_slice(&local);
+        }
+        for (i, row) in rows.iter().enumerate() {
+            let weight = weights[i * width + j];
+            sum[whole..].iter_mut().zip(&row[whole..]).for_each(|(sum, x)| *sum = weight.mul_add(*x, *sum));
         }
     }
 }
