@@ -27,10 +27,10 @@ impl<B: ModelOps> Backward<B, 2> for LinearBackward {
         let g = grads.consume::<B>(&ops.node); // [N, out]
         let (x, weight) = ops.state;
         if let (Some(node), Some(weight)) = (x_node, weight) {
-            grads.register::<B>(node.id, B::float_matmul(g.clone(), weight));
+            grads.register::<B>(node.id, B::product(g.clone(), weight));
         }
         if let (Some(node), Some(x)) = (weight_node, x) {
-            grads.register::<B>(node.id, B::float_matmul(B::float_transpose(g), x));
+            grads.register::<B>(node.id, B::product(B::float_transpose(g), x));
         }
     }
 }

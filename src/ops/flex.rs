@@ -11,7 +11,9 @@ use burn::backend::{
 use burn::tensor::{DType, Shape, TensorData};
 use rayon::prelude::*;
 
-use super::{AdamW, AttentionLayout, ModelOps, RmsProp, composite, composite_attention, flex_attention, simd};
+use super::{
+    AdamW, AttentionLayout, ModelOps, RmsProp, composite, composite_attention, flex_attention, flex_matmul, simd,
+};
 
 /// Numbers that one task works on: enough to outweigh handing it out, few enough to share among cores.
 const NUMBERS_PER_TASK: usize = 1 << 15;
@@ -42,6 +44,17 @@ fn task_len(row_len: usize) -> usize {
 }
 
 impl ModelOps for Flex {
+    fn product(left: FloatTensor<Self>, right: FloatTensor<Self>) -> FloatTensor<Self> {
+        let product = match (matrix(&left), matrix(&right)) {
+            (Some(left), Some(right)) if flex_matmul::pays(&left, &right) => {
+                let shape = [left.num_rows, right.num_columns];
+                Some(tensor(flex_matmul::product(left, right), shape))
+            }
+            _ => None,
+        };
+        product.unwrap_or_else(|| Self::float_matmul(left, right))
+    }
+
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
         if !is_f32(&[&x, &weight]) {
             return composite::rms_norm::<Self>(x, weight, eps);
@@ -187,7 +200,7 @@ impl ModelOps for Flex {
         let mut picked = vec![0.0; num_rows];
         for start in (0..vocab_size).step_by(chunk) {
             let end = (start + chunk).min(vocab_size);
-            let logits = composite::chunk_logits::<Self>(&h, &w, start, end).to_contiguous();
+            let logits = chunk_logits(&h, &w, start, end);
             running
                 .par_iter_mut()
                 .zip(&mut picked)
@@ -226,7 +239,7 @@ impl ModelOps for Flex {
         let mut dw = Vec::with_capacity(if need_dw { vocab_size * size } else { 1 });
         for start in (0..vocab_size).step_by(chunk) {
             let end = (start + chunk).min(vocab_size);
-            let (mut dlogits, shape) = owned(composite::chunk_logits::<Self>(&h, &w, start, end));
+            let (mut dlogits, shape) = owned(chunk_logits(&h, &w, start, end));
             dlogits
                 .par_chunks_mut(end - start)
                 .zip(values(&forward).par_chunks(2))
@@ -240,13 +253,13 @@ impl ModelOps for Flex {
                 });
             let dlogits = tensor(dlogits, shape);
             let w_chunk = composite::rows::<Self>(&w, start, end);
-            let part = Self::float_matmul(dlogits.clone(), w_chunk);
+            let part = Self::product(dlogits.clone(), w_chunk);
             dh = Some(match dh {
                 Some(sum) => Self::float_add(sum, part),
                 None => part,
             });
             if need_dw {
-                let part = Self::float_matmul(Self::float_transpose(dlogits), h.clone()).to_contiguous();
+                let part = Self::product(Self::float_transpose(dlogits), h.clone()).to_contiguous();
                 dw.extend_from_slice(values(&part));
             }
         }
@@ -301,6 +314,24 @@ impl ModelOps for Flex {
             });
         (tensor(parameter, shape.clone()), tensor(mean_square, shape))
     }
+}
+
+/// Logits of tokens `start..end`, `[R, end - start]`, contiguous.
+fn chunk_logits(h: &FlexTensor, w: &FlexTensor, start: usize, end: usize) -> FlexTensor {
+    Flex::product(h.clone(), Flex::float_transpose(composite::rows::<Flex>(w, start, end))).to_contiguous()
+}
+
+/// A rank-2 f32 tensor as it lies in memory; None if neither its rows nor its columns are contiguous.
+fn matrix(tensor: &FlexTensor) -> Option<flex_matmul::Matrix<'_>> {
+    let (shape, strides) = (tensor.shape(), tensor.layout().strides());
+    let (&[row_stride, column_stride], true) = (strides, is_f32(&[tensor])) else { return None };
+    let values = tensor.storage::<f32>().get(tensor.layout().start_offset()..)?;
+    let (stride, transposed) = match (row_stride, column_stride) {
+        (stride, 1) => (usize::try_from(stride).ok()?, false),
+        (1, stride) => (usize::try_from(stride).ok()?, true),
+        _ => return None,
+    };
+    Some(flex_matmul::Matrix { values, num_rows: shape[0], num_columns: shape[1], stride, transposed })
 }
 
 fn matrices<'a>(q: &'a FlexTensor, k: &'a FlexTensor, v: &'a FlexTensor) -> flex_attention::Matrices<'a> {

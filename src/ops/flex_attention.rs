@@ -4,8 +4,9 @@
 use rayon::prelude::*;
 
 use super::attention_plan::{AttentionLayout, Heads, Span};
-use super::simd::{self, TiledKernel, exp, max_of, sum_of};
-use super::tile::{COLUMNS, Rows, panels, tile, transposed_panels};
+use super::lanes::{InstructionSet, Lanes};
+use super::simd::{exp, max_of, sum_of};
+use super::tile::{MAX_TILE, Rows, TiledKernel, columns, panels, run_tiled, tile, transposed_panels};
 
 /// The matrices of one attention, row-major: `q` and what has its shape `[N, H * d]`, `k` and `v` `[N, K * d]`.
 #[derive(Clone, Copy)]
@@ -42,24 +43,24 @@ impl<'a> SpanHead<'a> {
         Rows { values, stride: num_key_value_heads * head_dim, column: head * head_dim, len: head_dim }
     }
 
-    fn transposed(&self, keys: Rows<'a>) -> Vec<f32> {
-        transposed_panels(self.span.key_rows().map(|row| keys.row(row)), self.span.num_keys(), keys.len)
+    fn transposed<L: Lanes>(&self, keys: Rows<'a>) -> Vec<f32> {
+        transposed_panels::<L>(self.span.key_rows().map(|row| keys.row(row)), self.span.num_keys(), keys.len)
     }
 
-    fn panels(&self, keys: Rows<'a>) -> Vec<f32> {
-        panels(self.span.key_rows().map(|row| keys.row(row)), self.span.num_keys(), keys.len)
+    fn panels<L: Lanes>(&self, keys: Rows<'a>) -> Vec<f32> {
+        panels::<L>(self.span.key_rows().map(|row| keys.row(row)), self.span.num_keys(), keys.len)
     }
 }
 
 /// `softmax(q kᵀ / sqrt(d)) v` `[N, H * d]`, and the logarithm of each softmax's sum `[N, H]`.
 pub fn forward(matrices: Matrices<'_>, layout: &AttentionLayout) -> (Vec<f32>, Vec<f32>) {
-    let head_dim = layout.heads.head_dim;
+    let (head_dim, set) = (layout.heads.head_dim, InstructionSet::best());
     let parts: Vec<(Vec<f32>, Vec<f32>)> = SpanHead::all(layout)
         .par_iter()
         .map(|head| {
             let num_queries = head.span.num_queries();
             let (mut out, mut log_sums) = (vec![0.0; num_queries * head_dim], vec![0.0; num_queries]);
-            simd::run_tiled(Forward { matrices, head: *head, out: &mut out, log_sums: &mut log_sums });
+            run_tiled(set, Forward { matrices, head: *head, out: &mut out, log_sums: &mut log_sums });
             (out, log_sums)
         })
         .collect();
@@ -83,12 +84,12 @@ pub fn backward(
     g: &[f32],
     layout: &AttentionLayout,
 ) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let head_dim = layout.heads.head_dim;
+    let (head_dim, set) = (layout.heads.head_dim, InstructionSet::best());
     let parts: Vec<HeadGradients> = SpanHead::all(layout)
         .par_iter()
         .map(|head| {
             let mut gradients = HeadGradients::zeros(head.span, head_dim);
-            simd::run_tiled(Backward { matrices, outcome, g, head: *head, gradients: &mut gradients });
+            run_tiled(set, Backward { matrices, outcome, g, head: *head, gradients: &mut gradients });
             gradients
         })
         .collect();
@@ -147,13 +148,14 @@ struct Forward<'a> {
 
 impl TiledKernel for Forward<'_> {
     #[inline(always)]
-    fn run<const R: usize>(self) {
+    fn run<L: Lanes, const R: usize>(self) {
+        let columns = columns::<L>();
         let (span, head_dim, scale) = (self.head.span, self.head.heads.head_dim, self.head.heads.scale());
         let q = self.head.of_queries(self.matrices.q);
-        let keys = self.head.transposed(self.head.of_keys(self.matrices.k));
-        let values = self.head.panels(self.head.of_keys(self.matrices.v));
+        let keys = self.head.transposed::<L>(self.head.of_keys(self.matrices.k));
+        let values = self.head.panels::<L>(self.head.of_keys(self.matrices.v));
         let (num_queries, num_keys, num_prefix) = (span.num_queries(), span.num_keys(), span.prefix.len());
-        let width = num_keys.next_multiple_of(COLUMNS);
+        let width = num_keys.next_multiple_of(columns);
         let mut scores = vec![0.0; R * width];
         for start in (0..num_queries).step_by(R) {
             let last = num_queries - 1;
@@ -162,7 +164,7 @@ impl TiledKernel for Forward<'_> {
             for (i, row) in rows.iter_mut().enumerate() {
                 *row = q.row(span.rows.start + (start + i).min(last)); // the last block repeats its last query
             }
-            block_times_panels(rows, &keys, head_dim, seen, &mut scores, width);
+            block_times_panels::<L, R>(rows, &keys, head_dim, seen, &mut scores, width);
             for i in 0..R.min(num_queries - start) {
                 let seen_by_query = num_prefix + start + i + 1;
                 let row = &mut scores[i * width..][..seen];
@@ -173,11 +175,12 @@ impl TiledKernel for Forward<'_> {
             for (i, row) in weights.iter_mut().enumerate() {
                 *row = &scores[i * width..][..seen];
             }
-            for (panel, column) in values.chunks_exact(num_keys * COLUMNS).zip((0..head_dim).step_by(COLUMNS)) {
-                let mixed = tile(weights, &panel[..seen * COLUMNS]);
-                let len = COLUMNS.min(head_dim - column);
+            for (panel, column) in values.chunks_exact(num_keys * columns).zip((0..head_dim).step_by(columns)) {
+                let mut mixed = [0.0; MAX_TILE];
+                tile::<L, R>(weights, &panel[..seen * columns], &mut mixed);
+                let len = columns.min(head_dim - column);
                 for i in 0..R.min(num_queries - start) {
-                    self.out[(start + i) * head_dim + column..][..len].copy_from_slice(&mixed[i][..len]);
+                    self.out[(start + i) * head_dim + column..][..len].copy_from_slice(&mixed[i * columns..][..len]);
                 }
             }
         }
@@ -186,7 +189,7 @@ impl TiledKernel for Forward<'_> {
 
 /// `rows · panels` for the first `seen` columns, into rows of `width` numbers.
 #[inline(always)]
-fn block_times_panels<const R: usize>(
+fn block_times_panels<L: Lanes, const R: usize>(
     rows: [&[f32]; R],
     panels: &[f32],
     num_terms: usize,
@@ -194,10 +197,12 @@ fn block_times_panels<const R: usize>(
     out: &mut [f32],
     width: usize,
 ) {
-    for (panel, column) in panels.chunks_exact(num_terms * COLUMNS).zip((0..seen).step_by(COLUMNS)) {
-        let product = tile(rows, panel);
+    let columns = columns::<L>();
+    for (panel, column) in panels.chunks_exact(num_terms * columns).zip((0..seen).step_by(columns)) {
+        let mut product = [0.0; MAX_TILE];
+        tile::<L, R>(rows, panel, &mut product);
         for i in 0..R {
-            out[i * width + column..][..COLUMNS].copy_from_slice(&product[i]);
+            out[i * width + column..][..columns].copy_from_slice(&product[i * columns..][..columns]);
         }
     }
 }
@@ -241,15 +246,16 @@ struct Backward<'a> {
 
 impl TiledKernel for Backward<'_> {
     #[inline(always)]
-    fn run<const R: usize>(self) {
+    fn run<L: Lanes, const R: usize>(self) {
+        let columns = columns::<L>();
         let (span, head_dim, scale) = (self.head.span, self.head.heads.head_dim, self.head.heads.scale());
         let of_queries = |values| self.head.of_queries(values);
         let (q, out, g) = (of_queries(self.matrices.q), of_queries(self.outcome.out), of_queries(self.g));
         let (k, v) = (self.head.of_keys(self.matrices.k), self.head.of_keys(self.matrices.v));
-        let (keys_transposed, values_transposed) = (self.head.transposed(k), self.head.transposed(v));
-        let keys = self.head.panels(k);
+        let (keys_transposed, values_transposed) = (self.head.transposed::<L>(k), self.head.transposed::<L>(v));
+        let keys = self.head.panels::<L>(k);
         let (num_queries, num_keys, num_prefix) = (span.num_queries(), span.num_keys(), span.prefix.len());
-        let width = num_keys.next_multiple_of(COLUMNS);
+        let width = num_keys.next_multiple_of(columns);
         let (mut p, mut ds) = (vec![0.0; R * width], vec![0.0; R * width]);
         for start in (0..num_queries).step_by(R) {
             let (count, seen) = (R.min(num_queries - start), num_prefix + (start + R).min(num_queries));
@@ -258,8 +264,8 @@ impl TiledKernel for Backward<'_> {
                 let row = span.rows.start + (start + i).min(num_queries - 1);
                 (q_rows[i], g_rows[i]) = (q.row(row), g.row(row));
             }
-            block_times_panels(q_rows, &keys_transposed, head_dim, seen, &mut p, width);
-            block_times_panels(g_rows, &values_transposed, head_dim, seen, &mut ds, width);
+            block_times_panels::<L, R>(q_rows, &keys_transposed, head_dim, seen, &mut p, width);
+            block_times_panels::<L, R>(g_rows, &values_transposed, head_dim, seen, &mut ds, width);
             for i in 0..count {
                 let row = span.rows.start + start + i;
                 let log_sum = self.outcome.log_sums[row * self.head.heads.num_heads + self.head.head];
@@ -278,41 +284,41 @@ impl TiledKernel for Backward<'_> {
             for (i, row) in ds_rows.iter_mut().enumerate() {
                 *row = &ds[i.min(count - 1) * width..][..seen];
             }
-            for (panel, column) in keys.chunks_exact(num_keys * COLUMNS).zip((0..head_dim).step_by(COLUMNS)) {
-                let product = tile(ds_rows, &panel[..seen * COLUMNS]);
-                let len = COLUMNS.min(head_dim - column);
+            for (panel, column) in keys.chunks_exact(num_keys * columns).zip((0..head_dim).step_by(columns)) {
+                let mut product = [0.0; MAX_TILE];
+                tile::<L, R>(ds_rows, &panel[..seen * columns], &mut product);
+                let len = columns.min(head_dim - column);
                 for i in 0..count {
-                    self.gradients.dq[(start + i) * head_dim + column..][..len].copy_from_slice(&product[i][..len]);
+                    self.gradients.dq[(start + i) * head_dim + column..][..len]
+                        .copy_from_slice(&product[i * columns..][..len]);
                 }
             }
-            add_outer(&ds, width, &q_rows[..count], &mut self.gradients.dk[..seen * head_dim]);
-            add_outer(&p, width, &g_rows[..count], &mut self.gradients.dv[..seen * head_dim]);
+            add_outer::<L>(&ds, width, &q_rows[..count], &mut self.gradients.dk[..seen * head_dim]);
+            add_outer::<L>(&p, width, &g_rows[..count], &mut self.gradients.dv[..seen * head_dim]);
         }
     }
 }
 
-/// `sums[j] += sum_i weights[i, j] rows[i]`. Whole groups of columns are summed in a local array: in `sums` itself the compiler
-/// would store after every term.
+/// `sums[j] += sum_i weights[i, j] rows[i]`.
 #[inline(always)]
-fn add_outer(weights: &[f32], width: usize, rows: &[&[f32]], sums: &mut [f32]) {
+fn add_outer<L: Lanes>(weights: &[f32], width: usize, rows: &[&[f32]], sums: &mut [f32]) {
     let len = rows[0].len();
-    let whole = len - len % COLUMNS;
+    let columns = columns::<L>();
+    let whole = len - len % columns;
     for (j, sum) in sums.chunks_exact_mut(len).enumerate() {
-        for start in (0..whole).step_by(COLUMNS) {
-            let slot = &mut sum[start..start + COLUMNS];
-            let mut local = [0f32; COLUMNS];
-            local.copy_from_slice(slot);
+        for start in (0..whole).step_by(columns) {
+            let slot = &mut sum[start..start + columns];
+            let mut local = [L::load(slot), L::load(&slot[L::LEN..])];
             for (i, row) in rows.iter().enumerate() {
-                let (weight, row) = (weights[i * width + j], &row[start..start + COLUMNS]);
-                for c in 0..COLUMNS {
-                    local[c] = weight.mul_add(row[c], local[c]);
-                }
+                let (weight, row) = (L::splat(weights[i * width + j]), &row[start..start + columns]);
+                local = [weight.mul_add(L::load(row), local[0]), weight.mul_add(L::load(&row[L::LEN..]), local[1])];
             }
-            slot.copy_from_slice(&local);
+            local[0].store(slot);
+            local[1].store(&mut slot[L::LEN..]);
         }
         for (i, row) in rows.iter().enumerate() {
             let weight = weights[i * width + j];
-            sum[whole..].iter_mut().zip(&row[whole..]).for_each(|(sum, x)| *sum = weight.mul_add(*x, *sum));
+            sum[whole..].iter_mut().zip(&row[whole..]).for_each(|(sum, x)| *sum += weight * x);
         }
     }
 }

@@ -17,6 +17,10 @@ mod flex;
 #[cfg(feature = "flex")]
 mod flex_attention;
 #[cfg(feature = "flex")]
+mod flex_matmul;
+#[cfg(feature = "flex")]
+mod lanes;
+#[cfg(feature = "flex")]
 mod simd;
 #[cfg(feature = "flex")]
 mod tile;
@@ -40,9 +44,14 @@ const VOCABULARY_CHUNK: usize = 8192;
     Cube: cfg(feature = "wgpu")
 )]
 pub trait ModelOps: Backend {
+    /// The product of two matrices, either of which may be a transposed view.
+    fn product(left: FloatTensor<Self>, right: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(left, right)
+    }
+
     /// See [`linear`].
     fn linear_rows(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::float_matmul(x, Self::float_transpose(weight))
+        Self::product(x, Self::float_transpose(weight))
     }
 
     /// See [`rms_norm`].

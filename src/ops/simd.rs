@@ -42,36 +42,13 @@ fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
+#[cfg(target_arch = "x86_64")]
 fn has_avx512() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return has_avx2()
+    has_avx2()
         && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512bw");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
-
-/// Work built on [`super::tile`]: `R` rows are computed side by side, as many as their sums fit into registers.
-pub trait TiledKernel {
-    fn run<const R: usize>(self);
-}
-
-/// Runs a tiled kernel with the widest instruction set and the tile that fits its registers: eight rows of 32 sums fill 16
-/// of AVX-512's 32 registers, two rows 8 of AVX2's 16 or 16 of NEON's 32.
-pub fn run_tiled(kernel: impl TiledKernel) {
-    struct Tiled<K, const R: usize>(K);
-    impl<K: TiledKernel, const R: usize> Kernel for Tiled<K, R> {
-        #[inline(always)]
-        fn run(self) {
-            self.0.run::<R>();
-        }
-    }
-    match has_avx512() {
-        true => run(Tiled::<_, 8>(kernel)),
-        false => run(Tiled::<_, 2>(kernel)),
-    }
+        && is_x86_feature_detected!("avx512bw")
 }
 
 /// Sums are kept in this many lanes and added up at the end: a fixed order that vectorises.

@@ -4,8 +4,35 @@
 //! the left-hand rows is broadcast. Sums run over k in order, for each row by itself: a row's result does not depend on the
 //! rows beside it.
 
-/// Columns of a panel.
-pub const COLUMNS: usize = 32;
+use super::lanes::{InstructionSet, LaneKernel, Lanes};
+
+/// Rows of the largest tile times columns of the widest panel.
+pub const MAX_TILE: usize = 8 * 32;
+
+/// Columns of a panel: two registers.
+pub const fn columns<L: Lanes>() -> usize {
+    2 * L::LEN
+}
+
+/// Work built on [`tile`], `R` rows at a time.
+pub trait TiledKernel {
+    fn run<L: Lanes, const R: usize>(self);
+}
+
+/// Runs a tiled kernel with the given instruction set and as many rows as its registers hold.
+pub fn run_tiled(set: InstructionSet, kernel: impl TiledKernel) {
+    struct Tiled<K>(K);
+    impl<K: TiledKernel> LaneKernel for Tiled<K> {
+        #[inline(always)]
+        fn run<L: Lanes>(self) {
+            match L::TILE_ROWS {
+                8.. => self.0.run::<L, 8>(),
+                _ => self.0.run::<L, 4>(),
+            }
+        }
+    }
+    set.run(Tiled(kernel));
+}
 
 /// A strided matrix inside a row-major one: `len` columns from `column` on.
 #[derive(Clone, Copy)]
@@ -23,42 +50,47 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// `rows · panel`: `R` rows of k numbers by a panel `[k, COLUMNS]`.
+/// `out = rows · panel`: `R` rows of k numbers by a panel `[k, columns]`; `out` is `[R, columns]`.
 #[inline(always)]
-pub fn tile<const R: usize>(rows: [&[f32]; R], panel: &[f32]) -> [[f32; COLUMNS]; R] {
-    let mut sums = [[0f32; COLUMNS]; R];
-    let num_terms = panel.len() / COLUMNS;
+pub fn tile<L: Lanes, const R: usize>(rows: [&[f32]; R], panel: &[f32], out: &mut [f32; MAX_TILE]) {
+    let columns = columns::<L>();
+    let num_terms = panel.len() / columns;
     let rows = rows.map(|row| &row[..num_terms]);
-    for (k, panel) in panel.chunks_exact(COLUMNS).enumerate() {
+    let mut sums = [[L::splat(0.0); 2]; R];
+    for (k, panel) in panel.chunks_exact(columns).enumerate() {
+        let panel = [L::load(panel), L::load(&panel[L::LEN..])];
         for i in 0..R {
-            let x = rows[i][k];
-            for j in 0..COLUMNS {
-                sums[i][j] = x.mul_add(panel[j], sums[i][j]);
-            }
+            let x = L::splat(rows[i][k]);
+            sums[i] = [x.mul_add(panel[0], sums[i][0]), x.mul_add(panel[1], sums[i][1])];
         }
     }
-    sums
+    for (sums, out) in sums.iter().zip(out.chunks_exact_mut(columns)) {
+        sums[0].store(out);
+        sums[1].store(&mut out[L::LEN..]);
+    }
 }
 
-/// Panels of the matrix whose rows are given: `[ceil(len / COLUMNS), num_rows, COLUMNS]`, zeros where it ends.
+/// Panels of the matrix whose rows are given: `[ceil(len / columns), num_rows, columns]`, zeros where it ends.
 #[inline(always)]
-pub fn panels<'a>(rows: impl Iterator<Item = &'a [f32]>, num_rows: usize, len: usize) -> Vec<f32> {
-    let mut packed = vec![0.0; len.div_ceil(COLUMNS) * num_rows * COLUMNS];
+pub fn panels<'a, L: Lanes>(rows: impl Iterator<Item = &'a [f32]>, num_rows: usize, len: usize) -> Vec<f32> {
+    let columns = columns::<L>();
+    let mut packed = vec![0.0; len.div_ceil(columns) * num_rows * columns];
     for (i, row) in rows.enumerate() {
-        for (panel, part) in row.chunks(COLUMNS).enumerate() {
-            packed[(panel * num_rows + i) * COLUMNS..][..part.len()].copy_from_slice(part);
+        for (panel, part) in row.chunks(columns).enumerate() {
+            packed[(panel * num_rows + i) * columns..][..part.len()].copy_from_slice(part);
         }
     }
     packed
 }
 
-/// Panels of the transposed matrix: `[ceil(num_rows / COLUMNS), len, COLUMNS]`.
+/// Panels of the transposed matrix: `[ceil(num_rows / columns), len, columns]`.
 #[inline(always)]
-pub fn transposed_panels<'a>(rows: impl Iterator<Item = &'a [f32]>, num_rows: usize, len: usize) -> Vec<f32> {
-    let mut packed = vec![0.0; num_rows.div_ceil(COLUMNS) * len * COLUMNS];
+pub fn transposed_panels<'a, L: Lanes>(rows: impl Iterator<Item = &'a [f32]>, num_rows: usize, len: usize) -> Vec<f32> {
+    let columns = columns::<L>();
+    let mut packed = vec![0.0; num_rows.div_ceil(columns) * len * columns];
     for (i, row) in rows.enumerate() {
-        let panel = &mut packed[i / COLUMNS * len * COLUMNS..][..len * COLUMNS];
-        for (value, slot) in row.iter().zip(panel[i % COLUMNS..].iter_mut().step_by(COLUMNS)) {
+        let panel = &mut packed[i / columns * len * columns..][..len * columns];
+        for (value, slot) in row.iter().zip(panel[i % columns..].iter_mut().step_by(columns)) {
             *slot = *value;
         }
     }
@@ -69,33 +101,48 @@ pub fn transposed_panels<'a>(rows: impl Iterator<Item = &'a [f32]>, num_rows: us
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_tile_is_a_matrix_product_from_either_kind_of_panels() {
-        let (num_rows, num_terms, num_columns) = (3, 5, 37);
-        let a: Vec<f32> = (0..num_rows * num_terms).map(|i| (i % 7) as f32 - 3.0).collect();
-        let b: Vec<f32> = (0..num_terms * num_columns).map(|i| (i % 11) as f32 - 5.0).collect();
-        let transposed: Vec<f32> = (0..num_columns)
-            .flat_map(|j| (0..num_terms).map(move |k| (j, k)))
-            .map(|(j, k)| b[k * num_columns + j])
-            .collect();
-        let rows = Rows { values: &a, stride: num_terms, column: 0, len: num_terms };
-        for packed in [
-            panels(b.chunks(num_columns), num_terms, num_columns),
-            transposed_panels(transposed.chunks(num_terms), num_columns, num_terms),
-        ] {
-            for (number, panel) in packed.chunks(num_terms * COLUMNS).enumerate() {
-                let product = tile([rows.row(0), rows.row(1), rows.row(2)], panel);
-                for (i, row) in product.iter().enumerate() {
-                    for (j, value) in row.iter().enumerate() {
-                        let column = number * COLUMNS + j;
-                        let expected: f32 = match column < num_columns {
-                            true => (0..num_terms).map(|k| a[i * num_terms + k] * b[k * num_columns + column]).sum(),
+    struct Product<'a> {
+        a: &'a [f32],
+        b: &'a [f32],
+        b_transposed: &'a [f32],
+    }
+
+    const ROWS: usize = 3;
+    const TERMS: usize = 5;
+    const COLUMNS: usize = 37;
+
+    impl TiledKernel for Product<'_> {
+        fn run<L: Lanes, const R: usize>(self) {
+            let rows = Rows { values: self.a, stride: TERMS, column: 0, len: TERMS };
+            let of_tile = std::array::from_fn::<_, R, _>(|i| rows.row(i.min(ROWS - 1)));
+            let columns = columns::<L>();
+            for packed in [
+                panels::<L>(self.b.chunks(COLUMNS), TERMS, COLUMNS),
+                transposed_panels::<L>(self.b_transposed.chunks(TERMS), COLUMNS, TERMS),
+            ] {
+                for (number, panel) in packed.chunks(TERMS * columns).enumerate() {
+                    let mut product = [0.0; MAX_TILE];
+                    tile::<L, R>(of_tile, panel, &mut product);
+                    for (i, j) in (0..ROWS).flat_map(|i| (0..columns).map(move |j| (i, j))) {
+                        let column = number * columns + j;
+                        let expected: f32 = match column < COLUMNS {
+                            true => (0..TERMS).map(|k| self.a[i * TERMS + k] * self.b[k * COLUMNS + column]).sum(),
                             false => 0.0,
                         };
-                        assert_eq!(*value, expected, "row {i}, column {column}"); // small whole numbers: exact
+                        assert_eq!(product[i * columns + j], expected, "row {i}, column {column}"); // whole numbers: exact
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_tile_is_a_matrix_product_from_either_kind_of_panels_with_every_instruction_set() {
+        let a: Vec<f32> = (0..ROWS * TERMS).map(|i| (i % 7) as f32 - 3.0).collect();
+        let b: Vec<f32> = (0..TERMS * COLUMNS).map(|i| (i % 11) as f32 - 5.0).collect();
+        let b_transposed: Vec<f32> = (0..COLUMNS * TERMS).map(|i| b[i % TERMS * COLUMNS + i / TERMS]).collect();
+        for set in InstructionSet::available() {
+            run_tiled(set, Product { a: &a, b: &b, b_transposed: &b_transposed });
         }
     }
 }
