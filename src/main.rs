@@ -8,11 +8,13 @@ use std::sync::Mutex;
 
 use clap::Parser;
 use gsil::cli::{Cli, run};
+use gsil::device::keep_freed_memory;
 
 /// What the last panic said; the hook writes it, so that a panic is reported once and in our own words.
 static PANIC_MESSAGE: Mutex<String> = Mutex::new(String::new());
 
 fn main() -> ExitCode {
+    keep_freed_memory();
     std::panic::set_hook(Box::new(|info| {
         if let Ok(mut message) = PANIC_MESSAGE.lock() {
             *message = info.to_string();

@@ -28,13 +28,13 @@ impl Linear {
 
     /// `[N, in]` -> `[N, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let mut y = ops::linear(x.clone(), self.weight.val());
-        if let Some(bias) = &self.bias {
-            y = y + bias.val().unsqueeze();
-        }
-        match &self.lora {
-            Some(lora) => y + lora.forward(x),
+        let y = match &self.lora {
+            None => ops::linear(x, self.weight.val()),
+            Some(lora) => lora.forward(x, self.weight.val()),
+        };
+        match &self.bias {
             None => y,
+            Some(bias) => y + bias.val().unsqueeze(),
         }
     }
 }

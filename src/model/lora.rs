@@ -28,9 +28,9 @@ impl Lora {
         }
     }
 
-    /// `[N, in]` -> `[N, out]`.
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        ops::linear(ops::linear(x, self.a.val()), self.b.val()) * self.scaling
+    /// `x weightᵀ` with the update: `[N, in]` -> `[N, out]`.
+    pub fn forward(&self, x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+        ops::lora_linear(x, weight, self.a.val(), self.b.val(), self.scaling)
     }
 
     /// The dense update `s B A`, `[out, in]`, for merging into the weight at export.

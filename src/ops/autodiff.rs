@@ -35,6 +35,32 @@ impl<B: ModelOps> Backward<B, 2> for LinearBackward {
     }
 }
 
+/// `y = x wᵀ + s h bᵀ` with `h = x aᵀ`: `dh = s g b`, `dx = g w + dh a`, `da = dhᵀ x`, `db = s gᵀ h`. h is computed again.
+#[derive(Debug)]
+struct LoraLinearBackward;
+
+impl<B: ModelOps> Backward<B, 3> for LoraLinearBackward {
+    type State = ([FloatTensor<B>; 4], f32);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [x_node, a_node, b_node] = ops.parents;
+        let g = grads.consume::<B>(&ops.node); // [N, out]
+        let ([x, weight, a, b], scale) = ops.state;
+        let dh = B::float_mul_scalar(B::product(g.clone(), b), scale.into()); // [N, r]
+        if let Some(node) = x_node {
+            grads.register::<B>(node.id, B::add_low_rank(B::product(g.clone(), weight), dh.clone(), a.clone(), 1.0));
+        }
+        if let Some(node) = b_node {
+            let h = B::product(x.clone(), B::float_transpose(a));
+            let db = B::product(B::float_transpose(g), h);
+            grads.register::<B>(node.id, B::float_mul_scalar(db, scale.into()));
+        }
+        if let Some(node) = a_node {
+            grads.register::<B>(node.id, B::product(B::float_transpose(dh), x));
+        }
+    }
+}
+
 #[derive(Debug)]
 struct RmsNormBackward;
 
@@ -145,6 +171,22 @@ impl<B: ModelOps, C: CheckpointStrategy> ModelOps for Autodiff<B, C> {
                 prepared.finish(kept, B::linear_rows(x, weight))
             }
             OpsKind::UnTracked(prepared) => prepared.finish(B::linear_rows(x, weight)),
+        }
+    }
+
+    fn lora_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        let ((x, x_node), (a, a_node), (b, b_node)) = (x.into_parts(), a.into_parts(), b.into_parts());
+        let weight = weight.into_primitive();
+        let y = B::lora_linear(x.clone(), weight.clone(), a.clone(), b.clone(), scale);
+        match LoraLinearBackward.prepare::<C>([x_node, a_node, b_node]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish(([x, weight, a, b], scale), y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
         }
     }
 

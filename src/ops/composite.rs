@@ -10,6 +10,10 @@ use burn::tensor::{IndexingUpdateOp, Shape, Slice};
 
 use super::{AdamW, RmsProp};
 
+pub fn add_low_rank<B: Backend>(y: FloatTensor<B>, h: FloatTensor<B>, b: FloatTensor<B>, scale: f32) -> FloatTensor<B> {
+    B::float_add(y, B::float_mul_scalar(B::float_matmul(h, b), scale.into()))
+}
+
 /// `x / sqrt(mean(x²) + eps)`, and the reciprocal root `[N, 1]`.
 fn normalized<B: Backend>(x: FloatTensor<B>, eps: f32) -> (FloatTensor<B>, FloatTensor<B>) {
     let mean_square = B::float_mean_dim(B::float_mul(x.clone(), x.clone()), 1);

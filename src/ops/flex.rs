@@ -55,6 +55,20 @@ impl ModelOps for Flex {
         product.unwrap_or_else(|| Self::float_matmul(left, right))
     }
 
+    fn add_low_rank(y: FloatTensor<Self>, h: FloatTensor<Self>, b: FloatTensor<Self>, scale: f32) -> FloatTensor<Self> {
+        if !is_f32(&[&y, &h, &b]) {
+            return composite::add_low_rank::<Self>(y, h, b, scale);
+        }
+        let (h, b) = (h.to_contiguous(), b.to_contiguous());
+        let (rank, (mut sum, shape)) = (h.shape()[1], owned(y));
+        let task = task_len(shape[1]);
+        let h_task = task / shape[1] * rank;
+        sum.par_chunks_mut(task).zip(values(&h).par_chunks(h_task)).for_each(|(y, h)| {
+            simd::run(simd::AddLowRank { y, h, b: values(&b), rank, scale });
+        });
+        tensor(sum, shape)
+    }
+
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
         if !is_f32(&[&x, &weight]) {
             return composite::rms_norm::<Self>(x, weight, eps);
@@ -268,6 +282,20 @@ impl ModelOps for Flex {
         }
         let dw_shape = if need_dw { Shape::new([vocab_size, size]) } else { Shape::new([1]) };
         (dh.expect("a vocabulary has at least one token"), tensor(dw, dw_shape))
+    }
+
+    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !is_f32(&[&x]) {
+            return Self::float_sum(Self::float_mul(x.clone(), x));
+        }
+        let x = x.to_contiguous();
+        let of_task = |x: &[f32]| {
+            let mut sum = 0.0;
+            simd::run(simd::SumOfSquares { x, sum: &mut sum });
+            sum
+        };
+        let parts: Vec<f32> = values(&x).par_chunks(NUMBERS_PER_TASK).map(of_task).collect();
+        tensor(vec![parts.into_iter().map(f64::from).sum::<f64>() as f32], [1])
     }
 
     fn adamw(

@@ -54,6 +54,23 @@ pub trait ModelOps: Backend {
         Self::product(x, Self::float_transpose(weight))
     }
 
+    /// `y + scale * h b`, in place where nobody else holds y. `y` `[N, out]`, `h` `[N, r]`, `b` `[r, out]` with a small r.
+    fn add_low_rank(y: FloatTensor<Self>, h: FloatTensor<Self>, b: FloatTensor<Self>, scale: f32) -> FloatTensor<Self> {
+        composite::add_low_rank::<Self>(y, h, b, scale)
+    }
+
+    /// See [`lora_linear`].
+    fn lora_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        let h = Self::product(x.clone(), Self::float_transpose(a));
+        Self::add_low_rank(Self::linear_rows(x, weight), h, Self::float_transpose(b), scale)
+    }
+
     /// See [`rms_norm`].
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
         composite::rms_norm::<Self>(x, weight, eps)
@@ -136,6 +153,11 @@ pub trait ModelOps: Backend {
         composite::selected_log_probs_backward::<Self>(h, w, targets, forward, g, chunk, need_dw)
     }
 
+    /// See [`sum_of_squares`].
+    fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_sum(Self::float_mul(x.clone(), x))
+    }
+
     /// See [`adamw`].
     fn adamw(
         parameter: FloatTensor<Self>,
@@ -200,6 +222,23 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as ModelOps>::linear_rows(x.into_dispatch(), weight.into_dispatch()))
 }
 
+/// `y = x weightᵀ + scale (x aᵀ) bᵀ`: a frozen weight and its low-rank update in one pass. The dense matrix `b a` is never
+/// built, and the weight gets no gradient.
+///
+/// # Shapes
+/// `x` `[N, in]`, `weight` `[out, in]`, `a` `[r, in]`, `b` `[out, r]`, result `[N, out]`.
+pub fn lora_linear(x: Tensor<2>, weight: Tensor<2>, a: Tensor<2>, b: Tensor<2>, scale: f64) -> Tensor<2> {
+    let ([out, in_features], [rank, _]) = (weight.dims(), a.dims());
+    assert_eq!(
+        (a.dims(), b.dims()),
+        ([rank, in_features], [out, rank]),
+        "lora_linear: the weight is {:?}",
+        weight.dims()
+    );
+    let (x, weight, a, b) = (x.into_dispatch(), weight.into_dispatch(), a.into_dispatch(), b.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as ModelOps>::lora_linear(x, weight, a, b, scale as f32))
+}
+
 /// `y = x / sqrt(mean(x²) + eps) * weight`, over the last dimension.
 ///
 /// # Shapes
@@ -245,6 +284,11 @@ pub fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, layout: AttentionLayo
     assert_eq!((k.dims(), v.dims()), (key_shape, key_shape), "attention: k or v does not fit {heads:?}");
     let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
     Tensor::from_dispatch(<Dispatch as ModelOps>::packed_attention(q, k, v, layout).0)
+}
+
+/// The sum of the squares of all numbers, `[1]`, without a copy of them where the device can.
+pub fn sum_of_squares<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    Tensor::from_dispatch(<Dispatch as ModelOps>::sum_of_squares(x.into_dispatch()))
 }
 
 /// One AdamW update, in place where nobody else holds the tensors:

@@ -118,6 +118,30 @@ pub(super) fn max_of(x: &[f32]) -> f32 {
     lanes.iter().fold(f32::NEG_INFINITY, |max, value| max.max(*value))
 }
 
+/// `y += scale h b`: rows of `b.len() / rank` values, `rank` values of h for each.
+pub struct AddLowRank<'a> {
+    pub y: &'a mut [f32],
+    pub h: &'a [f32],
+    pub b: &'a [f32],
+    pub rank: usize,
+    pub scale: f32,
+}
+
+impl Kernel for AddLowRank<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let len = self.b.len() / self.rank;
+        for (y, h) in self.y.chunks_exact_mut(len).zip(self.h.chunks_exact(self.rank)) {
+            for (h, b) in h.iter().zip(self.b.chunks_exact(len)) {
+                let factor = self.scale * h;
+                for (y, b) in y.iter_mut().zip(b) {
+                    *y += factor * b;
+                }
+            }
+        }
+    }
+}
+
 /// `out = x s w` with `s = 1 / sqrt(mean(x²) + eps)`, for every row of `weight.len()` values.
 pub struct RmsNorm<'a> {
     pub x: &'a [f32],
@@ -273,6 +297,19 @@ impl Kernel for MinusProbability<'_> {
         for value in self.logits {
             *value = -self.g * exp(*value - self.log_sum);
         }
+    }
+}
+
+/// The sum of squares.
+pub struct SumOfSquares<'a> {
+    pub x: &'a [f32],
+    pub sum: &'a mut f32,
+}
+
+impl Kernel for SumOfSquares<'_> {
+    #[inline(always)]
+    fn run(self) {
+        *self.sum = sum_of(self.x.len(), |i| self.x[i] * self.x[i]);
     }
 }
 

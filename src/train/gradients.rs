@@ -8,6 +8,8 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
+use crate::ops;
+
 /// The square root of the sum of squares of every gradient of `module`: what `torch.nn.utils.clip_grad_norm_` returns.
 ///
 /// Squares are summed in f32 on the device for each parameter, and in f64 over parameters. Waits for the device once. 0
@@ -46,7 +48,7 @@ struct SumSquares<'a> {
 impl ModuleVisitor for SumSquares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            self.sums.push(gradient.square().sum());
+            self.sums.push(ops::sum_of_squares(gradient));
         }
     }
 }

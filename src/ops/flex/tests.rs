@@ -61,6 +61,42 @@ fn swiglu_equals_its_composite_and_survives_large_inputs() {
 }
 
 #[test]
+fn add_low_rank_equals_its_composite() {
+    for (rows, rank, out) in [(1, 1, 1), (37, 8, 101), (70_001, 2, 3)] {
+        let (y, h, b) = (random(1, [rows, out]), random(2, [rows, rank]), random(3, [rank, out]));
+        let expected = composite::add_low_rank::<Flex>(y.clone(), h.clone(), b.clone(), 0.7);
+        assert_near("add_low_rank", &Flex::add_low_rank(view(&y), view(&h), view(&b), 0.7), &expected);
+    }
+}
+
+#[test]
+fn large_products_leave_the_backends_and_equal_them_in_every_layout() {
+    let (left, right) = (random(1, [300, 301]), random(2, [301, 302]));
+    let expected = Flex::float_matmul(left.clone(), right.clone());
+    let is_taken = flex_matmul::pays(&matrix(&left).unwrap(), &matrix(&right).unwrap());
+    assert_eq!(is_taken, super::super::lanes::InstructionSet::best().is_avx512());
+    for left in [left.clone(), view(&left)] {
+        for right in [right.clone(), view(&right)] {
+            assert_near("product", &Flex::product(left.clone(), right), &expected);
+        }
+    }
+    let chunk = composite::rows::<Flex>(&right, 100, 250);
+    let columns = composite::rows::<Flex>(&Flex::float_transpose(left), 100, 250);
+    let expected = Flex::float_matmul(Flex::float_transpose(columns.clone()), chunk.clone());
+    assert_near("product of views", &Flex::product(Flex::float_transpose(columns), chunk), &expected);
+}
+
+#[test]
+fn sum_of_squares_equals_the_sum_in_double_precision() {
+    for shape in [[1, 1], [37, 96], [70_001, 3]] {
+        let x = random(1, shape);
+        let expected: f64 = values(&x).iter().map(|v| f64::from(*v).powi(2)).sum();
+        let sum = f64::from(values(&Flex::sum_of_squares(view(&x)))[0]);
+        assert!((sum / expected - 1.0).abs() < 1e-6, "{sum} against {expected}");
+    }
+}
+
+#[test]
 fn rotary_equals_its_composite_and_turns_back() {
     for (rows, heads, half) in [(1, 1, 1), (37, 3, 5), (70_001, 1, 2)] {
         let x = random(1, [rows, heads * 2 * half]);
