@@ -9,15 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use gsil::data::batch::Sequence;
+use gsil::data::batch::{Batch, Sequence};
 use gsil::data::rows::{Message, Prompt, Response};
 use gsil::data::tokenizer::Tokenizer;
 use gsil::generate::sampler::Sampling;
 use gsil::generate::{Decoding, Event, Request, generate};
 use gsil::model::CausalLm;
 use gsil::model::weights::to_host;
-use gsil::objective::log_probs::score;
+use gsil::objective::log_probs::{int_tensor, score};
 use gsil::policy::Policy;
 use gsil::report::console::Console;
 use serde_json::{Value, json};
@@ -144,12 +143,11 @@ fn check_next_tokens(model: &CausalLm, conversations: &[Value]) {
 }
 
 fn next_token_log_probs(model: &CausalLm, prompt_ids: &[u32]) -> Vec<f64> {
-    let device: Device = model.device();
-    let num_tokens = prompt_ids.len();
-    let values: Vec<i32> = prompt_ids.iter().map(|id| *id as i32).collect();
-    let input: Tensor<1, Int> = Tensor::from_data(TensorData::new(values, [num_tokens]), &device);
-    let hidden = model.hidden(input, &model.context(1, num_tokens));
-    let logits = to_host(model.head(hidden.narrow(0, num_tokens - 1, 1))).unwrap();
+    let sequence = Sequence { prompt_ids, response_ids: &[] };
+    let batch = Batch::new(&[sequence], 1);
+    let embedded = model.embed(int_tensor(&batch.input_ids, &model.device()));
+    let hidden = model.hidden(embedded, &model.context(&batch.positions, batch.plan));
+    let logits = to_host(model.head(hidden.narrow(0, prompt_ids.len() - 1, 1))).unwrap();
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|z| f64::from(z - max).exp()).sum();
     logits.iter().map(|z| f64::from(z - max) - sum.ln()).collect()

@@ -3,14 +3,18 @@
 //! All sequences of a batch share one write position. Prompts of different lengths are padded on the left, and a mask keeps
 //! every token from looking at padding. Memory is reserved once, for prompt and response together.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData, activation};
 
-use super::attention::{Context, MASKED};
+use super::attention::Qkv;
 use super::config::ModelConfig;
 use super::rotary::Rotary;
+use crate::ops::Heads;
 
 /// Attention reads the cache up to a multiple of this many tokens: few shapes, little waste.
 const SPAN_TOKENS: usize = 32;
+
+/// A score that softmax turns into exactly 0 in f32; finite, so that a fully masked row stays finite too.
+const MASKED: f32 = -1e9;
 
 /// The cache of a whole model for one batch.
 #[derive(Debug)]
@@ -45,11 +49,11 @@ impl KvCache {
         self.padding.len()
     }
 
-    /// What a forward pass over the next `num_tokens` tokens needs.
+    /// What a forward pass over the next `num_tokens` tokens of every sequence needs.
     ///
     /// # Panics
     /// If the cache is full.
-    pub(super) fn context(&mut self, config: &ModelConfig, num_tokens: usize, device: &Device) -> Context {
+    pub(super) fn advance(&mut self, config: &ModelConfig, num_tokens: usize, device: &Device) -> NewTokens {
         let (start, end) = (self.len, self.len + num_tokens);
         assert!(end <= self.capacity, "cache of {} tokens cannot take {end}", self.capacity);
         let span = end.next_multiple_of(SPAN_TOKENS);
@@ -67,13 +71,20 @@ impl KvCache {
         }
         self.len = end;
         let shape = [batch, 1, num_tokens, span];
-        Context {
-            batch,
-            num_tokens,
-            rotary: Rotary::new(config, &positions, batch, device),
-            mask: Some(Tensor::from_data(TensorData::new(mask, shape), &device.clone().without_autodiff())),
+        NewTokens {
+            heads: config.heads(),
+            rotary: Rotary::new(config, &positions, device),
+            mask: Tensor::from_data(TensorData::new(mask, shape), &device.clone().without_autodiff()),
         }
     }
+}
+
+/// What all layers of one pass over new tokens share. B sequences, T new tokens of each, S tokens to look at.
+pub(super) struct NewTokens {
+    heads: Heads,
+    pub(super) rotary: Rotary,
+    /// Added to attention scores: 0 where a token may look, else [`MASKED`], `[B, 1, T, S]`.
+    mask: Tensor<4>,
 }
 
 /// Keys and values of one layer, `[B, K, capacity, head_dim]`.
@@ -85,8 +96,25 @@ pub struct LayerCache {
 }
 
 impl LayerCache {
+    /// Appends the keys and values of new tokens and attends to all of them. Rows are `[B * T]`, sequence by sequence.
+    ///
+    /// The query heads of a group are stacked as rows, so that keys and values are used as they are instead of being
+    /// repeated.
+    pub(super) fn attend(&mut self, Qkv { q, k, v }: Qkv, new: &NewTokens) -> Tensor<2> {
+        let Heads { num_heads, num_key_value_heads, head_dim } = new.heads;
+        let [b, _, t, s] = new.mask.dims();
+        let split = |x: Tensor<2>, heads| x.reshape([b, t, heads, head_dim]).swap_dims(1, 2);
+        let (k, v) = self.append(split(k, num_key_value_heads), split(v, num_key_value_heads), s);
+        let stacked = [b, num_key_value_heads, new.heads.group_size() * t];
+        let grouped = |x: Tensor<4>, size| x.reshape([stacked[0], stacked[1], stacked[2], size]);
+        let scores = grouped(split(q, num_heads), head_dim).matmul(k.swap_dims(2, 3)); // [B, K, H/K * T, S]
+        let scores = scores.reshape([b, num_heads, t, s]) * new.heads.scale() + new.mask.clone();
+        let mixed = grouped(activation::softmax(scores, 3), s).matmul(v); // [B, K, H/K * T, d]
+        mixed.reshape([b, num_heads, t, head_dim]).swap_dims(1, 2).reshape([b * t, num_heads * head_dim])
+    }
+
     /// Writes new keys and values (`[B, K, T, d]`) and returns the first `span` tokens of all of them.
-    pub(super) fn append(&mut self, keys: Tensor<4>, values: Tensor<4>, span: usize) -> (Tensor<4>, Tensor<4>) {
+    fn append(&mut self, keys: Tensor<4>, values: Tensor<4>, span: usize) -> (Tensor<4>, Tensor<4>) {
         let [b, heads, t, d] = keys.dims();
         let (start, end) = (self.len, self.len + t);
         self.len = end;

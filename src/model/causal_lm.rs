@@ -1,21 +1,23 @@
 //! The language model: embedding, decoder layers, final norm, head.
 //!
-//! Hidden states are `[B * T, D]` throughout: one row a token. The final norm and the head are applied only to the rows that
+//! Hidden states are `[N, D]` throughout: one row a token. The final norm and the head are applied only to the rows that
 //! somebody reads. Next: [`crate::objective`].
+
+use std::sync::Arc;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use super::attention::{Attention, Context};
-use super::cache::{KvCache, LayerCache};
+use super::attention::{Attention, Qkv};
+use super::cache::KvCache;
 use super::config::ModelConfig;
 use super::layers::{Linear, Mlp, RmsNorm};
 use super::lora::Lora;
 use super::rotary::Rotary;
 use super::weights::WeightSource;
 use crate::error::Result;
-use crate::ops;
+use crate::ops::{self, AttentionLayout, AttentionPlan};
 
 /// A decoder-only language model. Parameter paths are Hugging Face's names without the leading `model.`.
 #[derive(Module, Debug)]
@@ -27,6 +29,13 @@ pub struct CausalLm {
     pub lm_head: Option<Linear>,
     #[module(skip)]
     config: ModelConfig,
+}
+
+/// What all layers of one forward pass over packed sequences share.
+#[derive(Debug, Clone)]
+pub struct Context {
+    rotary: Rotary,
+    layout: AttentionLayout,
 }
 
 /// One vector per token of the vocabulary.
@@ -56,9 +65,6 @@ impl DecoderLayer {
                 k_proj: Linear::load(source, &name("self_attn.k_proj"), kv, d, config.qkv_bias)?,
                 v_proj: Linear::load(source, &name("self_attn.v_proj"), kv, d, config.qkv_bias)?,
                 o_proj: Linear::load(source, &name("self_attn.o_proj"), d, q, config.output_bias)?,
-                num_heads: config.num_attention_heads,
-                num_key_value_heads: config.num_key_value_heads,
-                head_dim: config.head_dim,
             },
             post_attention_layernorm: RmsNorm::load(source, &name("post_attention_layernorm"), d, eps)?,
             mlp: Mlp {
@@ -69,9 +75,13 @@ impl DecoderLayer {
         })
     }
 
-    /// `[B * T, D]` -> `[B * T, D]`.
-    pub fn forward(&self, x: Tensor<2>, context: &Context, cache: Option<&mut LayerCache>) -> Tensor<2> {
-        let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), context, cache);
+    /// `[N, D]` -> `[N, D]`, for packed sequences.
+    pub fn forward(&self, x: Tensor<2>, context: &Context) -> Tensor<2> {
+        self.forward_with(x, &context.rotary, |Qkv { q, k, v }| ops::attention(q, k, v, context.layout.clone()))
+    }
+
+    fn forward_with(&self, x: Tensor<2>, rotary: &Rotary, attend: impl FnOnce(Qkv) -> Tensor<2>) -> Tensor<2> {
+        let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), rotary, attend);
         x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
     }
 
@@ -128,7 +138,7 @@ impl CausalLm {
         self.embed_tokens.weight.val().device()
     }
 
-    /// Token ids `[B * T]` -> embeddings `[B * T, D]`.
+    /// Token ids `[N]` -> embeddings `[N, D]`.
     ///
     /// With adapters, no parameter below the first adapter is trained; the result still requires a gradient, because some
     /// graphics backends gave NaN for graphs that start at frozen values (Burn issue 5162).
@@ -140,19 +150,16 @@ impl CausalLm {
         }
     }
 
-    /// What all layers need for a forward pass over whole sequences, right-padded to T tokens.
-    pub fn context(&self, batch: usize, num_tokens: usize) -> Context {
-        let positions: Vec<usize> = (0..num_tokens).collect();
-        let device = self.device();
-        Context { batch, num_tokens, rotary: Rotary::new(&self.config, &positions, 1, &device), mask: None }
+    /// What all layers need for a forward pass over packed sequences; `positions` has one entry a row.
+    pub fn context(&self, positions: &[usize], plan: Arc<AttentionPlan>) -> Context {
+        assert_eq!(positions.len(), plan.num_rows(), "one position a row");
+        let rotary = Rotary::new(&self.config, positions, &self.device());
+        Context { rotary, layout: AttentionLayout { plan, heads: self.config.heads() } }
     }
 
-    /// Hidden states after the last layer, before the final norm.
-    ///
-    /// # Shapes
-    /// `ids` is `[B * T]`, row-major; the result is `[B * T, D]`.
-    pub fn hidden(&self, ids: Tensor<1, Int>, context: &Context) -> Tensor<2> {
-        self.layers.iter().fold(self.embed(ids), |x, layer| layer.forward(x, context, None))
+    /// Hidden states after the last layer, before the final norm: `[N, D]` from the embeddings `[N, D]`.
+    pub fn hidden(&self, embedded: Tensor<2>, context: &Context) -> Tensor<2> {
+        self.layers.iter().fold(embedded, |x, layer| layer.forward(x, context))
     }
 
     /// Final norm and head: `[N, D]` -> logits `[N, V]`.
@@ -167,7 +174,7 @@ impl CausalLm {
     /// Log-probs (nats) that the model gives to `targets` at the given rows of its hidden states.
     ///
     /// # Shapes
-    /// `hidden` `[B * T, D]`; `rows` and `targets` `[R]`; result `[R]`.
+    /// `hidden` `[N, D]`; `rows` and `targets` `[R]`; result `[R]`.
     pub fn token_log_probs(&self, hidden: Tensor<2>, rows: Tensor<1, Int>, targets: Tensor<1, Int>) -> Tensor<1> {
         ops::selected_log_probs(self.norm.forward(hidden.select(0, rows)), self.head_weight(), targets)
     }
@@ -179,13 +186,14 @@ impl CausalLm {
     pub fn decode(&self, ids: &[i32], cache: &mut KvCache) -> Tensor<2> {
         let device = self.device();
         let batch = cache.batch();
-        let context = cache.context(&self.config, ids.len() / batch, &device);
+        let num_tokens = ids.len() / batch;
+        let new = cache.advance(&self.config, num_tokens, &device);
         let ids = Tensor::from_data(TensorData::new(ids.to_vec(), [ids.len()]), &device);
         let mut x = self.embed(ids);
         for (layer, layer_cache) in self.layers.iter().zip(&mut cache.layers) {
-            x = layer.forward(x, &context, Some(layer_cache));
+            x = layer.forward_with(x, &new.rotary, |qkv| layer_cache.attend(qkv, &new));
         }
-        let last_rows: Vec<i32> = (1..=batch).map(|b| (b * context.num_tokens) as i32 - 1).collect();
+        let last_rows: Vec<i32> = (1..=batch).map(|b| (b * num_tokens) as i32 - 1).collect();
         self.head(x.select(0, Tensor::from_data(TensorData::new(last_rows, [batch]), &device)))
     }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::ops::Heads;
 
 /// Everything that shapes the computation. Field names are Hugging Face's.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,6 +104,15 @@ impl ModelConfig {
         let mlp = 3 * d * self.intermediate_size + bias(self.mlp_bias, 2 * self.intermediate_size + d);
         let embeddings = self.vocab_size * d * if self.tie_word_embeddings { 1 } else { 2 };
         embeddings + self.num_hidden_layers * (attention + mlp + 2 * d) + d
+    }
+
+    /// How queries, keys and values are divided into heads.
+    pub fn heads(&self) -> Heads {
+        Heads {
+            num_heads: self.num_attention_heads,
+            num_key_value_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+        }
     }
 
     /// Width of all query heads together, H * head_dim.

@@ -3,36 +3,29 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::config::{ModelConfig, RopeScaling};
+use crate::ops;
 
 /// Cosines and sines of every angle that one forward pass needs.
 #[derive(Debug, Clone)]
 pub struct Rotary {
-    cos: Tensor<4>, // [B or 1, 1, T, head_dim / 2]
-    sin: Tensor<4>,
+    cos: Tensor<2>, // [N, head_dim / 2]
+    sin: Tensor<2>,
 }
 
 impl Rotary {
-    /// Tables for `positions`, `[rows, T]` row-major; one row serves every sequence of a batch.
-    pub fn new(config: &ModelConfig, positions: &[usize], rows: usize, device: &Device) -> Self {
+    /// Tables for the position of each of N rows.
+    pub fn new(config: &ModelConfig, positions: &[usize], device: &Device) -> Self {
         let frequencies = inverse_frequencies(config);
-        let shape = [rows, 1, positions.len() / rows, frequencies.len()];
+        let shape = [positions.len(), frequencies.len()];
         let angles = || positions.iter().flat_map(|p| frequencies.iter().map(move |f| *p as f32 * f));
         let table =
             |values: Vec<f32>| Tensor::from_data(TensorData::new(values, shape), &device.clone().without_autodiff());
         Rotary { cos: table(angles().map(f32::cos).collect()), sin: table(angles().map(f32::sin).collect()) }
     }
 
-    /// Turns queries or keys.
-    ///
-    /// # Shapes
-    /// `x` and the result are `[B, heads, T, head_dim]`.
-    pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = x.dims()[3] / 2;
-        let first = x.clone().narrow(3, 0, half);
-        let second = x.narrow(3, half, half);
-        let turned_first = first.clone() * self.cos.clone() - second.clone() * self.sin.clone();
-        let turned_second = second * self.cos.clone() + first * self.sin.clone();
-        Tensor::cat(vec![turned_first, turned_second], 3)
+    /// Turns queries or keys, `[N, heads * head_dim]`.
+    pub fn apply(&self, x: Tensor<2>) -> Tensor<2> {
+        ops::rotary(x, self.cos.clone(), self.sin.clone())
     }
 }
 

@@ -15,16 +15,16 @@ pub fn int_tensor(values: &[i32], device: &Device) -> Tensor<1, Int> {
 /// Log-prob of each sequence's response, differentiable: the sum of its token log-probs, nats.
 ///
 /// # Shapes
-/// `hidden` is `[B * T, D]`, of this batch; the result is `[B]`.
+/// `hidden` is `[N, D]`, of this batch; the result is `[B]`.
 pub fn sequence_log_probs(model: &CausalLm, hidden: Tensor<2>, batch: &Batch) -> Tensor<1> {
     let device = hidden.device();
     let num_rows = batch.num_response_tokens();
     let rows = int_tensor(&batch.rows, &device);
     let token_log_probs = model.token_log_probs(hidden, rows, int_tensor(&batch.targets, &device)); // [R]
-    let shape = [batch.num_sequences, num_rows];
+    let shape = [batch.num_sequences(), num_rows];
     let membership: Tensor<2> =
         Tensor::from_data(TensorData::new(batch.membership(), shape), &device.without_autodiff());
-    (membership * token_log_probs.unsqueeze_dim(0)).sum_dim(1).reshape([batch.num_sequences])
+    (membership * token_log_probs.unsqueeze_dim(0)).sum_dim(1).reshape([batch.num_sequences()])
 }
 
 /// Token log-probs (nats) of each sequence's response, without gradients, `batch_size` sequences at a time.
@@ -48,8 +48,8 @@ pub fn score(
         let chosen: Vec<Sequence<'_>> = indices.iter().map(|i| sequences[*i]).collect();
         let batch = Batch::new(&chosen, num_tokens_multiple);
         if batch.num_response_tokens() > 0 {
-            let context = model.context(batch.num_sequences, batch.num_tokens);
-            let hidden = model.hidden(int_tensor(&batch.input_ids, &device), &context);
+            let context = model.context(&batch.positions, batch.plan.clone());
+            let hidden = model.hidden(model.embed(int_tensor(&batch.input_ids, &device)), &context);
             let (rows, targets) = (int_tensor(&batch.rows, &device), int_tensor(&batch.targets, &device));
             let values = weights::to_host(model.token_log_probs(hidden, rows, targets))?;
             let mut rest = values.as_slice();

@@ -13,7 +13,7 @@ use burn::backend::{
 };
 use burn::tensor::{Shape, Slice};
 
-use super::ModelOps;
+use super::{AttentionLayout, ModelOps};
 
 /// `y = x wᵀ`: `dx = g w`, `dw = gᵀ x`.
 #[derive(Debug)]
@@ -75,19 +75,38 @@ impl<B: ModelOps> Backward<B, 2> for SwigluBackward {
     }
 }
 
-/// Keeps the weights, not the scores.
+/// A turn by the opposite angle; keeps the angles only.
 #[derive(Debug)]
-struct CausalSoftmaxBackward;
+struct RotaryBackward;
 
-impl<B: ModelOps> Backward<B, 1> for CausalSoftmaxBackward {
-    type State = (FloatTensor<B>, f32);
+impl<B: ModelOps> Backward<B, 1> for RotaryBackward {
+    type State = (FloatTensor<B>, FloatTensor<B>);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [node] = ops.parents;
         let g = grads.consume::<B>(&ops.node);
-        let (p, scale) = ops.state;
+        let (cos, sin) = ops.state;
         if let Some(node) = node {
-            grads.register::<B>(node.id, B::causal_softmax_backward(p, g, scale));
+            grads.register::<B>(node.id, B::rotary(g, cos, B::float_neg(sin)));
+        }
+    }
+}
+
+/// Keeps queries, keys, values, the result and one number for each softmax, not the weights: those are computed again.
+#[derive(Debug)]
+struct AttentionBackward;
+
+impl<B: ModelOps> Backward<B, 3> for AttentionBackward {
+    type State = ([FloatTensor<B>; 5], AttentionLayout);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = grads.consume::<B>(&ops.node);
+        let ([q, k, v, out, log_sum], layout) = ops.state;
+        let (dq, dk, dv) = B::packed_attention_backward(q, k, v, out, log_sum, g, layout);
+        for (node, gradient) in ops.parents.into_iter().zip([dq, dk, dv]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
         }
     }
 }
@@ -151,15 +170,28 @@ impl<B: ModelOps, C: CheckpointStrategy> ModelOps for Autodiff<B, C> {
         }
     }
 
-    fn causal_softmax(scores: FloatTensor<Self>, scale: f32) -> FloatTensor<Self> {
-        let (scores, node) = scores.into_parts();
-        match CausalSoftmaxBackward.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => {
-                let p = B::causal_softmax(scores, scale);
-                prepared.finish((p.clone(), scale), p)
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::causal_softmax(scores, scale)),
+    fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        let (cos, sin) = (cos.into_primitive(), sin.into_primitive());
+        match RotaryBackward.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish((cos.clone(), sin.clone()), B::rotary(x, cos, sin)),
+            OpsKind::UnTracked(prepared) => prepared.finish(B::rotary(x, cos, sin)),
         }
+    }
+
+    fn packed_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        layout: AttentionLayout,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let ((q, q_node), (k, k_node), (v, v_node)) = (q.into_parts(), k.into_parts(), v.into_parts());
+        let (out, log_sum) = B::packed_attention(q.clone(), k.clone(), v.clone(), layout.clone());
+        let tracked = match AttentionBackward.prepare::<C>([q_node, k_node, v_node]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish(([q, k, v, out.clone(), log_sum.clone()], layout), out),
+            OpsKind::UnTracked(prepared) => prepared.finish(out),
+        };
+        (tracked, FloatTensor::<Self>::new(log_sum))
     }
 
     fn selected_log_probs(

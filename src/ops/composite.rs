@@ -59,30 +59,20 @@ pub fn swiglu_backward<B: Backend>(
     (B::float_mul(B::float_mul(g.clone(), up), slope), B::float_mul(g, silu))
 }
 
-/// Added to a score that a query may not look at; softmax turns it into exactly 0 in f32.
-const MASKED: f32 = -1e9;
-
-/// `[1, T, T]`: 0 where key <= query, else [`MASKED`].
-fn causal_mask<B: Backend>(like: &FloatTensor<B>) -> FloatTensor<B> {
-    let len = like.shape()[2];
-    let mut mask = vec![0f32; len * len];
-    for (query, row) in mask.chunks_mut(len).enumerate() {
-        row[query + 1..].fill(MASKED);
-    }
-    B::float_from_data(burn::tensor::TensorData::new(mask, [1, len, len]), &like.device())
-}
-
-pub fn causal_softmax<B: Backend>(scores: FloatTensor<B>, scale: f32) -> FloatTensor<B> {
-    let mask = causal_mask::<B>(&scores);
-    let x = B::float_add(B::float_mul_scalar(scores, scale.into()), mask);
-    let e = B::float_exp(B::float_sub(x.clone(), B::float_max_dim(x, 2)));
-    B::float_div(e.clone(), B::float_sum_dim(e, 2))
-}
-
-/// `dscores = scale p (g - sum(g p))`.
-pub fn causal_softmax_backward<B: Backend>(p: FloatTensor<B>, g: FloatTensor<B>, scale: f32) -> FloatTensor<B> {
-    let along = B::float_sum_dim(B::float_mul(g.clone(), p.clone()), 2);
-    B::float_mul_scalar(B::float_mul(p, B::float_sub(g, along)), scale.into())
+/// `(a, b) -> (a cos - b sin, b cos + a sin)` for the halves a and b of every head.
+pub fn rotary<B: Backend>(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatTensor<B>) -> FloatTensor<B> {
+    let (num_rows, size, half) = (x.shape()[0], x.shape()[1], cos.shape()[1]);
+    let x = B::float_reshape(x, Shape::new([num_rows, size / (2 * half), 2, half]));
+    let part =
+        |i: usize| B::float_slice(x.clone(), &[Slice::full(), Slice::full(), Slice::from(i..i + 1), Slice::full()]);
+    let table = |table: FloatTensor<B>| B::float_reshape(table, Shape::new([num_rows, 1, 1, half]));
+    let (first, second, cos, sin) = (part(0), part(1), table(cos), table(sin));
+    let turn = |a: &FloatTensor<B>, b: &FloatTensor<B>| {
+        (B::float_mul(a.clone(), cos.clone()), B::float_mul(b.clone(), sin.clone()))
+    };
+    let ((a_cos, b_sin), (b_cos, a_sin)) = (turn(&first, &second), turn(&second, &first));
+    let turned = B::float_cat(vec![B::float_sub(a_cos, b_sin), B::float_add(b_cos, a_sin)], 2);
+    B::float_reshape(turned, Shape::new([num_rows, size]))
 }
 
 /// Rows `start..end` of a matrix.

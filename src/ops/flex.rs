@@ -11,7 +11,7 @@ use burn::backend::{
 use burn::tensor::{DType, Shape, TensorData};
 use rayon::prelude::*;
 
-use super::{AdamW, ModelOps, RmsProp, composite, simd};
+use super::{AdamW, AttentionLayout, ModelOps, RmsProp, composite, composite_attention, flex_attention, simd};
 
 /// Numbers that one task works on: enough to outweigh handing it out, few enough to share among cores.
 const NUMBERS_PER_TASK: usize = 1 << 15;
@@ -123,31 +123,53 @@ impl ModelOps for Flex {
         (tensor(dgate, gate.shape()), tensor(dup, gate.shape()))
     }
 
-    fn causal_softmax(scores: FloatTensor<Self>, scale: f32) -> FloatTensor<Self> {
-        if !is_f32(&[&scores]) {
-            return composite::causal_softmax::<Self>(scores, scale);
+    fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !is_f32(&[&x, &cos, &sin]) {
+            return composite::rotary::<Self>(x, cos, sin);
         }
-        let (mut p, shape) = owned(scores);
-        let len = shape[2];
-        let task = task_len(len);
-        p.par_chunks_mut(task).enumerate().for_each(|(number, rows)| {
-            simd::run(simd::CausalSoftmax { x: rows, len, first_query: number * (task / len) % len, scale });
-        });
-        tensor(p, shape)
+        let (cos, sin) = (cos.to_contiguous(), sin.to_contiguous());
+        let (mut turned, shape) = owned(x);
+        let (row_len, half) = (shape[1], cos.shape()[1]);
+        let task = task_len(row_len);
+        let task_angles = task / row_len * half;
+        turned
+            .par_chunks_mut(task)
+            .zip(values(&cos).par_chunks(task_angles))
+            .zip(values(&sin).par_chunks(task_angles))
+            .for_each(|((x, cos), sin)| simd::run(simd::Rotary { x, cos, sin, row_len, half }));
+        tensor(turned, shape)
     }
 
-    fn causal_softmax_backward(p: FloatTensor<Self>, g: FloatTensor<Self>, scale: f32) -> FloatTensor<Self> {
-        if !is_f32(&[&p, &g]) {
-            return composite::causal_softmax_backward::<Self>(p, g, scale);
+    fn packed_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        layout: AttentionLayout,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !is_f32(&[&q, &k, &v]) {
+            return composite_attention::attention::<Self>(q, k, v, layout);
         }
-        let p = p.to_contiguous();
-        let (mut dscores, shape) = owned(g);
-        let len = shape[2];
-        let task = task_len(len);
-        dscores.par_chunks_mut(task).zip(values(&p).par_chunks(task)).for_each(|(g, p)| {
-            simd::run(simd::SoftmaxBackward { p, g, len, scale });
-        });
-        tensor(dscores, shape)
+        let (q, k, v) = (q.to_contiguous(), k.to_contiguous(), v.to_contiguous());
+        let (out, log_sums) = flex_attention::forward(matrices(&q, &k, &v), &layout);
+        (tensor(out, q.shape()), tensor(log_sums, [layout.plan.num_rows(), layout.heads.num_heads]))
+    }
+
+    fn packed_attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        log_sum: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+        layout: AttentionLayout,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if !is_f32(&[&q, &k, &v, &out, &log_sum, &g]) {
+            return composite_attention::attention_backward::<Self>([q, k, v], [out, log_sum], g, layout);
+        }
+        let [q, k, v, out, log_sum, g] = [q, k, v, out, log_sum, g].map(|tensor| tensor.to_contiguous());
+        let outcome = flex_attention::Outcome { out: values(&out), log_sums: values(&log_sum) };
+        let (dq, dk, dv) = flex_attention::backward(matrices(&q, &k, &v), outcome, values(&g), &layout);
+        (tensor(dq, q.shape()), tensor(dk, k.shape()), tensor(dv, v.shape()))
     }
 
     fn selected_log_probs(
@@ -281,6 +303,10 @@ impl ModelOps for Flex {
     }
 }
 
+fn matrices<'a>(q: &'a FlexTensor, k: &'a FlexTensor, v: &'a FlexTensor) -> flex_attention::Matrices<'a> {
+    flex_attention::Matrices { q: values(q), k: values(k), v: values(v) }
+}
+
 /// Token ids on the host; flex keeps integers as i32 or i64.
 fn indices(ids: IntTensor<Flex>) -> Vec<usize> {
     let ids = ids.to_contiguous();
@@ -292,128 +318,4 @@ fn indices(ids: IntTensor<Flex>) -> Vec<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    //! Each kernel against its composite body, at sizes that are no multiple of anything, on views that are not contiguous.
-
-    use rand_chacha::ChaCha8Rng;
-    use rand_chacha::rand_core::{Rng, SeedableRng};
-
-    use super::*;
-
-    /// Numbers from -2 to 2; a different seed gives others.
-    fn random(seed: u64, shape: [usize; 2]) -> FlexTensor {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let numbers = (0..shape[0] * shape[1]).map(|_| (random.next_u32() >> 8) as f32 / (1u32 << 22) as f32 - 2.0);
-        tensor(numbers.collect(), shape)
-    }
-
-    /// The same numbers, stored by columns.
-    fn view(x: &FlexTensor) -> FlexTensor {
-        Flex::float_transpose(Flex::float_transpose(x.clone()).to_contiguous())
-    }
-
-    fn vector(seed: u64, len: usize) -> FlexTensor {
-        Flex::float_reshape(random(seed, [1, len]), Shape::new([len]))
-    }
-
-    fn assert_near(name: &str, fused: &FlexTensor, composite: &FlexTensor) {
-        assert_eq!(fused.shape(), composite.shape(), "{name}");
-        let (fused, composite) = (fused.to_contiguous(), composite.to_contiguous());
-        let scale = values(&composite).iter().fold(1.0f32, |max, value| max.max(value.abs()));
-        for (i, (a, b)) in values(&fused).iter().zip(values(&composite)).enumerate() {
-            assert!((a - b).abs() <= 2e-5 * scale, "{name}, value {i}: {a} against {b}");
-        }
-    }
-
-    #[test]
-    fn rms_norm_equals_its_composite() {
-        for (rows, len) in [(1, 1), (3, 5), (37, 96), (70_001, 3)] {
-            let (x, g, weight) = (random(1, [rows, len]), random(2, [rows, len]), vector(3, len));
-            let expected = composite::rms_norm::<Flex>(x.clone(), weight.clone(), 1e-5);
-            assert_near("rms_norm", &Flex::rms_norm(view(&x), weight.clone(), 1e-5), &expected);
-            let (dx, dw) = Flex::rms_norm_backward(view(&x), weight.clone(), view(&g), 1e-5);
-            let expected = composite::rms_norm_backward::<Flex>(x, weight, g, 1e-5);
-            assert_near("rms_norm dx", &dx, &expected.0);
-            assert_near("rms_norm dweight", &dw, &expected.1);
-        }
-    }
-
-    #[test]
-    fn swiglu_equals_its_composite_and_survives_large_inputs() {
-        for (rows, len) in [(1, 1), (37, 161), (70_001, 2)] {
-            let (gate, up, g) = (random(1, [rows, len]), random(2, [rows, len]), random(3, [rows, len]));
-            let expected = composite::swiglu::<Flex>(gate.clone(), up.clone());
-            assert_near("swiglu", &Flex::swiglu(view(&gate), view(&up)), &expected);
-            let (dgate, dup) = Flex::swiglu_backward(view(&gate), view(&up), view(&g));
-            let expected = composite::swiglu_backward::<Flex>(gate, up, g);
-            assert_near("swiglu dgate", &dgate, &expected.0);
-            assert_near("swiglu dup", &dup, &expected.1);
-        }
-        let ones = tensor(vec![1.0, 1.0], [1, 2]);
-        let large = Flex::swiglu(tensor(vec![-1e4, 1e4], [1, 2]), ones);
-        assert!(values(&large)[0].abs() < 1e-30 && values(&large)[1] == 1e4, "{:?}", values(&large));
-    }
-
-    #[test]
-    fn causal_softmax_equals_its_composite() {
-        for (heads, len) in [(1, 1), (3, 17), (5, 130)] {
-            let shape = Shape::new([heads, len, len]);
-            let scores = Flex::float_reshape(random(1, [heads * len, len]), shape.clone());
-            let g = Flex::float_reshape(random(2, [heads * len, len]), shape);
-            let expected = composite::causal_softmax::<Flex>(scores.clone(), 0.3);
-            let p = Flex::causal_softmax(scores, 0.3);
-            assert_near("causal_softmax", &p, &expected);
-            let expected = composite::causal_softmax_backward::<Flex>(expected, g.clone(), 0.3);
-            assert_near("causal_softmax dscores", &Flex::causal_softmax_backward(p, g, 0.3), &expected);
-        }
-    }
-
-    #[test]
-    fn selected_log_probs_equal_their_composite_whatever_the_chunk() {
-        let (rows, size, vocab_size) = (37, 24, 103);
-        let (h, w, g) = (random(1, [rows, size]), random(2, [vocab_size, size]), vector(3, rows));
-        let ids: Vec<i64> = (0..rows as i64).map(|i| i * i % vocab_size as i64).collect(); // some ids twice
-        let targets = FlexTensor::from_data(TensorData::new(ids, [rows]));
-        let expected = composite::selected_log_probs::<Flex>(h.clone(), w.clone(), targets.clone(), 1000);
-        let gradients = |need_dw| {
-            let (h, w, targets, g) = (h.clone(), w.clone(), targets.clone(), g.clone());
-            composite::selected_log_probs_backward::<Flex>(h, w, targets, expected.clone(), g, 1000, need_dw)
-        };
-        let expected_gradients = gradients(true);
-        for chunk in [7, 103, 4096] {
-            let both = Flex::selected_log_probs(view(&h), view(&w), targets.clone(), chunk);
-            assert_near("selected_log_probs", &both, &expected);
-            for need_dw in [true, false] {
-                let (h, w, targets, g) = (view(&h), view(&w), targets.clone(), g.clone());
-                let (dh, dw) = Flex::selected_log_probs_backward(h, w, targets, both.clone(), g, chunk, need_dw);
-                assert_near("selected_log_probs dh", &dh, &expected_gradients.0);
-                if need_dw {
-                    assert_near("selected_log_probs dw", &dw, &expected_gradients.1);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn updates_equal_their_composites_and_happen_in_place() {
-        let len = 100_003; // more than one task
-        let (parameter, gradient, mean) = (vector(1, len), vector(2, len), vector(3, len));
-        let mean_square = Flex::float_mul(mean.clone(), mean.clone());
-        let adamw = AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, decay: 0.99, step_size: 0.1, root_correction: 0.5 };
-        let expected =
-            composite::adamw::<Flex>(parameter.clone(), gradient.clone(), mean.clone(), mean_square.clone(), adamw);
-        let own = tensor(values(&parameter).to_vec(), [len]);
-        let place = values(&own).as_ptr();
-        let updated = Flex::adamw(own, gradient.clone(), mean.clone(), mean_square.clone(), adamw);
-        assert_eq!(values(&updated.0).as_ptr(), place, "a parameter that nobody else holds keeps its memory");
-        assert_near("adamw parameter", &updated.0, &expected.0);
-        assert_near("adamw mean", &updated.1, &expected.1);
-        assert_near("adamw mean square", &updated.2, &expected.2);
-
-        let rmsprop = RmsProp { alpha: 0.99, epsilon: 1e-8, weight_decay: 0.1, lr: 0.01 };
-        let expected = composite::rmsprop::<Flex>(parameter.clone(), gradient.clone(), mean_square.clone(), rmsprop);
-        let updated = Flex::rmsprop(parameter.clone(), gradient, mean_square, rmsprop);
-        assert_near("rmsprop parameter", &updated.0, &expected.0);
-        assert_near("rmsprop mean square", &updated.1, &expected.1);
-    }
-}
+mod tests;

@@ -8,18 +8,26 @@
 
 #![allow(deprecated)] // Burn deprecates ndarray in favour of flex; here it is the independent check of flex.
 
+pub mod attention_plan;
 mod autodiff;
 pub mod composite;
+pub mod composite_attention;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
+mod flex_attention;
+#[cfg(feature = "flex")]
 mod simd;
+#[cfg(feature = "flex")]
+mod tile;
 
 use burn::backend::{
     Backend, Dispatch, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
 use burn::tensor::{Int, Tensor};
+
+pub use attention_plan::{AttentionLayout, AttentionPlan, Heads, Span};
 
 /// Columns of logits that exist at a time in [`selected_log_probs`].
 const VOCABULARY_CHUNK: usize = 8192;
@@ -66,14 +74,33 @@ pub trait ModelOps: Backend {
         composite::swiglu_backward::<Self>(gate, up, g)
     }
 
-    /// See [`causal_softmax`].
-    fn causal_softmax(scores: FloatTensor<Self>, scale: f32) -> FloatTensor<Self> {
-        composite::causal_softmax::<Self>(scores, scale)
+    /// See [`rotary`].
+    fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        composite::rotary::<Self>(x, cos, sin)
     }
 
-    /// Gradient of the scores from the result `p` and its gradient.
-    fn causal_softmax_backward(p: FloatTensor<Self>, g: FloatTensor<Self>, scale: f32) -> FloatTensor<Self> {
-        composite::causal_softmax_backward::<Self>(p, g, scale)
+    /// See [`attention`]. Beside the result the logarithm of each softmax's sum, `[N, H]`, for the backward pass; only the
+    /// result carries a gradient.
+    fn packed_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        layout: AttentionLayout,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        composite_attention::attention::<Self>(q, k, v, layout)
+    }
+
+    /// Gradients of q, k and v.
+    fn packed_attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        out: FloatTensor<Self>,
+        log_sum: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+        layout: AttentionLayout,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        composite_attention::attention_backward::<Self>([q, k, v], [out, log_sum], g, layout)
     }
 
     /// See [`selected_log_probs`]. `[R, 2]`: the log-prob, and the logarithm of the sum of exponentials for the backward
@@ -182,13 +209,33 @@ pub fn swiglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as ModelOps>::swiglu(gate.into_dispatch(), up.into_dispatch()))
 }
 
-/// Attention weights: `softmax(scale * scores)` over the keys that a query may see, those up to itself; 0 elsewhere.
+/// Rotary position embedding, as Hugging Face's `rotate_half`: in every head, dimension i turns together with i + d / 2.
 ///
 /// # Shapes
-/// `scores` and the result `[N, T, T]`, queries before keys.
-pub fn causal_softmax(scores: Tensor<3>, scale: f64) -> Tensor<3> {
-    assert_eq!(scores.dims()[1], scores.dims()[2], "causal_softmax: as many keys as queries");
-    Tensor::from_dispatch(<Dispatch as ModelOps>::causal_softmax(scores.into_dispatch(), scale as f32))
+/// `x` and the result `[N, heads * d]`; `cos` and `sin` `[N, d / 2]`, the angles of each row's position.
+pub fn rotary(x: Tensor<2>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<2> {
+    let ([num_rows, size], [num_angles, half]) = (x.dims(), cos.dims());
+    assert!(
+        num_rows == num_angles && size.is_multiple_of(2 * half),
+        "rotary: x is {:?}, cos {:?}",
+        x.dims(),
+        cos.dims()
+    );
+    Tensor::from_dispatch(<Dispatch as ModelOps>::rotary(x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch()))
+}
+
+/// Causal attention over packed rows: `softmax(q kᵀ / sqrt(d)) v`, every row over the rows that the plan lets it see.
+/// Query heads in groups share a key-value head.
+///
+/// # Shapes
+/// `q` and the result `[N, H * d]`; `k` and `v` `[N, K * d]`; N as the plan says.
+pub fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, layout: AttentionLayout) -> Tensor<2> {
+    let (num_rows, heads) = (layout.plan.num_rows(), layout.heads);
+    let key_shape = [num_rows, heads.num_key_value_heads * heads.head_dim];
+    assert_eq!(q.dims(), [num_rows, heads.num_heads * heads.head_dim], "attention: q does not fit {heads:?}");
+    assert_eq!((k.dims(), v.dims()), (key_shape, key_shape), "attention: k or v does not fit {heads:?}");
+    let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as ModelOps>::packed_attention(q, k, v, layout).0)
 }
 
 /// One AdamW update, in place where nobody else holds the tensors:

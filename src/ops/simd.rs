@@ -25,22 +25,53 @@ pub fn run(kernel: impl Kernel) {
         fn with_avx2(kernel: impl Kernel) {
             kernel.run();
         }
-        let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        let has_avx512 = has_avx2
-            && is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512bw");
-        if has_avx512 {
+        if has_avx512() {
             // SAFETY: the processor has every feature that the function is compiled for, as just asked.
             return unsafe { with_avx512(kernel) };
         }
-        if has_avx2 {
+        if has_avx2() {
             // SAFETY: as above.
             return unsafe { with_avx2(kernel) };
         }
     }
     kernel.run();
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+fn has_avx512() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return has_avx2()
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512bw");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Work built on [`super::tile`]: `R` rows are computed side by side, as many as their sums fit into registers.
+pub trait TiledKernel {
+    fn run<const R: usize>(self);
+}
+
+/// Runs a tiled kernel with the widest instruction set and the tile that fits its registers: eight rows of 32 sums fill 16
+/// of AVX-512's 32 registers, two rows 8 of AVX2's 16 or 16 of NEON's 32.
+pub fn run_tiled(kernel: impl TiledKernel) {
+    struct Tiled<K, const R: usize>(K);
+    impl<K: TiledKernel, const R: usize> Kernel for Tiled<K, R> {
+        #[inline(always)]
+        fn run(self) {
+            self.0.run::<R>();
+        }
+    }
+    match has_avx512() {
+        true => run(Tiled::<_, 8>(kernel)),
+        false => run(Tiled::<_, 2>(kernel)),
+    }
 }
 
 /// Sums are kept in this many lanes and added up at the end: a fixed order that vectorises.
@@ -49,7 +80,7 @@ const LANES: usize = 16;
 /// `exp(x)` for x <= 88, within 2 units in the last place; 0 below -87.3. A polynomial, because the library's function is a
 /// call for every number.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     // exp(x) = 2^n * exp(r) with r = x - n ln 2, |r| <= ln 2 / 2; ln 2 in two parts keeps r exact (Cody and Waite).
     let n = (x * std::f32::consts::LOG2_E).round_ties_even();
     let r = n.mul_add(-1.428_606_8e-6, n.mul_add(-0.693_145_75, x));
@@ -80,7 +111,7 @@ fn sum_lanes(lanes: [f32; LANES]) -> f32 {
 
 /// Adds `term(i)` for every index, lane by lane.
 #[inline(always)]
-fn sum_of(len: usize, term: impl Fn(usize) -> f32) -> f32 {
+pub(super) fn sum_of(len: usize, term: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
     let whole = len - len % LANES;
     for start in (0..whole).step_by(LANES) {
@@ -95,7 +126,7 @@ fn sum_of(len: usize, term: impl Fn(usize) -> f32) -> f32 {
 }
 
 #[inline(always)]
-fn max_of(x: &[f32]) -> f32 {
+pub(super) fn max_of(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let whole = x.chunks_exact(LANES);
     let rest = whole.remainder();
@@ -208,50 +239,29 @@ impl Kernel for SwigluBackward<'_> {
     }
 }
 
-/// Softmax of `scale x` in place, for every row of `len` values. Row i stands for query `(first_query + i) % len`, which
-/// sees the keys up to itself; the other values become 0.
-pub struct CausalSoftmax<'a> {
+/// `(a, b) -> (a cos - b sin, b cos + a sin)` in place for the halves a and b of every head; `cos` and `sin` have `half`
+/// values a row, `x` has `row_len`.
+pub struct Rotary<'a> {
     pub x: &'a mut [f32],
-    pub len: usize,
-    pub first_query: usize,
-    pub scale: f32,
+    pub cos: &'a [f32],
+    pub sin: &'a [f32],
+    pub row_len: usize,
+    pub half: usize,
 }
 
-impl Kernel for CausalSoftmax<'_> {
+impl Kernel for Rotary<'_> {
     #[inline(always)]
     fn run(self) {
-        for (i, row) in self.x.chunks_exact_mut(self.len).enumerate() {
-            let query = (self.first_query + i) % self.len;
-            let (seen, masked) = row.split_at_mut(query + 1);
-            let max = max_of(seen);
-            for value in seen.iter_mut() {
-                *value = exp((*value - max) * self.scale);
-            }
-            let factor = sum_of(seen.len(), |i| seen[i]).recip();
-            for value in seen.iter_mut() {
-                *value *= factor;
-            }
-            masked.fill(0.0);
-        }
-    }
-}
-
-/// `g <- scale p (g - sum(g p))` in place, for every row of `len` values.
-pub struct SoftmaxBackward<'a> {
-    pub p: &'a [f32],
-    pub g: &'a mut [f32],
-    pub len: usize,
-    pub scale: f32,
-}
-
-impl Kernel for SoftmaxBackward<'_> {
-    #[inline(always)]
-    fn run(self) {
-        let len = self.len;
-        for (g, p) in self.g.chunks_exact_mut(len).zip(self.p.chunks_exact(len)) {
-            let along = sum_of(len, |i| g[i] * p[i]);
-            for i in 0..len {
-                g[i] = self.scale * p[i] * (g[i] - along);
+        let half = self.half;
+        let tables = self.cos.chunks_exact(half).zip(self.sin.chunks_exact(half));
+        for (row, (cos, sin)) in self.x.chunks_exact_mut(self.row_len).zip(tables) {
+            for head in row.chunks_exact_mut(2 * half) {
+                let (first, second) = head.split_at_mut(half);
+                for i in 0..half {
+                    let (a, b) = (first[i], second[i]);
+                    first[i] = a * cos[i] - b * sin[i];
+                    second[i] = b * cos[i] + a * sin[i];
+                }
             }
         }
     }
@@ -359,13 +369,5 @@ mod tests {
         for len in [0, 1, 15, 16, 17, 100] {
             assert_eq!(sum_of(len, |i| i as f32), (0..len).map(|i| i as f32).sum::<f32>());
         }
-    }
-
-    #[test]
-    fn masked_values_become_exactly_zero_and_the_rest_sums_to_one() {
-        let mut x: Vec<f32> = (0..37).map(|i| (i as f32 * 1.7).sin() * 30.0).collect();
-        run(CausalSoftmax { x: &mut x, len: 37, first_query: 20, scale: 0.5 });
-        assert!(x[21..].iter().all(|p| *p == 0.0));
-        assert!((x.iter().sum::<f32>() - 1.0).abs() < 1e-6);
     }
 }

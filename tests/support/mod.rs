@@ -16,6 +16,7 @@ use gsil::data::batch::{Batch, Sequence};
 use gsil::model::{CausalLm, ModelConfig, weights};
 use gsil::objective::log_probs::{self, int_tensor, sequence_log_probs};
 use gsil::objective::{Objective, SideLogProbs};
+use gsil::ops::Span;
 use gsil::policy::Policy;
 use gsil::report::console::Console;
 use gsil::train::backward;
@@ -108,20 +109,17 @@ pub fn token_scores(
     log_probs::score(model, sequences, batch_size, num_tokens_multiple, &mut |_| Ok(())).unwrap()
 }
 
-/// Logits of every token of right-padded rows: for each row its `[T, V]` values, T being that row's own length.
+/// Logits of every token of each row: `[T, V]` values, T being that row's own length.
 pub fn logits(model: &CausalLm, rows: &[Vec<u32>], num_tokens_multiple: usize) -> Vec<Vec<f32>> {
-    let num_tokens = rows.iter().map(Vec::len).max().unwrap().next_multiple_of(num_tokens_multiple);
-    let mut ids = vec![0; rows.len() * num_tokens];
-    for (padded, row) in ids.chunks_mut(num_tokens).zip(rows) {
-        for (slot, id) in padded.iter_mut().zip(row) {
-            *slot = *id as i32;
-        }
-    }
-    let hidden = model.hidden(int_tensor(&ids, &model.device()), &model.context(rows.len(), num_tokens));
+    let sequences: Vec<Sequence<'_>> = rows.iter().map(|row| Sequence { prompt_ids: row, response_ids: &[] }).collect();
+    let batch = Batch::new(&sequences, num_tokens_multiple);
+    let context = model.context(&batch.positions, batch.plan.clone());
+    let hidden = model.hidden(model.embed(int_tensor(&batch.input_ids, &model.device())), &context);
     let values = weights::to_host(model.head(hidden)).unwrap();
     let vocab_size = model.config().vocab_size;
-    let of_row = |(values, row): (&[f32], &Vec<u32>)| values[..row.len() * vocab_size].to_vec();
-    values.chunks(num_tokens * vocab_size).zip(rows).map(of_row).collect()
+    let of_row =
+        |(span, row): (&Span, &Vec<u32>)| values[span.rows.start * vocab_size..][..row.len() * vocab_size].to_vec();
+    batch.plan.spans().iter().zip(rows).map(of_row).collect()
 }
 
 /// The loss of every pair from the log-probs of [`sequences`], `[B]`.
