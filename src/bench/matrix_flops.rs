@@ -7,6 +7,7 @@
 
 use crate::data::batch::Batch;
 use crate::model::ModelConfig;
+use crate::ops::{AttentionPlan, Span};
 
 /// Multiplications for one token in all layers' seven projections.
 fn projection_weights(config: &ModelConfig) -> f64 {
@@ -35,12 +36,11 @@ fn attention_weights(config: &ModelConfig) -> f64 {
 pub fn of_step(config: &ModelConfig, batch: &Batch, lora_rank: Option<usize>) -> f64 {
     let rows = batch.input_ids.len() as f64;
     let head_rows = batch.num_response_tokens() as f64;
-    let keys_seen = batch.num_sequences as f64 * keys_seen(batch.num_tokens);
     // Forward once, input gradients once, weight gradients once more where weights are trained.
     let passes = if lora_rank.is_some() { 2.0 } else { 3.0 };
     let frozen_or_trained = passes * (rows * projection_weights(config) + head_rows * head_weights(config));
     let adapters = 3.0 * rows * lora_rank.map_or(0.0, |rank| adapter_weights(config, rank));
-    let attention = 3.0 * keys_seen * attention_weights(config);
+    let attention = 3.0 * keys_seen(&batch.plan) * attention_weights(config);
     2.0 * (frozen_or_trained + adapters + attention)
 }
 
@@ -49,15 +49,19 @@ pub fn of_step(config: &ModelConfig, batch: &Batch, lora_rank: Option<usize>) ->
 pub fn of_generation(config: &ModelConfig, lengths: &[(usize, usize)]) -> f64 {
     let of_one = |(prompt_len, num_new): &(usize, usize)| {
         let rows = prompt_len + num_new - 1;
-        let attention = keys_seen(rows) * attention_weights(config);
+        let attention = keys_seen(&AttentionPlan::separate(&[rows])) * attention_weights(config);
         2.0 * (rows as f64 * projection_weights(config) + *num_new as f64 * head_weights(config) + attention)
     };
     lengths.iter().map(of_one).sum()
 }
 
-/// Keys that a sequence's tokens see in all, each token those before it and itself.
-fn keys_seen(num_tokens: usize) -> f64 {
-    (num_tokens * (num_tokens + 1) / 2) as f64
+/// Keys that all rows see together: each row those of its prefix, those before it in its span, and itself.
+pub(super) fn keys_seen(plan: &AttentionPlan) -> f64 {
+    let of_span = |span: &Span| {
+        let (queries, prefix) = (span.num_queries(), span.prefix.len());
+        (queries * prefix + queries * (queries + 1) / 2) as f64
+    };
+    plan.spans().iter().map(of_span).sum()
 }
 
 #[cfg(test)]
@@ -84,5 +88,13 @@ mod tests {
         let adapters = 4.0 * 30.0 * 8.0 * (2.0 * (576.0 + 576.0) + 2.0 * (576.0 + 192.0) + 3.0 * (576.0 + 1536.0));
         let lora = 4.0 * (projections + head) + 6.0 * (adapters + attention);
         assert_eq!(of_step(&config, &batch, Some(8)), lora);
+    }
+
+    #[test]
+    fn a_shared_prompt_counts_once() {
+        let sequence = |response_ids| Sequence { prompt_ids: &[1; 3], response_ids };
+        let batch = Batch::new(&[sequence(&[2, 3]), sequence(&[4, 5])], 1);
+        // Prompt 1 + 2 + 3 keys; each response's one input row sees the prompt and itself.
+        assert_eq!((batch.input_ids.len(), keys_seen(&batch.plan)), (5, 14.0));
     }
 }

@@ -1,15 +1,17 @@
 //! Each fused operation of [`crate::ops`] by itself, forward, at the sizes of one training step of this model.
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use serde::Serialize;
 
 use super::peaks::{Peaks, best_seconds};
-use super::{Size, random_ids, seeded};
+use super::{Size, matrix_flops, random_ids, seeded};
 use crate::device;
 use crate::error::Result;
 use crate::model::ModelConfig;
 use crate::objective::log_probs::int_tensor;
-use crate::ops;
+use crate::ops::{self, AttentionLayout, AttentionPlan};
 
 /// Numbers that an optimizer updates here: 64 MiB a tensor, beyond any cache.
 const OPTIMIZER_LEN: usize = 16 << 20;
@@ -25,7 +27,7 @@ pub struct OperationTime {
     pub gflops: Option<f64>,
     /// 10^9 bytes a second, for the rest: every input read once, every result written once.
     pub gb_per_s: Option<f64>,
-    /// Of the device's peak in the same unit.
+    /// Of the device's peak in the same unit; above 1 where the data fit a cache.
     pub share_of_peak: f64,
 }
 
@@ -94,11 +96,20 @@ fn rows(bench: &mut Bench<'_>, config: &ModelConfig, n: usize) -> Result<()> {
     })
 }
 
+/// All sequences side by side, none shared.
 fn attention(bench: &mut Bench<'_>, config: &ModelConfig, size: &Size) -> Result<()> {
-    let (heads, t) = (2 * size.pairs * config.num_attention_heads, size.tokens);
-    let scores = bench.random([heads, t, t]);
-    bench.time("causal_softmax", format!("[{heads}, {t}, {t}]"), Cost::Numbers(2 * heads * t * t), || {
-        drop(ops::causal_softmax(scores.clone(), 0.125));
+    let plan = AttentionPlan::separate(&vec![size.tokens; 2 * size.pairs]);
+    let (n, q_size, kv_size) = (plan.num_rows(), config.query_size(), config.key_value_size());
+    let flops = 4.0 * q_size as f64 * matrix_flops::keys_seen(&plan); // scores and weighted values
+    let layout = AttentionLayout { plan: Arc::new(plan), heads: config.heads() };
+    let (q, k, v) = (bench.random([n, q_size]), bench.random([n, kv_size]), bench.random([n, kv_size]));
+    let shapes = format!("[{n}, {q_size}], {} sequences", 2 * size.pairs);
+    bench.time("attention", shapes, Cost::MatrixFlops(flops), || {
+        drop(ops::attention(q.clone(), k.clone(), v.clone(), layout.clone()));
+    })?;
+    let angles = bench.random([n, config.head_dim / 2]);
+    bench.time("rotary", format!("[{n}, {q_size}]"), Cost::Numbers(2 * n * q_size), || {
+        drop(ops::rotary(q.clone(), angles.clone(), angles.clone()));
     })
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Reads go through `seek` and `read` rather than a memory map: a map needs `unsafe`, and turns a file that is
 //! truncated meanwhile into a crash. It would not help either: the mapped pages count as memory beside the values that are
-//! made of them (measured: twice the memory of this reader, hardly less time). Next: [`super::dequantize`], which makes numbers of the bytes.
+//! made of them (measured: twice the memory of this reader, hardly less time).
+//! Next: [`super::dequantize`], which makes numbers of the bytes.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
