@@ -10,6 +10,7 @@ mod gradients;
 mod training;
 
 mod bad_input;
+mod bench;
 mod command_line;
 mod house;
 mod real_model;

@@ -1,5 +1,6 @@
 //! The command line: one struct of arguments and one short recipe a verb. stdout is data, stderr is talk.
 
+mod bench;
 mod chat;
 mod devices;
 mod eval;
@@ -38,6 +39,8 @@ enum Verb {
     Score(score::ScoreArgs),
     /// Held-out figures of a model, as JSON.
     Eval(eval::EvalArgs),
+    /// How fast this machine is: device peaks, operations, training, generation. A table to post.
+    Bench(bench::BenchArgs),
     /// The devices of this machine.
     Devices,
 }
@@ -54,6 +57,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Chat(args) => chat::chat(args),
         Verb::Score(args) => score::score(args),
         Verb::Eval(args) => eval::eval(args),
+        Verb::Bench(args) => bench::bench(args),
         Verb::Devices => devices::devices(),
     }
 }
@@ -71,7 +75,11 @@ struct ModelArgs {
 
 /// Default configuration changed by `key=value` and checked.
 fn config_with(overrides: &[String]) -> Result<RunConfig> {
-    let mut config = RunConfig::default();
+    changed(RunConfig::default(), overrides)
+}
+
+/// A configuration changed by `key=value` and checked.
+fn changed(mut config: RunConfig, overrides: &[String]) -> Result<RunConfig> {
     overrides.iter().try_for_each(|assignment| config.set(assignment))?;
     config.resolve();
     config.validate()?;

@@ -68,8 +68,11 @@ impl StorageType {
         }
     }
 
-    /// Appends the values of `bytes` to `values`. Bytes after the last whole block are ignored.
-    pub fn decode(self, bytes: &[u8], values: &mut Vec<f32>) {
+    /// Writes the values of `bytes` to `values`. Bytes after the last whole block are ignored.
+    ///
+    /// # Panics
+    /// If `values` has not exactly the length of the whole blocks' values.
+    pub fn decode(self, bytes: &[u8], values: &mut [f32]) {
         match self {
             Self::F32 => decode_blocks(bytes, values, |block| [f32::from_le_bytes(*block)]),
             Self::F16 => decode_blocks(bytes, values, |block| [f16::from_le_bytes(*block).to_f32()]),
@@ -89,12 +92,14 @@ impl StorageType {
 
 fn decode_blocks<const BYTES: usize, const LEN: usize>(
     bytes: &[u8],
-    values: &mut Vec<f32>,
+    values: &mut [f32],
     decode: impl Fn(&[u8; BYTES]) -> [f32; LEN],
 ) {
     let (blocks, _) = bytes.as_chunks::<BYTES>();
-    for block in blocks {
-        values.extend_from_slice(&decode(block));
+    assert_eq!(blocks.len() * LEN, values.len(), "values of {} blocks", blocks.len());
+    let (decoded, _) = values.as_chunks_mut::<LEN>();
+    for (block, values) in blocks.iter().zip(decoded) {
+        *values = decode(block);
     }
 }
 
@@ -195,7 +200,7 @@ mod tests {
     use super::*;
 
     fn decoded(storage: StorageType, bytes: &[u8]) -> Vec<f32> {
-        let mut values = Vec::new();
+        let mut values = vec![f32::NAN; bytes.len() / storage.block_bytes() * storage.block_len()];
         storage.decode(bytes, &mut values);
         values
     }

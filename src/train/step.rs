@@ -69,7 +69,7 @@ impl Updater<'_> {
     }
 
     /// Demonstrations first, then the self-generated responses of the same pairs, if there are any.
-    fn batch<'a>(&self, pairs: &[&'a Pair]) -> Batch {
+    pub fn batch<'a>(&self, pairs: &[&'a Pair]) -> Batch {
         let sequence = |pair: &'a Pair, response: &'a ScoredResponse| Sequence {
             prompt_ids: &pair.prompt_ids,
             response_ids: &response.token_ids,

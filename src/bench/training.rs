@@ -1,0 +1,99 @@
+//! Training steps and the reference pass, on pairs of random tokens.
+
+use std::time::Instant;
+
+use super::{Size, StepTimes, Timing, matrix_flops, model, random_ids, seeded};
+use crate::config::RunConfig;
+use crate::data::batch::Sequence;
+use crate::device;
+use crate::error::{Error, Result};
+use crate::model::CausalLm;
+use crate::objective::{Objective, log_probs};
+use crate::train::optimizer::Optimizer;
+use crate::train::pairs::{Pair, ScoredResponse};
+use crate::train::setup::num_tokens_multiple;
+use crate::train::step::Updater;
+
+/// Times updates of all pairs at once (in micro-batches, if the configuration says so), each with the optimizer.
+pub(super) fn time(size: &Size, config: &RunConfig, source: &model::Source, device_name: &str) -> Result<Timing> {
+    let multiple = num_tokens_multiple(device_name);
+    let device = device::open(device_name)?.autodiff();
+    let model = source.load(&device)?;
+    check_context(size, &model)?;
+    let mut pairs = random_pairs(size, model.config().vocab_size);
+    score(&model, &mut pairs, multiple)?; // the first pass touches memory and compiles kernels
+    let started = Instant::now();
+    score(&model, &mut pairs, multiple)?;
+    let scoring_seconds = started.elapsed().as_secs_f64();
+
+    let pairs: Vec<&Pair> = pairs.iter().collect();
+    let objective = Objective::new(&config.objective);
+    let updater = Updater {
+        objective: &objective,
+        config: &config.train,
+        normalizer: objective.normalizer((size.tokens - prompt_len(size)) as f64),
+        num_tokens_multiple: multiple,
+    };
+    let lora_rank = config.lora.as_ref().map(|lora| lora.rank);
+    let batches = pairs.chunks(config.train.micro_batch_size).map(|pairs| updater.batch(pairs));
+    let matrix_flops_per_step = batches.map(|batch| matrix_flops::of_step(model.config(), &batch, lora_rank)).sum();
+    let mut model = Some(match &config.lora {
+        Some(lora) => model.with_adapters(lora.rank, lora.alpha as f64, &lora.target_modules, config.seed),
+        None => model,
+    });
+    let mut optimizer = Optimizer::new(&config.train);
+    let lr = config.train.lr.expect("a resolved configuration has a learning rate");
+    let steps = StepTimes::measure(size.steps, &device, || {
+        let current = model.take().expect("every step that succeeds gives the model back");
+        let (updated, _) = updater.update(current, &mut optimizer, &pairs, lr)?;
+        model = Some(updated);
+        Ok(())
+    })?;
+    let tokens_per_step = 2 * size.pairs * size.tokens;
+    Ok(Timing { tokens_per_step, matrix_flops_per_step, scoring_seconds: Some(scoring_seconds), steps })
+}
+
+fn check_context(size: &Size, model: &CausalLm) -> Result<()> {
+    let context = model.config().max_position_embeddings;
+    match size.tokens <= context {
+        true => Ok(()),
+        false => Err(Error::usage(format!("--tokens {}: the model's context has {context} tokens", size.tokens))),
+    }
+}
+
+/// A quarter of each sequence.
+fn prompt_len(size: &Size) -> usize {
+    size.tokens / 4
+}
+
+/// Demonstrations and self-generated responses to the same prompts, all of one length.
+fn random_pairs(size: &Size, vocab_size: usize) -> Vec<Pair> {
+    let mut random = seeded();
+    let mut ids = |len: usize| random_ids(&mut random, len, vocab_size);
+    let response_len = size.tokens - prompt_len(size);
+    let unscored = |token_ids: Vec<u32>| ScoredResponse { token_ids, reference_log_prob: 0.0 };
+    let pair = |index: usize| Pair {
+        index,
+        prompt_ids: ids(prompt_len(size)),
+        demonstration: unscored(ids(response_len)),
+        self_generated: Some(unscored(ids(response_len))),
+    };
+    (0..size.pairs).map(pair).collect()
+}
+
+/// The reference pass: every response's log-prob under the model as it is.
+fn score(model: &CausalLm, pairs: &mut [Pair], num_tokens_multiple: usize) -> Result<()> {
+    let sequences = pairs.iter().flat_map(|pair| {
+        let responses = std::iter::once(&pair.demonstration).chain(&pair.self_generated);
+        responses.map(|response| Sequence { prompt_ids: &pair.prompt_ids, response_ids: &response.token_ids })
+    });
+    let sequences: Vec<Sequence<'_>> = sequences.collect();
+    let scores = log_probs::score(model, &sequences, sequences.len(), num_tokens_multiple, &mut |_| Ok(()))?;
+    let mut scores = scores.iter().map(|tokens| tokens.iter().map(|p| f64::from(*p)).sum());
+    let responses =
+        pairs.iter_mut().flat_map(|pair| std::iter::once(&mut pair.demonstration).chain(&mut pair.self_generated));
+    for response in responses {
+        response.reference_log_prob = scores.next().expect("one score for each response");
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! `gsil bench`: one workload as a JSON object, or the whole machine as a table to post.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::{changed, print_json, print_text};
+use crate::bench::machine::Machine;
+use crate::bench::model::{NUM_LAYERS, Source};
+use crate::bench::operations::{self, OperationTime};
+use crate::bench::peaks::{self, Peaks};
+use crate::bench::{Measurement, Size, Workload, check_size, default_config, measure};
+use crate::device;
+use crate::error::{Error, Result};
+use crate::report::console::Console;
+use crate::report::table::{format_table, number, percent};
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// auto, flex, ndarray, wgpu, wgpu:N; see `gsil devices`.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// A Hugging Face folder or a .gguf file. Default: random weights in the shape of SmolLM2-135M.
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// Layers of the random model.
+    #[arg(long, default_value_t = NUM_LAYERS, conflicts_with = "model")]
+    layers: usize,
+    /// Only this one, as one JSON object. Default: device peaks, operations and every workload.
+    #[arg(long)]
+    workload: Option<Workload>,
+    /// Pairs of a training step.
+    #[arg(long, default_value_t = 2)]
+    pairs: usize,
+    /// Tokens of each of a pair's two sequences; a quarter of them is prompt.
+    #[arg(long, default_value_t = 256)]
+    tokens: usize,
+    /// Timed repetitions, after one that is not timed.
+    #[arg(long, default_value_t = 3)]
+    steps: usize,
+    /// Generation: so many prompts of mixed lengths (16 to 128 tokens, 8 to 128 new ones). Default: 8 prompts of 32 tokens,
+    /// 64 new tokens each.
+    #[arg(long)]
+    requests: Option<usize>,
+    /// JSON instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// Changes to the configuration: `train.activation_checkpointing=true`, `generation.batch_size=16`, ..
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+/// All of it.
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    machine: Machine,
+    #[serde(flatten)]
+    peaks: Peaks,
+    operations: Vec<OperationTime>,
+    workloads: Vec<WorkloadRow>,
+}
+
+#[derive(Serialize)]
+struct WorkloadRow {
+    #[serde(flatten)]
+    measurement: Measurement,
+    /// `matrix_flops_per_step / seconds_per_step` as a share of the device's matrix peak.
+    matmul_share: f64,
+}
+
+pub(super) fn bench(args: BenchArgs) -> Result<()> {
+    let BenchArgs { pairs, tokens, steps, requests, layers, .. } = args;
+    let size = Size { pairs, tokens, steps, requests };
+    check_size(&size)?;
+    if layers == 0 {
+        return Err(Error::usage("--layers 0: expected 1 or more"));
+    }
+    let source = args.model.clone().map_or(Source::Random { num_layers: layers }, Source::File);
+    let device_name = device::resolve_name(&args.device).to_owned();
+    match args.workload {
+        Some(workload) => {
+            let config = changed(default_config(workload, &size), &args.overrides)?;
+            print_json(&measure(workload, &size, &config, &source, &device_name)?)
+        }
+        None => whole_machine(&args, &size, &source, &device_name),
+    }
+}
+
+fn whole_machine(args: &BenchArgs, size: &Size, source: &Source, device_name: &str) -> Result<()> {
+    let console = Console::stderr();
+    for workload in Workload::value_variants() {
+        changed(default_config(*workload, size), &args.overrides)?; // a mistake shows before minutes of work
+    }
+    let config = source.config()?;
+    console.say("measuring the device's peaks");
+    let peaks = peaks::measure(device_name)?;
+    console.say("timing operations");
+    let operations = operations::measure(device_name, &config, size, peaks)?;
+    let mut workloads = Vec::new();
+    for workload in Workload::value_variants() {
+        console.say(format!("timing {}: {} steps and one to warm up", name(*workload), size.steps));
+        match measure_apart(args, *workload, device_name)? {
+            Some(measurement) => {
+                let flops_per_s = measurement.matrix_flops_per_step / measurement.seconds_per_step;
+                workloads.push(WorkloadRow { measurement, matmul_share: flops_per_s / (1e9 * peaks.matmul_gflops) });
+            }
+            None => console.warn(format!("{} failed and is left out", name(*workload))),
+        }
+    }
+    let is_complete = workloads.len() == Workload::value_variants().len();
+    let report = Report { machine: Machine::of(device_name), peaks, operations, workloads };
+    if args.json {
+        print_json(&report)?
+    } else {
+        print_text(&tables(&report))?
+    }
+    match is_complete {
+        true => Ok(()),
+        false => Err(Error::device(device_name, "not every workload ran; see above")),
+    }
+}
+
+fn name(workload: Workload) -> String {
+    workload.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+/// Runs one workload in a process of its own, so that its peak memory is its own. None if that process failed; it has said
+/// why on stderr.
+fn measure_apart(args: &BenchArgs, workload: Workload, device_name: &str) -> Result<Option<Measurement>> {
+    let failed = |error: &dyn std::fmt::Display| Error::usage(format!("cannot run a workload: {error}"));
+    let mut command = Command::new(std::env::current_exe().map_err(|error| failed(&error))?);
+    command.args(["bench", "--workload", &name(workload), "--device", device_name]);
+    match &args.model {
+        Some(path) => command.arg("--model").arg(path),
+        None => command.arg("--layers").arg(args.layers.to_string()),
+    };
+    for (flag, value) in [("--pairs", args.pairs), ("--tokens", args.tokens), ("--steps", args.steps)] {
+        command.arg(flag).arg(value.to_string());
+    }
+    if let Some(requests) = args.requests {
+        command.arg("--requests").arg(requests.to_string());
+    }
+    let output = command.args(&args.overrides).stderr(Stdio::inherit()).output().map_err(|error| failed(&error))?;
+    match output.status.success() {
+        true => serde_json::from_slice(&output.stdout).map(Some).map_err(|error| failed(&error)),
+        false => Ok(None),
+    }
+}
+
+fn tables(report: &Report) -> String {
+    let Machine { device, device_description, cpu, threads, system, gsil_version, date } = &report.machine;
+    let cpu = cpu.as_deref().unwrap_or("unknown processor");
+    let head = format!(
+        "gsil {gsil_version} on {date}\ndevice  {device}: {device_description}\nsystem  {system}, {cpu}, {threads} threads\n\
+         peaks   {:.1} GFLOP/s (f32 matrix product), {:.1} GB/s (copy, read and written)\n",
+        report.peaks.matmul_gflops, report.peaks.copy_gb_per_s
+    );
+    let operations: Vec<Vec<String>> = report.operations.iter().map(operation_row).collect();
+    let workloads: Vec<Vec<String>> = report.workloads.iter().map(workload_row).collect();
+    let operations = format_table(&["operation", "shapes", "ms", "GFLOP/s", "GB/s", "of peak"], &operations);
+    let columns =
+        ["workload", "tokens/s", "s a step", "CPU s a step", "scoring s", "of matrix peak", "peak memory, MiB"];
+    format!("{head}\n{operations}\n{}", format_table(&columns, &workloads))
+}
+
+fn operation_row(time: &OperationTime) -> Vec<String> {
+    let rate = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
+    vec![
+        time.name.to_owned(),
+        time.shapes.clone(),
+        format!("{:.3}", 1e3 * time.seconds),
+        rate(time.gflops),
+        rate(time.gb_per_s),
+        percent(Some(time.share_of_peak)),
+    ]
+}
+
+fn workload_row(row: &WorkloadRow) -> Vec<String> {
+    let measurement = &row.measurement;
+    let size = match (measurement.pairs, measurement.tokens, measurement.requests) {
+        (Some(pairs), Some(tokens), _) => format!("{pairs} pairs x {tokens} tokens"),
+        (.., requests) => format!("{} requests", requests.unwrap_or_default()),
+    };
+    let mib = measurement.peak_memory_bytes.map(|bytes| format!("{:.0}", bytes as f64 / (1 << 20) as f64));
+    vec![
+        format!("{}, {size}", name(measurement.workload)),
+        format!("{:.1}", measurement.tokens_per_s),
+        number(Some(measurement.seconds_per_step)),
+        number(measurement.cpu_seconds_per_step),
+        number(measurement.scoring_seconds),
+        percent(Some(row.matmul_share)),
+        mib.unwrap_or_else(|| "-".to_owned()),
+    ]
+}
