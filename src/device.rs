@@ -194,33 +194,6 @@ fn has_gpu() -> bool {
 mod tests {
     use super::*;
 
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    #[test]
-    fn a_large_block_that_was_freed_is_taken_again_without_page_faults() {
-        // In a process of its own and on its first thread, as the program does it.
-        let name = "device::tests::takes_a_large_block_twice";
-        let own = std::env::current_exe().unwrap();
-        let status = std::process::Command::new(own).args([name, "--exact", "--ignored", "--test-threads=1"]).status();
-        assert!(status.unwrap().success());
-    }
-
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    #[test]
-    #[ignore = "run by the test above, in a process of its own"]
-    fn takes_a_large_block_twice() {
-        /// Page faults of this thread so far.
-        fn page_faults() -> u64 {
-            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
-            stat.rsplit(')').next().unwrap().split_whitespace().nth(7).unwrap().parse().unwrap()
-        }
-        assert!(keep_freed_memory());
-        let take = || std::hint::black_box(vec![1u8; 100 << 20]).len();
-        take();
-        let before = page_faults();
-        take();
-        assert!(page_faults() - before < 1000, "100 MiB are 25,600 pages");
-    }
-
     #[test]
     fn an_unknown_device_is_an_error_that_lists_the_known_ones() {
         for name in ["tpu", "wgpu:", "wgpu:x", "wgpu2", ""] {
