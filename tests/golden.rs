@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use gsil::config::{ObjectiveConfig, ObjectiveName, OptimizerName, TrainConfig};
-use gsil::data::batch::Sequence;
+use gsil::data::batch::{Batch, Sequence};
 use gsil::objective::Objective;
 use gsil::train::optimizer::Optimizer;
 use gsil::train::pairs::Pair;
@@ -58,6 +58,22 @@ fn log_probs_of_policy_and_reference_are_those_of_transformers() {
             let expected = tensors.read_f32(name).unwrap();
             let what = format!("{}: {name}", device.name);
             assert_near(&what, &scores(&model, &sequences, multiple), &expected, VALUE_TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn sharing_a_prompt_changes_no_log_prob() {
+    let pairs = golden::pairs();
+    let sequences = sequences(&pairs);
+    for device in devices() {
+        let (model, multiple) = (golden::policy(device), device.num_tokens_multiple());
+        let shared = token_scores(&model, &sequences, sequences.len(), multiple);
+        let alone = token_scores(&model, &sequences, 1, multiple);
+        let num_rows = |sequences: &[Sequence<'_>]| Batch::new(sequences, 1).input_ids.len();
+        assert!(num_rows(&sequences) < sequences.iter().map(|s| num_rows(&[*s])).sum(), "nothing is shared");
+        for (i, (shared, alone)) in shared.iter().zip(&alone).enumerate() {
+            assert_near(&format!("{}: row {i}", device.name), shared, alone, VALUE_TOLERANCE);
         }
     }
 }

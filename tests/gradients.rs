@@ -116,14 +116,17 @@ fn activation_checkpointing_changes_no_gradient() {
 fn micro_batches_of_any_size_have_the_gradient_of_the_whole_batch() {
     let pairs = random_pairs(5);
     for device in cpu_devices() {
-        let gradients = |micro_batch_size, activation_checkpointing| {
+        let gradients = |micro_batch_size, max_tokens, activation_checkpointing| {
             let model = random_model(&llama(), 10, &device.device);
-            gradients_of_an_update(model, &pairs, micro_batch_size, activation_checkpointing)
+            let sizes =
+                TrainConfig { micro_batch_size, max_tokens, activation_checkpointing, ..TrainConfig::default() };
+            gradients_of_an_update(model, &pairs, sizes)
         };
-        let whole = gradients(5, false);
-        for (micro_batch_size, activation_checkpointing) in [(1, false), (2, false), (3, false), (2, true)] {
-            let what = format!("{}, micro-batches of {micro_batch_size}", device.name);
-            assert_all_near(&what, &gradients(micro_batch_size, activation_checkpointing), &whole, 1e-5);
+        let whole = gradients(5, 0, false);
+        for (size, tokens, checkpointing) in [(1, 0, false), (2, 0, false), (3, 0, false), (5, 30, false), (2, 0, true)]
+        {
+            let what = format!("{}, micro-batches of {size} pairs, {tokens} tokens", device.name);
+            assert_all_near(&what, &gradients(size, tokens, checkpointing), &whole, 1e-5);
         }
     }
 }
@@ -194,21 +197,9 @@ fn assert_all_near(what: &str, actual: &Named, expected: &Named, tolerance: f64)
 
 /// The gradient that one update applies: plain descent with so large a learning rate that the old parameters are lost
 /// in it.
-fn gradients_of_an_update(
-    model: CausalLm,
-    pairs: &[Pair],
-    micro_batch_size: usize,
-    activation_checkpointing: bool,
-) -> Named {
+fn gradients_of_an_update(model: CausalLm, pairs: &[Pair], sizes: TrainConfig) -> Named {
     const LR: f32 = 1e12;
-    let optimizer = OptimizerName::Sgd;
-    let config = TrainConfig {
-        optimizer,
-        micro_batch_size,
-        activation_checkpointing,
-        max_grad_norm: 0.0,
-        ..TrainConfig::default()
-    };
+    let config = TrainConfig { optimizer: OptimizerName::Sgd, max_grad_norm: 0.0, ..sizes };
     let objective = objective(ObjectiveName::Brier, SCALE, 0.0);
     let updater = Updater { objective: &objective, config: &config, normalizer: 1.0, num_tokens_multiple: 1 };
     let pairs: Vec<&Pair> = pairs.iter().collect();

@@ -35,7 +35,7 @@ pub(super) fn time(size: &Size, config: &RunConfig, source: &model::Source, devi
         num_tokens_multiple: multiple,
     };
     let lora_rank = config.lora.as_ref().map(|lora| lora.rank);
-    let batches = pairs.chunks(config.train.micro_batch_size).map(|pairs| updater.batch(pairs));
+    let batches = updater.micro_batches(&pairs).map(|pairs| updater.batch(pairs));
     let matrix_flops_per_step = batches.map(|batch| matrix_flops::of_step(model.config(), &batch, lora_rank)).sum();
     let mut model = Some(match &config.lora {
         Some(lora) => model.with_adapters(lora.rank, lora.alpha as f64, &lora.target_modules, config.seed),

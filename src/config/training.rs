@@ -15,6 +15,9 @@ pub struct TrainConfig {
     /// Pairs per forward and backward pass, at most `batch_size`; gradients are accumulated. Changes memory and speed,
     /// not the result. Default 2.
     pub micro_batch_size: usize,
+    /// Tokens per forward and backward pass, the prompt of a pair counted once; a pair that is longer goes alone. Long
+    /// pairs then need no more memory than many short ones. Default 0: no limit but `micro_batch_size`.
+    pub max_tokens: usize,
     /// The update rule. Default `adamw`.
     pub optimizer: OptimizerName,
     /// `adamw`: decay of the mean and of the mean square of gradients. Default (0.9, 0.999), the usual pair.
@@ -58,6 +61,7 @@ impl Default for TrainConfig {
             epochs: 1,
             batch_size: 8,
             micro_batch_size: 2,
+            max_tokens: 0,
             optimizer: OptimizerName::Adamw,
             betas: (0.9, 0.999),
             alpha: 0.99,

@@ -127,8 +127,8 @@ pub fn attention_backward<B: Backend>(
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let num_spans = layout.plan.spans().len();
     let mut dq = Vec::new();
-    let (mut dk, mut dv): (Vec<Option<FloatTensor<B>>>, Vec<Option<FloatTensor<B>>>) =
-        (vec![None; num_spans], vec![None; num_spans]);
+    let mut dk = vec![None; num_spans];
+    let mut dv = dk.clone();
     for (i, view) in SpanView::all(&layout).enumerate() {
         let (start, end) = (view.span.rows.start, view.span.rows.end);
         let log_sum = split_heads::<B>(rows::<B>(&log_sum, start, end), layout.heads.num_heads); // [H, T, 1]

@@ -22,6 +22,12 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// Tokens of a forward pass over the pair: its prompt once and its responses.
+    pub fn num_tokens(&self) -> usize {
+        let responses = [Some(&self.demonstration), self.self_generated.as_ref()].into_iter().flatten();
+        self.prompt_ids.len() + responses.map(|response| response.token_ids.len()).sum::<usize>()
+    }
+
     /// A pair for plain supervised steps: no reference, no self-generated response.
     pub fn demonstration_only(example: &Example) -> Self {
         Pair {
@@ -31,6 +37,27 @@ impl Pair {
             self_generated: None,
         }
     }
+}
+
+/// Splits an update's pairs, in their order, into what is computed in one pass: at most `micro_batch_size` pairs and, unless
+/// it is 0, `max_tokens` tokens; a pair that is longer goes alone.
+pub fn micro_batches<'a, 'p>(
+    pairs: &'a [&'p Pair],
+    micro_batch_size: usize,
+    max_tokens: usize,
+) -> impl Iterator<Item = &'a [&'p Pair]> {
+    let mut rest = pairs;
+    std::iter::from_fn(move || {
+        let mut num_tokens = 0;
+        let fits = |pair: &&&Pair| {
+            num_tokens += pair.num_tokens();
+            max_tokens == 0 || num_tokens <= max_tokens
+        };
+        let count = rest.iter().take(micro_batch_size).take_while(fits).count().max(1);
+        let (batch, others) = rest.split_at_checked(count)?;
+        rest = others;
+        Some(batch)
+    })
 }
 
 /// What became of the self-generated responses: logged and shown, because silence here is how such runs go wrong.
@@ -117,6 +144,24 @@ mod tests {
 
     fn response(token_ids: &[u32], finished: bool) -> Response {
         Response { token_ids: token_ids.to_vec(), token_log_probs: vec![-0.5; token_ids.len()], finished }
+    }
+
+    #[test]
+    fn micro_batches_keep_both_limits_and_every_pair() {
+        let pair = |len: usize| Pair {
+            index: len,
+            prompt_ids: vec![7],
+            demonstration: ScoredResponse { token_ids: vec![2; len - 1], reference_log_prob: 0.0 },
+            self_generated: None,
+        };
+        let pairs = [3, 4, 2, 9, 2, 2, 2, 2].map(pair);
+        let pairs: Vec<&Pair> = pairs.iter().collect();
+        let lens = |size, tokens| -> Vec<Vec<usize>> {
+            micro_batches(&pairs, size, tokens).map(|batch| batch.iter().map(|p| p.num_tokens()).collect()).collect()
+        };
+        assert_eq!(lens(3, 8), [vec![3, 4], vec![2], vec![9], vec![2, 2, 2], vec![2]]);
+        assert_eq!(lens(5, 0), [vec![3, 4, 2, 9, 2], vec![2, 2, 2]]);
+        assert_eq!(micro_batches(&[], 2, 8).count(), 0);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::backward;
 use super::gradients::{clip_factor, global_norm, scale};
 use super::metrics::{PairValues, StepMetrics};
 use super::optimizer::Optimizer;
-use super::pairs::{Pair, ScoredResponse};
+use super::pairs::{Pair, ScoredResponse, micro_batches};
 use crate::config::TrainConfig;
 use crate::data::batch::{Batch, Sequence};
 use crate::error::{Error, Result};
@@ -45,7 +45,7 @@ impl Updater<'_> {
         let started = Instant::now();
         let mut sum = GradientsAccumulator::new();
         let mut values = PairValues::default();
-        for micro_batch in pairs.chunks(self.config.micro_batch_size) {
+        for micro_batch in self.micro_batches(pairs) {
             let batch = self.batch(micro_batch);
             let (gradients, read) =
                 backward::gradients(&model, &batch, self.config.activation_checkpointing, |hidden| {
@@ -66,6 +66,11 @@ impl Updater<'_> {
         }
         let model = optimizer.step(model, gradients, lr);
         Ok((model, StepMetrics::new(&values, grad_norm, lr, started.elapsed().as_secs_f64())))
+    }
+
+    /// The pairs of one update, as they are computed together.
+    pub fn micro_batches<'a, 'p>(&self, pairs: &'a [&'p Pair]) -> impl Iterator<Item = &'a [&'p Pair]> {
+        micro_batches(pairs, self.config.micro_batch_size, self.config.max_tokens)
     }
 
     /// Demonstrations first, then the self-generated responses of the same pairs, if there are any.
