@@ -133,11 +133,24 @@ fn a_response_that_reaches_the_token_limit_is_not_finished() {
 }
 
 #[test]
+fn a_request_may_have_a_lower_limit_of_its_own() {
+    for device in cpu_devices() {
+        let model = tiny_model("qwen2", device);
+        let limits = [Some(2), None, Some(1), Some(100)];
+        let requests = limits.map(|max_new_tokens| Request { prompt_ids: vec![3, 4], seed: 1, max_new_tokens });
+        let decoding = Decoding { max_new_tokens: 5, ..decoding(sampled(), 4) };
+        let lens: Vec<usize> = answers(&model, &requests, &decoding).iter().map(|r| r.token_ids.len()).collect();
+        assert_eq!(lens, [2, 5, 1, 5], "{}", device.name);
+    }
+}
+
+#[test]
 fn a_response_stops_where_the_models_context_ends() {
     for device in cpu_devices() {
         let model = tiny_model("mistral", device);
         let context = model.config().max_position_embeddings;
-        let request = |len| Request { prompt_ids: random_ids(12, len, TINY_VOCAB_SIZE), seed: 12 };
+        let request =
+            |len| Request { prompt_ids: random_ids(12, len, TINY_VOCAB_SIZE), seed: 12, max_new_tokens: None };
         let requests = [request(context - 3), request(context - 1), request(context - 30)];
         let lens: Vec<usize> = answers(&model, &requests, &decoding(Sampling::greedy(), 3))
             .iter()
@@ -161,6 +174,7 @@ fn requests(vocab_size: u32, seed: u64) -> Vec<Request> {
     let request = |(i, len): (usize, &usize)| Request {
         prompt_ids: random_ids(i as u64, *len, vocab_size),
         seed: 1000 * seed + i as u64,
+        max_new_tokens: None,
     };
     PROMPT_LENS.iter().enumerate().map(request).collect()
 }

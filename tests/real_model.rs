@@ -155,7 +155,8 @@ fn next_token_log_probs(model: &CausalLm, prompt_ids: &[u32]) -> Vec<f64> {
 
 /// All prompts in one batch and one by one: the same ids, all of them.
 fn check_greedy_continuations(model: &CausalLm, eos_token_ids: &[u32], conversations: &[Value]) {
-    let prompt = |conversation: &Value| Request { prompt_ids: ids(&conversation["prompt_ids"]), seed: 0 };
+    let prompt =
+        |conversation: &Value| Request { prompt_ids: ids(&conversation["prompt_ids"]), seed: 0, max_new_tokens: None };
     let requests: Vec<Request> = conversations.iter().map(prompt).collect();
     for batch_size in [4, 1] {
         let eos_token_ids = eos_token_ids.to_vec();

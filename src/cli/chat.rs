@@ -62,7 +62,7 @@ pub(super) fn chat(args: ChatArgs) -> Result<()> {
             continue;
         }
         turn += 1;
-        let request = Request { prompt_ids, seed: answer_seed(0, turn, 0, 0) };
+        let request = Request { prompt_ids, seed: answer_seed(0, turn, 0, 0), max_new_tokens: None };
         let (mut token_ids, mut shown) = (Vec::new(), String::new());
         generate(&model, &[request], &decoding, &mut |event| {
             if let Event::Token(_, id) = event {

@@ -77,6 +77,7 @@ pub(super) fn generate(args: GenerateArgs) -> Result<()> {
         .map(|prompt| Request {
             prompt_ids: prompt.prompt_ids.clone(),
             seed: answer_seed(args.seed, 0, prompt.index, 0),
+            max_new_tokens: None,
         })
         .collect();
     let decoding = Decoding {

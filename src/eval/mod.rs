@@ -220,6 +220,7 @@ fn respond(
         .map(|example| Request {
             prompt_ids: example.prompt_ids.clone(),
             seed: answer_seed(settings.seed, HELD_OUT_ITERATION, example.index, 0),
+            max_new_tokens: None,
         })
         .collect();
     let decoding = Decoding {

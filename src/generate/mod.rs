@@ -17,6 +17,8 @@ pub struct Request {
     pub prompt_ids: Vec<u32>,
     /// Names the random stream of this answer: the same seed gives the same answer in any batch.
     pub seed: u64,
+    /// The longest answer to this prompt, where [`Decoding::max_new_tokens`] allows more.
+    pub max_new_tokens: Option<usize>,
 }
 
 /// One answer.
@@ -117,7 +119,10 @@ fn generate_batch(
             request: *index,
             stream: TokenStream::new(requests[*index].seed),
             response: Response { token_ids: Vec::new(), token_log_probs: Vec::new(), finished: false },
-            max_new_tokens: decoding.max_new_tokens.min(context - len),
+            max_new_tokens: requests[*index]
+                .max_new_tokens
+                .map_or(decoding.max_new_tokens, |own| own.min(decoding.max_new_tokens))
+                .min(context - len),
             done: false,
         })
         .collect();

@@ -84,7 +84,7 @@ fn seconds_per_decoded_token(model: &CausalLm, examples: &[Example], config: &Ru
     let requests: Vec<Request> = examples
         .iter()
         .take(config.generation.batch_size)
-        .map(|example| Request { prompt_ids: example.prompt_ids.clone(), seed: 0 })
+        .map(|example| Request { prompt_ids: example.prompt_ids.clone(), seed: 0, max_new_tokens: None })
         .collect();
     let decoding = Decoding {
         sampling: Sampling::greedy(),

@@ -106,7 +106,10 @@ impl Run {
         let (places, requests): (Vec<_>, Vec<Request>) = wanted
             .map(|(example, sample)| {
                 let seed = answer_seed(self.config.seed, iteration, example.index, sample);
-                ((example.index, sample), Request { prompt_ids: example.prompt_ids.clone(), seed })
+                (
+                    (example.index, sample),
+                    Request { prompt_ids: example.prompt_ids.clone(), seed, max_new_tokens: None },
+                )
             })
             .unzip();
         let mut batches = batches(&requests, self.config.generation.batch_size);
