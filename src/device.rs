@@ -63,6 +63,14 @@ pub fn prefers_few_shapes(name: &str) -> bool {
     name.starts_with("wgpu")
 }
 
+/// True for the fast CPU backend, whose tensors are plain memory of this process.
+pub fn is_flex(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    return matches!(device.clone().without_autodiff().as_dispatch(), burn::backend::DispatchDevice::Flex(_));
+    #[cfg(not(feature = "flex"))]
+    return false;
+}
+
 /// The name that `auto` stands for on this machine; other names are returned as they are.
 pub fn resolve_name(name: &str) -> &str {
     if name == "auto" { if has_gpu() { "wgpu" } else { "flex" } } else { name }

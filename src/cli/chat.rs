@@ -6,11 +6,12 @@ use burn::module::Module;
 use clap::Args;
 
 use super::{ModelArgs, generate::check_temperature, print_text};
+use crate::config::WeightFormat;
 use crate::data::rows::{Message, Prompt};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::generate::sampler::{Sampling, answer_seed};
-use crate::generate::{Decoding, Event, Request, generate};
+use crate::generate::{Decoding, Event, Generator, Request};
 use crate::policy::Policy;
 use crate::report::console::Console;
 
@@ -42,6 +43,7 @@ pub(super) fn chat(args: ChatArgs) -> Result<()> {
         batch_size: 1,
         eos_token_ids: policy.eos_token_ids.clone(),
     };
+    let mut generator = Generator::new(&model, WeightFormat::F32)?;
     console.say("Type a message. /new starts over, /exit ends (so does Ctrl-D).");
     let mut messages: Vec<Message> = Vec::new();
     let mut turn = 0;
@@ -64,7 +66,7 @@ pub(super) fn chat(args: ChatArgs) -> Result<()> {
         turn += 1;
         let request = Request { prompt_ids, seed: answer_seed(0, turn, 0, 0), max_new_tokens: None };
         let (mut token_ids, mut shown) = (Vec::new(), String::new());
-        generate(&model, &[request], &decoding, &mut |event| {
+        generator.answer(&[request], &decoding, &mut |event| {
             if let Event::Token(_, id) = event {
                 token_ids.push(id);
                 let text = tokenizer.decode(&token_ids)?;

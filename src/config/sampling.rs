@@ -19,7 +19,7 @@ pub struct GenerationConfig {
     pub samples_per_prompt: usize,
     /// Responses written at once: memory against speed, not the result. Default 8.
     pub batch_size: usize,
-    /// Number format of the weights while generating. Default `f32`.
+    /// Number format of the weights while generating: `f32` or `bf16`. Default `f32`.
     pub weights: WeightFormat,
     /// What becomes of a response that was cut at `max_new_tokens`. Default `drop`.
     pub unfinished: Unfinished,
@@ -44,8 +44,11 @@ impl Default for GenerationConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightFormat {
-    /// 32-bit floating point.
+    /// 32-bit floating point: the weights as they are trained.
     F32,
+    /// Copies rounded to bfloat16, made anew at the start of each iteration: half the memory traffic. Responses are scored
+    /// again with the f32 weights. CPU only.
+    Bf16,
 }
 
 /// What becomes of a response without an end token. It is never given one: that would teach that half an answer is

@@ -1,15 +1,24 @@
 //! Self-generation: the policy answers prompts. Token ids in, token ids out; no strings.
 //!
-//! Prompts are decoded in batches of similar length over a key-value cache. Every token's log-prob under the policy is kept:
-//! at temperature 1 without truncation these ARE the reference log-probs of the coming training. Next: [`crate::train`].
+//! On the CPU, prompts are decoded with packed weights, each in a slot of its own that the next prompt takes over as soon as
+//! it is free ([`continuous`]). Other devices decode batches of prompts of similar length, padded to one length ([`padded`]);
+//! that is the reference, too. Every token's log-prob under the policy is kept: at temperature 1 without truncation and with
+//! f32 weights these ARE the reference log-probs of the coming training. Next: [`crate::train`].
 
+#[cfg(feature = "flex")]
+mod continuous;
+mod padded;
 pub mod sampler;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::WeightFormat;
+use crate::device;
 use crate::error::{Error, Result};
-use crate::model::{CausalLm, KvCache, weights};
-use sampler::{Sampler, Sampling, TokenStream};
+use crate::model::CausalLm;
+#[cfg(feature = "flex")]
+use crate::model::decoder::Decoder;
+use sampler::{Sampling, TokenStream};
 
 /// One prompt to answer.
 #[derive(Debug, Clone)]
@@ -50,7 +59,7 @@ pub struct Decoding {
     pub eos_token_ids: Vec<u32>,
 }
 
-/// What [`generate`] tells while it works.
+/// What a [`Generator`] tells while it works.
 #[derive(Debug)]
 pub enum Event {
     /// The request with this index has one more token.
@@ -59,123 +68,136 @@ pub enum Event {
     Done(usize, Response),
 }
 
-/// Answers every request. `on_event` hears of each answer when it is ready, not in the order of the requests; an error from
-/// it stops the generation.
+/// Hears of each token and answer when it is ready, not in the order of the requests; an error from it stops the generation.
+pub type OnEvent<'a> = &'a mut dyn FnMut(Event) -> Result<()>;
+
+/// A model made ready to answer.
+pub struct Generator {
+    model: CausalLm,
+    #[cfg(feature = "flex")]
+    decoder: Option<Decoder>,
+}
+
+impl Generator {
+    /// Packs the weights on the CPU; elsewhere the model is used as it is.
+    ///
+    /// # Errors
+    /// A failing device; a number format that the device has no fast decoding for.
+    pub fn new(model: &CausalLm, weights: WeightFormat) -> Result<Self> {
+        let model = burn::module::Module::valid(model); // no gradient graph; the weights are shared, not copied
+        check_weight_format(weights, is_continuous(&model))?;
+        Ok(Generator {
+            #[cfg(feature = "flex")]
+            decoder: match is_continuous(&model) {
+                true => Some(Decoder::new(&model, weights)?),
+                false => None,
+            },
+            model,
+        })
+    }
+
+    /// Answers every request.
+    ///
+    /// # Errors
+    /// A prompt that does not fit the model's context together with one new token; a failing device; an error of `on_event`.
+    pub fn answer(&mut self, requests: &[Request], decoding: &Decoding, on_event: OnEvent<'_>) -> Result<()> {
+        let context = self.model.config().max_position_embeddings;
+        if let Some(long) = requests.iter().find(|r| r.prompt_ids.is_empty() || r.prompt_ids.len() >= context) {
+            let len = long.prompt_ids.len();
+            return Err(Error::usage(format!("a prompt of {len} tokens does not fit a context of {context} tokens")));
+        }
+        #[cfg(feature = "flex")]
+        if let Some(decoder) = &mut self.decoder {
+            return continuous::answer(decoder, requests, context, decoding, on_event);
+        }
+        padded::answer(&self.model, requests, decoding, on_event)
+    }
+}
+
+/// [`Generator::answer`] for one call, with the weights as they are.
 ///
 /// # Errors
-/// A prompt that does not fit the model's context together with one new token; a failing device; an error of `on_event`.
-pub fn generate(
-    model: &CausalLm,
-    requests: &[Request],
-    decoding: &Decoding,
-    on_event: &mut dyn FnMut(Event) -> Result<()>,
-) -> Result<()> {
-    let model = burn::module::Module::valid(model); // no gradient graph; the weights are shared, not copied
-    let context = model.config().max_position_embeddings;
-    if let Some(long) = requests.iter().find(|r| r.prompt_ids.is_empty() || r.prompt_ids.len() >= context) {
-        let len = long.prompt_ids.len();
-        return Err(Error::usage(format!("a prompt of {len} tokens does not fit a context of {context} tokens")));
-    }
-    for batch in batches(requests, decoding.batch_size) {
-        generate_batch(&model, requests, &batch, decoding, on_event)?;
-    }
-    Ok(())
+/// As there.
+pub fn generate(model: &CausalLm, requests: &[Request], decoding: &Decoding, on_event: OnEvent<'_>) -> Result<()> {
+    Generator::new(model, WeightFormat::F32)?.answer(requests, decoding, on_event)
 }
 
-/// The indices of the requests that are decoded side by side: prompts of similar length, the longest first.
+/// Refuses what is not there rather than ignoring it.
 ///
-/// Rounding may differ from batch to batch in the last bits, so an answer is repeated bit for bit only by its whole batch.
-/// Some of these batches, put together again, are batched in the same way.
-pub fn batches(requests: &[Request], batch_size: usize) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..requests.len()).collect();
-    order.sort_by_key(|i| std::cmp::Reverse(requests[*i].prompt_ids.len()));
-    order.chunks(batch_size).map(<[usize]>::to_vec).collect()
+/// # Errors
+/// 16-bit weights where there is no fast decoding.
+pub fn check_weight_format(weights: WeightFormat, is_continuous: bool) -> Result<()> {
+    match weights == WeightFormat::F32 || is_continuous {
+        true => Ok(()),
+        false => {
+            Err(Error::config("generation.weights", "16-bit copies of the weights are only there on the CPU (flex)")
+                .with_hint("leave generation.weights at f32, or use --device flex"))
+        }
+    }
 }
 
-/// One sequence being written.
-struct Row {
+/// True where every sequence is decoded by itself, in a slot of its own.
+pub fn is_continuous(model: &CausalLm) -> bool {
+    device::is_flex(&model.device())
+}
+
+/// The indices of requests that must be answered together for the same answers bit for bit: on the CPU each by itself;
+/// elsewhere a whole padded batch, because rounding may differ from batch to batch in the last bits.
+///
+/// Some of these groups, put together again, are grouped in the same way.
+pub fn inseparable(model: &CausalLm, requests: &[Request], batch_size: usize) -> Vec<Vec<usize>> {
+    match is_continuous(model) {
+        true => (0..requests.len()).map(|i| vec![i]).collect(),
+        false => padded::batches(requests, batch_size),
+    }
+}
+
+/// An answer being written.
+struct Answer {
     request: usize,
     stream: TokenStream,
     response: Response,
     max_new_tokens: usize,
-    done: bool,
 }
 
-fn generate_batch(
-    model: &CausalLm,
-    requests: &[Request],
-    indices: &[usize],
-    decoding: &Decoding,
-    on_event: &mut dyn FnMut(Event) -> Result<()>,
-) -> Result<()> {
-    let prompts: Vec<&[u32]> = indices.iter().map(|i| requests[*i].prompt_ids.as_slice()).collect();
-    let prompt_lens: Vec<usize> = prompts.iter().map(|p| p.len()).collect();
-    let longest = prompt_lens.iter().copied().max().unwrap_or(0);
-    let context = model.config().max_position_embeddings;
-    let mut rows: Vec<Row> = indices
-        .iter()
-        .zip(&prompt_lens)
-        .map(|(index, len)| Row {
-            request: *index,
-            stream: TokenStream::new(requests[*index].seed),
+impl Answer {
+    fn new(index: usize, request: &Request, context: usize, decoding: &Decoding) -> Self {
+        Answer {
+            request: index,
+            stream: TokenStream::new(request.seed),
             response: Response { token_ids: Vec::new(), token_log_probs: Vec::new(), finished: false },
-            max_new_tokens: requests[*index]
-                .max_new_tokens
-                .map_or(decoding.max_new_tokens, |own| own.min(decoding.max_new_tokens))
-                .min(context - len),
-            done: false,
-        })
-        .collect();
-    let sampler = Sampler::new(decoding.sampling.clone());
-    let capacity = longest + rows.iter().map(|row| row.max_new_tokens).max().unwrap_or(0);
-    let mut cache = KvCache::new(model.config(), &prompt_lens, capacity, &model.device());
-    let mut input = left_padded(&prompts, longest);
-    while rows.iter().any(|row| !row.done) {
-        let logits = weights::to_host(model.decode(&input, &mut cache))?; // [B, V]
-        input = step(&mut rows, &logits, &sampler, &decoding.eos_token_ids)?;
-        for (row, id) in rows.iter_mut().zip(&input).filter(|(row, _)| !row.done) {
-            on_event(Event::Token(row.request, *id as u32))?;
-            let full = row.response.token_ids.len() >= row.max_new_tokens;
-            if row.response.finished || full {
-                row.done = true;
-                on_event(Event::Done(row.request, row.response.clone()))?;
-            }
+            max_new_tokens: max_new_tokens(request, context, decoding),
         }
     }
-    Ok(())
-}
 
-/// Samples the next token of every row that is not done; done rows repeat token 0, which nobody reads.
-fn step(rows: &mut [Row], logits: &[f32], sampler: &Sampler, eos_token_ids: &[u32]) -> Result<Vec<i32>> {
-    use rayon::prelude::*;
-    let vocab_size = logits.len() / rows.len();
-    let sampled: Vec<_> = rows
-        .par_iter_mut()
-        .zip(logits.par_chunks(vocab_size))
-        .map(|(row, logits)| if row.done { Some((0, 0.0)) } else { sampler.sample(logits, &mut row.stream) })
-        .collect();
-    let mut input = Vec::with_capacity(rows.len());
-    for (row, sampled) in rows.iter_mut().zip(sampled) {
+    fn is_done(&self) -> bool {
+        self.response.finished || self.response.token_ids.len() >= self.max_new_tokens
+    }
+
+    /// Takes the next token and tells of it, and of the whole answer if it was the last one.
+    fn push(
+        &mut self,
+        sampled: Option<(u32, f32)>,
+        decoding: &Decoding,
+        on_event: &mut dyn FnMut(Event) -> Result<()>,
+    ) -> Result<()> {
         let (id, log_prob) = sampled.ok_or_else(|| {
-            Error::training(format!("the model's next-token scores are not finite (prompt {})", row.request))
+            Error::training(format!("the model's next-token scores are not finite (prompt {})", self.request))
                 .with_hint("the weights have diverged: go back to an earlier checkpoint or a lower train.lr")
         })?;
-        if !row.done {
-            row.response.token_ids.push(id);
-            row.response.token_log_probs.push(log_prob);
-            row.response.finished = eos_token_ids.contains(&id);
+        self.response.token_ids.push(id);
+        self.response.token_log_probs.push(log_prob);
+        self.response.finished = decoding.eos_token_ids.contains(&id);
+        on_event(Event::Token(self.request, id))?;
+        if self.is_done() {
+            on_event(Event::Done(self.request, self.response.clone()))?;
         }
-        input.push(id as i32);
+        Ok(())
     }
-    Ok(input)
 }
 
-fn left_padded(prompts: &[&[u32]], len: usize) -> Vec<i32> {
-    let mut ids = vec![0; prompts.len() * len];
-    for (row, prompt) in ids.chunks_mut(len).zip(prompts) {
-        for (slot, id) in row[len - prompt.len()..].iter_mut().zip(*prompt) {
-            *slot = *id as i32;
-        }
-    }
-    ids
+/// The longest answer to a request, in tokens.
+fn max_new_tokens(request: &Request, context: usize, decoding: &Decoding) -> usize {
+    let own = request.max_new_tokens.unwrap_or(usize::MAX);
+    own.min(decoding.max_new_tokens).min(context - request.prompt_ids.len())
 }

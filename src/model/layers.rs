@@ -26,6 +26,16 @@ impl Linear {
         })
     }
 
+    /// The weight with its adapter's update added, `[out, in]`, outside any graph.
+    #[cfg(feature = "flex")]
+    pub(super) fn merged_weight(&self) -> Tensor<2> {
+        let weight = self.weight.val().inner();
+        match &self.lora {
+            Some(lora) => weight + lora.valid().dense_update(),
+            None => weight,
+        }
+    }
+
     /// `[N, in]` -> `[N, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let y = match &self.lora {

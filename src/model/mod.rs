@@ -7,6 +7,8 @@ pub mod attention;
 pub mod cache;
 pub mod causal_lm;
 pub mod config;
+#[cfg(feature = "flex")]
+pub mod decoder;
 pub mod layers;
 pub mod lora;
 pub mod rotary;

@@ -15,17 +15,44 @@ pub struct Rotary {
 impl Rotary {
     /// Tables for the position of each of N rows.
     pub fn new(config: &ModelConfig, positions: &[usize], device: &Device) -> Self {
-        let frequencies = inverse_frequencies(config);
-        let shape = [positions.len(), frequencies.len()];
-        let angles = || positions.iter().flat_map(|p| frequencies.iter().map(move |f| *p as f32 * f));
+        let Angles { cos, sin } = Angles::new(config, positions);
+        let shape = [positions.len(), config.head_dim / 2];
         let table =
             |values: Vec<f32>| Tensor::from_data(TensorData::new(values, shape), &device.clone().without_autodiff());
-        Rotary { cos: table(angles().map(f32::cos).collect()), sin: table(angles().map(f32::sin).collect()) }
+        Rotary { cos: table(cos), sin: table(sin) }
     }
 
     /// Turns queries or keys, `[N, heads * head_dim]`.
     pub fn apply(&self, x: Tensor<2>) -> Tensor<2> {
         ops::rotary(x, self.cos.clone(), self.sin.clone())
+    }
+}
+
+/// The same tables on the host, `[N, head_dim / 2]`.
+#[derive(Debug, Default)]
+pub(super) struct Angles {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl Angles {
+    pub(super) fn new(config: &ModelConfig, positions: &[usize]) -> Self {
+        let frequencies = inverse_frequencies(config);
+        let angles = || positions.iter().flat_map(|p| frequencies.iter().map(move |f| *p as f32 * f));
+        Angles { cos: angles().map(f32::cos).collect(), sin: angles().map(f32::sin).collect() }
+    }
+
+    /// Turns the heads of one row, `[heads * head_dim]`, in place.
+    #[cfg(feature = "flex")]
+    pub(super) fn turn(&self, row: usize, x: &mut [f32], head_dim: usize) {
+        let half = head_dim / 2;
+        let (cos, sin) = (&self.cos[row * half..][..half], &self.sin[row * half..][..half]);
+        for head in x.chunks_exact_mut(head_dim) {
+            let (first, second) = head.split_at_mut(half);
+            for (((first, second), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                (*first, *second) = (*first * cos - *second * sin, *second * cos + *first * sin);
+            }
+        }
     }
 }
 

@@ -10,6 +10,8 @@
 
 pub mod attention_plan;
 mod autodiff;
+#[cfg(feature = "flex")]
+pub mod blocks;
 pub mod composite;
 pub mod composite_attention;
 #[cfg(feature = "flex")]
@@ -19,9 +21,15 @@ mod flex_attention;
 #[cfg(feature = "flex")]
 mod flex_matmul;
 #[cfg(feature = "flex")]
-mod lanes;
+pub mod lanes;
 #[cfg(feature = "flex")]
-mod simd;
+pub mod panels;
+#[cfg(feature = "flex")]
+pub mod simd;
+#[cfg(feature = "flex")]
+pub mod slot_cache;
+#[cfg(feature = "flex")]
+pub mod team;
 #[cfg(feature = "flex")]
 mod tile;
 

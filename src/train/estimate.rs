@@ -13,7 +13,7 @@ use crate::data::batch::Sequence;
 use crate::data::examples::Example;
 use crate::error::Result;
 use crate::generate::sampler::Sampling;
-use crate::generate::{Decoding, Event, Request, generate};
+use crate::generate::{Decoding, Event, Generator, Request};
 use crate::model::CausalLm;
 use crate::objective::{Objective, log_probs};
 
@@ -92,10 +92,11 @@ fn seconds_per_decoded_token(model: &CausalLm, examples: &[Example], config: &Ru
         batch_size: requests.len(),
         eos_token_ids: Vec::new(),
     };
+    let mut generator = Generator::new(model, config.generation.weights)?;
     let mut num_tokens = 0u32;
     let seconds = second_time(|| {
         num_tokens = 0;
-        generate(model, &requests, &decoding, &mut |event| {
+        generator.answer(&requests, &decoding, &mut |event| {
             if let Event::Token(..) = event {
                 num_tokens += 1;
             }

@@ -15,7 +15,7 @@ use crate::data::batch::Sequence;
 use crate::data::examples::Example;
 use crate::error::{Error, Result};
 use crate::generate::sampler::{Sampling, answer_seed};
-use crate::generate::{Decoding, Event, Request, Response, batches, generate};
+use crate::generate::{Decoding, Event, Generator, Request, Response, inseparable};
 use crate::model::CausalLm;
 use crate::objective::log_probs;
 use crate::report::console::Unit;
@@ -68,7 +68,7 @@ impl Run {
         let num_samples = self.num_samples();
         let rows: Vec<SelfGeneratedRow> = read_lines(&path)?;
         let mut found: Found = rows.into_iter().map(|row| ((row.index, row.sample), row.response)).collect();
-        let open = self.open_requests(iteration, &found);
+        let open = self.open_requests(iteration, reference, &found);
         if !open.is_empty() {
             if stage_steps > 0 {
                 return Err(Error::input(&path, "responses are missing")
@@ -98,9 +98,9 @@ impl Run {
         if self.are_given() { 1 } else { self.config.generation.samples_per_prompt }
     }
 
-    /// The requests of every batch that has a response missing. A batch that a stopped run left incomplete is decoded again
-    /// as a whole, so that its answers are the same bit for bit: see [`batches`].
-    fn open_requests(&self, iteration: usize, found: &Found) -> Vec<OpenRequest> {
+    /// The requests that have no response yet, with those that must be answered together with them for the same answers bit
+    /// for bit: see [`inseparable`].
+    fn open_requests(&self, iteration: usize, reference: &CausalLm, found: &Found) -> Vec<OpenRequest> {
         let num_samples = self.num_samples();
         let wanted = self.examples.iter().flat_map(|example| (0..num_samples).map(move |sample| (example, sample)));
         let (places, requests): (Vec<_>, Vec<Request>) = wanted
@@ -112,9 +112,9 @@ impl Run {
                 )
             })
             .unzip();
-        let mut batches = batches(&requests, self.config.generation.batch_size);
-        batches.retain(|batch| batch.iter().any(|i| !found.contains_key(&places[*i])));
-        let open = batches.into_iter().flatten();
+        let mut groups = inseparable(reference, &requests, self.config.generation.batch_size);
+        groups.retain(|group| group.iter().any(|i| !found.contains_key(&places[*i])));
+        let open = groups.into_iter().flatten();
         open.map(|i| OpenRequest { place: places[i], request: requests[i].clone() }).collect()
     }
 
@@ -155,7 +155,8 @@ impl Run {
         let requests: Vec<Request> = open.iter().map(|open| open.request.clone()).collect();
         let mut bar = self.console.bar("generating", requests.len() as u64, Unit::Count("responses"));
         let (mut num_tokens, started) = (0, std::time::Instant::now());
-        generate(reference, &requests, &self.decoding(), &mut |event| {
+        let mut generator = Generator::new(reference, self.config.generation.weights)?;
+        generator.answer(&requests, &self.decoding(), &mut |event| {
             match event {
                 Event::Token(..) => {
                     num_tokens += 1;
