@@ -16,6 +16,9 @@ use crate::ops::{self, AttentionLayout, AttentionPlan};
 /// Numbers that an optimizer updates here: 64 MiB a tensor, beyond any cache.
 const OPTIMIZER_LEN: usize = 16 << 20;
 
+/// Of the adapter, the default.
+const LORA_RANK: usize = 8;
+
 /// What one operation took.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct OperationTime {
@@ -86,6 +89,11 @@ fn rows(bench: &mut Bench<'_>, config: &ModelConfig, n: usize) -> Result<()> {
     bench.time("linear", format!("[{n}, {d}] x [{inner}, {d}]"), Cost::MatrixFlops(flops), || {
         drop(ops::linear(x.clone(), weight.clone()));
     })?;
+    let (a, b) = (bench.random([LORA_RANK, d]), bench.random([inner, LORA_RANK]));
+    let adapted = flops + 2.0 * (n * LORA_RANK * (d + inner)) as f64;
+    bench.time("lora_linear", format!("the same, rank {LORA_RANK}"), Cost::MatrixFlops(adapted), || {
+        drop(ops::lora_linear(x.clone(), weight.clone(), a.clone(), b.clone(), 2.0));
+    })?;
     let norm = bench.random([d]);
     bench.time("rms_norm", format!("[{n}, {d}]"), Cost::Numbers(2 * n * d), || {
         drop(ops::rms_norm(x.clone(), norm.clone(), config.rms_norm_eps));
@@ -125,10 +133,11 @@ fn head(bench: &mut Bench<'_>, config: &ModelConfig, r: usize) -> Result<()> {
     })
 }
 
-/// Updates in place: each call owns the tensors and gives them back.
+/// The gradient's norm, and updates in place: each call owns the tensors and gives them back.
 fn optimizers(bench: &mut Bench<'_>) -> Result<()> {
     let n = OPTIMIZER_LEN;
     let gradient = bench.random([n]);
+    bench.time("sum_of_squares", format!("[{n}]"), Cost::Numbers(n), || drop(ops::sum_of_squares(gradient.clone())))?;
     let zeros = || Tensor::<1>::zeros([n], bench.device);
     let rmsprop = ops::RmsProp { alpha: 0.99, epsilon: 1e-8, weight_decay: 0.0, lr: 1e-5 };
     let mut state = Some((zeros(), zeros()));
