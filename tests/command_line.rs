@@ -11,7 +11,7 @@ use tempfile::tempdir;
 
 use crate::support::binary::{
     Outcome, assert_close, command, device, ending_model, golden, gsil, is_end_token, keys, read, read_json,
-    read_json_lines, text, wait, write_rows,
+    read_json_lines, say_skipped, text, wait, write_rows,
 };
 
 /// Of log-probs and losses in float32 on the tiny model, as `notes/golden.md` has it.
@@ -533,6 +533,35 @@ fn unfinished_responses_are_dropped_or_kept_as_the_configuration_says() {
     assert_eq!((&dropped["dropped"], &kept["dropped"]), (&json!(unfinished), &json!(0)));
     assert_eq!(kept["unfinished"], json!(unfinished));
     assert_eq!(metrics(folder.path(), "mask").len(), 2);
+}
+
+#[test]
+fn responses_of_16_bit_weights_are_scored_again_with_the_weights_themselves() {
+    if device() != "flex" {
+        return say_skipped("decoding with 16-bit weights", "only flex has it");
+    }
+    let folder = tempdir().unwrap();
+    let overrides = ["iterations=1", "generation.weights=bf16", "generation.unfinished=mask"];
+    let outcome = train(folder.path(), "run", &overrides);
+    assert!(outcome.stderr.contains("scored again"), "{}", outcome.stderr);
+    let rows = read_json_lines(&folder.path().join("run/iteration-000/self_generated.jsonl"));
+    let prompts = read_json_lines(&folder.path().join("rows.jsonl"));
+    let given: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let prompt_ids = &prompts[row["index"].as_u64().unwrap() as usize]["prompt_ids"];
+            json!({"prompt_ids": prompt_ids, "response_ids": row["token_ids"]}).to_string() + "\n"
+        })
+        .collect();
+    fs::write(folder.path().join("given.jsonl"), given.concat()).unwrap();
+    let scored = gsil(folder.path(), &["score", "--model", "tiny", "--data", "given.jsonl"]).succeeded().json_lines();
+    assert_eq!(scored.len(), 6);
+    for (row, scored) in rows.iter().zip(&scored) {
+        let kept: f64 = row["token_log_probs"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap()).sum();
+        assert_close(&scored["log_prob"], kept, 1e-4, "the model's own log-prob");
+        let drift = (row["decoded_log_prob"].as_f64().unwrap() - kept).abs();
+        assert!(drift > 0.0 && drift < 0.1, "16-bit weights are near but not equal: {drift}");
+    }
 }
 
 #[test]

@@ -3,10 +3,12 @@
 //!
 //! The expected logits of `fixtures/tiny_models` come from transformers; `oracle/tiny_models.py` made them.
 
+use burn::tensor::TensorData;
+use gsil::config::WeightFormat;
 use gsil::data::batch::Sequence;
 use gsil::formats::safetensors::open_safetensors;
 use gsil::generate::sampler::Sampling;
-use gsil::generate::{Decoding, Event, Request, Response, generate};
+use gsil::generate::{Decoding, Event, Generator, OnEvent, Request, Response, generate};
 use gsil::model::CausalLm;
 
 use crate::support::golden::{self, VALUE_TOLERANCE, VOCAB_SIZE};
@@ -73,6 +75,31 @@ fn a_response_is_the_same_alone_and_in_any_batch() {
                 assert_eq!(token_ids(&together), token_ids(&alone), "{}: {sampling:?}, {batch_size}", device.name);
             }
         }
+    }
+}
+
+#[test]
+fn decoding_with_16_bit_weights_is_decoding_with_a_model_of_rounded_weights() {
+    for device in cpu_devices().filter(|device| device.name == "flex") {
+        let model = tiny_model("llama3", device);
+        let file = open_safetensors(&fixture("tiny_models/llama3/model.safetensors")).unwrap();
+        let (rounded, _) = tiny_model("llama3", device).with_parameters(&mut |name, shape| {
+            // The decoder looks embeddings up, and normalises, in f32.
+            let name = if name.starts_with("lm_head") { name.to_owned() } else { format!("model.{name}") };
+            let is_rounded = shape.len() == 2 && !name.contains("embed_tokens");
+            let round = |value: &f32| half::bf16::from_f32(*value).to_f32();
+            let rounded = || file.read_f32(&name).unwrap().iter().map(round).collect();
+            is_rounded.then(|| TensorData::new(rounded(), shape.to_vec()))
+        });
+        let requests = requests(TINY_VOCAB_SIZE, 10);
+        let with = |model: &CausalLm, weights: WeightFormat| {
+            collect(&requests, |on_event| {
+                Generator::new(model, weights)?.answer(&requests, &decoding(sampled(), 4), on_event)
+            })
+        };
+        let narrow = with(&model, WeightFormat::Bf16);
+        assert_eq!(narrow, with(&rounded, WeightFormat::F32));
+        assert_ne!(narrow, with(&model, WeightFormat::F32), "rounding shows");
     }
 }
 
@@ -191,8 +218,13 @@ fn decoding(sampling: Sampling, batch_size: usize) -> Decoding {
 
 /// Responses in the order of the requests.
 fn answers(model: &CausalLm, requests: &[Request], decoding: &Decoding) -> Vec<Response> {
+    collect(requests, |on_event| generate(model, requests, decoding, on_event))
+}
+
+/// What `answer` tells, in the order of the requests.
+fn collect(requests: &[Request], answer: impl FnOnce(OnEvent<'_>) -> gsil::Result<()>) -> Vec<Response> {
     let mut found: Vec<Option<Response>> = vec![None; requests.len()];
-    generate(model, requests, decoding, &mut |event| {
+    answer(&mut |event| {
         if let Event::Done(i, response) = event {
             assert!(found[i].replace(response).is_none(), "request {i} is answered twice");
         }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::pairs::{Pair, SelfGeneratedCounts, make_pairs};
 use super::run_dir::{append_line, read_lines};
 use super::setup::Run;
-use crate::config::GenerationConfig;
+use crate::config::{GenerationConfig, WeightFormat};
 use crate::data::batch::Sequence;
 use crate::data::examples::Example;
 use crate::error::{Error, Result};
@@ -36,6 +36,10 @@ struct SelfGeneratedRow {
     sample: usize,
     /// The text, for people; `token_ids` are what is trained on.
     response_text: Option<String>,
+    /// The log-prob (nats) that decoding with 16-bit copies of the weights gave; `token_log_probs` are then those of the
+    /// weights themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    decoded_log_prob: Option<f64>,
     #[serde(flatten)]
     response: Response,
 }
@@ -132,7 +136,8 @@ impl Run {
         for ((example, token_ids), token_log_probs) in self.examples.iter().zip(responses).zip(scores) {
             let response = Response { token_ids, token_log_probs, finished: true };
             let response_text = self.decode(&response)?;
-            let row = SelfGeneratedRow { index: example.index, sample: 0, response_text, response };
+            let row =
+                SelfGeneratedRow { index: example.index, sample: 0, response_text, decoded_log_prob: None, response };
             if let Entry::Vacant(entry) = found.entry((row.index, 0)) {
                 append_line(path, &row)?;
                 entry.insert(row.response);
@@ -155,6 +160,8 @@ impl Run {
         let requests: Vec<Request> = open.iter().map(|open| open.request.clone()).collect();
         let mut bar = self.console.bar("generating", requests.len() as u64, Unit::Count("responses"));
         let (mut num_tokens, started) = (0, std::time::Instant::now());
+        let (mut drift, mut num_scored) = (0.0, 0); // of 16-bit copies of the weights, nats and tokens
+        let is_approximate = self.config.generation.weights != WeightFormat::F32;
         let mut generator = Generator::new(reference, self.config.generation.weights)?;
         generator.answer(&requests, &self.decoding(), &mut |event| {
             match event {
@@ -167,14 +174,37 @@ impl Run {
                     let (index, sample) = open[i].place;
                     if let Entry::Vacant(entry) = found.entry((index, sample)) {
                         let response_text = self.decode(&response)?;
-                        let row = SelfGeneratedRow { index, sample, response_text, response };
+                        let decoded_log_prob = is_approximate.then(|| response.log_prob());
+                        let response = match is_approximate {
+                            true => self.score_again(reference, &open[i].request, response)?,
+                            false => response,
+                        };
+                        drift += decoded_log_prob.map_or(0.0, |decoded| (decoded - response.log_prob()).abs());
+                        num_scored += response.token_ids.len();
+                        let row = SelfGeneratedRow { index, sample, response_text, decoded_log_prob, response };
                         append_line(path, &row)?;
                         entry.insert(row.response);
                     }
                 }
             }
             self.stop.check()
-        })
+        })?;
+        if is_approximate && num_scored > 0 {
+            let drift = drift / num_scored as f64;
+            self.console.say(format!(
+                "responses decoded with 16-bit weights and scored again with the weights themselves: their log-probs \
+                 differ by {drift:.5} nats a token"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The response with the reference's own log-probs, where decoding only came near to them. Each response is scored by
+    /// itself: its numbers then do not depend on which others a stopped run had finished.
+    fn score_again(&self, reference: &CausalLm, request: &Request, response: Response) -> Result<Response> {
+        let sequence = Sequence { prompt_ids: &request.prompt_ids, response_ids: &response.token_ids };
+        let mut scores = log_probs::score(reference, &[sequence], 1, self.num_tokens_multiple, &mut |_| Ok(()))?;
+        Ok(Response { token_log_probs: scores.pop().unwrap_or_default(), ..response })
     }
 
     /// The reference log-prob (nats) of every demonstration, in the order of the examples.
