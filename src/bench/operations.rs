@@ -129,7 +129,7 @@ fn head(bench: &mut Bench<'_>, config: &ModelConfig, r: usize) -> Result<()> {
     let targets: Tensor<1, Int> = int_tensor(&targets, bench.device);
     let flops = 2.0 * (r * d * v) as f64;
     bench.time("selected_log_probs", format!("[{r}, {d}] x [{v}, {d}]"), Cost::MatrixFlops(flops), || {
-        drop(ops::selected_log_probs(hidden.clone(), weight.clone(), targets.clone()));
+        drop(ops::selected_log_probs(hidden.clone(), weight.clone(), targets.clone(), false));
     })
 }
 

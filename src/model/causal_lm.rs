@@ -174,9 +174,16 @@ impl CausalLm {
     /// Log-probs (nats) that the model gives to `targets` at the given rows of its hidden states.
     ///
     /// # Shapes
-    /// `hidden` `[N, D]`; `rows` and `targets` `[R]`; result `[R]`.
-    pub fn token_log_probs(&self, hidden: Tensor<2>, rows: Tensor<1, Int>, targets: Tensor<1, Int>) -> Tensor<1> {
-        ops::selected_log_probs(self.norm.forward(hidden.select(0, rows)), self.head_weight(), targets)
+    /// `hidden` `[N, D]`; `rows` and `targets` `[R]`; result `[R]`. For `keep_logits` see [`ops::selected_log_probs`].
+    pub fn token_log_probs(
+        &self,
+        hidden: Tensor<2>,
+        rows: Tensor<1, Int>,
+        targets: Tensor<1, Int>,
+        keep_logits: bool,
+    ) -> Tensor<1> {
+        let hidden = self.norm.forward(hidden.select(0, rows));
+        ops::selected_log_probs(hidden, self.head_weight(), targets, keep_logits)
     }
 
     /// Logits for the token after the last of each row, appending to the cache.

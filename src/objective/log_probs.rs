@@ -15,12 +15,13 @@ pub fn int_tensor(values: &[i32], device: &Device) -> Tensor<1, Int> {
 /// Log-prob of each sequence's response, differentiable: the sum of its token log-probs, nats.
 ///
 /// # Shapes
-/// `hidden` is `[N, D]`, of this batch; the result is `[B]`.
-pub fn sequence_log_probs(model: &CausalLm, hidden: Tensor<2>, batch: &Batch) -> Tensor<1> {
+/// `hidden` is `[N, D]`, of this batch; the result is `[B]`. For `keep_logits` see [`crate::ops::selected_log_probs`].
+pub fn sequence_log_probs(model: &CausalLm, hidden: Tensor<2>, batch: &Batch, keep_logits: bool) -> Tensor<1> {
     let device = hidden.device();
     let num_rows = batch.num_response_tokens();
     let rows = int_tensor(&batch.rows, &device);
-    let token_log_probs = model.token_log_probs(hidden, rows, int_tensor(&batch.targets, &device)); // [R]
+    let targets = int_tensor(&batch.targets, &device);
+    let token_log_probs = model.token_log_probs(hidden, rows, targets, keep_logits); // [R]
     let shape = [batch.num_sequences(), num_rows];
     let membership: Tensor<2> =
         Tensor::from_data(TensorData::new(batch.membership(), shape), &device.without_autodiff());
@@ -51,7 +52,7 @@ pub fn score(
             let context = model.context(&batch.positions, batch.plan.clone());
             let hidden = model.hidden(model.embed(int_tensor(&batch.input_ids, &device)), &context);
             let (rows, targets) = (int_tensor(&batch.rows, &device), int_tensor(&batch.targets, &device));
-            let values = weights::to_host(model.token_log_probs(hidden, rows, targets))?;
+            let values = weights::to_host(model.token_log_probs(hidden, rows, targets, false))?;
             let mut rest = values.as_slice();
             for (i, len) in indices.iter().zip(&batch.response_lens) {
                 let (own, others) = rest.split_at(*len);

@@ -13,7 +13,7 @@ use burn::backend::{
 };
 use burn::tensor::{Shape, Slice};
 
-use super::{AttentionLayout, ModelOps};
+use super::{AttentionLayout, LogProbOptions, ModelOps};
 
 /// `y = x wᵀ`: `dx = g w`, `dw = gᵀ x`.
 #[derive(Debug)]
@@ -137,21 +137,21 @@ impl<B: ModelOps> Backward<B, 3> for AttentionBackward {
     }
 }
 
-/// Keeps `[R, 2]`, not the logits.
+/// Keeps `[R, 2]`, and the logits if it was asked to.
 #[derive(Debug)]
 struct SelectedLogProbsBackward;
 
 impl<B: ModelOps> Backward<B, 2> for SelectedLogProbsBackward {
-    type State = (FloatTensor<B>, FloatTensor<B>, IntTensor<B>, FloatTensor<B>, usize);
+    type State = ([FloatTensor<B>; 4], IntTensor<B>, LogProbOptions);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [h_node, w_node] = ops.parents;
         let g = grads.consume::<B>(&ops.node); // [R, 2]
-        let (h, w, targets, forward, chunk) = ops.state;
+        let ([h, w, forward, logits], targets, options) = ops.state;
         let num_rows = h.shape()[0];
         let g = B::float_slice(g, &[Slice::full(), Slice::from(0..1)]);
         let g = B::float_reshape(g, Shape::new([num_rows]));
-        let (dh, dw) = B::selected_log_probs_backward(h, w, targets, forward, g, chunk, w_node.is_some());
+        let (dh, dw) = B::selected_log_probs_backward(h, w, targets, forward, logits, g, options);
         if let Some(node) = h_node {
             grads.register::<B>(node.id, dh);
         }
@@ -240,15 +240,21 @@ impl<B: ModelOps, C: CheckpointStrategy> ModelOps for Autodiff<B, C> {
         h: FloatTensor<Self>,
         w: FloatTensor<Self>,
         targets: IntTensor<Self>,
-        chunk: usize,
-    ) -> FloatTensor<Self> {
+        options: LogProbOptions,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let options = LogProbOptions { need_dw: w.is_tracked(), ..options };
         let ((h, h_node), (w, w_node)) = (h.into_parts(), w.into_parts());
         match SelectedLogProbsBackward.prepare::<C>([h_node, w_node]).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
-                let forward = B::selected_log_probs(h.clone(), w.clone(), targets.clone(), chunk);
-                prepared.finish((h, w, targets, forward.clone(), chunk), forward)
+                let (forward, logits) = B::selected_log_probs(h.clone(), w.clone(), targets.clone(), options);
+                let kept = ([h, w, forward.clone(), logits.clone()], targets, options);
+                (prepared.finish(kept, forward), FloatTensor::<Self>::new(logits))
             }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::selected_log_probs(h, w, targets, chunk)),
+            OpsKind::UnTracked(prepared) => {
+                let options = LogProbOptions { keep_logits: false, ..options };
+                let (forward, logits) = B::selected_log_probs(h, w, targets, options);
+                (prepared.finish(forward), FloatTensor::<Self>::new(logits))
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use burn::backend::{
 };
 use burn::tensor::{IndexingUpdateOp, Shape, Slice};
 
-use super::{AdamW, RmsProp};
+use super::{AdamW, LogProbOptions, RmsProp};
 
 pub fn add_low_rank<B: Backend>(y: FloatTensor<B>, h: FloatTensor<B>, b: FloatTensor<B>, scale: f32) -> FloatTensor<B> {
     B::float_add(y, B::float_mul_scalar(B::float_matmul(h, b), scale.into()))
@@ -94,9 +94,9 @@ pub fn selected_log_probs<B: Backend>(
     h: FloatTensor<B>,
     w: FloatTensor<B>,
     targets: IntTensor<B>,
-    chunk: usize,
-) -> FloatTensor<B> {
-    let vocab_size = w.shape()[0];
+    options: LogProbOptions,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let (num_rows, vocab_size, chunk) = (h.shape()[0], w.shape()[0], options.chunk);
     let mut running: Option<(FloatTensor<B>, FloatTensor<B>)> = None; // maximum and sum of exponentials, [R, 1] each
     for start in (0..vocab_size).step_by(chunk) {
         let z = chunk_logits::<B>(&h, &w, start, (start + chunk).min(vocab_size));
@@ -114,7 +114,8 @@ pub fn selected_log_probs<B: Backend>(
     let (max, sum) = running.expect("a vocabulary has at least one token");
     let log_sum = B::float_add(max, B::float_log(sum));
     let picked = B::float_sum_dim(B::float_mul(h, B::float_select(w, 0, targets)), 1);
-    B::float_cat(vec![B::float_sub(picked, log_sum.clone()), log_sum], 1)
+    let no_logits = B::float_slice(B::float_reshape(log_sum.clone(), Shape::new([num_rows])), &[Slice::from(0..1)]);
+    (B::float_cat(vec![B::float_sub(picked, log_sum.clone()), log_sum], 1), no_logits)
 }
 
 /// With `p = softmax(logits)`: `dlogits = g (1[target] - p)`, `dh = dlogits w`, `dw = dlogitsᵀ h`.
@@ -124,9 +125,9 @@ pub fn selected_log_probs_backward<B: Backend>(
     targets: IntTensor<B>,
     forward: FloatTensor<B>,
     g: FloatTensor<B>,
-    chunk: usize,
-    need_dw: bool,
+    options: LogProbOptions,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
+    let LogProbOptions { chunk, need_dw, .. } = options;
     let (num_rows, vocab_size) = (h.shape()[0], w.shape()[0]);
     let g = B::float_reshape(g, Shape::new([num_rows, 1]));
     let log_sum = B::float_slice(forward, &[Slice::full(), Slice::from(1..2)]);

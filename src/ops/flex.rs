@@ -12,7 +12,8 @@ use burn::tensor::{DType, Shape, TensorData};
 use rayon::prelude::*;
 
 use super::{
-    AdamW, AttentionLayout, ModelOps, RmsProp, composite, composite_attention, flex_attention, flex_matmul, simd,
+    AdamW, AttentionLayout, LogProbOptions, ModelOps, RmsProp, composite, composite_attention, flex_attention,
+    flex_log_probs, flex_matmul, simd,
 };
 
 /// Numbers that one task works on: enough to outweigh handing it out, few enough to share among cores.
@@ -23,7 +24,7 @@ fn is_f32(tensors: &[&FlexTensor]) -> bool {
 }
 
 /// The values of a contiguous tensor. Call [`FlexTensor::to_contiguous`] first.
-fn values(tensor: &FlexTensor) -> &[f32] {
+pub(super) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("the tensor was made contiguous")
 }
 
@@ -203,35 +204,16 @@ impl ModelOps for Flex {
         h: FloatTensor<Self>,
         w: FloatTensor<Self>,
         targets: IntTensor<Self>,
-        chunk: usize,
-    ) -> FloatTensor<Self> {
+        options: LogProbOptions,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !is_f32(&[&h, &w]) {
-            return composite::selected_log_probs::<Self>(h, w, targets, chunk);
+            return composite::selected_log_probs::<Self>(h, w, targets, options);
         }
-        let (num_rows, vocab_size) = (h.shape()[0], w.shape()[0]);
-        let targets = indices(targets);
-        let mut running = vec![(f32::NEG_INFINITY, 0.0); num_rows];
-        let mut picked = vec![0.0; num_rows];
-        for start in (0..vocab_size).step_by(chunk) {
-            let end = (start + chunk).min(vocab_size);
-            let logits = chunk_logits(&h, &w, start, end);
-            running
-                .par_iter_mut()
-                .zip(&mut picked)
-                .zip(values(&logits).par_chunks(end - start))
-                .zip(&targets)
-                .for_each(|(((running, picked), logits), target)| {
-                    simd::run(simd::LogSum { logits, running });
-                    if (start..end).contains(target) {
-                        *picked = logits[target - start];
-                    }
-                });
-        }
-        let both = running.iter().zip(&picked).flat_map(|((max, sum), picked)| {
-            let log_sum = max + sum.ln();
-            [picked - log_sum, log_sum]
-        });
-        tensor(both.collect(), [num_rows, 2])
+        let (h, w, targets) = (h.to_contiguous(), w.to_contiguous(), indices(targets));
+        let operands = flex_log_probs::Operands { h: &h, w: &w, targets: &targets };
+        let forward = flex_log_probs::forward(&operands, options);
+        let num_logits = forward.logits.len();
+        (tensor(forward.log_probs, [targets.len(), 2]), tensor(forward.logits, [num_logits]))
     }
 
     fn selected_log_probs_backward(
@@ -239,49 +221,19 @@ impl ModelOps for Flex {
         w: FloatTensor<Self>,
         targets: IntTensor<Self>,
         forward: FloatTensor<Self>,
+        logits: FloatTensor<Self>,
         g: FloatTensor<Self>,
-        chunk: usize,
-        need_dw: bool,
+        options: LogProbOptions,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !is_f32(&[&h, &w, &forward, &g]) {
-            return composite::selected_log_probs_backward::<Self>(h, w, targets, forward, g, chunk, need_dw);
+        if !is_f32(&[&h, &w, &forward, &logits, &g]) {
+            return composite::selected_log_probs_backward::<Self>(h, w, targets, forward, g, options);
         }
-        let (vocab_size, size) = (w.shape()[0], w.shape()[1]);
-        let targets = indices(targets);
-        let (forward, g) = (forward.to_contiguous(), g.to_contiguous());
-        let mut dh: Option<FlexTensor> = None;
-        let mut dw = Vec::with_capacity(if need_dw { vocab_size * size } else { 1 });
-        for start in (0..vocab_size).step_by(chunk) {
-            let end = (start + chunk).min(vocab_size);
-            let (mut dlogits, shape) = owned(chunk_logits(&h, &w, start, end));
-            dlogits
-                .par_chunks_mut(end - start)
-                .zip(values(&forward).par_chunks(2))
-                .zip(values(&g))
-                .zip(&targets)
-                .for_each(|(((dlogits, forward), g), target)| {
-                    simd::run(simd::MinusProbability { logits: dlogits, log_sum: forward[1], g: *g });
-                    if (start..end).contains(target) {
-                        dlogits[target - start] += g;
-                    }
-                });
-            let dlogits = tensor(dlogits, shape);
-            let w_chunk = composite::rows::<Self>(&w, start, end);
-            let part = Self::product(dlogits.clone(), w_chunk);
-            dh = Some(match dh {
-                Some(sum) => Self::float_add(sum, part),
-                None => part,
-            });
-            if need_dw {
-                let part = Self::product(Self::float_transpose(dlogits), h.clone()).to_contiguous();
-                dw.extend_from_slice(values(&part));
-            }
-        }
-        if !need_dw {
-            dw.push(0.0);
-        }
-        let dw_shape = if need_dw { Shape::new([vocab_size, size]) } else { Shape::new([1]) };
-        (dh.expect("a vocabulary has at least one token"), tensor(dw, dw_shape))
+        let (h, w, g, targets) = (h.to_contiguous(), w.to_contiguous(), g.to_contiguous(), indices(targets));
+        let operands = flex_log_probs::Operands { h: &h, w: &w, targets: &targets };
+        let forward = flex_log_probs::Forward { log_probs: owned(forward).0, logits: owned(logits).0 };
+        let (dh, dw) = flex_log_probs::backward(&operands, forward, values(&g), options);
+        let dw_shape = if options.need_dw { w.shape() } else { Shape::new([1]) };
+        (tensor(dh, h.shape()), tensor(dw, dw_shape))
     }
 
     fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -344,13 +296,20 @@ impl ModelOps for Flex {
     }
 }
 
-/// Logits of tokens `start..end`, `[R, end - start]`, contiguous.
-fn chunk_logits(h: &FlexTensor, w: &FlexTensor, start: usize, end: usize) -> FlexTensor {
-    Flex::product(h.clone(), Flex::float_transpose(composite::rows::<Flex>(w, start, end))).to_contiguous()
+/// `out = left right`.
+pub(super) fn multiply(left: flex_matmul::Matrix<'_>, right: flex_matmul::Matrix<'_>, out: &mut [f32]) {
+    if flex_matmul::pays(&left, &right) {
+        return flex_matmul::product_into(left, right, out);
+    }
+    let copy = |matrix: flex_matmul::Matrix<'_>| match matrix.transposed {
+        false => tensor(matrix.values.to_vec(), [matrix.num_rows, matrix.num_columns]),
+        true => Flex::float_transpose(tensor(matrix.values.to_vec(), [matrix.num_columns, matrix.num_rows])),
+    };
+    out.copy_from_slice(values(&Flex::float_matmul(copy(left), copy(right)).to_contiguous()));
 }
 
 /// A rank-2 f32 tensor as it lies in memory; None if neither its rows nor its columns are contiguous.
-fn matrix(tensor: &FlexTensor) -> Option<flex_matmul::Matrix<'_>> {
+pub(super) fn matrix(tensor: &FlexTensor) -> Option<flex_matmul::Matrix<'_>> {
     let (shape, strides) = (tensor.shape(), tensor.layout().strides());
     let (&[row_stride, column_stride], true) = (strides, is_f32(&[tensor])) else { return None };
     let values = tensor.storage::<f32>().get(tensor.layout().start_offset()..)?;

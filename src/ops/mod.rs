@@ -19,6 +19,8 @@ mod flex;
 #[cfg(feature = "flex")]
 mod flex_attention;
 #[cfg(feature = "flex")]
+mod flex_log_probs;
+#[cfg(feature = "flex")]
 mod flex_matmul;
 #[cfg(feature = "flex")]
 pub mod lanes;
@@ -39,10 +41,15 @@ use burn::backend::{
 };
 use burn::tensor::{Int, Tensor};
 
+use crate::device::is_flex;
 pub use attention_plan::{AttentionLayout, AttentionPlan, Heads, Span};
 
-/// Columns of logits that exist at a time in [`selected_log_probs`].
-const VOCABULARY_CHUNK: usize = 8192;
+/// Columns of logits that exist at a time in [`selected_log_probs`] where memory counts.
+const FEW_COLUMNS: usize = 512;
+/// The same where logits are kept anyway, and on graphics cards, which want large products.
+const MANY_COLUMNS: usize = 8192;
+/// More logits than this are never kept: 256 MiB.
+const MAX_KEPT_LOGITS: usize = 64 << 20;
 
 /// The operations, for every backend that is compiled in. The functions below say what each computes.
 #[backend_extension(
@@ -138,27 +145,28 @@ pub trait ModelOps: Backend {
     }
 
     /// See [`selected_log_probs`]. `[R, 2]`: the log-prob, and the logarithm of the sum of exponentials for the backward
-    /// pass. Only the first column carries a gradient.
+    /// pass; only the first column carries a gradient. And the logits, as the device likes them, where
+    /// `options.keep_logits` asks for them and the device keeps them; else `[1]`.
     fn selected_log_probs(
         h: FloatTensor<Self>,
         w: FloatTensor<Self>,
         targets: IntTensor<Self>,
-        chunk: usize,
-    ) -> FloatTensor<Self> {
-        composite::selected_log_probs::<Self>(h, w, targets, chunk)
+        options: LogProbOptions,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        composite::selected_log_probs::<Self>(h, w, targets, options)
     }
 
-    /// Gradients of h and w; that of w is `[1]` and meaningless unless `need_dw`.
+    /// Gradients of h and w; that of w is `[1]` and meaningless unless `options.need_dw`.
     fn selected_log_probs_backward(
         h: FloatTensor<Self>,
         w: FloatTensor<Self>,
         targets: IntTensor<Self>,
         forward: FloatTensor<Self>,
+        _logits: FloatTensor<Self>,
         g: FloatTensor<Self>,
-        chunk: usize,
-        need_dw: bool,
+        options: LogProbOptions,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        composite::selected_log_probs_backward::<Self>(h, w, targets, forward, g, chunk, need_dw)
+        composite::selected_log_probs_backward::<Self>(h, w, targets, forward, g, options)
     }
 
     /// See [`sum_of_squares`].
@@ -186,6 +194,17 @@ pub trait ModelOps: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         composite::rmsprop::<Self>(parameter, gradient, mean_square, numbers)
     }
+}
+
+/// How [`ModelOps::selected_log_probs`] goes about its work.
+#[derive(Debug, Clone, Copy)]
+pub struct LogProbOptions {
+    /// Columns of logits that exist at a time.
+    pub chunk: usize,
+    /// The backward pass is to find the logits there instead of computing them again: `R V` numbers for a tenth of a step.
+    pub keep_logits: bool,
+    /// w is trained.
+    pub need_dw: bool,
 }
 
 /// The numbers of one AdamW update.
@@ -341,16 +360,21 @@ pub fn rmsprop(
     (Tensor::from_dispatch(parameter), Tensor::from_dispatch(mean_square))
 }
 
-/// Log-probs (nats) of given tokens straight from hidden states: `log softmax(h wᵀ)[target]`, without ever holding all
-/// logits. Extra memory does not grow with the vocabulary; the backward pass computes the logits again.
+/// Log-probs (nats) of given tokens straight from hidden states: `log softmax(h wᵀ)[target]`.
+///
+/// With `keep_logits` a device may keep all logits for the backward pass, unless they are too many. Without, a few columns of
+/// them exist at a time and are computed a second time in the backward pass: extra memory does not grow with the vocabulary.
 ///
 /// # Shapes
 /// `h` `[R, D]`, `w` `[V, D]`, `targets` and the result `[R]`.
-pub fn selected_log_probs(h: Tensor<2>, w: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    let [num_rows, size] = h.dims();
+pub fn selected_log_probs(h: Tensor<2>, w: Tensor<2>, targets: Tensor<1, Int>, keep_logits: bool) -> Tensor<1> {
+    let ([num_rows, size], [vocab_size, _]) = (h.dims(), w.dims());
     assert_eq!(size, w.dims()[1], "selected_log_probs: h is {:?}, w is {:?}", h.dims(), w.dims());
     assert_eq!(num_rows, targets.dims()[0], "selected_log_probs: one target a row");
+    let keep_logits = keep_logits && num_rows * vocab_size <= MAX_KEPT_LOGITS;
+    let chunk = if keep_logits || !is_flex(&h.device()) { MANY_COLUMNS } else { FEW_COLUMNS };
+    let options = LogProbOptions { chunk, keep_logits, need_dw: true };
     let (h, w, targets) = (h.into_dispatch(), w.into_dispatch(), targets.into_dispatch());
-    let both = <Dispatch as ModelOps>::selected_log_probs(h, w, targets, VOCABULARY_CHUNK);
+    let (both, _) = <Dispatch as ModelOps>::selected_log_probs(h, w, targets, options);
     Tensor::<2>::from_dispatch(both).narrow(1, 0, 1).reshape([num_rows])
 }

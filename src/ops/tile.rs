@@ -6,8 +6,10 @@
 
 use super::lanes::{InstructionSet, LaneKernel, Lanes};
 
-/// Rows of the largest tile times columns of the widest panel.
-pub const MAX_TILE: usize = 8 * 32;
+/// Columns of the widest panel.
+pub const MAX_COLUMNS: usize = 32;
+/// Numbers of the largest tile: 8 rows.
+pub const MAX_TILE: usize = 8 * MAX_COLUMNS;
 
 /// Columns of a panel: two registers.
 pub const fn columns<L: Lanes>() -> usize {
@@ -50,9 +52,9 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// `out = rows · panel`: `R` rows of k numbers by a panel `[k, columns]`; `out` is `[R, columns]`.
+/// `rows · panel` in registers: `R` rows of k numbers by a panel `[k, columns]`.
 #[inline(always)]
-pub fn tile<L: Lanes, const R: usize>(rows: [&[f32]; R], panel: &[f32], out: &mut [f32; MAX_TILE]) {
+pub fn tile_sums<L: Lanes, const R: usize>(rows: [&[f32]; R], panel: &[f32]) -> [[L; 2]; R] {
     let columns = columns::<L>();
     let num_terms = panel.len() / columns;
     let rows = rows.map(|row| &row[..num_terms]);
@@ -64,7 +66,14 @@ pub fn tile<L: Lanes, const R: usize>(rows: [&[f32]; R], panel: &[f32], out: &mu
             sums[i] = [x.mul_add(panel[0], sums[i][0]), x.mul_add(panel[1], sums[i][1])];
         }
     }
-    for (sums, out) in sums.iter().zip(out.chunks_exact_mut(columns)) {
+    sums
+}
+
+/// [`tile_sums`] as a matrix `[R, columns]`.
+#[inline(always)]
+pub fn tile<L: Lanes, const R: usize>(rows: [&[f32]; R], panel: &[f32], out: &mut [f32; MAX_TILE]) {
+    let sums = tile_sums::<L, R>(rows, panel);
+    for (sums, out) in sums.iter().zip(out.chunks_exact_mut(columns::<L>())) {
         sums[0].store(out);
         sums[1].store(&mut out[L::LEN..]);
     }

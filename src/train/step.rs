@@ -47,11 +47,11 @@ impl Updater<'_> {
         let mut values = PairValues::default();
         for micro_batch in self.micro_batches(pairs) {
             let batch = self.batch(micro_batch);
-            let (gradients, read) =
-                backward::gradients(&model, &batch, self.config.activation_checkpointing, |hidden| {
-                    let log_probs = sequence_log_probs(&model, hidden, &batch);
-                    self.loss(log_probs, micro_batch, pairs.len())
-                });
+            let saves_memory = self.config.activation_checkpointing;
+            let (gradients, read) = backward::gradients(&model, &batch, saves_memory, |hidden| {
+                let log_probs = sequence_log_probs(&model, hidden, &batch, !saves_memory);
+                self.loss(log_probs, micro_batch, pairs.len())
+            });
             sum.accumulate(&model, gradients);
             values.add(micro_batch, &weights::to_host(read)?);
         }

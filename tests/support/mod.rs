@@ -149,7 +149,7 @@ pub fn mean_loss_gradients(
     let batch = Batch::new(&sequences(pairs), num_tokens_multiple);
     let (gradients, ()): (GradientsParams, ()) =
         backward::gradients(model, &batch, activation_checkpointing, |hidden| {
-            let log_probs = sequence_log_probs(model, hidden, &batch);
+            let log_probs = sequence_log_probs(model, hidden, &batch, !activation_checkpointing);
             (pair_losses(objective, pairs, log_probs).mean(), ())
         });
     named_gradients(model, &gradients)

@@ -188,26 +188,34 @@ fn composite_attention_is_a_softmax_over_the_rows_that_a_row_sees() {
 }
 
 #[test]
-fn selected_log_probs_equal_their_composite_whatever_the_chunk() {
-    let (rows, size, vocab_size) = (37, 24, 103);
-    let (h, w, g) = (random(1, [rows, size]), random(2, [vocab_size, size]), vector(3, rows));
-    let ids: Vec<i64> = (0..rows as i64).map(|i| i * i % vocab_size as i64).collect(); // some ids twice
-    let targets = FlexTensor::from_data(TensorData::new(ids, [rows]));
-    let expected = composite::selected_log_probs::<Flex>(h.clone(), w.clone(), targets.clone(), 1000);
-    let gradients = |need_dw| {
-        let (h, w, targets, g) = (h.clone(), w.clone(), targets.clone(), g.clone());
-        composite::selected_log_probs_backward::<Flex>(h, w, targets, expected.clone(), g, 1000, need_dw)
-    };
-    let expected_gradients = gradients(true);
-    for chunk in [7, 103, 4096] {
-        let both = Flex::selected_log_probs(view(&h), view(&w), targets.clone(), chunk);
-        assert_near("selected_log_probs", &both, &expected);
-        for need_dw in [true, false] {
-            let (h, w, targets, g) = (view(&h), view(&w), targets.clone(), g.clone());
-            let (dh, dw) = Flex::selected_log_probs_backward(h, w, targets, both.clone(), g, chunk, need_dw);
-            assert_near("selected_log_probs dh", &dh, &expected_gradients.0);
-            if need_dw {
-                assert_near("selected_log_probs dw", &dw, &expected_gradients.1);
+fn selected_log_probs_equal_their_composite_whatever_the_chunk_and_whether_logits_are_kept() {
+    // The second size is large enough for the products of `flex_matmul`.
+    for (rows, size, vocab_size) in [(37, 24, 103), (131, 130, 1031)] {
+        let (h, w, g) = (random(1, [rows, size]), random(2, [vocab_size, size]), vector(3, rows));
+        let ids: Vec<i64> = (0..rows as i64).map(|i| i * i % vocab_size as i64).collect(); // some ids twice
+        let targets = FlexTensor::from_data(TensorData::new(ids, [rows]));
+        let whole = LogProbOptions { chunk: vocab_size, keep_logits: false, need_dw: true };
+        let (expected, _) = composite::selected_log_probs::<Flex>(h.clone(), w.clone(), targets.clone(), whole);
+        let (expected_dh, expected_dw) = composite::selected_log_probs_backward::<Flex>(
+            h.clone(),
+            w.clone(),
+            targets.clone(),
+            expected.clone(),
+            g.clone(),
+            whole,
+        );
+        for (chunk, keep_logits) in [7, 103, 4096].into_iter().flat_map(|chunk| [(chunk, true), (chunk, false)]) {
+            for need_dw in [true, false] {
+                let options = LogProbOptions { chunk, keep_logits, need_dw };
+                let (both, logits) = Flex::selected_log_probs(view(&h), view(&w), targets.clone(), options);
+                assert_near("selected_log_probs", &both, &expected);
+                assert_eq!(logits.shape()[0], if keep_logits { rows * vocab_size } else { 1 });
+                let (h, w, targets, g) = (view(&h), view(&w), targets.clone(), g.clone());
+                let (dh, dw) = Flex::selected_log_probs_backward(h, w, targets, both, logits, g, options);
+                assert_near("selected_log_probs dh", &dh, &expected_dh);
+                if need_dw {
+                    assert_near("selected_log_probs dw", &dw, &expected_dw);
+                }
             }
         }
     }
