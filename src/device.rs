@@ -16,6 +16,27 @@ pub struct DeviceInfo {
     pub description: String,
 }
 
+/// A graphics card as its driver describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adapter {
+    pub name: String,
+    /// Its name and version.
+    pub driver: String,
+    /// Vulkan, Metal or DX12.
+    pub api: String,
+    /// The largest single buffer, bytes.
+    pub max_buffer_bytes: u64,
+    /// Whether shaders may compute in 16-bit floating point.
+    pub has_f16: bool,
+}
+
+/// The adapter behind `wgpu` or `wgpu:N`; None for processors and where there is none.
+///
+/// It asks the driver through an instance of its own: call it before other threads use the card.
+pub fn adapter(name: &str) -> Option<Adapter> {
+    if prefers_few_shapes(name) { adapter_of(name) } else { None }
+}
+
 /// Opens the device called `name`: `auto`, `flex` (or `cpu`), `ndarray`, `wgpu` or `wgpu:N`.
 ///
 /// # Errors
@@ -125,10 +146,13 @@ fn ndarray() -> Result<Device> {
 
 #[cfg(feature = "wgpu")]
 mod gpu {
-    use super::DeviceInfo;
+    use super::{Adapter, DeviceInfo};
     use crate::error::{Error, Result};
     use burn::tensor::{Device, DeviceType};
+    use std::future::Future;
     use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
 
     /// Adapters in Burn's order. A missing or broken driver may panic inside the graphics library: that is "none".
     fn adapters() -> Vec<Device> {
@@ -144,6 +168,24 @@ mod gpu {
         let adapters = adapters();
         let named = adapters.iter().enumerate();
         named.map(|(i, d)| DeviceInfo { name: format!("wgpu:{i}"), description: describe(d) }).collect()
+    }
+
+    /// What wgpu says of the adapter with the given place in Burn's order: the first one of the same name.
+    pub fn adapter(index: Option<usize>) -> Option<Adapter> {
+        let devices = adapters();
+        let name = describe(devices.get(index.or_else(first_card).unwrap_or(0))?);
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let mut listing = pin!(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
+        let Poll::Ready(listed) = listing.as_mut().poll(&mut Context::from_waker(Waker::noop())) else { return None };
+        let found = listed.iter().find(|adapter| adapter.get_info().name == name)?;
+        let info = found.get_info();
+        Some(Adapter {
+            name: info.name,
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            api: format!("{:?}", info.backend),
+            max_buffer_bytes: found.limits().max_buffer_size,
+            has_f16: found.features().contains(wgpu::Features::SHADER_F16),
+        })
     }
 
     /// The first card that is not a processor playing one: software adapters have to be asked for by name.
@@ -174,6 +216,12 @@ fn wgpu(name: &str, index: Option<usize>) -> Result<Device> {
 }
 
 #[cfg(feature = "wgpu")]
+fn adapter_of(name: &str) -> Option<Adapter> {
+    let index = name.strip_prefix("wgpu")?;
+    gpu::adapter(index.strip_prefix(':').and_then(|index| index.parse().ok()))
+}
+
+#[cfg(feature = "wgpu")]
 fn list_wgpu() -> Vec<DeviceInfo> {
     gpu::list()
 }
@@ -186,6 +234,11 @@ fn has_gpu() -> bool {
 #[cfg(not(feature = "wgpu"))]
 fn wgpu(name: &str, _index: Option<usize>) -> Result<Device> {
     Err(not_compiled_in(name, "wgpu"))
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn adapter_of(_name: &str) -> Option<Adapter> {
+    None
 }
 
 #[cfg(not(feature = "wgpu"))]

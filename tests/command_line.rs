@@ -13,6 +13,7 @@ use crate::support::binary::{
     Outcome, assert_close, command, device, ending_model, golden, gsil, is_end_token, keys, read, read_json,
     read_json_lines, say_skipped, text, wait, write_rows,
 };
+use crate::support::devices;
 
 /// Of log-probs and losses in float32 on the tiny model, as `notes/golden.md` has it.
 const TOLERANCE: f64 = 1e-4;
@@ -253,6 +254,17 @@ fn devices_lists_at_least_one_and_marks_the_automatic_choice() {
     for line in listed.lines() {
         let name = line.split_whitespace().next().unwrap();
         assert!(["flex", "ndarray"].contains(&name) || name.starts_with("wgpu:"), "{line}");
+    }
+}
+
+#[test]
+fn doctor_finds_every_device_of_this_machine_sound() {
+    let folder = tempdir().unwrap();
+    for device in devices() {
+        let outcome = gsil(folder.path(), &["doctor", "--device", &device.name]).succeeded();
+        let checks = outcome.stdout.lines().filter(|line| line.ends_with("  ok")).count();
+        assert_eq!(checks, 5, "{}", outcome.stdout);
+        assert!(outcome.stdout.ends_with("this device computes what it should\n"), "{}", outcome.stdout);
     }
 }
 

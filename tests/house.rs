@@ -10,7 +10,7 @@ use crate::support::binary::{gsil, read};
 
 /// The modules from the ground up: each may use those before it and itself, and nothing after it. `lib` and `main` stand
 /// above all.
-const LAYERS: [&str; 15] = [
+const LAYERS: [&str; 16] = [
     "error",
     "config",
     "device",
@@ -25,6 +25,7 @@ const LAYERS: [&str; 15] = [
     "eval",
     "train",
     "bench",
+    "doctor",
     "cli",
 ];
 

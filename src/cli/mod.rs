@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod devices;
+mod doctor;
 mod eval;
 mod generate;
 mod score;
@@ -43,6 +44,8 @@ enum Verb {
     Bench(bench::BenchArgs),
     /// The devices of this machine.
     Devices,
+    /// Whether a device computes what it should: the work of training on a tiny model, compared with the CPU.
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Runs what the command line asks for.
@@ -59,6 +62,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Eval(args) => eval::eval(args),
         Verb::Bench(args) => bench::bench(args),
         Verb::Devices => devices::devices(),
+        Verb::Doctor(args) => doctor::doctor(args),
     }
 }
 

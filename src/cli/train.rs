@@ -6,6 +6,8 @@ use clap::Args;
 
 use super::print_line;
 use crate::config::RunConfig;
+use crate::device;
+use crate::doctor;
 use crate::error::{Error, Result};
 use crate::report::console::Console;
 use crate::report::table::{format_table, number, percent};
@@ -52,7 +54,9 @@ pub(super) fn train(args: TrainArgs) -> Result<()> {
         Some(path) => PathBuf::from(path),
         None => free_run_folder(args.config.as_deref().or(config.data.as_deref().map(Path::new))),
     };
-    let (run, model) = Run::start(config, &output, Console::stderr())?;
+    let console = Console::stderr();
+    doctor::ensure_sound(device::resolve_name(&config.device), &console)?;
+    let (run, model) = Run::start(config, &output, console)?;
     print_results(&run.train(model)?)
 }
 
@@ -63,6 +67,7 @@ pub(super) fn resume(args: ResumeArgs) -> Result<()> {
         return print_results(&rows);
     }
     let (run, model) = Run::resume(&args.dir, console)?;
+    doctor::ensure_sound(run.device_name(), run.console())?;
     print_results(&run.train(model)?)
 }
 

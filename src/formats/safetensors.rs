@@ -206,6 +206,14 @@ impl<'a> TensorToWrite<'a> {
     pub fn num_values(&self) -> usize {
         self.shape.iter().product()
     }
+
+    /// The tensor with its values.
+    ///
+    /// # Errors
+    /// What getting the values can say.
+    pub fn into_host(self) -> Result<HostTensor> {
+        Ok(HostTensor { name: self.name, shape: self.shape, values: (self.values)()? })
+    }
 }
 
 impl From<HostTensor> for TensorToWrite<'_> {

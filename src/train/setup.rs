@@ -127,6 +127,16 @@ impl Run {
         opened.into_run(config, dir, console, resumed)
     }
 
+    /// The device that `auto` or the configuration stands for.
+    pub fn device_name(&self) -> &str {
+        &self.device_name
+    }
+
+    /// Where the run talks to a person.
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
     pub(super) fn score_batch_size(&self) -> usize {
         score_batch_size(&self.config)
     }
