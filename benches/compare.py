@@ -27,6 +27,7 @@ TUNED = {
     "MALLOC_TOP_PAD_": str(1 << 28),
 }
 TRAIN, LORA, GENERATE = ["--workload", "train"], ["--workload", "lora"], ["--workload", "generate"]
+MIXED = ["--requests", "64"]
 # name: (what it is, arguments of peer.py, arguments of `gsil bench`)
 ROWS = {
     "train": ("full fine-tuning step", TRAIN, TRAIN),
@@ -58,15 +59,21 @@ ROWS = {
         [*GENERATE, "--dtype", "bf16"],
         [*GENERATE, "generation.weights=bf16"],
     ),
-    "generate-mixed": (
-        "generation, 64 prompts of mixed lengths",
-        [*GENERATE, "--requests", "64"],
-        [*GENERATE, "--requests", "64"],
+    "generate-mixed": ("64 prompts of mixed lengths, 8 side by side", [*GENERATE, *MIXED], [*GENERATE, *MIXED]),
+    "generate-mixed-32": (
+        "64 prompts of mixed lengths, 32 side by side",
+        [*GENERATE, *MIXED, "--batch", "32"],
+        [*GENERATE, *MIXED, "generation.batch_size=32"],
     ),
-    "generate-mixed-bf16": (
-        "64 prompts of mixed lengths, gsil with bf16 weights",
-        [*GENERATE, "--requests", "64"],
-        [*GENERATE, "--requests", "64", "generation.weights=bf16"],
+    "generate-mixed-gsil-32": (
+        "64 prompts of mixed lengths, 8 against 32 side by side",
+        [*GENERATE, *MIXED],
+        [*GENERATE, *MIXED, "generation.batch_size=32"],
+    ),
+    "generate-mixed-gsil-32-bf16": (
+        "the same, gsil with bf16 weights",
+        [*GENERATE, *MIXED],
+        [*GENERATE, *MIXED, "generation.batch_size=32", "generation.weights=bf16"],
     ),
 }
 
