@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod devices;
 mod eval;
+pub mod failure;
 mod generate;
 mod score;
 mod train;
