@@ -11,6 +11,7 @@ mod row_shapes;
 pub mod rows;
 mod strict_json;
 pub mod tokenizer;
+mod tokenizer_growth;
 pub mod word_problems;
 
 pub use chat_template::ChatTemplate;
