@@ -1,5 +1,5 @@
 //! The integration tests: one binary, so that the crate is linked once. The first group sees the library on every device,
-//! the second the program from outside.
+//! the second the program from outside, the third what strangers' files can do to it.
 
 mod support;
 
@@ -15,3 +15,12 @@ mod command_line;
 mod house;
 mod real_model;
 mod resume;
+
+mod hostile_config;
+mod hostile_folder;
+mod hostile_gguf;
+mod hostile_paths;
+mod hostile_rows;
+mod hostile_safetensors;
+mod hostile_template;
+mod hostile_tokenizer;

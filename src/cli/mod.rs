@@ -5,6 +5,7 @@ mod chat;
 mod devices;
 mod doctor;
 mod eval;
+pub mod failure;
 mod generate;
 mod score;
 mod train;

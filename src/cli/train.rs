@@ -25,6 +25,9 @@ pub(super) struct TrainArgs {
     /// Demonstrations: a JSONL file.
     #[arg(long)]
     data: Option<String>,
+    /// Count and report lines of data that are no rows, instead of stopping at the first.
+    #[arg(long)]
+    skip_bad_rows: bool,
     /// The run folder to make; runs/NAME if not given.
     #[arg(long)]
     output: Option<PathBuf>,
@@ -91,6 +94,7 @@ fn resolved_config(args: &TrainArgs) -> Result<RunConfig> {
     if let Some(output) = &args.output {
         config.output = Some(output.to_string_lossy().into_owned());
     }
+    config.skip_bad_rows |= args.skip_bad_rows;
     if let Some(device) = &args.device {
         config.device.clone_from(device);
     }

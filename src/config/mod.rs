@@ -45,6 +45,9 @@ pub struct RunConfig {
     pub save_every: usize,
     /// At most this many demonstrations are used, the first ones of the file. Default none: all of them.
     pub max_rows: Option<usize>,
+    /// Lines of data files that are no rows are counted and reported. Default false: the first one ends the command, for
+    /// a file that is damaged in one place is rarely good in all others.
+    pub skip_bad_rows: bool,
     /// The loss.
     pub objective: ObjectiveConfig,
     /// How the reference writes its responses.
@@ -76,6 +79,7 @@ impl Default for RunConfig {
             iterations: 1,
             save_every: 50,
             max_rows: None,
+            skip_bad_rows: false,
             objective: ObjectiveConfig::default(),
             generation: GenerationConfig::default(),
             train: TrainConfig::default(),

@@ -10,9 +10,8 @@ use super::checkpoint::{self, Progress};
 use super::estimate::estimate_seconds;
 use super::run_dir::RunDir;
 use super::signals::StopRequest;
-use crate::config::{RunConfig, TrainConfig, Unfinished, WordProblemsConfig};
-use crate::data::examples::{Example, prepare_examples};
-use crate::data::rows::read_rows;
+use crate::config::{RunConfig, Unfinished, WordProblemsConfig};
+use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::word_problems::{self, make_word_problems};
 use crate::device;
@@ -22,7 +21,7 @@ use crate::formats::ModelFiles;
 use crate::formats::hf_folder::write_model_folder;
 use crate::model::{CausalLm, ModelConfig, weights};
 use crate::objective::Objective;
-use crate::policy::Policy;
+use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
 
 /// Batches are padded to a multiple of this many tokens where every new shape costs a compilation.
@@ -182,7 +181,11 @@ impl Opened {
         };
         let policy = Policy::open(Path::new(&needed(&config.model, "model")?))?;
         let data = needed(&config.data, "data")?;
-        let examples = read_examples(Path::new(&data), config.max_rows, &policy, &config.train, console)?;
+        let read = |path: &str, max_rows| {
+            let wanted = Wanted { max_rows, skip_bad_rows: config.skip_bad_rows };
+            policy.read_examples(Path::new(path), wanted, config.train.max_length, console)
+        };
+        let examples = read(&data, config.max_rows)?;
         if let Some(row) =
             examples.iter().find(|e| e.self_generated_ids.is_some() != examples[0].self_generated_ids.is_some())
         {
@@ -193,8 +196,7 @@ impl Opened {
         }
         let held_out = match &config.evaluation.data {
             Some(path) => {
-                let max_rows = Some(config.evaluation.max_rows);
-                let examples = read_examples(Path::new(path), max_rows, &policy, &config.train, console)?;
+                let examples = read(path, Some(config.evaluation.max_rows))?;
                 HeldOut { examples, settings: evaluation_settings(config, &policy, &device_name) }
             }
             None => {
@@ -243,24 +245,6 @@ impl Opened {
         run.say_header(&self.model)?;
         Ok((run, self.model))
     }
-}
-
-/// Rows that fit, as token ids; what is left out is counted and said.
-fn read_examples(
-    path: &Path,
-    max_rows: Option<usize>,
-    policy: &Policy,
-    config: &TrainConfig,
-    console: &Console,
-) -> Result<Vec<Example>> {
-    let rows = read_rows(path, max_rows)?;
-    let max_length = config.max_length.min(policy.config.max_position_embeddings);
-    let (examples, dropped) =
-        prepare_examples(&rows, policy.tokenizer.as_ref(), policy.config.vocab_size, max_length, path)?;
-    if dropped.total() > 0 {
-        console.warn(format!("{}: {dropped}", path.display()));
-    }
-    Ok(examples)
 }
 
 /// See [`crate::data::batch::Batch::new`].

@@ -4,7 +4,12 @@
 
 pub mod binary;
 pub mod devices;
+pub mod doors;
+#[path = "../../src/formats/gguf_builder.rs"]
+pub mod gguf_builder;
 pub mod golden;
+pub mod memory;
+pub mod mutations;
 pub mod tensors;
 
 use std::path::{Path, PathBuf};
