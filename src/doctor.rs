@@ -77,8 +77,8 @@ type Numbers = Vec<Vec<f32>>;
 /// # Errors
 /// [`Error::Device`] if it or the CPU backend does not start. What the device computes wrongly is in the checks.
 pub fn examine(device_name: &str) -> Result<Vec<Check>> {
-    let cpu = Examined::open("flex")?;
     let device = Examined::open(device_name)?;
+    let cpu = Examined { num_tokens_multiple: device.num_tokens_multiple, ..Examined::open("flex")? };
     let generated = guarded(|| device.decode());
     let scored = generated.as_ref().map_or_else(|_| Ok(Numbers::new()), |responses| cpu.score(responses))?;
     let decoded = generated.map(|responses| responses.into_iter().map(|r| r.token_log_probs).collect());
