@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -10,7 +11,8 @@ use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
 use crate::support::binary::{
-    Outcome, Random, command, ending_model, gsil, read, read_json, read_json_lines, text, wait, write_rows,
+    Outcome, Random, command, ending_model, gsil, read, read_json, read_json_lines, text, tiny_model_with, wait,
+    write_rows,
 };
 
 const NUM_ROWS: usize = 30;
@@ -27,8 +29,15 @@ struct Recipe {
 
 impl Recipe {
     fn new(overrides: &[&'static str]) -> Self {
+        let recipe = Recipe::with_long_responses(overrides);
+        ending_model(recipe.folder.path());
+        recipe
+    }
+
+    /// Nearly every response is as long as it may be, and they are written one after the other: generation takes long.
+    fn with_long_responses(overrides: &[&'static str]) -> Self {
         let folder = tempdir().unwrap();
-        ending_model(folder.path());
+        tiny_model_with(folder.path(), &[]);
         write_rows(&folder.path().join("rows.jsonl"), NUM_ROWS);
         write_rows(&folder.path().join("held_out.jsonl"), 4);
         Recipe { folder, overrides: overrides.to_vec() }
@@ -67,15 +76,17 @@ impl Recipe {
         wait(self.start(run)).succeeded()
     }
 
-    /// Starts the run and sends it a signal when its file `watched` has at least `num_lines` lines. What it then says.
-    fn interrupt(&self, run: &str, watched: &str, num_lines: usize, signal: &str) -> Outcome {
+    /// Starts the run and sends it a signal when its file `watched` has `num_lines.start` lines. What it then says, once it
+    /// stopped before the file had `num_lines.end` lines.
+    fn interrupt(&self, run: &str, watched: &str, num_lines: Range<usize>, signal: &str) -> Outcome {
+        let watched = self.path(run).join(watched);
+        let count = || fs::read_to_string(&watched).unwrap_or_default().lines().count();
         for _ in 0..NUM_TRIES {
             let _ = fs::remove_dir_all(self.path(run));
             let mut child = self.start(run);
             let started = Instant::now();
-            let watched = self.path(run).join(watched);
-            while fs::read_to_string(&watched).unwrap_or_default().lines().count() < num_lines {
-                assert!(started.elapsed() < PATIENCE, "{} never had {num_lines} lines", watched.display());
+            while count() < num_lines.start {
+                assert!(started.elapsed() < PATIENCE, "{} never had {num_lines:?} lines", watched.display());
                 if child.try_wait().unwrap().is_some() {
                     break;
                 }
@@ -83,11 +94,11 @@ impl Recipe {
             }
             send(&child, signal);
             let outcome = wait(child);
-            if outcome.code != Some(0) {
+            if outcome.code != Some(0) && num_lines.contains(&count()) {
                 return outcome;
             }
         }
-        panic!("the run ended before the signal came, {NUM_TRIES} times");
+        panic!("{}: the signal came later than at {num_lines:?} lines, {NUM_TRIES} times", watched.display());
     }
 
     /// Stops the run at random moments, each time continuing it, then lets it finish. How often it was stopped.
@@ -159,7 +170,7 @@ fn a_run_stopped_in_training_resumes_to_the_same_bytes() {
     let recipe = Recipe::new(&[]);
     recipe.finish("alone");
     // 30 updates an iteration; a checkpoint every 4: 6 lies between two.
-    let stopped = recipe.interrupt("stopped", "metrics.jsonl", 6, "INT");
+    let stopped = recipe.interrupt("stopped", "metrics.jsonl", 6..30, "INT");
     assert_stopped(&stopped, 130);
     let resumed = recipe.finish("stopped");
     assert!(resumed.stderr.contains("continuing at iteration 0, update "), "{}", resumed.stderr);
@@ -168,13 +179,12 @@ fn a_run_stopped_in_training_resumes_to_the_same_bytes() {
 
 #[test]
 fn a_run_stopped_in_generation_resumes_to_the_same_bytes() {
-    let recipe = Recipe::new(&["train.epochs=1"]);
+    let one_by_one = ["train.epochs=1", "generation.batch_size=1", "generation.max_new_tokens=200"];
+    let recipe = Recipe::with_long_responses(&one_by_one);
     recipe.finish("alone");
-    for (watched, num_lines) in [("iteration-000/self_generated.jsonl", 1), ("iteration-001/self_generated.jsonl", 6)] {
-        let stopped = recipe.interrupt("stopped", watched, num_lines, "TERM");
+    for (watched, first) in [("iteration-000/self_generated.jsonl", 1), ("iteration-001/self_generated.jsonl", 6)] {
+        let stopped = recipe.interrupt("stopped", watched, first..NUM_ROWS, "TERM");
         assert_stopped(&stopped, 143);
-        let num_rows = read_json_lines(&recipe.path("stopped").join(watched)).len();
-        assert!(num_rows < NUM_ROWS, "stopped in the middle, not after {num_rows}");
         recipe.finish("stopped");
         recipe.assert_same("alone", "stopped");
     }
@@ -185,7 +195,7 @@ fn a_run_of_all_stages_stopped_in_each_of_them_resumes_to_the_same_bytes() {
     let recipe = Recipe::new(&["sft.lr=1e-3", "sft.batch_size=2", "continued_sft_lr=1e-3", "train.epochs=1"]);
     recipe.finish("alone");
     // 15 updates of the supervised stage, 15 in each iteration, 30 of the comparison.
-    for num_updates in [3, 21, 37, 50] {
+    for num_updates in [3..15, 21..30, 37..45, 50..75] {
         let stopped = recipe.interrupt("stopped", "metrics.jsonl", num_updates, "INT");
         assert_stopped(&stopped, 130);
         recipe.finish("stopped");
@@ -197,7 +207,7 @@ fn a_run_of_all_stages_stopped_in_each_of_them_resumes_to_the_same_bytes() {
 fn an_adapter_stopped_in_training_resumes_to_the_same_bytes() {
     let recipe = Recipe::new(&["lora.rank=2", "train.epochs=1", "continued_sft_lr=1e-3"]);
     recipe.finish("alone");
-    for num_updates in [6, 40] {
+    for num_updates in [6..15, 40..60] {
         assert_stopped(&recipe.interrupt("stopped", "metrics.jsonl", num_updates, "INT"), 130);
         recipe.finish("stopped");
         recipe.assert_same("alone", "stopped");
@@ -220,7 +230,7 @@ fn a_run_killed_at_random_moments_resumes_to_the_same_bytes() {
 fn lines_that_a_crash_left_beyond_the_checkpoint_are_replaced() {
     let recipe = Recipe::new(&["train.epochs=1"]);
     recipe.finish("alone");
-    recipe.interrupt("stopped", "metrics.jsonl", 3, "INT");
+    recipe.interrupt("stopped", "metrics.jsonl", 3..15, "INT");
     let run = recipe.path("stopped");
     let append = |name: &str, lines: &str| {
         let path = run.join(name);
@@ -305,7 +315,7 @@ fn resuming_a_finished_run_says_so_and_shows_its_results_again() {
 #[test]
 fn a_run_is_resumed_from_another_folder() {
     let recipe = Recipe::new(&["iterations=1"]);
-    recipe.interrupt("run", "metrics.jsonl", 3, "INT");
+    recipe.interrupt("run", "metrics.jsonl", 3..15, "INT");
     let elsewhere = tempdir().unwrap();
     gsil(elsewhere.path(), &["resume", &text(recipe.path("run"))]).succeeded();
     assert!(recipe.path("run").join("model/model.safetensors").exists());
@@ -314,7 +324,7 @@ fn a_run_is_resumed_from_another_folder() {
 #[test]
 fn a_run_whose_data_changed_is_refused() {
     let recipe = Recipe::new(&[]);
-    let stopped = recipe.interrupt("run", "metrics.jsonl", 3, "INT");
+    let stopped = recipe.interrupt("run", "metrics.jsonl", 3..15, "INT");
     assert_stopped(&stopped, 130);
     write_rows(&recipe.path("rows.jsonl"), NUM_ROWS - 1);
     let refused = gsil(recipe.folder.path(), &["resume", "run"]);
@@ -325,7 +335,7 @@ fn a_run_whose_data_changed_is_refused() {
 #[test]
 fn a_checkpoint_of_a_newer_version_is_refused() {
     let recipe = Recipe::new(&["iterations=1"]);
-    recipe.interrupt("run", "metrics.jsonl", 6, "INT");
+    recipe.interrupt("run", "metrics.jsonl", 6..30, "INT");
     let run = recipe.path("run");
     let state = run.join("checkpoints").join(read(&run.join("latest")).trim()).join("state.json");
     let mut newer = read_json(&state);
@@ -339,7 +349,7 @@ fn a_checkpoint_of_a_newer_version_is_refused() {
 #[test]
 fn a_damaged_checkpoint_is_named() {
     let recipe = Recipe::new(&["iterations=1"]);
-    recipe.interrupt("run", "metrics.jsonl", 6, "INT");
+    recipe.interrupt("run", "metrics.jsonl", 6..30, "INT");
     let run = recipe.path("run");
     let checkpoint = run.join("checkpoints").join(read(&run.join("latest")).trim());
     for file in ["optimizer.safetensors", "parameters.safetensors", "state.json"] {
