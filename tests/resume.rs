@@ -179,7 +179,7 @@ fn a_run_stopped_in_training_resumes_to_the_same_bytes() {
 
 #[test]
 fn a_run_stopped_in_generation_resumes_to_the_same_bytes() {
-    let one_by_one = ["train.epochs=1", "generation.batch_size=1", "generation.max_new_tokens=200"];
+    let one_by_one = ["train.epochs=1", "generation.batch_size=1", "generation.max_new_tokens=100"];
     let recipe = Recipe::with_long_responses(&one_by_one);
     recipe.finish("alone");
     for (watched, first) in [("iteration-000/self_generated.jsonl", 1), ("iteration-001/self_generated.jsonl", 6)] {
