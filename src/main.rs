@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use clap::Parser;
+use gsil::Error;
 use gsil::cli::{Cli, run};
-use gsil::device::keep_freed_memory;
+use gsil::device::{error_of_panic, keep_freed_memory};
 
 /// What the last panic said; the hook writes it, so that a panic is reported once and in our own words.
 static PANIC_MESSAGE: Mutex<String> = Mutex::new(String::new());
@@ -22,29 +23,27 @@ fn main() -> ExitCode {
     }));
     let code = match catch_unwind(AssertUnwindSafe(|| run(Cli::parse()))) {
         Ok(Ok(())) => 0,
-        Ok(Err(error)) => {
-            eprintln!("error: {error}");
-            if let Some(hint) = error.hint() {
-                eprintln!("hint: {hint}");
-            }
-            error.exit_code()
-        }
+        Ok(Err(error)) => report(&error),
         Err(_) => report_panic(&PANIC_MESSAGE.lock().map(|message| message.clone()).unwrap_or_default()),
     };
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
+fn report(error: &Error) -> i32 {
+    eprintln!("error: {error}");
+    if let Some(hint) = error.hint() {
+        eprintln!("hint: {hint}");
+    }
+    error.exit_code()
+}
+
 /// Graphics libraries report exhausted memory and lost devices by panicking; anything else is our own mistake.
 fn report_panic(message: &str) -> i32 {
-    let lower = message.to_lowercase();
-    if ["out of memory", "can't allocate", "device lost", "poisoned", "buffertoobig"].iter().any(|s| lower.contains(s))
-    {
-        eprintln!("error: the device ran out of memory or was lost\n{message}");
-        eprintln!(
-            "hint: lower train.micro_batch_size, then generation.batch_size; set train.activation_checkpointing=true"
-        );
-        return 4;
+    match error_of_panic(message) {
+        Some(error) => report(&error),
+        None => {
+            eprintln!("error: internal error, please report it\n{message}");
+            1
+        }
     }
-    eprintln!("error: internal error, please report it\n{message}");
-    1
 }
