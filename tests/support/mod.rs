@@ -4,7 +4,10 @@
 
 pub mod binary;
 pub mod devices;
+pub mod faulty_disk;
 pub mod golden;
+#[cfg(unix)]
+pub mod recipe;
 pub mod tensors;
 
 use std::path::{Path, PathBuf};
