@@ -5,6 +5,7 @@ mod support;
 
 mod decoding;
 mod examples;
+mod faults;
 mod golden;
 mod gradients;
 mod training;
@@ -13,7 +14,9 @@ mod bad_input;
 mod bench;
 mod command_line;
 mod house;
+mod kills;
 mod real_model;
+mod refusals;
 mod resume;
 
 mod hostile_config;

@@ -6,6 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
+use crate::device::error_of_panic;
 use crate::error::{Error, Result};
 
 /// The last panic: what it said and where. The hook writes it, since only the hook learns the place.
@@ -56,12 +57,8 @@ fn of_error(error: &Error) -> Failure {
 
 /// Graphics libraries report exhausted memory and lost devices by panicking; anything else is our own mistake.
 fn of_panic(Panic { message, location }: &Panic) -> Failure {
-    let lower = message.to_lowercase();
-    if ["out of memory", "can't allocate", "device lost", "poisoned", "buffertoobig"].iter().any(|s| lower.contains(s))
-    {
-        let hint = "lower train.micro_batch_size, then generation.batch_size; set train.activation_checkpointing=true";
-        let text = format!("error: the device ran out of memory or was lost: {message}\nhint: {hint}\n");
-        return Failure { text, exit_code: 4 };
+    if let Some(error) = error_of_panic(message) {
+        return of_error(&error);
     }
     let text = format!(
         "error: internal: {message}, at {location}; this is a bug in gsil\n\
@@ -106,6 +103,6 @@ mod tests {
     fn exhausted_device_memory_is_no_bug() {
         let failure = of_panic(&panic("wgpu error: Out of Memory"));
         assert_eq!(failure.exit_code, 4);
-        assert!(failure.text.contains("hint: lower train.micro_batch_size"), "{}", failure.text);
+        assert!(failure.text.contains("hint: in the order of what saves most"), "{}", failure.text);
     }
 }

@@ -3,39 +3,63 @@
 //!
 //! After a crash at any moment the target is the old file or the new one. Next: [`super::safetensors`].
 
-use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use super::file_system::FileSystem;
 use crate::error::{Error, Result};
 
 /// Writes the file at `path` through `write`, then puts it in place. On an error the old file, if any, is untouched.
 ///
 /// The file has the permissions that the user's umask gives to new files.
-pub fn replace_file(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+pub fn replace_file(
+    files: &dyn FileSystem,
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
     let temporary = sibling(path, "tmp")?;
-    let result = write_synced(&temporary, write)
-        .and_then(|()| fs::rename(&temporary, path).map_err(Error::writing("put in place", path)));
+    let result = write_synced(files, &temporary, write)
+        .and_then(|()| files.rename(&temporary, path).map_err(Error::writing("put in place", path)));
     if result.is_err() {
         // The first error is the one to report; a leftover temporary file is only untidy.
-        let _ = fs::remove_file(&temporary);
+        let _ = files.remove(&temporary);
         return result;
     }
-    sync_folder(folder_of(path))
+    sync_folder(files, folder_of(path))
 }
 
-fn write_synced(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
-    let mut writer = BufWriter::with_capacity(1 << 20, File::create(path).map_err(Error::writing("create", path))?);
+/// Writes a new file through `write` and makes its content durable; its name is not yet.
+pub fn write_synced(
+    files: &dyn FileSystem,
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
+    let file = files.create_file(path).map_err(Error::writing("create", path))?;
+    let mut writer = BufWriter::with_capacity(1 << 20, file);
     write(&mut writer)?;
-    writer.flush().and_then(|()| writer.get_ref().sync_all()).map_err(Error::writing("write", path))
+    writer.flush().and_then(|()| writer.get_mut().sync()).map_err(Error::writing("write", path))
 }
 
-/// Makes the names in a folder survive a power cut. Does nothing where folders cannot be opened (Windows).
-pub fn sync_folder(folder: &Path) -> Result<()> {
-    if cfg!(unix) {
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::writing("sync", folder))?;
+/// Makes the names in a folder survive a power cut.
+pub fn sync_folder(files: &dyn FileSystem, folder: &Path) -> Result<()> {
+    files.sync_folder(folder).map_err(Error::writing("sync", folder))
+}
+
+/// Makes a folder, and its own name durable; one that exists is left as it is.
+pub fn create_folder(files: &dyn FileSystem, folder: &Path) -> Result<()> {
+    if folder.is_dir() {
+        return Ok(());
     }
-    Ok(())
+    files.create_folder(folder).map_err(Error::writing("create", folder))?;
+    sync_folder(files, folder_of(folder))
+}
+
+/// Removes a file or a folder with everything in it; nothing happens if there is none.
+pub fn remove(files: &dyn FileSystem, path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    files.remove(path).map_err(Error::writing("remove", path))
 }
 
 /// The folder that holds `path`; `.` for a bare name.
@@ -54,14 +78,16 @@ pub fn sibling(path: &Path, kind: &str) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::file_system::Disk;
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_failed_write_leaves_the_old_file_and_no_temporary_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
         fs::write(&path, "old").unwrap();
-        let error = replace_file(&path, |_| Err(Error::training("stopped half-way"))).unwrap_err();
+        let error = replace_file(&Disk, &path, |_| Err(Error::training("stopped half-way"))).unwrap_err();
         assert_eq!(error.exit_code(), 5);
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -70,7 +96,7 @@ mod tests {
     #[test]
     fn writing_into_a_missing_folder_is_a_disk_error() {
         let folder = tempfile::tempdir().unwrap();
-        let error = replace_file(&folder.path().join("none/state"), |_| Ok(())).unwrap_err();
+        let error = replace_file(&Disk, &folder.path().join("none/state"), |_| Ok(())).unwrap_err();
         assert_eq!(error.exit_code(), 6);
     }
 
@@ -80,7 +106,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let (ours, plain) = (folder.path().join("ours"), folder.path().join("plain"));
-        replace_file(&ours, |_| Ok(())).unwrap();
+        replace_file(&Disk, &ours, |_| Ok(())).unwrap();
         fs::write(&plain, "").unwrap();
         let mode = |path| fs::metadata(path).unwrap().permissions().mode();
         assert_eq!(mode(&ours), mode(&plain), "the umask decides, as for every file the user makes");

@@ -20,7 +20,7 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::file_bytes::FileBytes;
-pub use super::hf_write::write_model_folder;
+pub use super::hf_write::{ModelFolder, write_model_folder};
 use super::safetensors::open_safetensors;
 use super::{ModelFiles, RowOrder, TensorPlace, TokenizerFiles, WeightFile, Weights};
 use crate::error::{Error, Result};

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::TokenizerFiles;
-use super::atomic_write::{folder_of, replace_file, sibling, sync_folder};
+use super::atomic_write::{create_folder, folder_of, remove, sibling, sync_folder, write_synced};
+use super::file_system::{Disk, FileSystem};
 use super::hf_folder::{CHAT_TEMPLATE, CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
-use super::safetensors::{TensorToWrite, write_safetensors};
+use super::safetensors::{TensorToWrite, write_tensors};
 use crate::error::{Error, Result};
 
 /// Writes a model as a Hugging Face folder. The folder appears at `folder` only once it is complete and on disk; if one
@@ -28,17 +28,57 @@ pub fn write_model_folder(
     tokenizer: Option<&TokenizerFiles>,
     tensors: Vec<TensorToWrite>,
 ) -> Result<()> {
-    check_replaceable(folder)?;
-    let temporary = sibling(folder, "tmp")?;
-    remove_folder(&temporary)?;
-    fs::create_dir_all(&temporary).map_err(Error::writing("create", &temporary))?;
-    let result = write_files(&temporary, config, generation_config, tokenizer, tensors)
-        .and_then(|()| put_in_place(&temporary, folder));
-    if result.is_err() {
-        // The first error is the one to report; a leftover temporary folder is only untidy.
-        let _ = fs::remove_dir_all(&temporary);
+    ModelFolder { config, generation_config, tokenizer }.write(&Disk, folder, tensors)
+}
+
+/// What stands in a model folder beside the weights.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelFolder<'a> {
+    pub config: &'a Value,
+    pub generation_config: Option<&'a Value>,
+    pub tokenizer: Option<&'a TokenizerFiles>,
+}
+
+impl ModelFolder<'_> {
+    /// See [`write_model_folder`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn write(&self, files: &dyn FileSystem, folder: &Path, tensors: Vec<TensorToWrite>) -> Result<()> {
+        check_replaceable(folder)?;
+        let temporary = sibling(folder, "tmp")?;
+        remove(files, &temporary)?;
+        let result = create_folder(files, &temporary)
+            .and_then(|()| self.write_files(files, &temporary, tensors))
+            .and_then(|()| sync_folder(files, &temporary))
+            .and_then(|()| put_in_place(files, &temporary, folder));
+        if result.is_err() {
+            // The first error is the one to report; a leftover temporary folder is only untidy.
+            let _ = remove(files, &temporary);
+        }
+        result
     }
-    result
+
+    fn write_files(&self, files: &dyn FileSystem, folder: &Path, tensors: Vec<TensorToWrite>) -> Result<()> {
+        let write_bytes = |name: &str, bytes: &[u8]| {
+            let path = folder.join(name);
+            write_synced(files, &path, |file| file.write_all(bytes).map_err(Error::writing("write", &path)))
+        };
+        let write_json = |name: &str, value: &Value| write_bytes(name, format!("{value:#}\n").as_bytes());
+        write_json(CONFIG, &as_float32(self.config))?;
+        if let Some(generation_config) = self.generation_config {
+            write_json(GENERATION_CONFIG, generation_config)?;
+        }
+        if let Some(tokenizer) = self.tokenizer {
+            write_bytes(TOKENIZER, &tokenizer.tokenizer_json)?;
+            write_json(TOKENIZER_CONFIG, &tokenizer.tokenizer_config)?;
+            if let Some(template) = &tokenizer.chat_template {
+                write_bytes(CHAT_TEMPLATE, template.as_bytes())?;
+            }
+        }
+        let weights = folder.join(WEIGHTS);
+        write_synced(files, &weights, |file| write_tensors(file, &weights, tensors, &BTreeMap::new()))
+    }
 }
 
 fn check_replaceable(folder: &Path) -> Result<()> {
@@ -60,27 +100,6 @@ fn check_replaceable(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write_files(
-    folder: &Path,
-    config: &Value,
-    generation_config: Option<&Value>,
-    tokenizer: Option<&TokenizerFiles>,
-    tensors: Vec<TensorToWrite>,
-) -> Result<()> {
-    write_json(&folder.join(CONFIG), &as_float32(config))?;
-    if let Some(generation_config) = generation_config {
-        write_json(&folder.join(GENERATION_CONFIG), generation_config)?;
-    }
-    if let Some(tokenizer) = tokenizer {
-        write_bytes(&folder.join(TOKENIZER), &tokenizer.tokenizer_json)?;
-        write_json(&folder.join(TOKENIZER_CONFIG), &tokenizer.tokenizer_config)?;
-        if let Some(template) = &tokenizer.chat_template {
-            write_bytes(&folder.join(CHAT_TEMPLATE), template.as_bytes())?;
-        }
-    }
-    write_safetensors(&folder.join(WEIGHTS), tensors, &BTreeMap::new())
-}
-
 /// The configuration with its stored type corrected: `dtype` in newer versions of transformers, `torch_dtype` in older
 /// ones.
 fn as_float32(config: &Value) -> Value {
@@ -98,37 +117,22 @@ fn as_float32(config: &Value) -> Value {
     config
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
-    write_bytes(path, format!("{value:#}\n").as_bytes())
-}
-
-fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
-    replace_file(path, |file| file.write_all(bytes).map_err(Error::writing("write", path)))
-}
-
 /// Renames `temporary` to `folder`; what was there moves aside first and comes back if the rename fails.
-fn put_in_place(temporary: &Path, folder: &Path) -> Result<()> {
-    let place = |from: &Path, to: &Path| fs::rename(from, to).map_err(Error::writing("put in place", folder));
+fn put_in_place(files: &dyn FileSystem, temporary: &Path, folder: &Path) -> Result<()> {
+    let place = |from: &Path, to: &Path| files.rename(from, to).map_err(Error::writing("put in place", folder));
     if folder.exists() {
         let old = sibling(folder, "old")?;
-        remove_folder(&old)?;
+        remove(files, &old)?;
         place(folder, &old)?;
         if let Err(error) = place(temporary, folder) {
             place(&old, folder)?;
             return Err(error);
         }
-        sync_folder(folder_of(folder))?;
-        return remove_folder(&old);
+        sync_folder(files, folder_of(folder))?;
+        return remove(files, &old);
     }
     place(temporary, folder)?;
-    sync_folder(folder_of(folder))
-}
-
-fn remove_folder(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::writing("remove", folder)(error)),
-        _ => Ok(()),
-    }
+    sync_folder(files, folder_of(folder))
 }
 
 /// A small folder for the tests here and in [`super::hf_folder`].

@@ -14,6 +14,7 @@
 pub(crate) mod atomic_write;
 pub mod dequantize;
 mod file_bytes;
+pub mod file_system;
 pub mod gguf;
 #[cfg(test)]
 mod gguf_builder;
@@ -27,6 +28,7 @@ mod gguf_tokenizer;
 pub mod hf_folder;
 mod hf_write;
 pub mod safetensors;
+mod safetensors_write;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
