@@ -104,11 +104,7 @@ mod tests {
     }
 
     /// What a sampler that follows a script gives: the first `num_scripted` prompts get its response, the others a good one.
-    fn counts(
-        examples: &[Example],
-        num_scripted: usize,
-        script: fn(&Example) -> (Vec<u32>, bool),
-    ) -> SelfGeneratedCounts {
+    fn counts(examples: &[Example], num_scripted: usize, script: Script) -> SelfGeneratedCounts {
         let answer = |example: &Example| match example.index < num_scripted {
             true => script(example),
             false => (vec![100 + example.index as u32, 2], true),
@@ -123,7 +119,10 @@ mod tests {
         make_pairs(examples, &responses, &[-1.0; NUM_PROMPTS], Unfinished::Mask, 1000).1
     }
 
-    const SCRIPTS: [(&str, fn(&Example) -> (Vec<u32>, bool)); 4] = [
+    /// What a scripted sampler answers, and whether that is finished.
+    type Script = fn(&Example) -> (Vec<u32>, bool);
+
+    const SCRIPTS: [(&str, Script); 4] = [
         ("empty", |_| (vec![2], true)),
         ("identical", |example| (example.demonstration_ids.clone(), true)),
         ("repeated", |_| (vec![50, 51, 2], true)),

@@ -162,13 +162,14 @@ mod tests {
 
     #[test]
     fn every_damage_is_found_and_named() {
-        let damages: [(&str, &dyn Fn(&Path)); 6] = [
-            ("a", &|folder| fs::write(folder.join("a"), "fIrst").unwrap()),
-            ("a", &|folder| fs::write(folder.join("a"), "firs").unwrap()),
-            ("b", &|folder| fs::write(folder.join("b"), "more").unwrap()),
-            ("b", &|folder| fs::remove_file(folder.join("b")).unwrap()),
-            ("MANIFEST", &|folder| fs::write(folder.join(MANIFEST), "[{\"name\"").unwrap()),
-            ("MANIFEST", &|folder| {
+        type Damage = fn(&Path);
+        let damages: [(&str, Damage); 6] = [
+            ("a", |folder| fs::write(folder.join("a"), "fIrst").unwrap()),
+            ("a", |folder| fs::write(folder.join("a"), "firs").unwrap()),
+            ("b", |folder| fs::write(folder.join("b"), "more").unwrap()),
+            ("b", |folder| fs::remove_file(folder.join("b")).unwrap()),
+            ("MANIFEST", |folder| fs::write(folder.join(MANIFEST), "[{\"name\"").unwrap()),
+            ("MANIFEST", |folder| {
                 let text = fs::read_to_string(folder.join(MANIFEST)).unwrap();
                 fs::write(folder.join(MANIFEST), text.replace("\"a\"", "\"../a\"")).unwrap();
             }),
