@@ -79,7 +79,7 @@ fn plain<const D: usize>(x: &Tensor<D>) -> DispatchTensor {
 #[track_caller]
 fn assert_near<const D: usize>(name: &str, fused: DispatchTensor, composite: DispatchTensor) {
     let [fused, composite] = [fused, composite].map(|tensor| Tensor::<D>::from_dispatch(tensor).into_data());
-    assert_eq!(fused.shape, composite.shape, "{name}");
+    assert_eq!(fused.shape(), composite.shape(), "{name}");
     let [fused, composite] = [fused, composite].map(|data| data.try_into_vec::<f32>().unwrap());
     assert_eq!(fused.len(), composite.len(), "{name}");
     let scale = composite.iter().fold(1.0f32, |max, value| max.max(value.abs()));
