@@ -3,13 +3,15 @@
 //
 // Bindings: p, g, m, v, all [len]; p, m and v read and written;
 // info: grid width, len, b1, 1 - b1, b2, 1 - b2, eps, decay, step_size, root_correction.
-// Workgroup: one number a lane.
+// Workgroup: one Number a lane; len counts them.
 // Numerics: f32; 1 - b was rounded once, from f64.
 
-@group(0) @binding(0) var<storage, read_write> p: array<f32>;
-@group(0) @binding(1) var<storage, read_write> g: array<f32>;
-@group(0) @binding(2) var<storage, read_write> m: array<f32>;
-@group(0) @binding(3) var<storage, read_write> v: array<f32>;
+alias Number = {{ number }}; // f32 or, where the length allows it, vec4<f32>
+
+@group(0) @binding(0) var<storage, read_write> p: array<Number>;
+@group(0) @binding(1) var<storage, read_write> g: array<Number>;
+@group(0) @binding(2) var<storage, read_write> m: array<Number>;
+@group(0) @binding(3) var<storage, read_write> v: array<Number>;
 @group(0) @binding(4) var<storage, read> info: array<u32>;
 
 const WORKGROUP: u32 = {{ workgroup }}u;

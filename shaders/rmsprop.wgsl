@@ -2,12 +2,14 @@
 // src/ops/composite.rs.
 //
 // Bindings: p, g, v, all [len]; p and v read and written; info: grid width, len, alpha, 1 - alpha, eps, weight_decay, lr.
-// Workgroup: one number a lane.
+// Workgroup: one Number a lane; len counts them.
 // Numerics: f32; 1 - alpha was rounded once, from f64.
 
-@group(0) @binding(0) var<storage, read_write> p: array<f32>;
-@group(0) @binding(1) var<storage, read_write> g: array<f32>;
-@group(0) @binding(2) var<storage, read_write> v: array<f32>;
+alias Number = {{ number }}; // f32 or, where the length allows it, vec4<f32>
+
+@group(0) @binding(0) var<storage, read_write> p: array<Number>;
+@group(0) @binding(1) var<storage, read_write> g: array<Number>;
+@group(0) @binding(2) var<storage, read_write> v: array<Number>;
 @group(0) @binding(3) var<storage, read> info: array<u32>;
 
 const WORKGROUP: u32 = {{ workgroup }}u;

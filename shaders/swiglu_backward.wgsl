@@ -2,21 +2,23 @@
 // src/ops/composite.rs.
 //
 // Bindings: gate, up, g, dgate written, dup written, all [len]; info: grid width, len.
-// Workgroup: one number a lane.
+// Workgroup: one Number a lane; len counts them.
 // Numerics: f32; the exponential's argument is never positive, so nothing overflows.
 
-@group(0) @binding(0) var<storage, read_write> gate: array<f32>;
-@group(0) @binding(1) var<storage, read_write> up: array<f32>;
-@group(0) @binding(2) var<storage, read_write> g: array<f32>;
-@group(0) @binding(3) var<storage, read_write> dgate: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dup: array<f32>;
+alias Number = {{ number }}; // f32 or, where the length allows it, vec4<f32>
+
+@group(0) @binding(0) var<storage, read_write> gate: array<Number>;
+@group(0) @binding(1) var<storage, read_write> up: array<Number>;
+@group(0) @binding(2) var<storage, read_write> g: array<Number>;
+@group(0) @binding(3) var<storage, read_write> dgate: array<Number>;
+@group(0) @binding(4) var<storage, read_write> dup: array<Number>;
 @group(0) @binding(5) var<storage, read> info: array<u32>;
 
 const WORKGROUP: u32 = {{ workgroup }}u;
 
-fn sigmoid(x: f32) -> f32 {
+fn sigmoid(x: Number) -> Number {
     let e = exp(-abs(x));
-    return select(e, 1.0, x >= 0.0) / (1.0 + e);
+    return select(e, Number(1.0), x >= Number(0.0)) / (1.0 + e);
 }
 
 @compute @workgroup_size({{ workgroup }}, 1, 1)

@@ -18,7 +18,7 @@ use burn_cubecl::tensor::CubeTensor;
 use super::{AdamW, AttentionLayout, ModelOps, RmsProp, composite, composite_attention};
 use attention::{MAX_HEAD_DIM, Outcome};
 pub use launch::kernel_name;
-use launch::{Buffer, Shader, empty, takes_shaders};
+use launch::{Buffer, Constant, Shader, empty, takes_shaders};
 
 static RMS_NORM: Shader = Shader::new("rms_norm", include_str!("../../shaders/rms_norm.wgsl"));
 static RMS_NORM_BACKWARD: Shader =
@@ -48,6 +48,15 @@ fn sizes(matrix: &CubeTensor) -> [usize; 2] {
 
 fn len(tensor: &CubeTensor) -> usize {
     tensor.meta.shape().num_elements()
+}
+
+/// For shaders that treat all numbers alike: the type that a lane works on, and how many of it these numbers are. Four at a time
+/// are more than twice as fast on software Vulkan.
+fn lanes(num_numbers: usize) -> (Constant, usize) {
+    match num_numbers.is_multiple_of(4) {
+        true => (("number", "vec4<f32>".to_owned()), num_numbers / 4),
+        false => (("number", "f32".to_owned()), num_numbers),
+    }
 }
 
 impl ModelOps for CubeBackend {
@@ -92,7 +101,7 @@ impl ModelOps for CubeBackend {
         let num_shares = num_rows.div_ceil(ROWS_PER_SHARE);
         let (dx, shares, dweight) = (empty(&x, [num_rows, size]), empty(&x, [num_shares, size]), empty(&x, [size]));
         RMS_NORM_BACKWARD.launch(
-            &[("rows", ROWS_PER_SHARE)],
+            &[("rows", ROWS_PER_SHARE.to_string())],
             num_shares,
             &[Buffer::Read(&x), Buffer::Read(&weight), Buffer::Read(&g), Buffer::Write(&dx), Buffer::Write(&shares)],
             &[num_rows as u32, size as u32, eps.to_bits()],
@@ -109,7 +118,8 @@ impl ModelOps for CubeBackend {
         let (gate, up) = (into_contiguous(gate), into_contiguous(up));
         let y = empty(&gate, sizes(&gate));
         let buffers = [Buffer::Read(&gate), Buffer::Read(&up), Buffer::Write(&y)];
-        SWIGLU.launch(&[], SWIGLU.num_workgroups(len(&y)), &buffers, &[len(&y) as u32]);
+        let (number, count) = lanes(len(&y));
+        SWIGLU.launch(&[number], SWIGLU.num_workgroups(count), &buffers, &[count as u32]);
         y
     }
 
@@ -123,11 +133,12 @@ impl ModelOps for CubeBackend {
         }
         let [gate, up, g] = [gate, up, g].map(into_contiguous);
         let (dgate, dup) = (empty(&gate, sizes(&gate)), empty(&gate, sizes(&gate)));
+        let (number, count) = lanes(len(&gate));
         SWIGLU_BACKWARD.launch(
-            &[],
-            SWIGLU_BACKWARD.num_workgroups(len(&gate)),
+            &[number],
+            SWIGLU_BACKWARD.num_workgroups(count),
             &[Buffer::Read(&gate), Buffer::Read(&up), Buffer::Read(&g), Buffer::Write(&dgate), Buffer::Write(&dup)],
-            &[len(&gate) as u32],
+            &[count as u32],
         );
         (dgate, dup)
     }
@@ -219,11 +230,12 @@ impl ModelOps for CubeBackend {
         let AdamW { beta1, beta2, epsilon, decay, step_size, root_correction } = numbers;
         let averages = [beta1, 1.0 - beta1, beta2, 1.0 - beta2].map(|share| (share as f32).to_bits());
         let rest = [epsilon, decay, step_size, root_correction].map(f32::to_bits);
+        let (number, count) = lanes(len(&parameter));
         ADAMW.launch(
-            &[],
-            ADAMW.num_workgroups(len(&parameter)),
+            &[number],
+            ADAMW.num_workgroups(count),
             &[Buffer::Update(&parameter), Buffer::Read(&gradient), Buffer::Update(&mean), Buffer::Update(&mean_square)],
-            &[&[len(&parameter) as u32], &averages[..], &rest].concat(),
+            &[&[count as u32], &averages[..], &rest].concat(),
         );
         (parameter, mean, mean_square)
     }
@@ -241,11 +253,12 @@ impl ModelOps for CubeBackend {
         let [parameter, mean_square] = [parameter, mean_square].map(owned);
         let RmsProp { alpha, epsilon, weight_decay, lr } = numbers;
         let numbers = [alpha as f32, (1.0 - alpha) as f32, epsilon, weight_decay, lr].map(f32::to_bits);
+        let (number, count) = lanes(len(&parameter));
         RMSPROP.launch(
-            &[],
-            RMSPROP.num_workgroups(len(&parameter)),
+            &[number],
+            RMSPROP.num_workgroups(count),
             &[Buffer::Update(&parameter), Buffer::Read(&gradient), Buffer::Update(&mean_square)],
-            &[&[len(&parameter) as u32], &numbers[..]].concat(),
+            &[&[count as u32], &numbers[..]].concat(),
         );
         (parameter, mean_square)
     }

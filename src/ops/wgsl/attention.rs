@@ -124,7 +124,8 @@ impl Tiles {
         let Heads { num_heads, num_key_value_heads, head_dim } = self.heads;
         let quads = head_dim.div_ceil(4 * LANES); // of a lane
         let step = (MAX_QUADS / (quads * LANES)).clamp(1, MAX_STEP);
-        let constants = [("head_dim", head_dim), ("quads", quads), ("step", step), ("rows", ROWS), ("lanes", LANES)];
+        let constants = [("head_dim", head_dim), ("quads", quads), ("step", step), ("rows", ROWS), ("lanes", LANES)]
+            .map(|(name, value)| (name, value.to_string()));
         let head = [num_heads as u32, num_key_value_heads as u32, self.heads.scale().to_bits()];
         let sizes = [self.num_tiles as u32, self.num_spans as u32];
         let words: Vec<u32> = self.words.iter().map(|word| *word as u32).collect();

@@ -26,6 +26,9 @@ pub struct Shader {
     pub workgroup: usize,
 }
 
+/// A word in double braces in a shader's text, and what stands there instead.
+pub type Constant = (&'static str, String);
+
 /// A tensor that a shader is given; contiguous.
 #[derive(Debug, Clone, Copy)]
 pub enum Buffer<'a> {
@@ -35,9 +38,10 @@ pub enum Buffer<'a> {
 }
 
 impl Shader {
-    /// A shader that shares no text with others, with the usual workgroup.
+    /// A shader that shares no text with others. Its workgroup is two of the usual hardware's groups of 32 lanes: more lanes
+    /// cost rows of a few hundred columns more at barriers than they save.
     pub const fn new(name: &'static str, text: &'static str) -> Self {
-        Shader { name, text, shared_text: "", workgroup: 128 }
+        Shader { name, text, shared_text: "", workgroup: 64 }
     }
 
     /// Workgroups that give each of `len` numbers a lane.
@@ -51,7 +55,7 @@ impl Shader {
     /// A failure shows when a written buffer is read.
     pub fn launch(
         &'static self,
-        constants: &[(&'static str, usize)],
+        constants: &[Constant],
         num_workgroups: usize,
         buffers: &[Buffer<'_>],
         numbers: &[u32],
@@ -83,7 +87,7 @@ impl Shader {
 /// A shader with its constants: what is compiled.
 struct Text {
     shader: &'static Shader,
-    constants: Vec<(&'static str, usize)>,
+    constants: Vec<Constant>,
 }
 
 impl KernelSource for Text {
@@ -91,7 +95,7 @@ impl KernelSource for Text {
         let template = SourceTemplate::new(self.shader.text)
             .add_template(self.shader.shared_text)
             .register("workgroup", self.shader.workgroup.to_string());
-        self.constants.iter().fold(template, |template, (name, value)| template.register(*name, value.to_string()))
+        self.constants.iter().fold(template, |template, (name, value)| template.register(*name, value.as_str()))
     }
 
     fn id(&self) -> KernelId {
