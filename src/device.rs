@@ -96,6 +96,12 @@ pub fn is_flex(device: &Device) -> bool {
     return false;
 }
 
+/// True for a graphics card, or software that plays one.
+#[cfg(feature = "wgpu")]
+pub fn is_wgpu(device: &Device) -> bool {
+    matches!(device.clone().without_autodiff().as_dispatch(), burn::backend::DispatchDevice::Cube(_))
+}
+
 /// The name that `auto` stands for on this machine; other names are returned as they are.
 pub fn resolve_name(name: &str) -> &str {
     if name == "auto" { if has_gpu() { "wgpu" } else { "flex" } } else { name }

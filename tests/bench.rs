@@ -6,13 +6,14 @@ use tempfile::tempdir;
 use crate::support::binary::{device, golden, gsil, keys, say_skipped, text};
 
 /// The keys of one workload's JSON object.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "cpu",
     "cpu_seconds_per_step",
     "date",
     "device",
     "device_description",
     "gsil_version",
+    "launches_per_step",
     "matrix_flops_per_step",
     "model",
     "num_layers",
@@ -54,6 +55,8 @@ fn check_workload(object: &Value, workload: &str, tokens_per_step: f64) {
     assert_eq!(float(object, "tokens_per_step"), tokens_per_step);
     let product = float(object, "tokens_per_s") * float(object, "seconds_per_step");
     assert!((product - tokens_per_step).abs() < 1e-6 * tokens_per_step, "{product} tokens a step in {object}");
+    let is_card = device().starts_with("wgpu");
+    assert_eq!(object["launches_per_step"]["shaders"].as_u64().is_some_and(|count| count > 0), is_card, "{object}");
     assert!(float(object, "matrix_flops_per_step") > 0.0 && float(object, "threads") >= 1.0);
     if cfg!(target_os = "linux") {
         assert!(float(object, "peak_memory_bytes") > 1e6 && float(object, "cpu_seconds_per_step") >= 0.0);

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{LoraConfig, ObjectiveConfig, ObjectiveName, OptimizerName, RunConfig};
 use crate::error::{Error, Result};
+use crate::ops::launches::{self, Launches};
 use machine::Machine;
 
 /// The seed of everything random here.
@@ -84,6 +85,8 @@ pub struct Measurement {
     pub peak_memory_bytes: Option<u64>,
     /// See [`matrix_flops`].
     pub matrix_flops_per_step: f64,
+    /// Kernels queued on a graphics card. None where there is none.
+    pub launches_per_step: Option<Launches>,
 }
 
 /// What a workload's own file measures; [`measure`] adds the rest.
@@ -163,6 +166,7 @@ pub fn measure(
         cpu_seconds_per_step: timing.steps.cpu_seconds_per_step,
         peak_memory_bytes: machine::peak_memory_bytes(),
         matrix_flops_per_step: timing.matrix_flops_per_step,
+        launches_per_step: timing.steps.launches_per_step,
     })
 }
 
@@ -170,6 +174,7 @@ pub fn measure(
 struct StepTimes {
     seconds: Vec<f64>,
     cpu_seconds_per_step: Option<f64>,
+    launches_per_step: Option<Launches>,
 }
 
 impl StepTimes {
@@ -178,15 +183,21 @@ impl StepTimes {
         step()?;
         sync(device)?;
         let cpu_before = machine::cpu_seconds();
-        let mut seconds = Vec::with_capacity(num_steps);
-        for _ in 0..num_steps {
+        let mut timed_step = || -> Result<f64> {
             let started = Instant::now();
             step()?;
             sync(device)?;
-            seconds.push(started.elapsed().as_secs_f64());
-        }
+            Ok(started.elapsed().as_secs_f64())
+        };
+        let mut seconds: Result<Vec<f64>> = Ok(Vec::new());
+        let launches = launches::count(device, || seconds = (0..num_steps).map(|_| timed_step()).collect());
+        let seconds = seconds?;
         let cpu_seconds = machine::cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
-        Ok(StepTimes { seconds, cpu_seconds_per_step: cpu_seconds.map(|seconds| seconds / num_steps as f64) })
+        Ok(StepTimes {
+            seconds,
+            cpu_seconds_per_step: cpu_seconds.map(|seconds| seconds / num_steps as f64),
+            launches_per_step: launches.map(|all| all.per(num_steps)),
+        })
     }
 
     /// The upper one of the middle two where their number is even.
@@ -218,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_one_of_the_steps() {
-        let times = StepTimes { seconds: vec![3.0, 1.0, 2.0], cpu_seconds_per_step: None };
+        let times = StepTimes { seconds: vec![3.0, 1.0, 2.0], cpu_seconds_per_step: None, launches_per_step: None };
         assert_eq!(times.median_seconds(), 2.0);
     }
 

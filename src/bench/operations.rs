@@ -1,4 +1,5 @@
-//! Each fused operation of [`crate::ops`] by itself, forward, at the sizes of one training step of this model.
+//! Each fused operation of [`crate::ops`] by itself, forward, at the sizes of one training step of this model, beside its
+//! composite body ([`crate::ops::reference`]).
 
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use crate::device;
 use crate::error::Result;
 use crate::model::ModelConfig;
 use crate::objective::log_probs::int_tensor;
-use crate::ops::{self, AttentionLayout, AttentionPlan};
+use crate::ops::launches::{self, Launches};
+use crate::ops::{self, AttentionLayout, AttentionPlan, reference};
 
 /// Numbers that an optimizer updates here: 64 MiB a tensor, beyond any cache.
 const OPTIMIZER_LEN: usize = 16 << 20;
@@ -32,6 +34,11 @@ pub struct OperationTime {
     pub gb_per_s: Option<f64>,
     /// Of the device's peak in the same unit; above 1 where the data fit a cache.
     pub share_of_peak: f64,
+    /// Of the composite body; None for what has none.
+    pub composite_seconds: Option<f64>,
+    /// Kernels of one call on a graphics card, of the operation and of its composite body.
+    pub launches: Option<Launches>,
+    pub composite_launches: Option<Launches>,
 }
 
 /// What bounds an operation.
@@ -53,8 +60,20 @@ impl Bench<'_> {
         Tensor::random(shape, Distribution::Normal(0.0, 1.0), self.device)
     }
 
-    fn time(&mut self, name: &'static str, shapes: String, cost: Cost, work: impl FnMut()) -> Result<()> {
-        let seconds = best_seconds(self.device, work)?;
+    fn time(
+        &mut self,
+        name: &'static str,
+        shapes: String,
+        cost: Cost,
+        mut work: impl FnMut(),
+        composite: Option<&mut dyn FnMut()>,
+    ) -> Result<()> {
+        let seconds = best_seconds(self.device, &mut work)?;
+        let launches = launches::count(self.device, work);
+        let (composite_seconds, composite_launches) = match composite {
+            Some(work) => (Some(best_seconds(self.device, &mut *work)?), launches::count(self.device, work)),
+            None => (None, None),
+        };
         let (gflops, gb_per_s) = match cost {
             Cost::MatrixFlops(flops) => (Some(flops / seconds / 1e9), None),
             Cost::Numbers(count) => (None, Some(4.0 * count as f64 / seconds / 1e9)),
@@ -62,9 +81,26 @@ impl Bench<'_> {
         let share = |figure: Option<f64>, peak: f64| figure.map(|figure| figure / peak);
         let share_of_peak = share(gflops, self.peaks.matmul_gflops).or(share(gb_per_s, self.peaks.copy_gb_per_s));
         let share_of_peak = share_of_peak.unwrap_or_default();
-        self.times.push(OperationTime { name, shapes, seconds, gflops, gb_per_s, share_of_peak });
+        self.times.push(OperationTime {
+            name,
+            shapes,
+            seconds,
+            gflops,
+            gb_per_s,
+            share_of_peak,
+            composite_seconds,
+            launches,
+            composite_launches,
+        });
         Ok(())
     }
+}
+
+/// Has a result computed, without waiting for it. Burn's fusion would not compute one that is dropped before, and might join
+/// an update with the next.
+fn finish<T>(device: &Device, result: T) -> T {
+    let _ = device.flush(); // who waits for the device sees a failure
+    result
 }
 
 /// Times every operation.
@@ -83,71 +119,90 @@ pub fn measure(device_name: &str, config: &ModelConfig, size: &Size, peaks: Peak
 
 /// What a layer does to each row by itself.
 fn rows(bench: &mut Bench<'_>, config: &ModelConfig, n: usize) -> Result<()> {
+    let device = bench.device;
     let (d, inner) = (config.hidden_size, config.intermediate_size);
     let (x, weight) = (bench.random([n, d]), bench.random([inner, d]));
     let flops = 2.0 * (n * d * inner) as f64;
-    bench.time("linear", format!("[{n}, {d}] x [{inner}, {d}]"), Cost::MatrixFlops(flops), || {
-        drop(ops::linear(x.clone(), weight.clone()));
-    })?;
+    let linear = || drop(finish(device, ops::linear(x.clone(), weight.clone())));
+    bench.time("linear", format!("[{n}, {d}] x [{inner}, {d}]"), Cost::MatrixFlops(flops), linear, None)?;
     let (a, b) = (bench.random([LORA_RANK, d]), bench.random([inner, LORA_RANK]));
-    let adapted = flops + 2.0 * (n * LORA_RANK * (d + inner)) as f64;
-    bench.time("lora_linear", format!("the same, rank {LORA_RANK}"), Cost::MatrixFlops(adapted), || {
-        drop(ops::lora_linear(x.clone(), weight.clone(), a.clone(), b.clone(), 2.0));
-    })?;
+    let adapted = Cost::MatrixFlops(flops + 2.0 * (n * LORA_RANK * (d + inner)) as f64);
+    let fused = || drop(finish(device, ops::lora_linear(x.clone(), weight.clone(), a.clone(), b.clone(), 2.0)));
+    let mut composite =
+        || drop(finish(device, reference::lora_linear(x.clone(), weight.clone(), a.clone(), b.clone(), 2.0)));
+    bench.time("lora_linear", format!("the same, rank {LORA_RANK}"), adapted, fused, Some(&mut composite))?;
     let norm = bench.random([d]);
-    bench.time("rms_norm", format!("[{n}, {d}]"), Cost::Numbers(2 * n * d), || {
-        drop(ops::rms_norm(x.clone(), norm.clone(), config.rms_norm_eps));
-    })?;
+    let fused = || drop(finish(device, ops::rms_norm(x.clone(), norm.clone(), config.rms_norm_eps)));
+    let mut composite = || drop(finish(device, reference::rms_norm(x.clone(), norm.clone(), config.rms_norm_eps)));
+    bench.time("rms_norm", format!("[{n}, {d}]"), Cost::Numbers(2 * n * d), fused, Some(&mut composite))?;
     let (gate, up) = (bench.random([n, inner]), bench.random([n, inner]));
-    bench.time("swiglu", format!("[{n}, {inner}]"), Cost::Numbers(3 * n * inner), || {
-        drop(ops::swiglu(gate.clone(), up.clone()));
-    })
+    let fused = || drop(finish(device, ops::swiglu(gate.clone(), up.clone())));
+    let mut composite = || drop(finish(device, reference::swiglu(gate.clone(), up.clone())));
+    bench.time("swiglu", format!("[{n}, {inner}]"), Cost::Numbers(3 * n * inner), fused, Some(&mut composite))
 }
 
 /// All sequences side by side, none shared.
 fn attention(bench: &mut Bench<'_>, config: &ModelConfig, size: &Size) -> Result<()> {
+    let device = bench.device;
     let plan = AttentionPlan::separate(&vec![size.tokens; 2 * size.pairs]);
     let (n, q_size, kv_size) = (plan.num_rows(), config.query_size(), config.key_value_size());
     let flops = 4.0 * q_size as f64 * matrix_flops::keys_seen(&plan); // scores and weighted values
     let layout = AttentionLayout { plan: Arc::new(plan), heads: config.heads() };
     let (q, k, v) = (bench.random([n, q_size]), bench.random([n, kv_size]), bench.random([n, kv_size]));
     let shapes = format!("[{n}, {q_size}], {} sequences", 2 * size.pairs);
-    bench.time("attention", shapes, Cost::MatrixFlops(flops), || {
-        drop(ops::attention(q.clone(), k.clone(), v.clone(), layout.clone()));
-    })?;
+    let fused = || drop(finish(device, ops::attention(q.clone(), k.clone(), v.clone(), layout.clone())));
+    let mut composite = || drop(finish(device, reference::attention(q.clone(), k.clone(), v.clone(), layout.clone())));
+    bench.time("attention", shapes, Cost::MatrixFlops(flops), fused, Some(&mut composite))?;
     let angles = bench.random([n, config.head_dim / 2]);
-    bench.time("rotary", format!("[{n}, {q_size}]"), Cost::Numbers(2 * n * q_size), || {
-        drop(ops::rotary(q.clone(), angles.clone(), angles.clone()));
-    })
+    let fused = || drop(finish(device, ops::rotary(q.clone(), angles.clone(), angles.clone())));
+    let mut composite = || drop(finish(device, reference::rotary(q.clone(), angles.clone(), angles.clone())));
+    bench.time("rotary", format!("[{n}, {q_size}]"), Cost::Numbers(2 * n * q_size), fused, Some(&mut composite))
 }
 
 /// The head on `r` response rows.
 fn head(bench: &mut Bench<'_>, config: &ModelConfig, r: usize) -> Result<()> {
+    let device = bench.device;
     let (d, v) = (config.hidden_size, config.vocab_size);
     let (hidden, weight) = (bench.random([r, d]), bench.random([v, d]));
     let targets: Vec<i32> = random_ids(&mut seeded(), r, v).into_iter().map(|id| id as i32).collect();
     let targets: Tensor<1, Int> = int_tensor(&targets, bench.device);
-    let flops = 2.0 * (r * d * v) as f64;
-    bench.time("selected_log_probs", format!("[{r}, {d}] x [{v}, {d}]"), Cost::MatrixFlops(flops), || {
-        drop(ops::selected_log_probs(hidden.clone(), weight.clone(), targets.clone(), false));
-    })
+    let cost = Cost::MatrixFlops(2.0 * (r * d * v) as f64);
+    let fused =
+        || drop(finish(device, ops::selected_log_probs(hidden.clone(), weight.clone(), targets.clone(), false)));
+    let mut composite =
+        || drop(finish(device, reference::selected_log_probs(hidden.clone(), weight.clone(), targets.clone())));
+    bench.time("selected_log_probs", format!("[{r}, {d}] x [{v}, {d}]"), cost, fused, Some(&mut composite))
 }
 
 /// The gradient's norm, and updates in place: each call owns the tensors and gives them back.
 fn optimizers(bench: &mut Bench<'_>) -> Result<()> {
-    let n = OPTIMIZER_LEN;
+    let (n, device) = (OPTIMIZER_LEN, bench.device);
     let gradient = bench.random([n]);
-    bench.time("sum_of_squares", format!("[{n}]"), Cost::Numbers(n), || drop(ops::sum_of_squares(gradient.clone())))?;
-    let zeros = || Tensor::<1>::zeros([n], bench.device);
+    let squares = || drop(finish(device, ops::sum_of_squares(gradient.clone())));
+    bench.time("sum_of_squares", format!("[{n}]"), Cost::Numbers(n), squares, None)?;
+    let zeros = || Tensor::<1>::zeros([n], device);
     let rmsprop = ops::RmsProp { alpha: 0.99, epsilon: 1e-8, weight_decay: 0.0, lr: 1e-5 };
-    let mut state = Some((zeros(), zeros()));
-    let mut adamw_state = Some((zeros(), zeros(), zeros()));
-    bench.time("rmsprop", format!("[{n}]"), Cost::Numbers(5 * n), || {
-        state = state.take().map(|(p, square)| ops::rmsprop(p, gradient.clone(), square, rmsprop));
-    })?;
+    let (mut state, mut other) = (Some((zeros(), zeros())), Some((zeros(), zeros())));
+    let fused = || {
+        let step = |(p, square)| ops::rmsprop(p, gradient.clone(), square, rmsprop);
+        state = finish(device, state.take().map(step));
+    };
+    let mut composite = || {
+        let step = |(p, square)| reference::rmsprop([p, gradient.clone(), square], rmsprop);
+        other = finish(device, other.take().map(step));
+    };
+    bench.time("rmsprop", format!("[{n}]"), Cost::Numbers(5 * n), fused, Some(&mut composite))?;
     let adamw =
         ops::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, decay: 1.0, step_size: 1e-5, root_correction: 1.0 };
-    bench.time("adamw", format!("[{n}]"), Cost::Numbers(7 * n), || {
-        adamw_state = adamw_state.take().map(|(p, mean, square)| ops::adamw(p, gradient.clone(), mean, square, adamw));
-    })
+    let three = || Some((zeros(), zeros(), zeros()));
+    let (mut state, mut other) = (three(), three());
+    let fused = || {
+        let step = |(p, mean, square)| ops::adamw(p, gradient.clone(), mean, square, adamw);
+        state = finish(device, state.take().map(step));
+    };
+    let mut composite = || {
+        let step = |(p, mean, square)| reference::adamw([p, gradient.clone(), mean, square], adamw);
+        other = finish(device, other.take().map(step));
+    };
+    bench.time("adamw", format!("[{n}]"), Cost::Numbers(7 * n), fused, Some(&mut composite))
 }

@@ -14,6 +14,7 @@ use crate::bench::peaks::{self, Peaks};
 use crate::bench::{Measurement, Size, Workload, check_size, default_config, measure};
 use crate::device;
 use crate::error::{Error, Result};
+use crate::ops::launches::Launches;
 use crate::report::console::Console;
 use crate::report::table::{format_table, number, percent};
 
@@ -160,22 +161,39 @@ fn tables(report: &Report) -> String {
     );
     let operations: Vec<Vec<String>> = report.operations.iter().map(operation_row).collect();
     let workloads: Vec<Vec<String>> = report.workloads.iter().map(workload_row).collect();
-    let operations = format_table(&["operation", "shapes", "ms", "GFLOP/s", "GB/s", "of peak"], &operations);
-    let columns =
-        ["workload", "tokens/s", "s a step", "CPU s a step", "scoring s", "of matrix peak", "peak memory, MiB"];
+    let columns = ["operation", "shapes", "ms", "GFLOP/s", "GB/s", "of peak", "launches", "composite ms", "launches"];
+    let operations = format_table(&columns, &operations);
+    let columns = [
+        "workload",
+        "tokens/s",
+        "s a step",
+        "CPU s a step",
+        "scoring s",
+        "of matrix peak",
+        "peak memory, MiB",
+        "launches a step",
+    ];
     format!("{head}\n{operations}\n{}", format_table(&columns, &workloads))
 }
 
 fn operation_row(time: &OperationTime) -> Vec<String> {
     let rate = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
+    let ms = |seconds: Option<f64>| seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{:.3}", 1e3 * seconds));
     vec![
         time.name.to_owned(),
         time.shapes.clone(),
-        format!("{:.3}", 1e3 * time.seconds),
+        ms(Some(time.seconds)),
         rate(time.gflops),
         rate(time.gb_per_s),
         percent(Some(time.share_of_peak)),
+        count(time.launches),
+        ms(time.composite_seconds),
+        count(time.composite_launches),
     ]
+}
+
+fn count(launches: Option<Launches>) -> String {
+    launches.map_or_else(|| "-".to_owned(), |launches| launches.total.to_string())
 }
 
 fn workload_row(row: &WorkloadRow) -> Vec<String> {
@@ -193,5 +211,6 @@ fn workload_row(row: &WorkloadRow) -> Vec<String> {
         number(measurement.scoring_seconds),
         percent(Some(row.matmul_share)),
         mib.unwrap_or_else(|| "-".to_owned()),
+        count(measurement.launches_per_step),
     ]
 }

@@ -2,7 +2,7 @@
 //!
 //! Each operation is a method of [`ModelOps`] with a second method for its gradient. Their default bodies are the composite
 //! reference ([`composite`]), built from a backend's own primitives; a device may replace them by fused kernels (`flex`: CPU
-//! loops over rows, in parallel and vectorised). What is kept between forward and backward stands in [`autodiff`]. This is
+//! loops over rows, in parallel and vectorised; `wgsl`: shaders for graphics cards). What is kept between forward and backward stands in [`autodiff`]. This is
 //! the only folder that sees backend internals; the rest of the program calls the plain functions at the end of this file.
 //! Next: [`crate::model`].
 
@@ -24,8 +24,10 @@ mod flex_log_probs;
 mod flex_matmul;
 #[cfg(feature = "flex")]
 pub mod lanes;
+pub mod launches;
 #[cfg(feature = "flex")]
 pub mod panels;
+pub mod reference;
 #[cfg(feature = "flex")]
 pub mod simd;
 #[cfg(feature = "flex")]
@@ -34,6 +36,8 @@ pub mod slot_cache;
 pub mod team;
 #[cfg(feature = "flex")]
 mod tile;
+#[cfg(feature = "wgpu")]
+mod wgsl;
 
 use burn::backend::{
     Backend, Dispatch, backend_extension,
@@ -56,25 +60,30 @@ const MAX_KEPT_LOGITS: usize = 64 << 20;
     Autodiff,
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
-    Cube: cfg(feature = "wgpu")
+    Cube: cfg(feature = "wgpu"),
+    Fusion: cfg(feature = "wgpu")
 )]
 pub trait ModelOps: Backend {
     /// The product of two matrices, either of which may be a transposed view.
+    #[fusion(default)]
     fn product(left: FloatTensor<Self>, right: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_matmul(left, right)
     }
 
     /// See [`linear`].
+    #[fusion(default)]
     fn linear_rows(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::product(x, Self::float_transpose(weight))
     }
 
     /// `y + scale * h b`, in place where nobody else holds y. `y` `[N, out]`, `h` `[N, r]`, `b` `[r, out]` with a small r.
+    #[fusion(dtype = y, shape = y)]
     fn add_low_rank(y: FloatTensor<Self>, h: FloatTensor<Self>, b: FloatTensor<Self>, scale: f32) -> FloatTensor<Self> {
         composite::add_low_rank::<Self>(y, h, b, scale)
     }
 
     /// See [`lora_linear`].
+    #[fusion(default)]
     fn lora_linear(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -87,11 +96,13 @@ pub trait ModelOps: Backend {
     }
 
     /// See [`rms_norm`].
+    #[fusion(dtype = x, shape = x)]
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
         composite::rms_norm::<Self>(x, weight, eps)
     }
 
     /// Gradients of x and weight.
+    #[fusion(meta = |x, weight, _g, _eps| (x.clone(), weight.clone()))]
     fn rms_norm_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -102,11 +113,13 @@ pub trait ModelOps: Backend {
     }
 
     /// See [`swiglu`].
+    #[fusion(dtype = gate, shape = gate)]
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
         composite::swiglu::<Self>(gate, up)
     }
 
     /// Gradients of gate and up.
+    #[fusion(meta = |gate, up, _g| (gate.clone(), up.clone()))]
     fn swiglu_backward(
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
@@ -116,12 +129,14 @@ pub trait ModelOps: Backend {
     }
 
     /// See [`rotary`].
+    #[fusion(dtype = x, shape = x)]
     fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
         composite::rotary::<Self>(x, cos, sin)
     }
 
     /// See [`attention`]. Beside the result the logarithm of each softmax's sum, `[N, H]`, for the backward pass; only the
     /// result carries a gradient.
+    #[fusion(meta = |q, _k, _v, layout| (q.clone(), fused_shapes::log_sum(q, layout)))]
     fn packed_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -132,6 +147,7 @@ pub trait ModelOps: Backend {
     }
 
     /// Gradients of q, k and v.
+    #[fusion(meta = |q, k, v, _out, _log_sum, _g, _layout| (q.clone(), k.clone(), v.clone()))]
     fn packed_attention_backward(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -147,6 +163,7 @@ pub trait ModelOps: Backend {
     /// See [`selected_log_probs`]. `[R, 2]`: the log-prob, and the logarithm of the sum of exponentials for the backward
     /// pass; only the first column carries a gradient. And the logits, as the device likes them, where
     /// `options.keep_logits` asks for them and the device keeps them; else `[1]`.
+    #[fusion(meta = |h, _w, _targets, _options| fused_shapes::of_log_probs(h))]
     fn selected_log_probs(
         h: FloatTensor<Self>,
         w: FloatTensor<Self>,
@@ -157,6 +174,7 @@ pub trait ModelOps: Backend {
     }
 
     /// Gradients of h and w; that of w is `[1]` and meaningless unless `options.need_dw`.
+    #[fusion(meta = |h, w, _t, _f, _l, _g, options| (h.clone(), fused_shapes::of_head(w, options.need_dw)))]
     fn selected_log_probs_backward(
         h: FloatTensor<Self>,
         w: FloatTensor<Self>,
@@ -170,11 +188,13 @@ pub trait ModelOps: Backend {
     }
 
     /// See [`sum_of_squares`].
+    #[fusion(default)]
     fn sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_sum(Self::float_mul(x.clone(), x))
     }
 
     /// See [`adamw`].
+    #[fusion(meta = |parameter, _gradient, mean, square, _numbers| (parameter.clone(), mean.clone(), square.clone()))]
     fn adamw(
         parameter: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
@@ -186,6 +206,7 @@ pub trait ModelOps: Backend {
     }
 
     /// See [`rmsprop`].
+    #[fusion(meta = |parameter, _gradient, square, _numbers| (parameter.clone(), square.clone()))]
     fn rmsprop(
         parameter: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
@@ -193,6 +214,29 @@ pub trait ModelOps: Backend {
         numbers: RmsProp,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         composite::rmsprop::<Self>(parameter, gradient, mean_square, numbers)
+    }
+}
+
+/// Shapes of results, which Burn's fusion is told in advance and believes without looking.
+#[cfg(feature = "wgpu")]
+mod fused_shapes {
+    use burn::backend::fusion::custom::TensorSpec;
+    use burn::tensor::Shape;
+
+    use super::AttentionLayout;
+
+    pub fn log_sum(q: &TensorSpec, layout: &AttentionLayout) -> TensorSpec {
+        TensorSpec::new(Shape::new([q.shape[0], layout.heads.num_heads]), q.dtype)
+    }
+
+    /// Log-probs with the logarithms of sums, and the placeholder for logits: a card keeps none.
+    pub fn of_log_probs(h: &TensorSpec) -> (TensorSpec, TensorSpec) {
+        (TensorSpec::new(Shape::new([h.shape[0], 2]), h.dtype), TensorSpec::new(Shape::new([1]), h.dtype))
+    }
+
+    /// The gradient of the head's weight, or the placeholder for none.
+    pub fn of_head(w: &TensorSpec, need_dw: bool) -> TensorSpec {
+        if need_dw { w.clone() } else { TensorSpec::new(Shape::new([1]), w.dtype) }
     }
 }
 
@@ -232,9 +276,6 @@ pub struct RmsProp {
 
 #[cfg(feature = "ndarray")]
 impl ModelOps for burn::backend::NdArray {}
-
-#[cfg(feature = "wgpu")]
-impl ModelOps for burn::backend::Cube {}
 
 /// `y = x weightᵀ`, with the weight as Hugging Face stores it.
 ///
