@@ -107,6 +107,7 @@ impl Run {
             if is_last || signal.is_some() || progress.stage_steps.is_multiple_of(self.config.save_every) {
                 self.check_finite(&model, batch[0])?;
                 checkpoint::save(&self.dir, &progress, &model, (!is_last).then_some(&optimizer))?;
+                self.report();
             }
             if let Some(signal) = signal {
                 return Err(Error::Stopped { signal });

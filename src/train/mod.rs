@@ -19,6 +19,7 @@ pub mod gradients;
 pub mod metrics;
 pub mod optimizer;
 pub mod pairs;
+mod reporting;
 pub mod run_dir;
 pub mod schedule;
 pub mod self_generation;
@@ -80,6 +81,7 @@ impl Run {
     /// be trained on; device and disk errors. The last checkpoint is then intact.
     pub fn train(mut self, mut model: CausalLm) -> Result<Vec<EvaluationRow>> {
         let mut progress = self.progress();
+        self.describe_task(&model)?;
         if self.resumed.is_none() {
             self.evaluate("start", 0, &model, None)?;
             checkpoint::save(&self.dir, &progress, &model, None)?;
@@ -136,12 +138,14 @@ impl Run {
         }
         let objective = Objective::new(&self.config.objective);
         let pairs = if objective.needs_self_generated() {
-            let responses = self.self_generate(iteration, &model, progress.stage_steps)?;
-            let log_probs = self.score_demonstrations(iteration, &model, progress.stage_steps)?;
+            let (stage, steps) = (progress.stage.to_string(), progress.stage_steps);
+            let responses = self.timed(&stage, "generation", || self.self_generate(iteration, &model, steps))?;
+            let log_probs = self.timed(&stage, "scoring", || self.score_demonstrations(iteration, &model, steps))?;
             self.pair_up(iteration, &responses, &log_probs)?
         } else {
             self.examples.iter().map(Pair::demonstration_only).collect()
         };
+        self.report();
         let config = self.config.train.clone();
         let fit = Fit { pairs: &pairs, objective: &objective, config: &config, num_steps: None };
         let (model, progress) = self.fit(model, &fit, progress)?;
@@ -216,7 +220,9 @@ impl Run {
             return Ok(());
         }
         let answered = &held_out.examples[..held_out.settings.generate_rows.min(held_out.examples.len())];
-        let rows = eval::reference_rows(model, answered, &held_out.settings, &self.console, &|| self.stop.check())?;
+        let rows = self.timed("iteration 0", "evaluation", || {
+            eval::reference_rows(model, answered, &held_out.settings, &self.console, &|| self.stop.check())
+        })?;
         let lines: Result<Vec<String>> = rows.iter().map(setup::json_line).collect();
         self.dir.write(HELD_OUT_FILE, &lines?.concat())
     }
@@ -234,17 +240,21 @@ impl Run {
         reference: Option<Vec<ReferenceRow>>,
     ) -> Result<()> {
         let held_out = &self.held_out;
-        let evaluation = eval::evaluate(
-            model,
-            &held_out.examples,
-            reference.as_deref(),
-            self.tokenizer.as_ref(),
-            &held_out.settings,
-            &self.console,
-            &|| self.stop.check(),
-        )?;
+        let evaluation = self.timed(stage, "evaluation", || {
+            eval::evaluate(
+                model,
+                &held_out.examples,
+                reference.as_deref(),
+                self.tokenizer.as_ref(),
+                &held_out.settings,
+                &self.console,
+                &|| self.stop.check(),
+            )
+        })?;
         self.dir.keep_lines(EVALUATIONS_FILE, |row| row["stage"] != stage)?; // of a stage that a crash cut off here
-        self.dir.append(EVALUATIONS_FILE, &EvaluationRow { stage: stage.to_owned(), total_steps, evaluation })
+        self.dir.append(EVALUATIONS_FILE, &EvaluationRow { stage: stage.to_owned(), total_steps, evaluation })?;
+        self.report();
+        Ok(())
     }
 
     /// Writes the aligned model as a Hugging Face folder, adapters merged.
