@@ -14,4 +14,5 @@ mod bench;
 mod command_line;
 mod house;
 mod real_model;
+mod report;
 mod resume;

@@ -1,5 +1,5 @@
-//! Line charts as inline SVG: axes with round numbers, marks where iterations begin, values under the pointer by a few lines
-//! of script (`page.js`), and a sentence for those who do not see them.
+//! Line charts as inline SVG: axes with round numbers, marks where iterations begin, values under the pointer by a few
+//! lines of script (`page.js`), and a sentence for those who do not see them.
 
 use super::html::{escape, short};
 use super::series::{Point, Series};
@@ -31,12 +31,29 @@ pub enum Range {
     Share,
 }
 
+/// What the x axis counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Axis {
+    Updates,
+    Tokens,
+}
+
+impl Axis {
+    /// One of it.
+    fn name(self) -> &'static str {
+        match self {
+            Axis::Updates => "update",
+            Axis::Tokens => "tokens",
+        }
+    }
+}
+
 /// One chart with its words.
 #[derive(Debug)]
 pub struct Chart {
     pub title: String,
     pub note: String,
-    pub x_label: &'static str,
+    pub x_axis: Axis,
     pub y_range: Range,
     pub series: Vec<Series>,
     /// Where something begins, and what.
@@ -128,7 +145,8 @@ impl Chart {
         let across = ticks(scale.y).into_iter().map(|value| {
             let (_, y) = scale.place(Point { x: scale.x.0, y: value });
             format!(
-                "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/><text class=\"y\" x=\"{}\" y=\"{:.1}\">{}</text>\n",
+                "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
+                 <text class=\"y\" x=\"{}\" y=\"{:.1}\">{}</text>\n",
                 WIDTH - RIGHT,
                 LEFT - 6.0,
                 y + 4.0,
@@ -143,7 +161,7 @@ impl Chart {
             "<text class=\"x\" x=\"{}\" y=\"{}\">{}</text>\n",
             (LEFT + WIDTH - RIGHT) / 2.0,
             HEIGHT - 4.0,
-            self.x_label
+            self.x_axis.name()
         );
         across.chain(down).chain([label]).collect()
     }
@@ -166,12 +184,14 @@ impl Chart {
         self.marks.iter().map(mark).collect()
     }
 
-    /// The names of the curves with their last values, which the script replaces by those under the pointer.
+    /// The names of the curves with the values at their end, which the script replaces by those under the pointer.
     fn legend(&self) -> String {
         let key = |series: &Series| {
-            let last = series.points().last().map_or_else(|| "\u{2013}".to_owned(), |point| short(point.y));
+            let end = series.end().filter(|_| self.x_axis == Axis::Updates);
+            let last = end.map_or_else(String::new, |point| short(point.y));
             format!(
-                "<span class=\"key\"><svg viewBox=\"0 0 24 8\"><line class=\"{}\" x1=\"0\" x2=\"24\" y1=\"4\" y2=\"4\"/></svg>{} <b>{last}</b></span>\n",
+                "<span class=\"key\"><svg viewBox=\"0 0 24 8\"><line class=\"{}\" x1=\"0\" x2=\"24\" y1=\"4\" \
+                 y2=\"4\"/></svg>{} <b>{last}</b></span>\n",
                 classes(series),
                 escape(&series.name)
             )
@@ -187,7 +207,8 @@ impl Chart {
             serde_json::json!({"x": x, "y": y})
         });
         serde_json::json!({
-            "left": LEFT, "right": WIDTH - RIGHT, "width": WIDTH, "x": [scale.x.0, scale.x.1], "label": self.x_label,
+            "left": LEFT, "right": WIDTH - RIGHT, "width": WIDTH, "x": [scale.x.0, scale.x.1],
+            "label": self.x_axis.name(),
             "series": series.collect::<Vec<_>>(),
         })
         .to_string()
@@ -196,7 +217,7 @@ impl Chart {
     /// `Loss: loss from 1.39 to 0.62.`
     fn sentence(&self) -> String {
         let part = |series: &Series| {
-            let (first, last) = (series.points().next()?, series.points().last()?);
+            let (first, last) = (series.points().next()?, series.end()?);
             Some(format!("{} from {} to {}", series.name, short(first.y), short(last.y)))
         };
         format!("{}: {}.", self.title, self.series.iter().filter_map(part).collect::<Vec<_>>().join("; "))
@@ -236,7 +257,7 @@ mod tests {
         Chart {
             title: "Loss".to_owned(),
             note: String::new(),
-            x_label: "update",
+            x_axis: Axis::Updates,
             y_range,
             series: vec![Series::exact("<b>".to_owned(), 0, points)],
             marks: Vec::new(),

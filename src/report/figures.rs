@@ -52,14 +52,15 @@ pub fn evaluation_section(runs: &[RunFiles]) -> String {
     let Some((_, first)) = rows().next() else { return String::new() };
     let used: Vec<Column> =
         COLUMNS.into_iter().filter(|(.., cell)| rows().any(|(_, row)| cell(&row.evaluation).is_some())).collect();
-    let header = |name: &str| name.to_owned();
-    let of_run = (runs.len() > 1).then(|| header("run"));
     let names = used.iter().map(|(name, meaning, _)| format!("<span title=\"{meaning}\">{name}</span>"));
-    let headers: Vec<String> = of_run.into_iter().chain([header("after"), header("updates")]).chain(names).collect();
+    let headers: Vec<String> = ["after", "updates"].map(str::to_owned).into_iter().chain(names).collect();
     let cells = |(run, row): (&RunFiles, &EvaluationRow)| -> Vec<String> {
-        let name = (runs.len() > 1).then(|| escape(&run.name));
+        let stage = match runs.len() {
+            1 => escape(&row.stage),
+            _ => format!("<b>{}</b> {}", escape(&run.name), escape(&row.stage)),
+        };
         let figures = used.iter().map(|(.., cell)| cell(&row.evaluation).unwrap_or_else(|| "\u{2013}".to_owned()));
-        name.into_iter().chain([escape(&row.stage), row.total_steps.to_string()]).chain(figures).collect()
+        [stage, row.total_steps.to_string()].into_iter().chain(figures).collect()
     };
     let meanings: String = used.iter().map(|(name, meaning, _)| format!("<b>{name}</b>: {meaning}. ")).collect();
     format!(

@@ -53,12 +53,7 @@ fn of_responses(Iteration { number, counts, .. }: &Iteration) -> Vec<Finding> {
             "equal their demonstration, token for token",
             "little is left to learn: stop here, use fewer iterations, or harder data",
         ),
-        (
-            empty,
-            MANY_EMPTY,
-            "are empty",
-            "the policy has learned to end at once: lower train.lr or objective.scale, and start from the last good iteration",
-        ),
+        (empty, MANY_EMPTY, "are empty", "the policy has learned to end at once: lower train.lr or objective.scale"),
         (
             duplicated,
             MANY_DUPLICATED,
@@ -83,8 +78,8 @@ fn of_responses(Iteration { number, counts, .. }: &Iteration) -> Vec<Finding> {
         .collect()
 }
 
-/// The known failure of this family: both sides become less likely, self-generated responses faster. Judged by log-ratios in
-/// the last quarter of an iteration, because they compare the same rows under policy and reference.
+/// The known failure of this family: both sides become less likely, self-generated responses faster. Judged by
+/// log-ratios in the last quarter of an iteration, because they compare the same rows under policy and reference.
 fn vanishing_demonstrations(updates: &[Update]) -> Option<Finding> {
     let end = &updates[updates.len() - updates.len() / 4..];
     let ratios: Vec<f64> = end.iter().filter_map(|update| update.log_ratio_demonstration).collect();
@@ -94,7 +89,8 @@ fn vanishing_demonstrations(updates: &[Update]) -> Option<Finding> {
     is_failing.then(|| {
         finding(
             format!(
-                "{}: the margin rises (to {} nats) while demonstrations get less likely (log-ratio {} nats at the end).",
+                "{}: the margin rises (to {} nats) while demonstrations get less likely (log-ratio {} nats \
+                 at the end).",
                 capitalized(&updates[0].stage),
                 short(margin),
                 short(ratio)
@@ -127,13 +123,14 @@ fn spikes(updates: &[Update]) -> Option<Finding> {
     (updates.len() >= MIN_UPDATES && median > 0.0 && num_spikes > 0).then(|| {
         finding(
             format!(
-                "{}: the gradient norm jumps to {} at update {} of the stage, {:.0} times its median; {num_spikes} such spikes.",
+                "{}: the gradient norm jumps to {} at update {} of the stage, {:.0} times its median; \
+                 {num_spikes} such spikes.",
                 capitalized(&largest.stage),
                 short(largest.grad_norm),
                 largest.stage_step,
                 largest.grad_norm / median
             ),
-            "lower the learning rate, add warmup_steps, or look for odd rows in the data; clipping (max_grad_norm) limits the harm",
+            "lower the learning rate, add warmup_steps, or look for odd rows in the data",
         )
     })
 }
@@ -204,8 +201,9 @@ mod tests {
 
     fn update(stage_step: usize) -> Update {
         serde_json::from_value(serde_json::json!({
-            "stage": "iteration 0", "stage_step": stage_step, "total_step": stage_step, "loss": 1.0, "loss_demonstration": 0.5,
-            "loss_self_generated": 0.5, "demonstration_log_prob_per_token": -1.0, "grad_norm": 1.0, "lr": 1e-5,
+            "stage": "iteration 0", "stage_step": stage_step, "total_step": stage_step,
+            "loss": 1.0, "loss_demonstration": 0.5, "loss_self_generated": 0.5,
+            "demonstration_log_prob_per_token": -1.0, "grad_norm": 1.0, "lr": 1e-5,
             "num_clamped": 0.0, "tokens_per_s": 1.0, "seconds": 1.0,
         }))
         .unwrap()

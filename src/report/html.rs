@@ -1,7 +1,7 @@
 //! Text and numbers in a page: escaped, and short enough to read.
 
-/// Text that stands in an element or a quoted attribute. Responses and file names are strangers' text: everything that is
-/// not ours goes through here. Control characters are shown, not obeyed.
+/// Text that stands in an element or a quoted attribute. Responses and file names are strangers' text: everything that
+/// is not ours goes through here. Control characters are shown, not obeyed.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -60,8 +60,8 @@ pub fn count(value: usize) -> String {
     groups.join("\u{202f}")
 }
 
-/// A table in a box that scrolls sideways where the screen is narrow. Cells are HTML; the first column is text, the others
-/// are numbers.
+/// A table in a box that scrolls sideways where the screen is narrow. Cells are HTML; the first column is text, the
+/// others are numbers.
 pub fn table(header: &[String], rows: &[Vec<String>]) -> String {
     let cells =
         |tag: &str, row: &[String]| -> String { row.iter().map(|cell| format!("<{tag}>{cell}</{tag}>")).collect() };

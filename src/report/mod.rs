@@ -1,5 +1,5 @@
-//! What a person sees: progress while work goes on, tables when it is done, and the report of a run. What is said goes to
-//! stderr except what a caller prints itself.
+//! What a person sees: progress while work goes on, tables when it is done, and the report of a run. What is said goes
+//! to stderr except what a caller prints itself.
 //!
 //! [`write_report`] reads a run folder and leaves `report.html` and `tb/` in it; training calls it as it goes.
 
@@ -27,8 +27,8 @@ use run_files::RunFiles;
 const PAGE_FILE: &str = "report.html";
 const TENSORBOARD_FOLDER: &str = "tb";
 
-/// Writes the report of the run in `folder` into it, for browsers and for TensorBoard, and returns the page's path. The run
-/// may still be going on; `others` are drawn beside it.
+/// Writes the report of the run in `folder` into it, for browsers and for TensorBoard, and returns the page's path. The
+/// run may still be going on; `others` are drawn beside it.
 ///
 /// # Errors
 /// [`Error::Input`] if a folder holds no run or a file of it is missing or damaged; [`Error::Disk`].
@@ -70,8 +70,8 @@ fn write_page(runs: &[RunFiles], path: &Path) -> Result<()> {
     fs::rename(&temporary, path).map_err(Error::writing("put in place", path))
 }
 
-/// Lengthens the events file where it only grew, so that a TensorBoard that has it open sees what is new; writes it anew
-/// after a resumed run that repeats updates.
+/// Lengthens the events file where it only grew, so that a TensorBoard that has it open sees what is new; writes it
+/// anew after a resumed run that repeats updates.
 fn write_events(run: &RunFiles, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::writing("create", folder))?;
     let path = folder.join(tensorboard::FILE_NAME);

@@ -1,7 +1,7 @@
 //! The report: one HTML file that needs nothing else, for people who want to know how a run went.
 //!
-//! What was trained on what, warnings, held-out figures, curves, responses, time, settings. Everything that comes from the
-//! run's files is escaped; the page loads nothing, and a browser is told so. Next: [`super::training_charts`],
+//! What was trained on what, warnings, held-out figures, curves, responses, time, settings. Everything that comes from
+//! the run's files is escaped; the page loads nothing, and a browser is told so. Next: [`super::training_charts`],
 //! [`super::responses`], [`super::figures`], [`super::health`].
 
 use serde_json::Value;
@@ -14,6 +14,8 @@ use super::{responses, training_charts};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
+/// Nothing is loaded from anywhere, whatever a text in the page says.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
 
 /// The page of the first run, with the others beside it in tables and charts. Their names tell them apart.
 pub fn html(runs: &[RunFiles]) -> String {
@@ -22,7 +24,7 @@ pub fn html(runs: &[RunFiles]) -> String {
     let sections = [
         facts(run),
         differences(runs),
-        warnings(run),
+        warnings(runs),
         evaluation_section(runs),
         training_charts::section(runs),
         responses::section(run),
@@ -30,15 +32,18 @@ pub fn html(runs: &[RunFiles]) -> String {
         settings(run),
     ];
     format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n<meta name=\"viewport\" \
-         content=\"width=device-width, initial-scale=1\">\n<meta name=\"color-scheme\" content=\"light dark\">\n<meta \
-         http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src \
-         'unsafe-inline'\">\n<title>{title} \u{2013} gsil</title>\n<style>\n{STYLE}</style></head>\n<body>\n<header><h1>{title}</h1>\n<p \
-         class=\"status\">{}</p></header>\n<main>\n{}</main>\n<footer>Written by gsil {}. Words: a <b>demonstration</b> is \
-         given, a <b>self-generated</b> response was sampled from the <b>reference</b>, the policy at the start of an \
-         iteration; a <b>log-ratio</b> is log-prob under the policy less log-prob under the reference, in nats over the \
-         response.</footer>\n<script>\n{SCRIPT}</script></body></html>\n",
-        status(run),
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
+         <title>{title} \u{2013} gsil</title>\n<style>\n{STYLE}</style></head>\n\
+         <body>\n<header><h1>{title}</h1>\n<p class=\"status\">{}</p></header>\n\
+         <main>\n{}</main>\n\
+         <footer>Written by gsil {}. Words: a <b>demonstration</b> is given, a <b>self-generated</b> response was \
+         sampled from the <b>reference</b>, the policy at the start of an iteration; a <b>log-ratio</b> is log-prob \
+         under the policy less log-prob under the reference, in nats over the response.</footer>\n\
+         <script>\n{SCRIPT}</script></body></html>\n",
+        [status(run), scope(runs)].concat(),
         sections.concat(),
         env!("CARGO_PKG_VERSION")
     )
@@ -52,8 +57,8 @@ fn status(run: &RunFiles) -> String {
             format!("<span class=\"badge good\">finished</span> {} updates.", count(run.updates.len()))
         }
         (Some(update), _) => format!(
-            "<span class=\"badge\">not finished</span> {done} of {all} stages are evaluated; the last update recorded is {} \
-             ({}, update {} of the stage).",
+            "<span class=\"badge\">not finished</span> {done} of {all} stages are evaluated; the last update \
+             recorded is {} ({}, update {} of the stage).",
             update.total_step,
             escape(&update.stage),
             update.stage_step
@@ -66,6 +71,15 @@ fn status(run: &RunFiles) -> String {
             "<span class=\"badge\">just begun</span> Nothing is recorded yet: come back when the start is evaluated."
                 .to_owned()
         }
+    }
+}
+
+/// What of a page is about which run.
+fn scope(runs: &[RunFiles]) -> String {
+    let name = escape(&runs[0].name);
+    match runs.len() {
+        1 => String::new(),
+        _ => format!(" Model and data, responses, time and settings are those of {name}; all else shows every run."),
     }
 }
 
@@ -126,11 +140,21 @@ fn data(run: &RunFiles) -> String {
 fn training(run: &RunFiles) -> String {
     let config = &run.config;
     let lr = config.train.lr.map_or_else(String::new, |lr| format!(", learning rate {lr}"));
-    let sft = config.sft.as_ref().map(|sft| format!(", after {} supervised epochs", sft.epochs)).unwrap_or_default();
+    let sft = config
+        .sft
+        .as_ref()
+        .map(|sft| format!(", after {} of supervised training", plural(sft.epochs, "epoch")))
+        .unwrap_or_default();
     format!(
-        "{} iterations of {} epochs in batches of {}{lr}{sft}",
-        config.iterations, config.train.epochs, config.train.batch_size
+        "{} of {} in batches of {}{lr}{sft}",
+        plural(config.iterations, "iteration"),
+        plural(config.train.epochs, "epoch"),
+        config.train.batch_size
     )
+}
+
+fn plural(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 fn device(run: &RunFiles) -> String {
@@ -185,27 +209,30 @@ fn flatten(key: String, value: &Value, flat: &mut Vec<(String, String)>) {
     }
 }
 
-fn warnings(run: &RunFiles) -> String {
-    let found = findings(run);
-    let item = |finding: &Finding| {
-        format!("<li>{} <b>What helps:</b> {}.</li>\n", escape(&finding.seen), escape(&finding.advice))
+fn warnings(runs: &[RunFiles]) -> String {
+    let found = runs.iter().flat_map(|run| findings(run).into_iter().map(move |finding| (run, finding)));
+    let item = |(run, finding): (&RunFiles, Finding)| {
+        let whose = if runs.len() > 1 { format!("<b>{}</b> ", escape(&run.name)) } else { String::new() };
+        let (seen, advice) = (escape(&finding.seen), escape(&finding.advice));
+        format!("<li>{whose}{seen} <b>What helps:</b> {advice}.</li>\n")
     };
-    match found.is_empty() {
-        false => {
-            let items: String = found.iter().map(item).collect();
-            format!("<section class=\"warnings\"><h2>Warnings</h2>\n<ul>{items}</ul></section>\n")
+    let items: String = found.map(item).collect();
+    match items.is_empty() {
+        false => format!("<section class=\"warnings\"><h2>Warnings</h2>\n<ul>{items}</ul></section>\n"),
+        true if runs[0].updates.is_empty() => String::new(),
+        true => {
+            "<section><h2>Warnings</h2>\n<p>None. Looked for: demonstrations that get less likely while the margin \
+                 rises, responses that are cut off, identical, empty or duplicated, clamped exponentials, gradient \
+                 spikes, and held-out figures that fall.</p></section>\n"
+                .to_owned()
         }
-        true if run.updates.is_empty() => String::new(),
-        true => "<section><h2>Warnings</h2>\n<p>None. Looked for: demonstrations that get less likely while the margin rises, \
-                 responses that are cut off, identical, empty or duplicated, clamped exponentials, gradient spikes, and \
-                 held-out figures that fall.</p></section>\n"
-            .to_owned(),
     }
 }
 
 fn settings(run: &RunFiles) -> String {
     format!(
-        "<section><h2>Settings</h2>\n<details><summary>config.ron, with every default written out</summary>\n<pre>{}</pre></details></section>\n",
+        "<section><h2>Settings</h2>\n<details><summary>config.ron, with every default written out</summary>\n\
+         <pre>{}</pre></details></section>\n",
         escape(&run.config_text)
     )
 }

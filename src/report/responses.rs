@@ -1,10 +1,11 @@
-//! Self-generated responses in the page: how many were of use, how long they are, and some of them beside the demonstration.
+//! Self-generated responses in the page: how many were of use, how long they are, and some of them beside their
+//! demonstration.
 
 use std::path::Path;
 
 use serde::Deserialize;
 
-use super::chart::{Chart, Range};
+use super::chart::{Axis, Chart, Range};
 use super::html::{count, escape, short, table};
 use super::run_files::{Iteration, RunFiles, SampleRow, for_each_row};
 use super::series::{Point, Series};
@@ -111,9 +112,10 @@ fn counts_table(run: &RunFiles) -> String {
         format!(" Demonstrations have {} tokens on average.", short(about.mean_demonstration_tokens))
     });
     format!(
-        "{}<p class=\"note\">identical: token for token the demonstration, so that nothing can be learned from the pair. \
-         cut off: no end token within generation.max_new_tokens. duplicated: the same as an earlier response to another \
-         prompt. too long: with their prompt beyond train.max_length. left out: pairs that were not trained on.{}</p>\n",
+        "{}<p class=\"note\">identical: token for token the demonstration, so that nothing can be learned from the \
+         pair. cut off: no end token within generation.max_new_tokens. duplicated: the same as an earlier response \
+         to another prompt. too long: with their prompt beyond train.max_length. left out: pairs that were not trained \
+         on.{}</p>\n",
         table(&header.map(str::to_owned), &rows),
         demonstrations
     )
@@ -145,13 +147,17 @@ fn lengths_chart(run: &RunFiles) -> Option<Chart> {
         let mut lengths = responses.num_of_length.clone();
         lengths.resize(longest, 0);
         let points = lengths.chunks(bin).enumerate().map(|(i, lengths)| Point { x: middle(i), y: share(lengths) });
-        Series::exact(format!("iteration {}", iteration.number), i, points.collect())
+        Series::exact(
+            format!("iteration {} (mean {})", iteration.number, short(iteration.counts.mean_tokens)),
+            i,
+            points.collect(),
+        )
     };
     let series: Vec<Series> = with_responses().enumerate().map(curve).collect();
     (longest > 2).then(|| Chart {
         title: "Length of responses".to_owned(),
         note: format!("Share of responses (%) by their number of tokens, in steps of {bin}."),
-        x_label: "tokens",
+        x_axis: Axis::Tokens,
         y_range: Range::FromZero,
         series,
         marks: Vec::new(),
@@ -176,8 +182,8 @@ fn samples(run: &RunFiles) -> String {
     let is_removed = run.iterations.iter().any(|iteration| iteration.responses.is_none());
     let removed = if is_removed { " The responses of some iterations are no longer in the run folder." } else { "" };
     format!(
-        "<h3>Samples</h3>\n<p class=\"note\">The first rows of the data. What a response shares with the demonstration from \
-         its beginning is pale.{removed}</p>\n{rows}"
+        "<h3>Samples</h3>\n<p class=\"note\">The first rows of the data. What a response shares with the \
+         demonstration from its beginning is pale.{removed}</p>\n{rows}"
     )
 }
 

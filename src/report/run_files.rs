@@ -1,7 +1,8 @@
-//! A run folder as the report reads it: whatever is there, nothing is changed, and it may be of a run that still goes on.
+//! A run folder as the report reads it: whatever is there, nothing is changed, and it may be of a run that still goes
+//! on.
 //!
-//! The rows are read by structs of this file, because the report stands below training and evaluation. What a run has not
-//! written yet is empty or None; what does not read is an error. Next: [`super::page`].
+//! The rows are read by structs of this file, because the report stands below training and evaluation. What a run has
+//! not written yet is empty or None; what does not read is an error. Next: [`super::page`].
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind};
@@ -270,8 +271,8 @@ fn read_rows<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     Ok(rows)
 }
 
-/// Reads JSON lines one by one; false if there is no such file. A last line without its end is being written at this moment,
-/// or was torn by a crash: it is left out.
+/// Reads JSON lines one by one; false if there is no such file. A last line without its end is being written at this
+/// moment, or was torn by a crash: it is left out.
 ///
 /// # Errors
 /// [`Error::Input`] with the number of the first line that does not read.

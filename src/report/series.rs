@@ -4,8 +4,8 @@
 const MAX_POINTS: usize = 500;
 /// Fewer points than this are not smoothed.
 const MIN_TO_SMOOTH: usize = 60;
-/// A smoothed curve averages over this share of its points.
-const SMOOTHED_SHARE: usize = 40;
+/// A smoothed curve averages over one in so many of its points.
+const SMOOTHED_SHARE: usize = 20;
 
 /// One value.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,8 +14,8 @@ pub struct Point {
     pub y: f64,
 }
 
-/// A curve of a chart. It is interrupted where a stage ends, because there its meaning changes: policy and reference are the
-/// same again.
+/// A curve of a chart. It is interrupted where an iteration ends, because there its meaning changes: policy and
+/// reference are the same again.
 #[derive(Debug, Clone)]
 pub struct Series {
     pub name: String,
@@ -48,6 +48,12 @@ impl Series {
         Series { name, color, dash: 0, stretches: thin_all(vec![points]), smooth: Vec::new(), window: 1 }
     }
 
+    /// The last point, of the running mean if there is one.
+    pub fn end(&self) -> Option<Point> {
+        let curve = if self.smooth.is_empty() { &self.stretches } else { &self.smooth };
+        curve.last()?.last().copied()
+    }
+
     /// All points that are drawn.
     pub fn points(&self) -> impl Iterator<Item = Point> {
         self.stretches.iter().flatten().copied()
@@ -78,8 +84,8 @@ fn thin_all(stretches: Vec<Vec<Point>>) -> Vec<Vec<Point>> {
     stretches.iter().map(|stretch| thin(stretch, stretch.len() * MAX_POINTS / num_points)).collect()
 }
 
-/// About `limit` of the points: first and last, and of each part between them the lowest and the highest, so that no spike
-/// is lost.
+/// About `limit` of the points: first and last, and of each part between them the lowest and the highest, so that no
+/// spike is lost.
 fn thin(points: &[Point], limit: usize) -> Vec<Point> {
     let ([first, inner @ .., last], true) = (points, points.len() > limit.max(4)) else { return points.to_vec() };
     let part = inner.len().div_ceil(limit.saturating_sub(2).div_ceil(2).max(1));
@@ -128,9 +134,9 @@ mod tests {
 
     #[test]
     fn a_running_mean_does_not_look_across_an_interruption() {
-        // 80 points: a window of 80 / 40 | 1 = 3.
+        // A window of 60 / 20 | 1 = 3.
         let series =
-            Series::of_updates("margin".into(), 0, points(80, |i| if i < 40 { 9.0 } else { i as f64 }), &[40.0]);
+            Series::of_updates("margin".into(), 0, points(60, |i| if i < 40 { 9.0 } else { i as f64 }), &[40.0]);
         assert_eq!(series.window, 3);
         assert_eq!(series.smooth[0][39], Point { x: 39.0, y: 9.0 });
         assert_eq!(series.smooth[1][..2], [Point { x: 40.0, y: 40.5 }, Point { x: 41.0, y: 41.0 }]);

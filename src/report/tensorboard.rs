@@ -7,8 +7,8 @@
 //! Summary { 1: Value { 1: tag string, 2: simple_value float }, .. }     protobuf
 //! ```
 //! Made anew, the file cannot hold a step twice after a resumed run. Source: `tensorflow/core/util/event.proto`,
-//! `tensorflow/core/framework/summary.proto`, `tensorflow/core/lib/io/record_writer.cc`. Crates that write this format pull in
-//! a protobuf compiler or image decoders, or have not been touched for years.
+//! `tensorflow/core/framework/summary.proto`, `tensorflow/core/lib/io/record_writer.cc`. Crates that write this format
+//! pull in a protobuf compiler or image decoders, or have not been touched for years.
 
 use super::run_files::{EvaluationRow, Iteration, RunFiles, Update};
 
@@ -32,8 +32,8 @@ pub fn event_file(run: &RunFiles) -> Vec<u8> {
     bytes
 }
 
-/// In the order of steps: responses before the updates that they are for, evaluations after those that they judge. A file of
-/// the same run a little later begins with the same bytes.
+/// In the order of steps: responses before the updates that they are for, evaluations after those that they judge. A
+/// file of the same run a little later begins with the same bytes.
 fn events(run: &RunFiles) -> Vec<Event> {
     let (mut events, mut seconds) = (Vec::new(), 0.0);
     let mut evaluations = run.evaluations.iter().peekable();

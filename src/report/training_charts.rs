@@ -1,9 +1,10 @@
 //! The curves of training: which figures are drawn together, over which updates, and what they mean.
 //!
-//! Iterations and supervised stages have charts of their own, because their losses are different things. Updates count from
-//! the start of iteration 0; the comparison (`continued sft`) starts from the same parameters and so is drawn from 0, too.
+//! Iterations and supervised stages have charts of their own, because their losses are different things. Updates count
+//! from the start of iteration 0; the comparison (`continued sft`) starts from the same parameters and so is drawn from
+//! there, too.
 
-use super::chart::{Chart, NUM_DASHES, Range};
+use super::chart::{Axis, Chart, NUM_DASHES, Range};
 use super::run_files::{RunFiles, Update};
 use super::series::{Point, Series};
 
@@ -18,11 +19,11 @@ struct Kind {
     curves: &'static [Curve],
 }
 
-const ITERATIONS: [Kind; 7] = [
+const ITERATIONS: [Kind; 6] = [
     Kind {
         title: "Loss and its two sides",
-        note: "Demonstrations should become likelier, self-generated responses less likely. Falls within an iteration and \
-               starts anew with the next, whose reference is the policy just trained.",
+        note: "Demonstrations should become likelier, self-generated responses less likely. Falls within an \
+               iteration and starts anew with the next, whose reference is the policy just trained.",
         y_range: Range::Curves,
         curves: &[
             ("loss", |update| Some(update.loss)),
@@ -32,15 +33,15 @@ const ITERATIONS: [Kind; 7] = [
     },
     Kind {
         title: "Margin of log-ratios",
-        note: "Log-ratio of the demonstration less that of the self-generated response, nats: how far the policy tells them \
-               apart.",
+        note: "Log-ratio of the demonstration less that of the self-generated response, nats: how far the policy \
+               tells them apart.",
         y_range: Range::FromZero,
         curves: &[("margin", |update| update.log_ratio_margin)],
     },
     Kind {
         title: "Log-ratios",
-        note: "Log-prob under policy less log-prob under reference, nats. Demonstrations below 0: the policy has made them \
-               less likely.",
+        note: "Log-prob under policy less log-prob under reference, nats. Demonstrations below 0: the policy has \
+               made them less likely.",
         y_range: Range::FromZero,
         curves: &[
             ("demonstrations", |update| update.log_ratio_demonstration),
@@ -49,8 +50,8 @@ const ITERATIONS: [Kind; 7] = [
     },
     Kind {
         title: "Implicit-reward accuracy",
-        note: "Share of an update's pairs in which the demonstration gained more than the self-generated response. At the \
-               first update of an iteration nothing has been gained.",
+        note: "Share of an update's pairs in which the demonstration gained more than the self-generated response. \
+               At the first update of an iteration nothing has been gained.",
         y_range: Range::Share,
         curves: &[("accuracy", |update| update.implicit_reward_accuracy)],
     },
@@ -65,12 +66,6 @@ const ITERATIONS: [Kind; 7] = [
         note: "Before clipping at train.max_grad_norm.",
         y_range: Range::FromZero,
         curves: &[("gradient norm", |update| Some(update.grad_norm))],
-    },
-    Kind {
-        title: "Learning rate",
-        note: "As the schedule says.",
-        y_range: Range::FromZero,
-        curves: &[("learning rate", |update| Some(update.lr))],
     },
 ];
 /// The chart to which the comparison is added.
@@ -147,11 +142,12 @@ fn chart(kind: &Kind, runs: &[RunFiles], belongs: &dyn Fn(&Update) -> bool) -> C
         }
     }
     let window = series.iter().filter(|curve| !curve.smooth.is_empty()).map(|curve| curve.window).max();
-    let smoothed = window.map_or_else(String::new, |window| format!(" Bold: the mean of {window} updates."));
+    let smoothed =
+        window.map_or_else(String::new, |window| format!(" Bold, and in the legend: the mean of {window} updates."));
     Chart {
         title: kind.title.to_owned(),
         note: format!("{}{smoothed}", kind.note),
-        x_label: "update",
+        x_axis: Axis::Updates,
         y_range: kind.y_range,
         series,
         marks: Vec::new(),

@@ -1,5 +1,5 @@
-//! What the run folder tells beyond checkpoints and figures: what the model and data are like, how long each phase took, and
-//! the report made of it all.
+//! What the run folder tells beyond checkpoints and figures: what the model and data are like, how long each phase
+//! took, and the report made of it all.
 
 use std::time::Instant;
 

@@ -3,7 +3,9 @@
 //! Not here: the oracle's values of the tiny Llama ([`golden`]).
 
 pub mod binary;
+pub mod browser;
 pub mod devices;
+pub mod events;
 pub mod golden;
 pub mod tensors;
 
