@@ -348,24 +348,23 @@ fn a_browser_loads_the_page_without_an_error_and_shows_values_under_the_pointer(
         const box = svg.getBoundingClientRect();
         svg.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + box.width / 2 }));
       }
-      const { scrollWidth, clientWidth } = document.documentElement;
-      document.body.dataset.overflow = scrollWidth - clientWidth;
+      document.body.dataset.overflow = document.body.scrollWidth - document.body.clientWidth;
     </script></body>"#;
     let path = folder.path().join("visited.html");
-    fs::write(&path, page.replace("</body>", visitor)).unwrap();
     for width in [400, 1400] {
-        let loaded = load(&browser, &path, width);
+        // Windows have a least width, so it is the page that gets narrow.
+        let narrow = format!("<body style=\"width: {width}px\">");
+        fs::write(&path, page.replace("<body>", &narrow).replace("</body>", visitor)).unwrap();
+        let loaded = load(&browser, &path);
         assert_eq!(loaded.console, Vec::<String>::new());
         assert!(loaded.dom.contains("data-overflow=\"0\""), "{width} px: the page scrolls sideways");
         let num_charts = page.matches("data-chart=").count();
         let num_shown = loaded.dom.matches("at update ").count() + loaded.dom.matches("at tokens ").count();
         assert!(num_charts >= 6, "{num_charts}");
         assert_eq!(num_shown, num_charts);
-        let alerts: BTreeSet<&str> =
-            loaded.dom.match_indices("<script>").map(|(i, _)| &loaded.dom[i..i + 20]).collect();
-        assert!(alerts.iter().all(|script| !script.contains("alert")), "{alerts:?}");
+        assert!(!loaded.dom.contains("<script>alert") && !loaded.dom.contains("<img"));
     }
     fs::write(&path, page + "<script>throw new Error('control')</script>").unwrap();
-    let console = load(&browser, &path, 1400).console;
+    let console = load(&browser, &path).console;
     assert!(console.iter().any(|line| line.contains("control")), "errors would be seen: {console:?}");
 }

@@ -19,14 +19,14 @@ pub fn chromium() -> Option<PathBuf> {
     std::env::split_paths(&paths).flat_map(|folder| names.map(|name| folder.join(name))).find(|path| path.is_file())
 }
 
-/// Loads a page in a window so many pixels wide.
-pub fn load(browser: &Path, page: &Path, width: usize) -> Loaded {
+/// Loads a page in a large window.
+pub fn load(browser: &Path, page: &Path) -> Loaded {
     let profile = tempdir().unwrap();
     let output = Command::new(browser)
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"])
         .args(["--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--dump-dom"])
         .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg(format!("--window-size={width},2000"))
+        .arg("--window-size=1600,2000")
         .arg(format!("file://{}", page.display()))
         .stdin(Stdio::null())
         .output()

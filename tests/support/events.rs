@@ -75,7 +75,7 @@ fn varint(bytes: &mut &[u8]) -> u64 {
 }
 
 fn masked(crc: u32) -> u32 {
-    (crc >> 15 | crc << 17).wrapping_add(0xa282_ead8)
+    crc.rotate_left(17).wrapping_add(0xa282_ead8)
 }
 
 /// The usual way with a table, unlike the writer's.
