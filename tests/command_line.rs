@@ -368,6 +368,7 @@ fn a_run_folder_holds_what_its_documentation_says() {
     names.sort_unstable();
     let expected = [
         ".lock",
+        "about.json",
         "checkpoints",
         "config.ron",
         "env.json",
@@ -378,7 +379,10 @@ fn a_run_folder_holds_what_its_documentation_says() {
         "latest",
         "metrics.jsonl",
         "model",
+        "report.html",
         "self_generation.jsonl",
+        "tb",
+        "timing.jsonl",
     ];
     assert_eq!(names, expected);
     let config = RunConfig::from_ron(&read(&run.join("config.ron")), "config.ron").unwrap();

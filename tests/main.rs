@@ -17,6 +17,7 @@ mod house;
 mod kills;
 mod real_model;
 mod refusals;
+mod report;
 mod resume;
 
 mod hostile_config;

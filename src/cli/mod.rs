@@ -7,6 +7,7 @@ mod doctor;
 mod eval;
 pub mod failure;
 mod generate;
+mod report;
 mod score;
 mod train;
 
@@ -35,6 +36,8 @@ enum Verb {
     Resume(train::ResumeArgs),
     /// Answer prompts.
     Generate(generate::GenerateArgs),
+    /// The report of a run, finished or not: report.html, and events for TensorBoard.
+    Report(report::ReportArgs),
     /// Talk to a model.
     Chat(chat::ChatArgs),
     /// Log-probs, log-ratios and losses of given responses, one JSON line a row.
@@ -58,6 +61,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Train(args) => train::train(args),
         Verb::Resume(args) => train::resume(args),
         Verb::Generate(args) => generate::generate(args),
+        Verb::Report(args) => report::report(args),
         Verb::Chat(args) => chat::chat(args),
         Verb::Score(args) => score::score(args),
         Verb::Eval(args) => eval::eval(args),

@@ -107,6 +107,7 @@ impl Run {
                 self.check_finite(&model, batch[0])?;
                 self.dir.sync_lines(METRICS_FILE)?;
                 checkpoint::save(&self.dir, &progress, &model, (!is_last).then_some(&optimizer), self.keep())?;
+                self.report();
             }
             if let Some(signal) = signal {
                 return Err(Error::Stopped { signal });

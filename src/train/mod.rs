@@ -25,6 +25,7 @@ pub mod manifest;
 pub mod metrics;
 pub mod optimizer;
 pub mod pairs;
+mod reporting;
 pub mod retention;
 pub mod run_dir;
 pub mod schedule;
@@ -93,6 +94,7 @@ impl Run {
     /// be trained on; device and disk errors. The last checkpoint is then intact.
     pub fn train(mut self, mut model: CausalLm) -> Result<Vec<EvaluationRow>> {
         let mut progress = self.progress();
+        self.describe_task(&model)?;
         if self.resumed.is_none() {
             progress.held_out_log_prob = Some(self.evaluate("start", 0, &model, None)?);
             checkpoint::save(&self.dir, &progress, &model, None, self.keep())?;
@@ -150,12 +152,14 @@ impl Run {
         let objective = Objective::new(&self.config.objective);
         let pairs = if objective.needs_self_generated() {
             self.bind(iteration, &model, &mut progress)?;
-            let responses = self.self_generate(iteration, &model, progress.stage_steps)?;
-            let log_probs = self.score_demonstrations(iteration, &model, progress.stage_steps)?;
+            let (stage, steps) = (progress.stage.to_string(), progress.stage_steps);
+            let responses = self.timed(&stage, "generation", || self.self_generate(iteration, &model, steps))?;
+            let log_probs = self.timed(&stage, "scoring", || self.score_demonstrations(iteration, &model, steps))?;
             self.pair_up(iteration, &responses, &log_probs)?
         } else {
             self.examples.iter().map(Pair::demonstration_only).collect()
         };
+        self.report();
         let config = self.config.train.clone();
         let fit = Fit { pairs: &pairs, objective: &objective, config: &config, num_steps: None };
         let (model, progress) = self.fit(model, &fit, progress)?;
@@ -248,7 +252,9 @@ impl Run {
             return Ok(());
         }
         let answered = &held_out.examples[..held_out.settings.generate_rows.min(held_out.examples.len())];
-        let rows = eval::reference_rows(model, answered, &held_out.settings, &self.console, &|| self.stop.check())?;
+        let rows = self.timed("iteration 0", "evaluation", || {
+            eval::reference_rows(model, answered, &held_out.settings, &self.console, &|| self.stop.check())
+        })?;
         let lines: Result<Vec<String>> = rows.iter().map(json_lines::json_line).collect();
         self.dir.write(HELD_OUT_FILE, &lines?.concat())
     }
@@ -267,19 +273,22 @@ impl Run {
         reference: Option<Vec<ReferenceRow>>,
     ) -> Result<f64> {
         let held_out = &self.held_out;
-        let evaluation = eval::evaluate(
-            model,
-            &held_out.examples,
-            reference.as_deref(),
-            self.tokenizer.as_ref(),
-            &held_out.settings,
-            &self.console,
-            &|| self.stop.check(),
-        )?;
+        let evaluation = self.timed(stage, "evaluation", || {
+            eval::evaluate(
+                model,
+                &held_out.examples,
+                reference.as_deref(),
+                self.tokenizer.as_ref(),
+                &held_out.settings,
+                &self.console,
+                &|| self.stop.check(),
+            )
+        })?;
         self.dir.keep_lines(EVALUATIONS_FILE, |row| row["stage"] != stage)?; // of a stage that a crash cut off here
         let log_prob = evaluation.demonstration_log_prob_per_token;
         self.dir.append(EVALUATIONS_FILE, &EvaluationRow { stage: stage.to_owned(), total_steps, evaluation })?;
         self.dir.sync_lines(EVALUATIONS_FILE)?;
+        self.report();
         Ok(log_prob)
     }
 

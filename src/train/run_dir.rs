@@ -2,9 +2,13 @@
 //!
 //! ```text
 //! config.ron  env.json  .lock
+//! about.json                size of model and data, a few rows as text, for the report
 //! metrics.jsonl             a line for each update
 //! self_generation.jsonl     a line for each iteration: what its responses were like
 //! evaluations.jsonl         a line for each stage: its held-out figures
+//! timing.jsonl              a line for each phase of a stage: its seconds; training stands in metrics.jsonl
+//! report.html               all of this to look at; written anew as the run goes, and by `gsil report`
+//! tb/                       the same scalars for TensorBoard
 //! task/                     the built-in word problems: model and data
 //! held_out.jsonl            the start policy's responses to held-out prompts
 //! iteration-000/            self_generated.jsonl  demonstrations.jsonl (reference log-probs)  binding.json

@@ -3,8 +3,10 @@
 //! Not here: the oracle's values of the tiny Llama ([`golden`]).
 
 pub mod binary;
+pub mod browser;
 pub mod devices;
 pub mod doors;
+pub mod events;
 pub mod faulty_disk;
 #[path = "../../src/formats/gguf_builder.rs"]
 pub mod gguf_builder;

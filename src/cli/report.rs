@@ -1,0 +1,32 @@
+//! `gsil report`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::print_line;
+use crate::error::Result;
+use crate::report::{write_report, write_report_to};
+
+#[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    /// The run folder; the run may still be going on.
+    dir: PathBuf,
+    /// Other runs to draw in the same charts.
+    #[arg(long, num_args = 1.., value_name = "DIR")]
+    compare: Vec<PathBuf>,
+    /// Write the page here and leave the run folder as it is. Default: report.html in the run folder, and tb/ for TensorBoard.
+    #[arg(long)]
+    output: Option<PathBuf>,
+}
+
+pub(super) fn report(args: ReportArgs) -> Result<()> {
+    let path = match args.output {
+        Some(path) => {
+            write_report_to(&path, &args.dir, &args.compare)?;
+            path
+        }
+        None => write_report(&args.dir, &args.compare)?,
+    };
+    print_line(&path.display().to_string())
+}

@@ -1,0 +1,156 @@
+//! The tables of a run: held-out figures before and after, and where the time went.
+
+use super::html::{duration, escape, short, table};
+use super::run_files::{Answers, Evaluation, EvaluationRow, RunFiles};
+use super::table::percent;
+
+/// A column of the evaluation table: its name, what it means, and its cell.
+type Column = (&'static str, &'static str, fn(&Evaluation) -> Option<String>);
+
+const COLUMNS: [Column; 9] = [
+    ("log-prob/token", "mean log-prob of a demonstration's token, nats: higher is likelier", |evaluation| {
+        Some(short(evaluation.demonstration_log_prob_per_token))
+    }),
+    (
+        "accuracy",
+        "share of rows whose demonstration gained more log-prob than the start policy's own response",
+        |evaluation| Some(percent(Some(evaluation.against_reference.as_ref()?.implicit_reward_accuracy))),
+    ),
+    (
+        "log-ratio",
+        "of demonstrations, against the start policy, nats: above 0 they have become likelier",
+        |evaluation| Some(short(evaluation.against_reference.as_ref()?.log_ratio_demonstration)),
+    ),
+    ("own responses", "log-ratio of the start policy's own responses, nats", |evaluation| {
+        Some(short(evaluation.against_reference.as_ref()?.log_ratio_self_generated))
+    }),
+    ("in format", "greedy answers that end in the answer marker and a number", |evaluation| {
+        share(&evaluation.greedy, |answers| answers.ends_in_answer)
+    }),
+    ("greedy", "greedy answers whose number after the marker is right", |evaluation| {
+        share(&evaluation.greedy, |answers| answers.exact_match)
+    }),
+    ("flexible", "greedy answers whose last number is right", |evaluation| {
+        share(&evaluation.greedy, |answers| answers.flexible_match)
+    }),
+    ("sampled", "answers sampled at temperature 1 whose number after the marker is right", |evaluation| {
+        share(&evaluation.sampled, |answers| answers.exact_match)
+    }),
+    ("tokens", "mean length of greedy answers, and the share that ended by themselves", |evaluation| {
+        let answers = evaluation.greedy.as_ref()?;
+        Some(format!("{} <small>{:.0}% ended</small>", short(answers.mean_tokens), 100.0 * answers.finished))
+    }),
+];
+
+fn share(answers: &Option<Answers>, figure: fn(&Answers) -> Option<f64>) -> Option<String> {
+    Some(percent(Some(figure(answers.as_ref()?)?)))
+}
+
+/// The before/after table of all runs; empty if nothing was evaluated yet.
+pub fn evaluation_section(runs: &[RunFiles]) -> String {
+    let rows = || runs.iter().flat_map(|run| run.evaluations.iter().map(move |row| (run, row)));
+    let Some((_, first)) = rows().next() else { return String::new() };
+    let used: Vec<Column> =
+        COLUMNS.into_iter().filter(|(.., cell)| rows().any(|(_, row)| cell(&row.evaluation).is_some())).collect();
+    let names = used.iter().map(|(name, meaning, _)| format!("<span title=\"{meaning}\">{name}</span>"));
+    let headers: Vec<String> = ["after", "updates"].map(str::to_owned).into_iter().chain(names).collect();
+    let cells = |(run, row): (&RunFiles, &EvaluationRow)| -> Vec<String> {
+        let stage = match runs.len() {
+            1 => escape(&row.stage),
+            _ => format!("<b>{}</b> {}", escape(&run.name), escape(&row.stage)),
+        };
+        let figures = used.iter().map(|(.., cell)| cell(&row.evaluation).unwrap_or_else(|| "\u{2013}".to_owned()));
+        [stage, row.total_steps.to_string()].into_iter().chain(figures).collect()
+    };
+    let meanings: String = used.iter().map(|(name, meaning, _)| format!("<b>{name}</b>: {meaning}. ")).collect();
+    format!(
+        "<section><h2>Before and after</h2>\n{}<p class=\"note\">{} {meanings}</p></section>\n",
+        table(&headers, &rows().map(cells).collect::<Vec<_>>()),
+        rows_judged(&first.evaluation)
+    )
+}
+
+/// On how many rows the figures rest, and how sure a share of them is.
+fn rows_judged(evaluation: &Evaluation) -> String {
+    let rows = evaluation.num_rows;
+    let which = match evaluation.held_out {
+        true => format!("On {rows} held-out rows."),
+        false => format!("On {rows} training rows, for want of held-out ones (evaluation.data)."),
+    };
+    let answered = evaluation.greedy.as_ref().filter(|answers| answers.exact_match.is_some() && answers.num_rows > 0);
+    let sureness = answered.map_or_else(String::new, |answers| {
+        let points = 50.0 / (answers.num_rows as f64).sqrt();
+        format!(
+            " With {} answers a share near one half is known to \u{b1}{points:.1} points (one standard error).",
+            answers.num_rows
+        )
+    });
+    which + &sureness
+}
+
+/// What a run spends its time on, in the order of an iteration.
+const PHASES: [&str; 4] = ["generation", "scoring", "training", "evaluation"];
+
+/// Seconds of each phase in each stage of the first run; empty if nothing was recorded yet.
+pub fn timing_section(run: &RunFiles) -> String {
+    let seconds = |stage: &str, phase: &str| -> Option<f64> {
+        let timed = run.timing.iter().filter(|row| row.stage == stage && row.phase == phase).map(|row| row.seconds);
+        let trained =
+            run.updates.iter().filter(|update| update.stage == stage && phase == "training").map(|u| u.seconds);
+        timed.chain(trained).reduce(|a, b| a + b)
+    };
+    let stages = run.stages();
+    let of_stage = |stage: &&str| PHASES.map(|phase| seconds(stage, phase));
+    let times: Vec<[Option<f64>; 4]> = stages.iter().map(of_stage).collect();
+    let total = |times: &[Option<f64>; 4]| times.iter().flatten().sum::<f64>();
+    let longest = times.iter().map(total).fold(0.0, f64::max);
+    if longest == 0.0 {
+        return String::new();
+    }
+    let cell = |seconds: Option<f64>| seconds.map_or_else(|| "\u{2013}".to_owned(), duration);
+    let row = |name: &str, times: &[Option<f64>; 4], bar: String| -> Vec<String> {
+        let cells = times.iter().map(|seconds| cell(*seconds));
+        [escape(name)].into_iter().chain(cells).chain([duration(total(times)), bar]).collect()
+    };
+    let mut rows: Vec<Vec<String>> =
+        stages.iter().zip(&times).map(|(stage, times)| row(stage, times, bar(times, longest))).collect();
+    let sum = |i: usize| times.iter().filter_map(|times| times[i]).reduce(|a, b| a + b);
+    rows.push(row("whole run", &[sum(0), sum(1), sum(2), sum(3)], String::new()));
+    let header = ["stage".to_owned()]
+        .into_iter()
+        .chain(PHASES.iter().enumerate().map(|(i, phase)| format!("<span class=\"phase p{i}\"></span>{phase}")));
+    let header: Vec<String> = header.chain(["together".to_owned(), String::new()]).collect();
+    format!("<section><h2>Time</h2>\n{}<p class=\"note\">{}</p></section>\n", table(&header, &rows), timing_note(run))
+}
+
+/// Parts of a line, as wide as their share of the longest stage.
+fn bar(times: &[Option<f64>; 4], longest: f64) -> String {
+    let part = |(i, seconds): (usize, &Option<f64>)| {
+        let width = 100.0 * seconds.unwrap_or(0.0) / longest;
+        format!("<i class=\"p{i}\" style=\"width:{width:.1}%\"></i>")
+    };
+    let parts: String = times.iter().enumerate().map(part).collect();
+    format!("<div class=\"bar\">{parts}</div>")
+}
+
+/// Speeds, and what the figures leave out.
+fn timing_note(run: &RunFiles) -> String {
+    let training_s: f64 = run.updates.iter().map(|update| update.seconds).sum();
+    let trained: f64 = run.updates.iter().map(|update| update.tokens_per_s * update.seconds).sum();
+    let generated: usize =
+        run.iterations.iter().filter_map(|iteration| Some(iteration.responses.as_ref()?.num_tokens())).sum();
+    let generation_s: f64 = run.timing.iter().filter(|row| row.phase == "generation").map(|row| row.seconds).sum();
+    let speed = |what: &str, tokens: f64, seconds: f64| match tokens > 0.0 && seconds > 0.0 {
+        true => format!("{what}: {} tokens/s. ", short((tokens / seconds).round())),
+        false => String::new(),
+    };
+    let unrecorded = match run.timing.is_empty() {
+        true => "Only training was timed in this run. ",
+        false => "",
+    };
+    format!(
+        "{}{}{unrecorded}Not in here: loading, checkpoints, and updates that a crash made the run repeat.",
+        speed("Training", trained, training_s),
+        speed("Generation", generated as f64, generation_s)
+    )
+}

@@ -1,0 +1,291 @@
+//! Warnings in plain words: what the figures of a run say has gone wrong, and what to change.
+
+use super::html::{count, short};
+use super::run_files::{Counts, Iteration, RunFiles, Update};
+
+/// Shares of an iteration's responses from which on something is said.
+const MANY_UNFINISHED: f64 = 0.2;
+const MANY_IDENTICAL: f64 = 0.5;
+const MANY_EMPTY: f64 = 0.05;
+const MANY_DUPLICATED: f64 = 0.1;
+const MANY_TOO_LONG: f64 = 0.05;
+/// A gradient this many times as large as the stage's median is a spike.
+const SPIKE: f64 = 10.0;
+/// Updates of a stage without which its median and its end mean little.
+const MIN_UPDATES: usize = 8;
+/// A fall of held-out log-prob per token (nats) that is more than rounding.
+const LIKELIHOOD_FALL: f64 = 0.005;
+
+/// One observation.
+#[derive(Debug, PartialEq)]
+pub struct Finding {
+    /// What is seen.
+    pub seen: String,
+    /// What to do about it.
+    pub advice: String,
+}
+
+fn finding(seen: String, advice: &str) -> Finding {
+    Finding { seen, advice: advice.to_owned() }
+}
+
+/// Everything that is conspicuous, in the order of the run.
+pub fn findings(run: &RunFiles) -> Vec<Finding> {
+    let of_responses = run.iterations.iter().flat_map(of_responses);
+    let of_stages = stages(run).into_iter().flat_map(|updates| {
+        [vanishing_demonstrations(updates), clamped(updates), spikes(updates)].into_iter().flatten().collect::<Vec<_>>()
+    });
+    of_responses.chain(of_stages).chain(falling_held_out(run)).chain(falling_answers(run)).collect()
+}
+
+/// The updates stage by stage.
+fn stages(run: &RunFiles) -> Vec<&[Update]> {
+    run.updates.chunk_by(|a, b| a.stage == b.stage).collect()
+}
+
+fn of_responses(Iteration { number, counts, .. }: &Iteration) -> Vec<Finding> {
+    let Counts { responses, identical, empty, unfinished, duplicated, too_long, .. } = *counts;
+    let kinds = [
+        (unfinished, MANY_UNFINISHED, "were cut off at generation.max_new_tokens", "raise generation.max_new_tokens"),
+        (
+            identical,
+            MANY_IDENTICAL,
+            "equal their demonstration, token for token",
+            "little is left to learn: stop here, use fewer iterations, or harder data",
+        ),
+        (empty, MANY_EMPTY, "are empty", "the policy has learned to end at once: lower train.lr or objective.scale"),
+        (
+            duplicated,
+            MANY_DUPLICATED,
+            "repeat the response to another prompt",
+            "the policy has lost its variety: lower train.lr, or set generation.temperature=1 if it is lower",
+        ),
+        (
+            too_long,
+            MANY_TOO_LONG,
+            "are longer than train.max_length together with their prompt, and were left out",
+            "raise train.max_length, or lower generation.max_new_tokens",
+        ),
+    ];
+    let is_many = |part: usize, share: f64| responses > 0 && part as f64 >= share * responses as f64;
+    kinds
+        .into_iter()
+        .filter(|(part, share, ..)| is_many(*part, *share))
+        .map(|(part, _, what, advice)| {
+            let (part, all) = (count(part), count(responses));
+            finding(format!("Iteration {number}: {part} of {all} responses {what}."), advice)
+        })
+        .collect()
+}
+
+/// The known failure of this family: both sides become less likely, self-generated responses faster. Judged by
+/// log-ratios in the last quarter of an iteration, because they compare the same rows under policy and reference.
+fn vanishing_demonstrations(updates: &[Update]) -> Option<Finding> {
+    let end = &updates[updates.len() - updates.len() / 4..];
+    let ratios: Vec<f64> = end.iter().filter_map(|update| update.log_ratio_demonstration).collect();
+    let margin = mean(&end.iter().filter_map(|update| update.log_ratio_margin).collect::<Vec<_>>());
+    let (ratio, error) = (mean(&ratios), standard_error(&ratios));
+    let is_failing = updates.len() >= MIN_UPDATES && margin > 0.0 && ratio < -0.1 * margin && ratio + 2.0 * error < 0.0;
+    is_failing.then(|| {
+        finding(
+            format!(
+                "{}: the margin rises (to {} nats) while demonstrations get less likely (log-ratio {} nats \
+                 at the end).",
+                capitalized(&updates[0].stage),
+                short(margin),
+                short(ratio)
+            ),
+            "lower objective.scale or add objective.sft_weight",
+        )
+    })
+}
+
+fn clamped(updates: &[Update]) -> Option<Finding> {
+    let num_clamped: f64 = updates.iter().map(|update| update.num_clamped).sum();
+    let with = updates.iter().filter(|update| update.num_clamped > 0.0).count();
+    (num_clamped > 0.0).then(|| {
+        let (stage, all) = (capitalized(&updates[0].stage), updates.len());
+        finding(
+            format!(
+                "{stage}: {num_clamped} exponentials of the implicit reward were clamped, in {with} of {all} updates."
+            ),
+            "lower objective.scale, or choose a loss without exponentials such as bernoulli",
+        )
+    })
+}
+
+fn spikes(updates: &[Update]) -> Option<Finding> {
+    let mut norms: Vec<f64> = updates.iter().map(|update| update.grad_norm).collect();
+    norms.sort_by(f64::total_cmp);
+    let median = norms[norms.len() / 2];
+    let num_spikes = norms.iter().filter(|norm| **norm > SPIKE * median).count();
+    let largest = updates.iter().max_by(|a, b| a.grad_norm.total_cmp(&b.grad_norm))?;
+    (updates.len() >= MIN_UPDATES && median > 0.0 && num_spikes > 0).then(|| {
+        finding(
+            format!(
+                "{}: the gradient norm jumps to {} at update {} of the stage, {:.0} times its median; \
+                 {num_spikes} such spikes.",
+                capitalized(&largest.stage),
+                short(largest.grad_norm),
+                largest.stage_step,
+                largest.grad_norm / median
+            ),
+            "lower the learning rate, add warmup_steps, or look for odd rows in the data",
+        )
+    })
+}
+
+/// Iterations after which held-out demonstrations are less likely than before.
+fn falling_held_out(run: &RunFiles) -> Vec<Finding> {
+    let rows = run.evaluations.windows(2).filter(|rows| rows[1].stage.starts_with("iteration "));
+    rows.filter_map(|rows| {
+        let [before, after] = [&rows[0], &rows[1]].map(|row| row.evaluation.demonstration_log_prob_per_token);
+        let which = if rows[1].evaluation.held_out { "held-out demonstrations" } else { "demonstrations" };
+        (after < before - LIKELIHOOD_FALL).then(|| {
+            finding(
+                format!(
+                    "{}: {which} are less likely after it than before ({} nats a token, before {}).",
+                    capitalized(&rows[1].stage),
+                    short(after),
+                    short(before)
+                ),
+                "lower train.lr or objective.scale, or add objective.sft_weight",
+            )
+        })
+    })
+    .collect()
+}
+
+/// Fewer right answers after the iterations than before them, by more than twice what chance explains.
+fn falling_answers(run: &RunFiles) -> Option<Finding> {
+    let last = run.evaluations.iter().rfind(|row| row.stage.starts_with("iteration "))?;
+    let first = run.evaluations.iter().rev().skip_while(|row| row.stage != "iteration 0").nth(1)?;
+    let answers = |row: &super::run_files::EvaluationRow| {
+        let greedy = row.evaluation.greedy.as_ref()?;
+        Some((greedy.exact_match?, greedy.num_rows.max(1) as f64))
+    };
+    let ((before, num_rows), (after, _)) = (answers(first)?, answers(last)?);
+    let error = ((before * (1.0 - before) + after * (1.0 - after)) / num_rows).sqrt();
+    (after < before - 2.0 * error && after < before).then(|| {
+        finding(
+            format!(
+                "Fewer answers are right after {} ({:.1}%) than before iteration 0 ({:.1}%).",
+                last.stage,
+                100.0 * after,
+                100.0 * before
+            ),
+            "lower train.lr or objective.scale, add objective.sft_weight, or use an earlier checkpoint",
+        )
+    })
+}
+
+fn capitalized(stage: &str) -> String {
+    let mut characters = stage.chars();
+    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// Of the mean.
+fn standard_error(values: &[f64]) -> f64 {
+    let mean = mean(values);
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (squares / (values.len().max(2) - 1) as f64 / values.len().max(1) as f64).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn update(stage_step: usize) -> Update {
+        serde_json::from_value(serde_json::json!({
+            "stage": "iteration 0", "stage_step": stage_step, "total_step": stage_step,
+            "loss": 1.0, "loss_demonstration": 0.5, "loss_self_generated": 0.5,
+            "demonstration_log_prob_per_token": -1.0, "grad_norm": 1.0, "lr": 1e-5,
+            "num_clamped": 0.0, "tokens_per_s": 1.0, "seconds": 1.0,
+        }))
+        .unwrap()
+    }
+
+    /// 40 updates whose log-ratios move to these ends.
+    fn moving(demonstration: f64, self_generated: f64) -> Vec<Update> {
+        let at = |i: usize| {
+            let part = i as f64 / 40.0;
+            let noise = if i.is_multiple_of(2) { 0.05 } else { -0.05 };
+            Update {
+                log_ratio_demonstration: Some(part * demonstration + noise),
+                log_ratio_margin: Some(part * (demonstration - self_generated)),
+                ..update(i)
+            }
+        };
+        (1..=40).map(at).collect()
+    }
+
+    #[test]
+    fn a_rising_margin_with_vanishing_demonstrations_is_named() {
+        let found = vanishing_demonstrations(&moving(-2.0, -6.0)).unwrap();
+        assert!(found.seen.starts_with("Iteration 0: the margin rises (to 3.5"), "{found:?}");
+        assert_eq!(found.advice, "lower objective.scale or add objective.sft_weight");
+    }
+
+    #[test]
+    fn a_healthy_iteration_and_one_of_pure_noise_are_not() {
+        assert_eq!(vanishing_demonstrations(&moving(1.0, -1.0)), None);
+        assert_eq!(vanishing_demonstrations(&moving(0.0, -1.0)), None);
+        assert_eq!(vanishing_demonstrations(&moving(-2.0, 1.0)), None, "without a margin it is another failure");
+        assert_eq!(vanishing_demonstrations(&moving(-2.0, -6.0)[..4]), None, "too few updates to judge");
+    }
+
+    #[test]
+    fn one_gradient_among_small_ones_is_a_spike_and_large_ones_alone_are_not() {
+        let mut updates: Vec<Update> = (1..=20).map(|i| Update { grad_norm: 30.0, ..update(i) }).collect();
+        assert_eq!(spikes(&updates), None);
+        updates[6].grad_norm = 900.0;
+        let found = spikes(&updates).unwrap();
+        assert!(found.seen.contains("jumps to 900 at update 7 of the stage, 30 times its median; 1 such"), "{found:?}");
+    }
+
+    #[test]
+    fn clamped_exponentials_are_counted_over_the_stage() {
+        let mut updates: Vec<Update> = (1..=3).map(update).collect();
+        assert_eq!(clamped(&updates), None);
+        updates[0].num_clamped = 2.0;
+        updates[2].num_clamped = 3.0;
+        assert!(clamped(&updates).unwrap().seen.contains("5 exponentials"));
+        assert!(clamped(&updates).unwrap().seen.contains("in 2 of 3 updates"));
+    }
+
+    #[test]
+    fn every_kind_of_useless_response_is_named_from_its_share_on() {
+        let none = Counts {
+            responses: 100,
+            identical: 49,
+            empty: 4,
+            unfinished: 19,
+            duplicated: 9,
+            too_long: 4,
+            dropped: 23,
+            mean_tokens: 20.0,
+        };
+        let of = |counts| of_responses(&Iteration { number: 2, counts, responses: None });
+        assert_eq!(of(none), []);
+        let all = of(Counts {
+            responses: 100,
+            identical: 50,
+            empty: 5,
+            unfinished: 20,
+            duplicated: 10,
+            too_long: 5,
+            dropped: 25,
+            mean_tokens: 20.0,
+        });
+        let seen: Vec<&str> = all.iter().map(|found| found.seen.as_str()).collect();
+        assert_eq!(seen.len(), 5);
+        for (seen, expected) in seen.iter().zip(["20 of 100 responses were cut off", "50 of", "5 of", "10 of", "5 of"])
+        {
+            assert!(seen.starts_with("Iteration 2: ") && seen.contains(expected), "{seen}");
+        }
+    }
+}

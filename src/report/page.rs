@@ -1,0 +1,238 @@
+//! The report: one HTML file that needs nothing else, for people who want to know how a run went.
+//!
+//! What was trained on what, warnings, held-out figures, curves, responses, time, settings. Everything that comes from
+//! the run's files is escaped; the page loads nothing, and a browser is told so. Next: [`super::training_charts`],
+//! [`super::responses`], [`super::figures`], [`super::health`].
+
+use serde_json::Value;
+
+use super::figures::{evaluation_section, timing_section};
+use super::health::{Finding, findings};
+use super::html::{count, escape, table};
+use super::run_files::RunFiles;
+use super::{responses, training_charts};
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+/// Nothing is loaded from anywhere, whatever a text in the page says.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
+
+/// The page of the first run, with the others beside it in tables and charts. Their names tell them apart.
+pub fn html(runs: &[RunFiles]) -> String {
+    let run = &runs[0];
+    let title = runs.iter().map(|run| escape(&run.name)).collect::<Vec<_>>().join(" \u{b7} ");
+    let sections = [
+        facts(run),
+        differences(runs),
+        warnings(runs),
+        evaluation_section(runs),
+        training_charts::section(runs),
+        responses::section(run),
+        timing_section(run),
+        settings(run),
+    ];
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
+         <title>{title} \u{2013} gsil</title>\n<style>\n{STYLE}</style></head>\n\
+         <body>\n<header><h1>{title}</h1>\n<p class=\"status\">{}</p></header>\n\
+         <main>\n{}</main>\n\
+         <footer>Written by gsil {}. Words: a <b>demonstration</b> is given, a <b>self-generated</b> response was \
+         sampled from the <b>reference</b>, the policy at the start of an iteration; a <b>log-ratio</b> is log-prob \
+         under the policy less log-prob under the reference, in nats over the response.</footer>\n\
+         <script>\n{SCRIPT}</script></body></html>\n",
+        [status(run), scope(runs)].concat(),
+        sections.concat(),
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+/// How far the run has come.
+fn status(run: &RunFiles) -> String {
+    let (done, all) = run.stages_done();
+    match (run.updates.last(), run.evaluations.last()) {
+        _ if done == all => {
+            format!("<span class=\"badge good\">finished</span> {} updates.", count(run.updates.len()))
+        }
+        (Some(update), _) => format!(
+            "<span class=\"badge\">not finished</span> {done} of {all} stages are evaluated; the last update \
+             recorded is {} ({}, update {} of the stage).",
+            update.total_step,
+            escape(&update.stage),
+            update.stage_step
+        ),
+        (None, Some(row)) => format!(
+            "<span class=\"badge\">just begun</span> The {} is evaluated; no update is recorded yet.",
+            escape(&row.stage)
+        ),
+        (None, None) => {
+            "<span class=\"badge\">just begun</span> Nothing is recorded yet: come back when the start is evaluated."
+                .to_owned()
+        }
+    }
+}
+
+/// What of a page is about which run.
+fn scope(runs: &[RunFiles]) -> String {
+    let name = escape(&runs[0].name);
+    match runs.len() {
+        1 => String::new(),
+        _ => format!(" Model and data, responses, time and settings are those of {name}; all else shows every run."),
+    }
+}
+
+/// What was trained on what.
+fn facts(run: &RunFiles) -> String {
+    let config = &run.config;
+    let objective = &config.objective;
+    let numbers = format!(
+        "{}, scale {}, shift {}{}",
+        objective.name,
+        objective.scale.unwrap_or(1.0),
+        objective.shift,
+        if objective.sft_weight > 0.0 { format!(", sft_weight {}", objective.sft_weight) } else { String::new() }
+    );
+    let rows = [
+        ("model", model(run)),
+        ("data", data(run)),
+        ("objective", numbers),
+        ("training", training(run)),
+        ("device", device(run)),
+        (
+            "versions",
+            format!("gsil {}, burn {}, seed {}", run.environment("gsil"), run.environment("burn"), config.seed),
+        ),
+    ];
+    let rows: String = rows.iter().map(|(name, text)| format!("<dt>{name}</dt><dd>{}</dd>\n", escape(text))).collect();
+    format!("<section><h2>What was trained</h2>\n<dl>{rows}</dl></section>\n")
+}
+
+fn model(run: &RunFiles) -> String {
+    let name = match (&run.config.model, &run.config.word_problems) {
+        (_, Some(task)) => {
+            format!("made from nothing: {} layers of width {}", task.num_layers, task.hidden_size)
+        }
+        (Some(path), None) => path.clone(),
+        (None, None) => "not named".to_owned(),
+    };
+    let adapter = run.config.lora.as_ref().map(|lora| format!("; adapter of rank {}", lora.rank)).unwrap_or_default();
+    let size = run.about.as_ref().map(|about| {
+        format!("; {} parameters, {} trained", count(about.num_parameters), count(about.num_trained_parameters))
+    });
+    format!("{name}{adapter}{}", size.unwrap_or_default())
+}
+
+fn data(run: &RunFiles) -> String {
+    let name = match (&run.config.data, &run.config.word_problems) {
+        (_, Some(_)) => "built-in word problems".to_owned(),
+        (Some(path), None) => path.clone(),
+        (None, None) => "not named".to_owned(),
+    };
+    let size = run.about.as_ref().map(|about| {
+        let judged = if about.held_out { "held out" } else { "of them scored before and after" };
+        format!("; {} demonstrations, {} {judged}", count(about.num_demonstrations), count(about.num_evaluated))
+    });
+    format!("{name}{}", size.unwrap_or_default())
+}
+
+fn training(run: &RunFiles) -> String {
+    let config = &run.config;
+    let lr = config.train.lr.map_or_else(String::new, |lr| format!(", learning rate {lr}"));
+    let sft = config
+        .sft
+        .as_ref()
+        .map(|sft| format!(", after {} of supervised training", plural(sft.epochs, "epoch")))
+        .unwrap_or_default();
+    format!(
+        "{} of {} in batches of {}{lr}{sft}",
+        plural(config.iterations, "iteration"),
+        plural(config.train.epochs, "epoch"),
+        config.train.batch_size
+    )
+}
+
+fn plural(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
+fn device(run: &RunFiles) -> String {
+    let parts = ["device", "device_description", "operating_system", "architecture"].map(|key| run.environment(key));
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
+}
+
+/// The settings in which the runs of a comparison differ.
+fn differences(runs: &[RunFiles]) -> String {
+    if runs.len() < 2 {
+        return String::new();
+    }
+    let settings: Vec<Vec<(String, String)>> = runs.iter().map(flat_settings).collect();
+    let mut keys: Vec<&String> = settings.iter().flatten().map(|(key, _)| key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let value = |run: &Vec<(String, String)>, key: &str| {
+        run.iter().find(|(own, _)| own == key).map_or_else(|| "\u{2013}".to_owned(), |(_, value)| escape(value))
+    };
+    let rows: Vec<Vec<String>> = keys
+        .into_iter()
+        .map(|key| [escape(key)].into_iter().chain(settings.iter().map(|run| value(run, key))).collect::<Vec<_>>())
+        .filter(|row| row[1..].iter().any(|value| *value != row[1]))
+        .collect();
+    let header: Vec<String> =
+        ["setting".to_owned()].into_iter().chain(runs.iter().map(|run| escape(&run.name))).collect();
+    let body = match rows.is_empty() {
+        true => "<p class=\"note\">All settings are the same.</p>".to_owned(),
+        false => table(&header, &rows),
+    };
+    format!("<section><h2>In what the runs differ</h2>\n{body}</section>\n")
+}
+
+/// `train.lr` and its value, for every setting but the folder's name.
+fn flat_settings(run: &RunFiles) -> Vec<(String, String)> {
+    let mut flat = Vec::new();
+    let config = serde_json::to_value(&run.config).unwrap_or_default();
+    flatten(String::new(), &config, &mut flat);
+    flat.retain(|(key, _)| key != "output");
+    flat
+}
+
+fn flatten(key: String, value: &Value, flat: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(map) => {
+            let dot = if key.is_empty() { "" } else { "." };
+            map.iter().for_each(|(name, value)| flatten(format!("{key}{dot}{name}"), value, flat));
+        }
+        Value::Null => flat.push((key, "none".to_owned())),
+        Value::String(text) => flat.push((key, text.clone())),
+        other => flat.push((key, other.to_string())),
+    }
+}
+
+fn warnings(runs: &[RunFiles]) -> String {
+    let found = runs.iter().flat_map(|run| findings(run).into_iter().map(move |finding| (run, finding)));
+    let item = |(run, finding): (&RunFiles, Finding)| {
+        let whose = if runs.len() > 1 { format!("<b>{}</b> ", escape(&run.name)) } else { String::new() };
+        let (seen, advice) = (escape(&finding.seen), escape(&finding.advice));
+        format!("<li>{whose}{seen} <b>What helps:</b> {advice}.</li>\n")
+    };
+    let items: String = found.map(item).collect();
+    match items.is_empty() {
+        false => format!("<section class=\"warnings\"><h2>Warnings</h2>\n<ul>{items}</ul></section>\n"),
+        true if runs[0].updates.is_empty() => String::new(),
+        true => {
+            "<section><h2>Warnings</h2>\n<p>None. Looked for: demonstrations that get less likely while the margin \
+                 rises, responses that are cut off, identical, empty or duplicated, clamped exponentials, gradient \
+                 spikes, and held-out figures that fall.</p></section>\n"
+                .to_owned()
+        }
+    }
+}
+
+fn settings(run: &RunFiles) -> String {
+    format!(
+        "<section><h2>Settings</h2>\n<details><summary>config.ron, with every default written out</summary>\n\
+         <pre>{}</pre></details></section>\n",
+        escape(&run.config_text)
+    )
+}

@@ -1,0 +1,221 @@
+//! Self-generated responses in the page: how many were of use, how long they are, and some of them beside their
+//! demonstration.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::chart::{Axis, Chart, Range};
+use super::html::{count, escape, short, table};
+use super::run_files::{Iteration, RunFiles, SampleRow, for_each_row};
+use super::series::{Point, Series};
+use crate::error::Result;
+
+/// A response longer than this many characters is cut in the page.
+const MAX_CHARACTERS: usize = 1500;
+/// So many iterations are shown side by side: the first, and the last ones.
+const MAX_ITERATIONS: usize = 5;
+/// Points of a curve of lengths.
+const NUM_BINS: usize = 30;
+
+/// What the page needs of `self_generated.jsonl`.
+#[derive(Debug, Default)]
+pub struct Responses {
+    /// How many responses have 0, 1, 2, .. tokens.
+    num_of_length: Vec<usize>,
+    /// Of the rows that are shown, the first sample of each.
+    samples: Vec<Response>,
+}
+
+/// One line of the file; the log-probs are skipped.
+#[derive(Debug, Deserialize)]
+struct Response {
+    index: usize,
+    sample: usize,
+    response_text: Option<String>,
+    token_ids: Vec<u32>,
+    finished: bool,
+}
+
+impl Response {
+    /// The text, or the token ids of a model without a tokenizer.
+    fn text(&self) -> String {
+        let ids = || self.token_ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+        self.response_text.clone().unwrap_or_else(ids)
+    }
+}
+
+impl Responses {
+    /// Tokens of all responses.
+    pub fn num_tokens(&self) -> usize {
+        self.num_of_length.iter().enumerate().map(|(length, number)| length * number).sum()
+    }
+
+    fn num_responses(&self) -> usize {
+        self.num_of_length.iter().sum()
+    }
+}
+
+/// Reads the responses of an iteration; None if the file is gone. The texts of the rows in `shown` are kept.
+pub fn read_responses(path: &Path, shown: &[usize]) -> Result<Option<Responses>> {
+    let mut read = Responses::default();
+    let exists = for_each_row(path, &mut |response: Response| {
+        let length = response.token_ids.len();
+        if read.num_of_length.len() <= length {
+            read.num_of_length.resize(length + 1, 0);
+        }
+        read.num_of_length[length] += 1;
+        if response.sample == 0 && shown.contains(&response.index) {
+            read.samples.push(response);
+        }
+    })?;
+    Ok(exists.then_some(read))
+}
+
+/// The section on self-generated responses; empty if there are none.
+pub fn section(run: &RunFiles) -> String {
+    if run.iterations.is_empty() {
+        return String::new();
+    }
+    format!(
+        "<section><h2>Self-generated responses</h2>\n{}{}{}</section>\n",
+        counts_table(run),
+        lengths_chart(run).map_or_else(String::new, |chart| format!("<div class=\"charts\">{}</div>", chart.to_html())),
+        samples(run)
+    )
+}
+
+fn counts_table(run: &RunFiles) -> String {
+    let header = [
+        "iteration",
+        "responses",
+        "mean tokens",
+        "identical",
+        "empty",
+        "cut off",
+        "duplicated",
+        "too long",
+        "left out",
+    ];
+    let rows: Vec<Vec<String>> = run
+        .iterations
+        .iter()
+        .map(|Iteration { number, counts, .. }| {
+            let share = |part: usize| format!("{} <small>{:.0}%</small>", count(part), percent(part, counts.responses));
+            let parts =
+                [counts.identical, counts.empty, counts.unfinished, counts.duplicated, counts.too_long, counts.dropped];
+            let first = [number.to_string(), count(counts.responses), short(counts.mean_tokens)];
+            first.into_iter().chain(parts.map(share)).collect()
+        })
+        .collect();
+    let demonstrations = run.about.as_ref().map_or_else(String::new, |about| {
+        format!(" Demonstrations have {} tokens on average.", short(about.mean_demonstration_tokens))
+    });
+    format!(
+        "{}<p class=\"note\">identical: token for token the demonstration, so that nothing can be learned from the \
+         pair. cut off: no end token within generation.max_new_tokens. duplicated: the same as an earlier response \
+         to another prompt. too long: with their prompt beyond train.max_length. left out: pairs that were not trained \
+         on.{}</p>\n",
+        table(&header.map(str::to_owned), &rows),
+        demonstrations
+    )
+}
+
+fn percent(part: usize, all: usize) -> f64 {
+    100.0 * part as f64 / all.max(1) as f64
+}
+
+/// The first iteration and the last ones.
+fn shown_iterations(run: &RunFiles) -> impl Iterator<Item = &Iteration> {
+    let first_of_last = run.iterations.len().saturating_sub(MAX_ITERATIONS - 1);
+    run.iterations
+        .iter()
+        .enumerate()
+        .filter(move |(i, _)| *i == 0 || *i >= first_of_last)
+        .map(|(_, iteration)| iteration)
+}
+
+/// How many responses have which length.
+fn lengths_chart(run: &RunFiles) -> Option<Chart> {
+    let with_responses =
+        || shown_iterations(run).filter_map(|iteration| Some((iteration, iteration.responses.as_ref()?)));
+    let longest = with_responses().map(|(_, responses)| responses.num_of_length.len()).max()?;
+    let bin = longest.div_ceil(NUM_BINS);
+    let curve = |(i, (iteration, responses)): (usize, (&Iteration, &Responses))| {
+        let share = |lengths: &[usize]| percent(lengths.iter().sum(), responses.num_responses());
+        let middle = |i: usize| (i * bin) as f64 + (bin - 1) as f64 / 2.0;
+        let mut lengths = responses.num_of_length.clone();
+        lengths.resize(longest, 0);
+        let points = lengths.chunks(bin).enumerate().map(|(i, lengths)| Point { x: middle(i), y: share(lengths) });
+        Series::exact(
+            format!("iteration {} (mean {})", iteration.number, short(iteration.counts.mean_tokens)),
+            i,
+            points.collect(),
+        )
+    };
+    let series: Vec<Series> = with_responses().enumerate().map(curve).collect();
+    (longest > 2).then(|| Chart {
+        title: "Length of responses".to_owned(),
+        note: format!("Share of responses (%) by their number of tokens, in steps of {bin}."),
+        x_axis: Axis::Tokens,
+        y_range: Range::FromZero,
+        series,
+        marks: Vec::new(),
+    })
+}
+
+fn samples(run: &RunFiles) -> String {
+    let Some(about) = &run.about else { return String::new() };
+    let of_row = |row: &SampleRow| {
+        let responses: String = shown_iterations(run)
+            .filter_map(|iteration| Some(cell(row, iteration, iteration.responses.as_ref()?)))
+            .collect();
+        format!(
+            "<article class=\"sample\"><p class=\"prompt\"><b>row {}</b> {}</p>\n<div class=\"answers\"><div \
+             class=\"demonstration\"><h4>demonstration</h4><p>{}</p></div>\n{responses}</div></article>\n",
+            row.index,
+            cut(&row.prompt),
+            cut(&row.demonstration)
+        )
+    };
+    let rows: String = about.samples.iter().map(of_row).collect();
+    let is_removed = run.iterations.iter().any(|iteration| iteration.responses.is_none());
+    let removed = if is_removed { " The responses of some iterations are no longer in the run folder." } else { "" };
+    format!(
+        "<h3>Samples</h3>\n<p class=\"note\">The first rows of the data. What a response shares with the \
+         demonstration from its beginning is pale.{removed}</p>\n{rows}"
+    )
+}
+
+/// One response with what is odd about it.
+fn cell(row: &SampleRow, iteration: &Iteration, responses: &Responses) -> String {
+    let Some(response) = responses.samples.iter().find(|response| response.index == row.index) else {
+        return String::new();
+    };
+    let text = response.text();
+    let same: usize =
+        text.chars().zip(row.demonstration.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
+    let (shared, own) = text.split_at(same);
+    let mut badges = vec![format!("{} tokens", response.token_ids.len())];
+    if text == row.demonstration {
+        badges.push("identical".to_owned());
+    }
+    if !response.finished {
+        badges.push("cut off".to_owned());
+    }
+    format!(
+        "<div><h4>iteration {} <small>{}</small></h4><p><span class=\"same\">{}</span>{}</p></div>\n",
+        iteration.number,
+        badges.join(", "),
+        cut(shared),
+        cut(own)
+    )
+}
+
+/// Escaped, and not longer than a page bears.
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(MAX_CHARACTERS) {
+        Some((end, _)) => format!("{} <em>(cut here)</em>", escape(&text[..end])),
+        None => escape(text),
+    }
+}

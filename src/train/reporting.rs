@@ -1,0 +1,68 @@
+//! What the run folder tells beyond checkpoints and figures: what the model and data are like, how long each phase
+//! took, and the report made of it all.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::setup::Run;
+use crate::error::Result;
+use crate::model::{CausalLm, weights};
+use crate::report::write_report;
+
+/// Figures of model and data, and a few rows as text.
+const ABOUT_FILE: &str = "about.json";
+/// A line for each phase of a stage; training itself is timed update by update in the metrics.
+const TIMING_FILE: &str = "timing.jsonl";
+/// Rows whose responses a report shows.
+const NUM_SAMPLES: usize = 8;
+
+impl Run {
+    /// Writes down what the report tells of model and data, unless it is there.
+    pub(super) fn describe_task(&self, model: &CausalLm) -> Result<()> {
+        self.dir.keep_lines(TIMING_FILE, |_| true)?; // cuts off a line that a crash tore
+        if self.dir.join(ABOUT_FILE).exists() {
+            return Ok(());
+        }
+        let text = |ids: &[u32]| match &self.tokenizer {
+            Some(tokenizer) => tokenizer.decode(ids),
+            None => Ok(ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")),
+        };
+        let samples: Result<Vec<_>> = self
+            .examples
+            .iter()
+            .take(NUM_SAMPLES)
+            .map(|example| {
+                let (prompt, demonstration) = (text(&example.prompt_ids)?, text(&example.demonstration_ids)?);
+                Ok(json!({"index": example.index, "prompt": prompt, "demonstration": demonstration}))
+            })
+            .collect();
+        let num_tokens: usize = self.examples.iter().map(|example| example.demonstration_ids.len()).sum();
+        let about = json!({
+            "num_parameters": model.config().num_parameters(),
+            "num_trained_parameters": weights::num_trained_parameters(model),
+            "num_demonstrations": self.examples.len(),
+            "num_evaluated": self.held_out.examples.len(),
+            "held_out": self.held_out.settings.held_out,
+            "mean_demonstration_tokens": num_tokens as f64 / self.examples.len().max(1) as f64,
+            "samples": samples?,
+        });
+        self.dir.write(ABOUT_FILE, &format!("{about}\n"))
+    }
+
+    /// Does the work and writes down how long it took, also if it was stopped: what it did until then is kept.
+    pub(super) fn timed<T>(&self, stage: &str, phase: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let started = Instant::now();
+        let result = work();
+        let row = json!({"stage": stage, "phase": phase, "seconds": started.elapsed().as_secs_f64()});
+        let told = self.dir.append(TIMING_FILE, &row);
+        result.and_then(|value| told.map(|()| value))
+    }
+
+    /// Writes the report as far as the run has come. A report that fails is no reason to end a run.
+    pub(super) fn report(&self) {
+        if let Err(error) = write_report(self.dir.path(), &[]) {
+            self.console.warn(format!("the report was not written: {error}"));
+        }
+    }
+}
