@@ -66,11 +66,12 @@ impl ModelOps for CubeBackend {
         }
         let (y, h, b) = (owned(y), into_contiguous(h), into_contiguous(b));
         let ([num_rows, size], [_, rank]) = (sizes(&y), sizes(&h));
+        let (number, row_len) = lanes(size);
         ADD_LOW_RANK.launch(
-            &[],
-            ADD_LOW_RANK.num_workgroups(num_rows * size),
+            &[number],
+            ADD_LOW_RANK.num_workgroups(num_rows * row_len),
             &[Buffer::Update(&y), Buffer::Read(&h), Buffer::Read(&b)],
-            &[num_rows as u32, size as u32, rank as u32, scale.to_bits()],
+            &[num_rows as u32, row_len as u32, rank as u32, scale.to_bits()],
         );
         y
     }
