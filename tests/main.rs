@@ -12,6 +12,8 @@ mod training;
 mod bad_input;
 mod bench;
 mod command_line;
+mod export;
+mod export_readers;
 mod house;
 mod real_model;
 mod resume;

@@ -1,11 +1,14 @@
-//! Writing files that are never seen half-written: a temporary name beside the target, fsync, rename, fsync of the
-//! folder.
+//! Writing files and folders that are never seen half-written: a temporary name beside the target, fsync, rename, fsync of
+//! the folder.
 //!
-//! After a crash at any moment the target is the old file or the new one. Next: [`super::safetensors`].
+//! After a crash at any moment the target is the old one or the new one; of a folder that is replaced, the old one may have
+//! the hidden name `.NAME.old-PID`. Next: [`super::safetensors`].
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 
@@ -28,6 +31,55 @@ fn write_synced(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<
     let mut writer = BufWriter::with_capacity(1 << 20, File::create(path).map_err(Error::writing("create", path))?);
     write(&mut writer)?;
     writer.flush().and_then(|()| writer.get_ref().sync_all()).map_err(Error::writing("write", path))
+}
+
+/// Writes the files of a folder through `write`, which gets a temporary folder, then puts it in place of what is at
+/// `folder`. On an error that is untouched.
+pub fn replace_folder(folder: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let temporary = sibling(folder, "tmp")?;
+    remove_folder(&temporary)?;
+    fs::create_dir_all(&temporary).map_err(Error::writing("create", &temporary))?;
+    let result = write(&temporary).and_then(|()| put_in_place(&temporary, folder));
+    if result.is_err() {
+        // The first error is the one to report; a leftover temporary folder is only untidy.
+        let _ = fs::remove_dir_all(&temporary);
+    }
+    result
+}
+
+/// Renames `temporary` to `folder`; what was there moves aside first and comes back if the rename fails.
+fn put_in_place(temporary: &Path, folder: &Path) -> Result<()> {
+    let place = |from: &Path, to: &Path| fs::rename(from, to).map_err(Error::writing("put in place", folder));
+    if folder.exists() {
+        let old = sibling(folder, "old")?;
+        remove_folder(&old)?;
+        place(folder, &old)?;
+        if let Err(error) = place(temporary, folder) {
+            place(&old, folder)?;
+            return Err(error);
+        }
+        sync_folder(folder_of(folder))?;
+        return remove_folder(&old);
+    }
+    place(temporary, folder)?;
+    sync_folder(folder_of(folder))
+}
+
+fn remove_folder(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::writing("remove", folder)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a small file whole or not at all.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace_file(path, |file| file.write_all(bytes).map_err(Error::writing("write", path)))
+}
+
+/// Writes a JSON file, indented.
+pub fn write_json(path: &Path, value: &Value) -> Result<()> {
+    write_bytes(path, format!("{value:#}\n").as_bytes())
 }
 
 /// Makes the names in a folder survive a power cut. Does nothing where folders cannot be opened (Windows).

@@ -5,8 +5,9 @@
 //! |---|---|---|
 //! | `config.json` | required | yes |
 //! | `generation_config.json` | if there | if given |
-//! | `model.safetensors`, or `model.safetensors.index.json` and its shards | required | one file, F32 |
+//! | `model.safetensors`, or `model.safetensors.index.json` and its shards | required | one file, F32, F16 or BF16 |
 //! | `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja` | if there | if given |
+//! | `README.md` | no | if given |
 //!
 //! A folder cannot make this program open a file elsewhere: shard names are plain names ending in `.safetensors`.
 //! Files may be symbolic links, as in the Hugging Face cache. Pickle files (`pytorch_model.bin`) can run code and are
@@ -19,7 +20,7 @@ use std::path::{Component, Path};
 use serde_json::{Value, json};
 
 use super::file_bytes::FileBytes;
-pub use super::hf_write::write_model_folder;
+pub use super::hf_write::{ModelFolder, write_model_folder};
 use super::safetensors::open_safetensors;
 use super::{ModelFiles, RowOrder, TensorPlace, TokenizerFiles, WeightFile, Weights};
 use crate::error::{Error, Result};

@@ -2,25 +2,37 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 
 use serde_json::Value;
 
 use super::TokenizerFiles;
-use super::atomic_write::{folder_of, replace_file, sibling, sync_folder};
+use super::atomic_write::{replace_folder, write_bytes, write_json};
 use super::hf_folder::{CHAT_TEMPLATE, CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
-use super::safetensors::{TensorToWrite, write_safetensors};
+use super::quantize::Precision;
+use super::safetensors::{TensorToWrite, write_safetensors_as};
 use crate::error::{Error, Result};
 
-/// Writes a model as a Hugging Face folder. The folder appears at `folder` only once it is complete and on disk; if one
-/// of our own making is there, it is replaced.
-///
-/// Weights are written as F32 (see [`write_safetensors`]), and `torch_dtype` in `config.json` says so.
+/// The card of a model folder.
+pub(super) const MODEL_CARD: &str = "README.md";
+
+/// What a model folder holds besides its tensors.
+#[derive(Clone, Debug)]
+pub struct ModelFolder<'a> {
+    /// `config.json`; its stored type is corrected.
+    pub config: &'a Value,
+    pub generation_config: Option<&'a Value>,
+    pub tokenizer: Option<&'a TokenizerFiles>,
+    /// The text of `README.md`.
+    pub model_card: Option<&'a str>,
+    /// The type of the tensors: not Q8_0, which these folders do not have.
+    pub precision: Precision,
+}
+
+/// Writes a model as a Hugging Face folder of F32 tensors: see [`ModelFolder::write`].
 ///
 /// # Errors
-/// [`Error::Usage`] if `folder` is a file, or holds anything that this function does not write; [`Error::Disk`] if
-/// writing fails; any error of a tensor's values. What was at `folder` is then still there.
+/// As there.
 pub fn write_model_folder(
     folder: &Path,
     config: &Value,
@@ -28,17 +40,39 @@ pub fn write_model_folder(
     tokenizer: Option<&TokenizerFiles>,
     tensors: Vec<TensorToWrite>,
 ) -> Result<()> {
-    check_replaceable(folder)?;
-    let temporary = sibling(folder, "tmp")?;
-    remove_folder(&temporary)?;
-    fs::create_dir_all(&temporary).map_err(Error::writing("create", &temporary))?;
-    let result = write_files(&temporary, config, generation_config, tokenizer, tensors)
-        .and_then(|()| put_in_place(&temporary, folder));
-    if result.is_err() {
-        // The first error is the one to report; a leftover temporary folder is only untidy.
-        let _ = fs::remove_dir_all(&temporary);
+    let model = ModelFolder { config, generation_config, tokenizer, model_card: None, precision: Precision::F32 };
+    model.write(folder, tensors)
+}
+
+impl ModelFolder<'_> {
+    /// Writes the folder. It appears at `folder` only once it is complete and on disk; if one of our own making is there,
+    /// it is replaced.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if `folder` is a file, or holds anything that `gsil train` does not write; [`Error::Disk`] if
+    /// writing fails; any error of a tensor's values. What was at `folder` is then still there.
+    pub fn write(&self, folder: &Path, tensors: Vec<TensorToWrite>) -> Result<()> {
+        check_replaceable(folder)?;
+        replace_folder(folder, |temporary| self.write_files(temporary, tensors))
     }
-    result
+
+    fn write_files(&self, folder: &Path, tensors: Vec<TensorToWrite>) -> Result<()> {
+        write_json(&folder.join(CONFIG), &with_precision(self.config, self.precision))?;
+        if let Some(generation_config) = self.generation_config {
+            write_json(&folder.join(GENERATION_CONFIG), generation_config)?;
+        }
+        if let Some(tokenizer) = self.tokenizer {
+            write_bytes(&folder.join(TOKENIZER), &tokenizer.tokenizer_json)?;
+            write_json(&folder.join(TOKENIZER_CONFIG), &tokenizer.tokenizer_config)?;
+            if let Some(template) = &tokenizer.chat_template {
+                write_bytes(&folder.join(CHAT_TEMPLATE), template.as_bytes())?;
+            }
+        }
+        if let Some(text) = self.model_card {
+            write_bytes(&folder.join(MODEL_CARD), text.as_bytes())?;
+        }
+        write_safetensors_as(&folder.join(WEIGHTS), tensors, &BTreeMap::new(), self.precision)
+    }
 }
 
 fn check_replaceable(folder: &Path) -> Result<()> {
@@ -60,75 +94,27 @@ fn check_replaceable(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write_files(
-    folder: &Path,
-    config: &Value,
-    generation_config: Option<&Value>,
-    tokenizer: Option<&TokenizerFiles>,
-    tensors: Vec<TensorToWrite>,
-) -> Result<()> {
-    write_json(&folder.join(CONFIG), &as_float32(config))?;
-    if let Some(generation_config) = generation_config {
-        write_json(&folder.join(GENERATION_CONFIG), generation_config)?;
-    }
-    if let Some(tokenizer) = tokenizer {
-        write_bytes(&folder.join(TOKENIZER), &tokenizer.tokenizer_json)?;
-        write_json(&folder.join(TOKENIZER_CONFIG), &tokenizer.tokenizer_config)?;
-        if let Some(template) = &tokenizer.chat_template {
-            write_bytes(&folder.join(CHAT_TEMPLATE), template.as_bytes())?;
-        }
-    }
-    write_safetensors(&folder.join(WEIGHTS), tensors, &BTreeMap::new())
-}
-
 /// The configuration with its stored type corrected: `dtype` in newer versions of transformers, `torch_dtype` in older
 /// ones.
-fn as_float32(config: &Value) -> Value {
+fn with_precision(config: &Value, precision: Precision) -> Value {
+    let name = match precision {
+        Precision::F32 => "float32",
+        Precision::F16 => "float16",
+        Precision::BF16 => "bfloat16",
+        Precision::Q8_0 => panic!("model folders have no Q8_0"),
+    };
     let mut config = config.clone();
     if let Some(fields) = config.as_object_mut() {
         for key in ["torch_dtype", "dtype"] {
             if fields.contains_key(key) {
-                fields.insert(key.into(), "float32".into());
+                fields.insert(key.into(), name.into());
             }
         }
         if !fields.contains_key("dtype") {
-            fields.insert("torch_dtype".into(), "float32".into());
+            fields.insert("torch_dtype".into(), name.into());
         }
     }
     config
-}
-
-fn write_json(path: &Path, value: &Value) -> Result<()> {
-    write_bytes(path, format!("{value:#}\n").as_bytes())
-}
-
-fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
-    replace_file(path, |file| file.write_all(bytes).map_err(Error::writing("write", path)))
-}
-
-/// Renames `temporary` to `folder`; what was there moves aside first and comes back if the rename fails.
-fn put_in_place(temporary: &Path, folder: &Path) -> Result<()> {
-    let place = |from: &Path, to: &Path| fs::rename(from, to).map_err(Error::writing("put in place", folder));
-    if folder.exists() {
-        let old = sibling(folder, "old")?;
-        remove_folder(&old)?;
-        place(folder, &old)?;
-        if let Err(error) = place(temporary, folder) {
-            place(&old, folder)?;
-            return Err(error);
-        }
-        sync_folder(folder_of(folder))?;
-        return remove_folder(&old);
-    }
-    place(temporary, folder)?;
-    sync_folder(folder_of(folder))
-}
-
-fn remove_folder(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::writing("remove", folder)(error)),
-        _ => Ok(()),
-    }
 }
 
 /// A small folder for the tests here and in [`super::hf_folder`].

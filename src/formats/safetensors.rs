@@ -1,4 +1,4 @@
-//! Safetensors files: named tensors in one file, opened without reading the values, written without holding them.
+//! Safetensors files: named tensors in one file, opened without reading the values; `safetensors_write` writes them.
 //!
 //! Layout: `u64` header length, a JSON header (`name -> dtype, shape, data_offsets`, and `__metadata__`, a map of
 //! strings), then the values, without gaps. Checkpoints and adapters use these functions too; a whole model is in
@@ -6,17 +6,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::{Map, Value, json};
 
-use super::atomic_write::replace_file;
 use super::dequantize::StorageType;
 use super::file_bytes::FileBytes;
+pub use super::safetensors_write::{HostTensor, TensorToWrite, write_safetensors, write_safetensors_as};
 use crate::error::{Error, Result};
 
 /// The format's own limit.
@@ -24,7 +21,7 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 const MAX_TENSORS: usize = 100_000;
 const MAX_NAME_BYTES: usize = 1_000;
 const MAX_RANK: usize = 8;
-const METADATA_KEY: &str = "__metadata__";
+pub(super) const METADATA_KEY: &str = "__metadata__";
 
 /// An open safetensors file: its header checked, its values unread.
 #[derive(Debug)]
@@ -177,111 +174,11 @@ impl<'de> Visitor<'de> for HeaderVisitor {
     }
 }
 
-/// One tensor in host memory: what a reader hands over and a writer takes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HostTensor {
-    /// Its name in the file.
-    pub name: String,
-    /// Row-major shape.
-    pub shape: Vec<usize>,
-    /// As many values as the shape says.
-    pub values: Vec<f32>,
-}
-
-/// A tensor to be written: its values are fetched when their turn comes and dropped afterwards, so that writing a model
-/// needs memory for one tensor, not for a second model.
-pub struct TensorToWrite<'a> {
-    name: String,
-    shape: Vec<usize>,
-    values: Box<dyn FnOnce() -> Result<Vec<f32>> + 'a>,
-}
-
-impl<'a> TensorToWrite<'a> {
-    /// `values` is called once, while the file is being written.
-    pub fn new(name: impl Into<String>, shape: &[usize], values: impl FnOnce() -> Result<Vec<f32>> + 'a) -> Self {
-        Self { name: name.into(), shape: shape.to_owned(), values: Box::new(values) }
-    }
-
-    /// The product of its shape.
-    pub fn num_values(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// The tensor with its values.
-    ///
-    /// # Errors
-    /// What getting the values can say.
-    pub fn into_host(self) -> Result<HostTensor> {
-        Ok(HostTensor { name: self.name, shape: self.shape, values: (self.values)()? })
-    }
-}
-
-impl From<HostTensor> for TensorToWrite<'_> {
-    fn from(tensor: HostTensor) -> Self {
-        Self { name: tensor.name, shape: tensor.shape, values: Box::new(move || Ok(tensor.values)) }
-    }
-}
-
-/// Writes tensors as F32, sorted by name, so that equal content gives equal bytes. The file at `path` is replaced only
-/// once the new one is complete and on disk.
-///
-/// `metadata` is written with `format: "pt"` added, which `transformers` insists on, unless it has a `format` of its
-/// own.
-///
-/// # Errors
-/// [`Error::Disk`] if writing fails, and any error of a tensor's `values`.
-/// # Panics
-/// If two tensors have one name, or a tensor's values do not fit its shape: bugs of the caller.
-pub fn write_safetensors(
-    path: &Path,
-    mut tensors: Vec<TensorToWrite>,
-    metadata: &BTreeMap<String, String>,
-) -> Result<()> {
-    tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    let header = header_bytes(&tensors, metadata);
-    replace_file(path, |file| {
-        let prefix = (header.len() as u64).to_le_bytes();
-        file.write_all(&prefix).and_then(|()| file.write_all(&header)).map_err(Error::writing("write", path))?;
-        for tensor in tensors {
-            let (num_values, shape) = (tensor.num_values(), tensor.shape);
-            let values = (tensor.values)()?;
-            assert_eq!(values.len(), num_values, "`{}`: number of values for shape {shape:?}", tensor.name);
-            write_values(file, &values).map_err(Error::writing("write", path))?;
-        }
-        Ok(())
-    })
-}
-
-fn header_bytes(tensors: &[TensorToWrite], metadata: &BTreeMap<String, String>) -> Vec<u8> {
-    let mut strings = metadata.clone();
-    strings.entry("format".into()).or_insert_with(|| "pt".into());
-    let mut header = Map::from_iter([(METADATA_KEY.to_owned(), json!(strings))]);
-    let mut start = 0;
-    for tensor in tensors {
-        let end = start + 4 * tensor.num_values();
-        let info = json!({"dtype": "F32", "shape": tensor.shape, "data_offsets": [start, end]});
-        assert!(header.insert(tensor.name.clone(), info).is_none(), "two tensors named `{}`", tensor.name);
-        start = end;
-    }
-    let mut bytes = Value::Object(header).to_string().into_bytes();
-    bytes.resize(bytes.len().next_multiple_of(8), b' '); // so that the values are aligned in the file
-    bytes
-}
-
-fn write_values(file: &mut BufWriter<File>, values: &[f32]) -> std::io::Result<()> {
-    let mut bytes = Vec::new();
-    for piece in values.chunks(1 << 14) {
-        bytes.clear();
-        bytes.extend(piece.iter().flat_map(|value| value.to_le_bytes()));
-        file.write_all(&bytes)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::formats::testing::Random;
+    use serde_json::json;
     use std::path::PathBuf;
 
     fn tensor(name: &str, shape: &[usize]) -> HostTensor {

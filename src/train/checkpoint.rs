@@ -129,6 +129,10 @@ pub fn load_progress(run_dir: &RunDir) -> Result<Option<(Progress, PathBuf)>> {
         // A crash between the two renames of a repeated save: the old set still has its hidden name.
         folder = run_dir.join("checkpoints").join(format!(".{}.old", name.trim()));
     }
+    Ok(Some((read_state(&folder)?, folder)))
+}
+
+fn read_state(folder: &Path) -> Result<Progress> {
     let state = folder.join("state.json");
     let text = fs::read_to_string(&state).map_err(Error::reading(&state))?;
     let progress: Progress = serde_json::from_str(&text).map_err(|e| Error::input(&state, e.to_string()))?;
@@ -139,7 +143,25 @@ pub fn load_progress(run_dir: &RunDir) -> Result<Option<(Progress, PathBuf)>> {
         )
         .with_hint("resume with the gsil that wrote it, or a newer one"));
     }
-    Ok(Some((progress, folder)))
+    Ok(progress)
+}
+
+/// The file of the parameters that a run's aligned model was made of. With `compares_sft` the last stage trained another
+/// model, and the checkpoint before it is the one.
+///
+/// # Errors
+/// [`Error::Input`] if the run did not come so far, or that checkpoint is gone.
+pub fn aligned_parameters(run_dir: &RunDir, compares_sft: bool) -> Result<PathBuf> {
+    let folder = run_dir.join("checkpoints");
+    let stage = if compares_sft { Stage::ContinuedSft } else { Stage::Done };
+    for (_, path) in list(&folder, |name| !name.starts_with('.'))? {
+        let progress = read_state(&path)?;
+        if progress.stage == stage && progress.stage_steps == 0 {
+            return Ok(path.join("parameters.safetensors"));
+        }
+    }
+    let hint = "finish the run with `gsil resume`; where it is finished, `--format hf` exports the merged model";
+    Err(Error::input(&folder, "no checkpoint is that of the aligned model").with_hint(hint))
 }
 
 /// Puts a file's parameters into the model.

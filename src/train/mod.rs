@@ -49,7 +49,8 @@ pub const MODEL_FOLDER: &str = "model";
 /// The policy before iteration 0, kept where it is needed again.
 const START_FILE: &str = "start.safetensors";
 const HELD_OUT_FILE: &str = "held_out.jsonl";
-const EVALUATIONS_FILE: &str = "evaluations.jsonl";
+/// A line for each stage: its held-out figures.
+pub const EVALUATIONS_FILE: &str = "evaluations.jsonl";
 
 /// One line of `evaluations.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -20,6 +20,9 @@ use crate::model::CausalLm;
 use crate::objective::log_probs;
 use crate::report::console::Unit;
 
+/// The files of an iteration's folder.
+pub const SELF_GENERATED_FILE: &str = "self_generated.jsonl";
+pub const DEMONSTRATIONS_FILE: &str = "demonstrations.jsonl";
 /// One line for each iteration.
 const COUNTS_FILE: &str = "self_generation.jsonl";
 /// How many responses are scored again with a full forward pass, to check the log-probs kept while decoding.
@@ -31,17 +34,17 @@ const NUM_SHOWN: usize = 3;
 
 /// One line of `self_generated.jsonl`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct SelfGeneratedRow {
-    index: usize,
-    sample: usize,
+pub struct SelfGeneratedRow {
+    pub index: usize,
+    pub sample: usize,
     /// The text, for people; `token_ids` are what is trained on.
-    response_text: Option<String>,
+    pub response_text: Option<String>,
     /// The log-prob (nats) that decoding with 16-bit copies of the weights gave; `token_log_probs` are then those of the
     /// weights themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    decoded_log_prob: Option<f64>,
+    pub decoded_log_prob: Option<f64>,
     #[serde(flatten)]
-    response: Response,
+    pub response: Response,
 }
 
 /// Responses by the row of the data file and the number of the sample.
@@ -55,9 +58,9 @@ struct OpenRequest {
 
 /// One line of `demonstrations.jsonl`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct DemonstrationRow {
-    index: usize,
-    reference_log_prob: f64,
+pub struct DemonstrationRow {
+    pub index: usize,
+    pub reference_log_prob: f64,
 }
 
 impl Run {
@@ -68,7 +71,7 @@ impl Run {
         reference: &CausalLm,
         stage_steps: usize,
     ) -> Result<Vec<Vec<Response>>> {
-        let path = self.dir.iteration(iteration)?.join("self_generated.jsonl");
+        let path = self.dir.iteration(iteration)?.join(SELF_GENERATED_FILE);
         let num_samples = self.num_samples();
         let rows: Vec<SelfGeneratedRow> = read_lines(&path)?;
         let mut found: Found = rows.into_iter().map(|row| ((row.index, row.sample), row.response)).collect();
@@ -215,7 +218,7 @@ impl Run {
         stage_steps: usize,
     ) -> Result<Vec<f64>> {
         let folder = self.dir.iteration(iteration)?;
-        let path = folder.join("demonstrations.jsonl");
+        let path = folder.join(DEMONSTRATIONS_FILE);
         if let Some(all) = self.written_log_probs(&path)? {
             return Ok(all);
         }
@@ -237,7 +240,7 @@ impl Run {
             .map(|(example, tokens)| DemonstrationRow { index: example.index, reference_log_prob: sum(tokens) })
             .map(|row| super::setup::json_line(&row))
             .collect();
-        self.dir.write(&format!("iteration-{iteration:03}/demonstrations.jsonl"), &lines?.concat())?;
+        self.dir.write(&format!("iteration-{iteration:03}/{DEMONSTRATIONS_FILE}"), &lines?.concat())?;
         // Read back, because JSON may change a double's last digit, and a resumed run has only what is written: sums of
         // floats often lie half-way between two floats, so that the last digit decides.
         self.written_log_probs(&path)?.ok_or_else(missing)

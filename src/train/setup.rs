@@ -246,7 +246,10 @@ impl Opened {
 }
 
 /// Rows that fit, as token ids; what is left out is counted and said.
-fn read_examples(
+///
+/// # Errors
+/// As [`read_rows`] and [`prepare_examples`].
+pub fn read_examples(
     path: &Path,
     max_rows: Option<usize>,
     policy: &Policy,
@@ -295,7 +298,7 @@ fn absolute(path: &str) -> String {
 }
 
 /// The built-in word problems lie inside the run folder.
-fn with_task_paths(config: &RunConfig, dir: &RunDir) -> RunConfig {
+pub fn with_task_paths(config: &RunConfig, dir: &RunDir) -> RunConfig {
     let mut config = config.clone();
     if config.word_problems.is_some() {
         let path = |name: &str| Some(dir.join("task").join(name).to_string_lossy().into_owned());
@@ -325,7 +328,10 @@ fn make_task(config: &RunConfig, dir: &RunDir, device: &Device) -> Result<()> {
 }
 
 /// Stored responses and log-probs belong to the prompts that they were made for.
-fn check_same_rows(dir: &RunDir, examples: &[Example]) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Input`] if `examples` are not those that the run in `dir` began with.
+pub fn check_same_rows(dir: &RunDir, examples: &[Example]) -> Result<()> {
     let path = dir.join(ENVIRONMENT_FILE);
     let text = std::fs::read_to_string(&path).map_err(Error::reading(&path))?;
     let environment: serde_json::Value =
