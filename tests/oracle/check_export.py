@@ -57,7 +57,10 @@ def check_settings(folder):
     with safe_open(os.path.join(folder, "model.safetensors"), "pt") as file:
         stored = {file.get_tensor(name).dtype for name in file.keys()}
     assert stored == {model.dtype}, (stored, model.dtype)
-    with open(os.path.join(folder, "generation_config.json"), encoding="utf-8") as file:
+    settings = os.path.join(folder, "generation_config.json")
+    if not os.path.exists(settings):
+        return
+    with open(settings, encoding="utf-8") as file:
         end = json.load(file)["eos_token_id"]
     assert model.generation_config.eos_token_id == end, (model.generation_config.eos_token_id, end)
 

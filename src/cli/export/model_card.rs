@@ -121,7 +121,7 @@ fn trained(config: &RunConfig) -> String {
 
 fn stage(train: &TrainConfig) -> String {
     let TrainConfig { epochs, batch_size, lr, .. } = train;
-    format!("{epochs} epochs, batches of {batch_size}, learning rate {:e}", lr.unwrap_or_default())
+    format!("epochs {epochs}, batch size {batch_size}, learning rate {:e}", lr.unwrap_or_default())
 }
 
 fn objective(config: &RunConfig) -> String {
@@ -133,7 +133,7 @@ fn objective(config: &RunConfig) -> String {
 fn iterations(config: &RunConfig) -> String {
     match config.iterations {
         0 => "none".into(),
-        count => format!("{count}, each of {}", stage(&config.train)),
+        count => format!("{count}; in each: {}", stage(&config.train)),
     }
 }
 
