@@ -87,14 +87,9 @@ fn a_gguf_export_of_every_architecture_has_the_logits_of_its_source() {
 /// Text that tokenizers stumble over, special tokens included.
 fn awkward_strings() -> Vec<String> {
     let expected = read_json(&fixture("tokenizer/expected.json"));
-    let texts: Vec<String> = expected["encodings"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|case| case["text"].as_str().unwrap().to_owned())
-        .collect();
-    assert!(texts.len() > 5);
-    texts
+    let cases = expected["encodings"].as_array().unwrap();
+    assert!(cases.len() > 5);
+    cases.iter().map(|case| case["text"].as_str().unwrap().to_owned()).collect()
 }
 
 fn greedy(folder: &Path, model: &Path) -> String {
@@ -371,7 +366,7 @@ fn bad_requests_are_refused_with_a_way_out() {
     fs::create_dir(parent.join("full")).unwrap();
     fs::write(parent.join("full/thesis.tex"), "years of work").unwrap();
     for (format, output) in [("hf", "full"), ("gguf", "full"), ("hf", "full/thesis.tex"), ("pairs", "full")] {
-        refused(to(format, output, &[]), 2, ["already exists, and nothing is overwritten", "choose another --output"]);
+        refused(to(format, output, &[]), 2, ["already exists, and nothing is overwritten", "hint: choose another"]);
     }
     assert_eq!(read(&parent.join("full/thesis.tex")), "years of work");
     for nothing in ["none", "full"] {
@@ -397,6 +392,7 @@ fn a_run_without_adapter_pairs_or_result_says_what_is_missing() {
     fs::remove_dir_all(run.join("iteration-000")).unwrap();
     refused("pairs", &[], 3, ["kept no pairs", "hint: pairs come from iterations"]);
     fs::remove_dir_all(run.join("model")).unwrap();
-    refused("hf", &[], 3, ["has no aligned model yet", "hint: finish it with `gsil resume"]);
-    refused("gguf", &[], 3, ["has no aligned model yet", "hint: finish it with `gsil resume"]);
+    for format in ["hf", "gguf"] {
+        refused(format, &[], 3, ["has no aligned model yet", "hint: finish it with `gsil resume"]);
+    }
 }
