@@ -1,7 +1,7 @@
 """Runs `gsil bench` and its PyTorch peer in turn and prints one Markdown table of medians and ratios.
 
     cargo build --release
-    python benches/compare.py                                  # every row, three runs each: about an hour on two cores
+    python benches/compare.py                                  # every row, three runs each: over an hour on two cores
     python benches/compare.py --rows train,generate --threads 1 --runs 1
 
 Nothing else should run meanwhile: a busy machine slows PyTorch far more than gsil, and the ratio flatters. Runs alternate
@@ -27,6 +27,7 @@ TUNED = {
     "MALLOC_TOP_PAD_": str(1 << 28),
 }
 TRAIN, LORA, GENERATE = ["--workload", "train"], ["--workload", "lora"], ["--workload", "generate"]
+MIXED = ["--requests", "64"]
 # name: (what it is, arguments of peer.py, arguments of `gsil bench`)
 ROWS = {
     "train": ("full fine-tuning step", TRAIN, TRAIN),
@@ -58,15 +59,21 @@ ROWS = {
         [*GENERATE, "--dtype", "bf16"],
         [*GENERATE, "generation.weights=bf16"],
     ),
-    "generate-mixed": (
-        "generation, 64 prompts of mixed lengths",
-        [*GENERATE, "--requests", "64"],
-        [*GENERATE, "--requests", "64"],
+    "generate-mixed": ("64 prompts of mixed lengths, 8 side by side", [*GENERATE, *MIXED], [*GENERATE, *MIXED]),
+    "generate-mixed-32": (
+        "64 prompts of mixed lengths, 32 side by side",
+        [*GENERATE, *MIXED, "--batch", "32"],
+        [*GENERATE, *MIXED, "generation.batch_size=32"],
     ),
-    "generate-mixed-bf16": (
-        "64 prompts of mixed lengths, gsil with bf16 weights",
-        [*GENERATE, "--requests", "64"],
-        [*GENERATE, "--requests", "64", "generation.weights=bf16"],
+    "generate-mixed-gsil-32": (
+        "64 prompts of mixed lengths, 8 against 32 side by side",
+        [*GENERATE, *MIXED],
+        [*GENERATE, *MIXED, "generation.batch_size=32"],
+    ),
+    "generate-mixed-gsil-32-bf16": (
+        "the same, gsil with bf16 weights",
+        [*GENERATE, *MIXED],
+        [*GENERATE, *MIXED, "generation.batch_size=32", "generation.weights=bf16"],
     ),
 }
 
@@ -89,19 +96,20 @@ def median(results, key):
     return None if None in values else statistics.median(values)
 
 
-def measure(name, threads, args):
-    """A row's results: the peer with both allocator settings, and gsil."""
-    title, peer_arguments, gsil_arguments = ROWS[name]
-    print(f"{name}, {threads} threads: {title}", file=sys.stderr)
+def measure(names, threads, args):
+    """The results of rows that have the same peer: the peer with both allocator settings, and gsil for each row."""
+    peer_arguments = ROWS[names[0]][1]
+    print(f"{', '.join(names)}, {threads} threads", file=sys.stderr)
     size = ["--steps", str(args.steps), "--layers", str(args.layers)]
     peer = [args.python, str(HERE / "peer.py"), *peer_arguments, *size, "--threads", str(threads)]
-    gsil = [args.gsil, "bench", "--device", args.device, *size, *gsil_arguments]
-    results = {"default": [], "tuned": [], "gsil": []}
+    of_peer, of_gsil = {"default": [], "tuned": []}, {name: [] for name in names}
     for _ in range(args.runs):
-        results["default"].append(run(peer, threads, {}))
-        results["tuned"].append(run(peer, threads, TUNED))
-        results["gsil"].append(run(gsil, threads, {}))
-    return {"row": name, "title": title, "threads": threads, **results}
+        of_peer["default"].append(run(peer, threads, {}))
+        of_peer["tuned"].append(run(peer, threads, TUNED))
+        for name in names:
+            gsil = [args.gsil, "bench", "--device", args.device, *size, *ROWS[name][2]]
+            of_gsil[name].append(run(gsil, threads, {}))
+    return [{"row": name, "title": ROWS[name][0], "threads": threads, **of_peer, "gsil": of_gsil[name]} for name in names]
 
 
 def table_line(row):
@@ -161,7 +169,12 @@ def main():
     if load > 0.3:
         print(f"warning: the load average is {load:.1f}; figures of a busy machine do not count", file=sys.stderr)
     threads = dict.fromkeys(int(number) for number in args.threads.split(","))
-    rows = [measure(name, count, args) for name in args.rows.split(",") for count in threads]
+    names = args.rows.split(",")
+    groups = {}  # rows that have the same peer are measured beside one measurement of it
+    for name in names:
+        groups.setdefault(tuple(ROWS[name][1]), []).append(name)
+    rows = [row for group in groups.values() for count in threads for row in measure(group, count, args)]
+    rows.sort(key=lambda row: names.index(row["row"]))
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1))
     print_table(rows, load)

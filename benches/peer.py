@@ -3,7 +3,7 @@
 One training step: demonstrations and self-generated responses concatenated into one right-padded batch (prompts are not
 shared), logits over the whole vocabulary, log_softmax and gather, a forward pass of the reference inside the step (a second
 copy of the model; with LoRA the model with its adapter switched off), the bernoulli loss with scale 0.1, gradients clipped
-at norm 1, RMSprop, float32. Generation: `transformers.generate`, greedy, with its key-value cache, batches of 8.
+at norm 1, RMSprop, float32. Generation: `transformers.generate`, greedy, with its key-value cache, in batches.
 
 The model has SmolLM2-135M's shape and random weights; token ids are random: neither changes the speed.
 Prints one JSON object with the keys of `gsil bench --workload`. Example:
@@ -21,8 +21,6 @@ import torch
 import torch.nn.functional as F
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
-
-BATCH = 8  # prompts that are answered side by side
 
 
 def smollm2_135m(layers, dtype):
@@ -129,12 +127,12 @@ def mixed_lengths(count):
 def generate(args):
     """Answers all requests once, and the new tokens that were asked for."""
     model = smollm2_135m(args.layers, torch.bfloat16 if args.dtype == "bf16" else torch.float32).eval()
-    requests = mixed_lengths(args.requests) if args.requests else [(32, 64)] * BATCH
+    requests = mixed_lengths(args.requests) if args.requests else [(32, 64)] * args.batch
     requests = sorted(requests, key=lambda request: request[0])  # the length of a response is not known beforehand
 
     def step():
-        for start in range(0, len(requests), BATCH):
-            batch = requests[start : start + BATCH]
+        for start in range(0, len(requests), args.batch):
+            batch = requests[start : start + args.batch]
             longest, new = max(r[0] for r in batch), max(r[1] for r in batch)
             ids = torch.randint(0, 49152, (len(batch), longest))
             mask = torch.tensor([[0] * (longest - r[0]) + [1] * r[0] for r in batch])  # padded on the left
@@ -159,6 +157,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=256, help="of each sequence; a quarter of them is prompt")
     parser.add_argument("--steps", type=int, default=3, help="timed, after one that is not")
     parser.add_argument("--requests", type=int, help="generate: so many prompts of mixed lengths")
+    parser.add_argument("--batch", type=int, default=8, help="generate: prompts that are answered side by side")
     parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32", help="generate: the number format of the weights")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--layers", type=int, default=30)

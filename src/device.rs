@@ -3,6 +3,10 @@
 //! `flex` is the fast CPU backend, `ndarray` a second CPU backend that checks the first, `wgpu` a graphics card through
 //! Vulkan, Metal or DX12. `auto` takes a graphics card where there is one and `flex` elsewhere. Next: [`crate::model`].
 
+mod failure;
+
+pub use failure::of_panic as error_of_panic;
+
 use burn::tensor::Device;
 
 use crate::error::{Error, Result};

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +17,7 @@ use crate::data::batch::{Batch, Sequence};
 use crate::device::{self, Adapter};
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::replace_file;
+use crate::formats::file_system::Disk;
 use crate::generate::sampler::Sampling;
 use crate::generate::{Decoding, Event, Request, Response, generate};
 use crate::model::{CausalLm, ModelConfig, weights};
@@ -77,8 +77,8 @@ type Numbers = Vec<Vec<f32>>;
 /// # Errors
 /// [`Error::Device`] if it or the CPU backend does not start. What the device computes wrongly is in the checks.
 pub fn examine(device_name: &str) -> Result<Vec<Check>> {
-    let cpu = Examined::open("flex")?;
     let device = Examined::open(device_name)?;
+    let cpu = Examined { num_tokens_multiple: device.num_tokens_multiple, ..Examined::open("flex")? };
     let generated = guarded(|| device.decode());
     let scored = generated.as_ref().map_or_else(|_| Ok(Numbers::new()), |responses| cpu.score(responses))?;
     let decoded = generated.map(|responses| responses.into_iter().map(|r| r.token_log_probs).collect());
@@ -285,9 +285,9 @@ impl Verdicts {
         let Some(path) = &self.0 else { return };
         let text = fs::read_to_string(path).unwrap_or_default() + &Self::key(adapter) + "\n";
         let folder = path.parent().unwrap_or(Path::new("."));
-        let _ = fs::create_dir_all(folder)
-            .is_ok()
-            .then(|| replace_file(path, |file| file.write_all(text.as_bytes()).map_err(Error::writing("write", path))));
+        let _ = fs::create_dir_all(folder).is_ok().then(|| {
+            replace_file(&Disk, path, |file| file.write_all(text.as_bytes()).map_err(Error::writing("write", path)))
+        });
     }
 }
 

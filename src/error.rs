@@ -29,6 +29,12 @@ pub enum Error {
     /// Writing failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Disk { path: PathBuf, action: &'static str, source: std::io::Error },
+    /// There is too little space to write what has to be written.
+    #[error("{}: the disk is full: {} needed, {}", path.display(), bytes(*needed_bytes), match free_bytes {
+        Some(free_bytes) => format!("{} free", bytes(*free_bytes)),
+        None => "too little free".to_owned(),
+    })]
+    DiskFull { path: PathBuf, needed_bytes: u64, free_bytes: Option<u64> },
     /// Another process works in this run folder.
     #[error("{}: {message}", path.display())]
     Locked { path: PathBuf, message: String },
@@ -91,7 +97,7 @@ impl Error {
             | Error::Input { hint, .. }
             | Error::Device { hint, .. }
             | Error::Training { hint, .. } => *hint = Some(advice.into()),
-            Error::Disk { .. } | Error::Locked { .. } | Error::Stopped { .. } => {}
+            Error::Disk { .. } | Error::DiskFull { .. } | Error::Locked { .. } | Error::Stopped { .. } => {}
         }
         self
     }
@@ -105,6 +111,9 @@ impl Error {
             | Error::Device { hint, .. }
             | Error::Training { hint, .. } => hint.as_deref(),
             Error::Disk { .. } => Some("free some space or choose another --output; what was saved before is intact"),
+            Error::DiskFull { .. } => {
+                Some("free some space, lower keep_last, or choose another --output; what was saved before is intact")
+            }
             Error::Locked { .. } => Some("wait for the other process, or choose another --output"),
             Error::Stopped { .. } => Some("continue with `gsil resume DIR`"),
         }
@@ -118,9 +127,17 @@ impl Error {
             Error::Input { .. } => 3,
             Error::Device { .. } => 4,
             Error::Training { .. } => 5,
-            Error::Disk { .. } => 6,
+            Error::Disk { .. } | Error::DiskFull { .. } => 6,
             Error::Locked { .. } => 7,
             Error::Stopped { signal } => 128 + signal,
         }
+    }
+}
+
+/// `517 bytes`, `12.3 MB`.
+fn bytes(count: u64) -> String {
+    match count {
+        0..100_000 => format!("{count} bytes"),
+        _ => format!("{:.1} MB", count as f64 / 1e6),
     }
 }

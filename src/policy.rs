@@ -4,6 +4,8 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
+use crate::data::examples::{Example, prepare_examples};
+use crate::data::rows::{Row, read_good_rows, read_rows};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::formats::{ModelFiles, open_model};
@@ -42,6 +44,28 @@ impl Policy {
         Ok(Policy { files, config, tokenizer, eos_token_ids })
     }
 
+    /// Reads a data file as token ids for this model; prompt and response together have at most `max_length` tokens, and
+    /// fit the model's context. What is left out is counted and said.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a bad line, unless those are skipped; for a row that the tokenizer refuses; if no row is left.
+    pub fn read_examples(
+        &self,
+        path: &Path,
+        wanted: Wanted,
+        max_length: usize,
+        console: &Console,
+    ) -> Result<Vec<Example>> {
+        let rows = wanted.read(path, console)?;
+        let max_length = max_length.min(self.config.max_position_embeddings);
+        let (examples, dropped) =
+            prepare_examples(&rows, self.tokenizer.as_ref(), self.config.vocab_size, max_length, path)?;
+        if dropped.total() > 0 {
+            console.warn(format!("{}: {dropped}", path.display()));
+        }
+        Ok(examples)
+    }
+
     /// Reads the weights onto a device, with a progress bar.
     ///
     /// # Errors
@@ -50,5 +74,31 @@ impl Policy {
         let num_bytes = 4 * self.config.num_parameters() as u64;
         let mut bar = console.bar("loading", num_bytes, Unit::Bytes);
         weights::load(&self.files, &self.config, device, &mut |bytes| bar.advance(bytes))
+    }
+}
+
+/// Which rows of a data file are read.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// The first so many; all if none.
+    pub max_rows: Option<usize>,
+    /// Bad lines are counted and said instead of ending the command.
+    pub skip_bad_rows: bool,
+}
+
+impl Wanted {
+    /// The rows of a file. Skipped lines are counted and said.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a bad line, unless those are skipped, and if there is no row.
+    pub fn read(self, path: &Path, console: &Console) -> Result<Vec<Row>> {
+        if !self.skip_bad_rows {
+            return read_rows(path, self.max_rows);
+        }
+        let (rows, skipped) = read_good_rows(path, self.max_rows)?;
+        if let Some(skipped) = skipped {
+            console.warn(skipped.to_string());
+        }
+        Ok(rows)
     }
 }

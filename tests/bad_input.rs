@@ -365,3 +365,19 @@ fn a_disk_that_is_full_is_an_error_with_exit_code_6() {
     assert_eq!(outcome.code, Some(6), "{}", outcome.stderr);
     assert_says(&outcome.stderr, &["cannot write standard output"]);
 }
+
+#[test]
+fn an_error_that_nobody_can_read_still_has_its_exit_code() {
+    let full = Path::new("/dev/full");
+    if !full.exists() {
+        say_skipped("a full disk for stderr", "this system has no /dev/full");
+        return;
+    }
+    let folder = good_input();
+    let stderr = || fs::OpenOptions::new().write(true).open(full).unwrap();
+    let bad = ["score", "--model", "absent", "--data", "rows.jsonl", "--device", "flex"];
+    assert_eq!(wait(command(folder.path(), &bad).stderr(stderr()).spawn().unwrap()).code, Some(INPUT));
+    let good = ["score", "--model", "tiny", "--data", "rows.jsonl", "--device", "flex"];
+    let outcome = wait(command(folder.path(), &good).stderr(stderr()).spawn().unwrap());
+    assert_eq!((outcome.code, outcome.json_lines().len()), (Some(0), 4), "progress that nobody sees is no error");
+}

@@ -308,15 +308,15 @@ fn flags_win_over_overrides_over_the_file_over_defaults() {
 fn the_help_of_every_verb_names_its_flags() {
     let folder = tempdir().unwrap();
     let flags = BTreeMap::from([
-        ("train", "--config --model --data --output --device --dry-run KEY=VALUE"),
+        ("train", "--config --model --data --skip-bad-rows --output --device --dry-run KEY=VALUE"),
         ("resume", "DIR"),
         (
             "generate",
-            "--model --prompt --data --max-new-tokens --temperature --top-k --top-p --seed --batch-size --device",
+            "--model --prompt --data --skip-bad-rows --max-new-tokens --temperature --top-k --top-p --seed --batch-size --device",
         ),
         ("chat", "--model --device"),
-        ("score", "--model --reference --data --device KEY=VALUE"),
-        ("eval", "--model --reference --data --device KEY=VALUE"),
+        ("score", "--model --reference --data --skip-bad-rows --device KEY=VALUE"),
+        ("eval", "--model --reference --data --skip-bad-rows --device KEY=VALUE"),
         ("export", "RUN_OR_MODEL --format --output --dtype --iteration hf peft gguf mlx pairs q8_0"),
         ("devices", ""),
     ]);

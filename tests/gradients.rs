@@ -3,15 +3,17 @@
 //! The tight check of gradients is [`crate::golden`]; finite differences find mistakes of structure in what the
 //! oracle does not have: biases, adapters, an untied head, the remaining objectives.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use gsil::config::{ObjectiveName, OptimizerName, TrainConfig};
 use gsil::model::CausalLm;
+use gsil::ops::selected_log_probs;
 use gsil::train::optimizer::Optimizer;
 use gsil::train::pairs::{Pair, ScoredResponse};
 use gsil::train::step::Updater;
 use serde_json::{Value, json};
 
 use crate::support::golden::{self, GRADIENT_TOLERANCE};
+use crate::support::memory::peak_bytes;
 use crate::support::{
     Named, assert_near, assert_near_by_norm, cpu_devices, devices, fixture, flex, load_model, mean_loss_gradients,
     named_parameters, objective, pair_losses, random_ids, random_model, scores, sequences, token_scores,
@@ -153,6 +155,32 @@ fn a_batch_of_eight_equals_eight_batches_of_one() {
             }
         }
         assert_all_near(&device.name, &together, &alone, 1e-5);
+    }
+}
+
+#[test]
+fn the_memory_of_the_log_prob_operation_does_not_grow_with_the_vocabulary() {
+    const ROWS: usize = 256;
+    const SIZE: usize = 64;
+    for device in cpu_devices().filter(|device| device.name == "flex") {
+        let device = &device.device;
+        let targets: Vec<i32> = (0..ROWS as i32).map(|row| row * 2 % 512).collect();
+        let targets: Tensor<1, Int> = Tensor::from_data(TensorData::new(targets, [ROWS]), device);
+        // Forward and backward, beside the operands and their gradients: the head is frozen here, as with an adapter.
+        let extra = |vocab_size: usize| {
+            let head: Tensor<2> = Tensor::ones([vocab_size, SIZE], device) * 0.01;
+            let hidden = || Tensor::<2>::ones([ROWS, SIZE], &device.clone().autodiff()).require_grad();
+            let work = |hidden: Tensor<2>| {
+                let log_probs = selected_log_probs(hidden, head.clone(), targets.clone(), false);
+                drop(log_probs.sum().backward());
+            };
+            work(hidden()); // memory that is kept from call to call
+            let hidden = hidden();
+            peak_bytes(|| work(hidden)).1 as f64
+        };
+        let (few, many) = (extra(512), extra(152_000));
+        assert!(few > (ROWS * SIZE * 4) as f64, "the gradient of the hidden states alone is larger than {few} bytes");
+        assert!(many < 1.1 * few, "{many} bytes with 152,000 tokens, {few} with 512");
     }
 }
 

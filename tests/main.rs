@@ -1,10 +1,11 @@
 //! The integration tests: one binary, so that the crate is linked once. The first group sees the library on every device,
-//! the second the program from outside.
+//! the second the program from outside, the third what strangers' files can do to it.
 
 mod support;
 
 mod decoding;
 mod examples;
+mod faults;
 mod golden;
 mod gradients;
 mod training;
@@ -15,5 +16,16 @@ mod command_line;
 mod export;
 mod export_readers;
 mod house;
+mod kills;
 mod real_model;
+mod refusals;
 mod resume;
+
+mod hostile_config;
+mod hostile_folder;
+mod hostile_gguf;
+mod hostile_paths;
+mod hostile_rows;
+mod hostile_safetensors;
+mod hostile_template;
+mod hostile_tokenizer;

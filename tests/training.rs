@@ -2,24 +2,29 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
-use gsil::config::{ObjectiveName, RunConfig, TrainConfig};
+use burn::tensor::TensorData;
+use gsil::config::{ObjectiveName, OptimizerName, RunConfig, TrainConfig};
 use gsil::data::batch::Sequence;
+use gsil::formats::file_system::Disk;
 use gsil::formats::hf_folder::write_model_folder;
 use gsil::formats::open_model;
 use gsil::model::{CausalLm, weights};
 use gsil::policy::Policy;
 use gsil::report::console::Console;
-use gsil::train::checkpoint;
+use gsil::train::checkpoint::{self, Progress, Stage};
 use gsil::train::optimizer::Optimizer;
-use gsil::train::pairs::Pair;
+use gsil::train::pairs::{Pair, ScoredResponse};
+use gsil::train::retention::Keep;
+use gsil::train::run_dir::RunDir;
 use gsil::train::setup::Run;
 use gsil::train::step::Updater;
 use serde::Deserialize;
 
 use crate::support::golden::{self, VALUE_TOLERANCE};
 use crate::support::{
-    assert_near, cpu_devices, fixture, load_model, logits, named_parameters, objective, scores, sequences,
+    assert_near, cpu_devices, fixture, load_model, logits, named_parameters, objective, random_ids, scores, sequences,
     with_random_adapters,
 };
 
@@ -208,6 +213,62 @@ fn the_model_of_a_run_folder_is_the_trained_policy() {
     }
 }
 
+#[test]
+fn eight_pairs_one_by_one_train_like_eight_at_once_for_fifty_updates() {
+    for device in cpu_devices() {
+        let pair = |i: u64| Pair {
+            index: i as usize,
+            prompt_ids: random_ids(3 * i, 3 + i as usize % 3, 515),
+            demonstration: unscored(random_ids(3 * i + 1, 2 + i as usize % 4, 515)),
+            self_generated: Some(unscored(random_ids(3 * i + 2, 2 + i as usize % 5, 515))),
+        };
+        let pairs = scored_by(&golden::policy(device), (0..8).map(pair).collect());
+        let losses = [1, 8].map(|micro_batch_size| {
+            let config = TrainConfig {
+                micro_batch_size,
+                optimizer: OptimizerName::Sgd,
+                max_grad_norm: 0.0,
+                ..TrainConfig::default()
+            };
+            updates(golden::policy(device), &pairs, &config, 1e-2, 50).1
+        });
+        assert!(losses[0][49] < losses[0][0] - 0.01, "{}: it learns: {:?}", device.name, losses[0]);
+        assert_near(&device.name, &losses[0], &losses[1], 1e-5);
+        // Rounding has no direction: the mean difference is far below the largest that is allowed.
+        let mean = losses[0].iter().zip(&losses[1]).map(|(one, all)| one - all).sum::<f32>() / 50.0;
+        assert!(mean.abs() < 2e-6, "{}: {mean}", device.name);
+    }
+}
+
+fn unscored(token_ids: Vec<u32>) -> ScoredResponse {
+    ScoredResponse { token_ids, reference_log_prob: 0.0 }
+}
+
+#[test]
+fn a_weight_or_a_moment_that_is_not_finite_is_never_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = RunDir::create(Arc::new(Disk), folder.path()).unwrap();
+    let save = |model: &CausalLm, total_steps: usize| {
+        let progress = Progress::at(Stage::Iteration(0), total_steps);
+        checkpoint::save(&dir, &progress, model, None, Keep { last: 1, best: 0 })
+    };
+    for device in cpu_devices() {
+        let model = golden::policy(device);
+        save(&model, 3).unwrap();
+        let (spoilt, _) = model.with_parameters(&mut |name, shape| {
+            let mut values = vec![0.5f32; shape.iter().product()];
+            values[5] = f32::NAN;
+            (name == "layers.1.mlp.up_proj.weight").then(|| TensorData::new(values, shape.to_vec()))
+        });
+        let error = save(&spoilt, 4).unwrap_err();
+        assert_eq!(error.exit_code(), 5, "{error}");
+        assert!(error.to_string().contains("`layers.1.mlp.up_proj.weight` is not finite any more: value 5"), "{error}");
+        assert_eq!(dir.list("checkpoints", |_| true).unwrap(), ["step-000003-iteration-0"]);
+        let newest = checkpoint::load_newest(&dir, &|problem| panic!("{problem}")).unwrap().unwrap();
+        assert_eq!(newest.progress.total_steps, 3);
+    }
+}
+
 /// The oracle's rows, prompt and response together.
 fn rows() -> Vec<Vec<u32>> {
     let pairs = golden::pairs();
@@ -226,15 +287,26 @@ fn scored_by(model: &CausalLm, mut pairs: Vec<Pair>) -> Vec<Pair> {
 }
 
 /// Updates on all pairs at once with AdamW, learning rate 1e-3, under `bernoulli` at scale 0.1; and their losses.
-fn trained(mut model: CausalLm, pairs: &[Pair], num_updates: usize) -> (CausalLm, Vec<f32>) {
+fn trained(model: CausalLm, pairs: &[Pair], num_updates: usize) -> (CausalLm, Vec<f32>) {
     let config = TrainConfig { micro_batch_size: pairs.len(), ..TrainConfig::default() };
+    updates(model, pairs, &config, 1e-3, num_updates)
+}
+
+/// Updates on all pairs at once under `bernoulli` at scale 0.1, and their losses.
+fn updates(
+    mut model: CausalLm,
+    pairs: &[Pair],
+    config: &TrainConfig,
+    lr: f64,
+    num_updates: usize,
+) -> (CausalLm, Vec<f32>) {
     let objective = objective(ObjectiveName::Bernoulli, 0.1, 0.0);
-    let updater = Updater { objective: &objective, config: &config, normalizer: 1.0, num_tokens_multiple: 1 };
-    let mut optimizer = Optimizer::new(&config);
+    let updater = Updater { objective: &objective, config, normalizer: 1.0, num_tokens_multiple: 1 };
+    let mut optimizer = Optimizer::new(config);
     let pairs: Vec<&Pair> = pairs.iter().collect();
     let mut losses = Vec::new();
     for _ in 0..num_updates {
-        let (updated, metrics) = updater.update(model, &mut optimizer, &pairs, 1e-3).unwrap();
+        let (updated, metrics) = updater.update(model, &mut optimizer, &pairs, lr).unwrap();
         model = updated;
         losses.push(metrics.loss as f32);
     }

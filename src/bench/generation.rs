@@ -10,7 +10,7 @@ use crate::config::{GenerationConfig, RunConfig};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::generate::sampler::Sampling;
-use crate::generate::{Decoding, Event, Request, generate};
+use crate::generate::{Decoding, Event, Generator, Request};
 
 /// Requests of the equal kind.
 const NUM_EQUAL: usize = 8;
@@ -53,9 +53,10 @@ pub(super) fn time(size: &Size, config: &RunConfig, source: &model::Source, devi
         eos_token_ids: Vec::new(),
     };
     let tokens_per_step = lengths.iter().map(|(_, new)| new).sum();
+    let mut generator = Generator::new(&model, config.generation.weights)?; // once for all answers, as in an iteration
     let steps = StepTimes::measure(size.steps, &device, || {
         let mut num_new = 0;
-        generate(&model, &requests, &decoding, &mut |event| {
+        generator.answer(&requests, &decoding, &mut |event| {
             if let Event::Done(_, response) = event {
                 num_new += response.token_ids.len();
             }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::generate::sampler::{Sampling, answer_seed};
 use crate::generate::{Decoding, Event, Generator, Request};
 use crate::policy::Policy;
-use crate::report::console::Console;
+use crate::report::console::{Console, talk};
 
 #[derive(Debug, Args)]
 pub(super) struct ChatArgs {
@@ -85,7 +85,7 @@ pub(super) fn chat(args: ChatArgs) -> Result<()> {
 }
 
 fn read_line() -> Result<Option<String>> {
-    eprint!("> ");
+    talk("> ");
     let mut line = String::new();
     let num_bytes = std::io::stdin().lock().read_line(&mut line).map_err(Error::reading("standard input"))?;
     Ok((num_bytes > 0).then_some(line))

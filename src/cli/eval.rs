@@ -6,12 +6,10 @@ use burn::module::Module;
 use clap::Args;
 
 use super::{ModelArgs, config_with, open_reference, print_line};
-use crate::data::examples::prepare_examples;
-use crate::data::rows::read_rows;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{evaluate, reference_rows};
-use crate::policy::Policy;
+use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
 use crate::train::setup::evaluation_settings;
 
@@ -25,6 +23,9 @@ pub(super) struct EvalArgs {
     /// Held-out demonstrations: a JSONL file.
     #[arg(long)]
     data: PathBuf,
+    /// Count and report lines of data that are no rows, instead of stopping at the first.
+    #[arg(long)]
+    skip_bad_rows: bool,
     /// Changes to the configuration: `evaluation.max_rows=50`, `evaluation.answer_marker="####"`, ..
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
@@ -36,13 +37,9 @@ pub(super) fn eval(args: EvalArgs) -> Result<()> {
     let device_name = device::resolve_name(&args.model.device);
     let policy = Policy::open(&args.model.model)?;
     let reference = args.reference.as_deref().map(|path| open_reference(path, &policy)).transpose()?;
-    let rows = read_rows(&args.data, Some(config.evaluation.max_rows))?;
-    let max_length = policy.config.max_position_embeddings;
-    let (examples, dropped) =
-        prepare_examples(&rows, policy.tokenizer.as_ref(), policy.config.vocab_size, max_length, &args.data)?;
-    if dropped.total() > 0 {
-        console.warn(format!("{}: {dropped}", args.data.display()));
-    }
+    let skip_bad_rows = args.skip_bad_rows || config.skip_bad_rows;
+    let wanted = Wanted { max_rows: Some(config.evaluation.max_rows), skip_bad_rows };
+    let examples = policy.read_examples(&args.data, wanted, usize::MAX, &console)?;
     let settings = evaluation_settings(&config, &policy, device_name);
     let device = device::open(device_name)?;
     let never = || Ok(());

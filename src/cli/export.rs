@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use self::model_card::ModelCard;
 use self::source::Source;
 use crate::error::{Error, Result};
+use crate::formats::file_system::Disk;
 use crate::formats::hf_folder::ModelFolder;
 use crate::formats::peft::{PeftAdapter, peft_name};
 use crate::formats::quantize::Precision;
@@ -178,7 +179,7 @@ fn model_folder(source: &Source, target: &Target, format: Format) -> Result<()> 
         model_card: Some(&card),
         precision: target.precision,
     };
-    folder.write(&target.output, stored_tensors_to_write(&policy.files, &policy.config)?)
+    folder.write(&Disk, &target.output, stored_tensors_to_write(&policy.files, &policy.config)?)
 }
 
 /// The settings of `generation_config.json`, made to end where this program ends a response.
@@ -253,5 +254,5 @@ fn adapter_folder(source: &Source, target: &Target) -> Result<()> {
         model_card: &ModelCard { source, target, library: "peft" }.text(&policy.config)?,
         precision: target.precision,
     };
-    adapter.write(&target.output, tensors)
+    adapter.write(&Disk, &target.output, tensors)
 }

@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use super::{ModelArgs, print_json, print_line};
 use crate::data::examples::{PromptIds, prepare_prompts};
-use crate::data::rows::{Prompt, Row, read_rows};
+use crate::data::rows::{Prompt, Row};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::generate::sampler::{Sampling, answer_seed};
 use crate::generate::{Decoding, Event, Request, Response, generate as decode};
-use crate::policy::Policy;
+use crate::policy::{Policy, Wanted};
 use crate::report::console::{Console, Unit};
 
 #[derive(Debug, Args)]
@@ -23,6 +23,9 @@ pub(super) struct GenerateArgs {
     model: ModelArgs,
     #[command(flatten)]
     source: Source,
+    /// Count and report lines of data that are no rows, instead of stopping at the first.
+    #[arg(long)]
+    skip_bad_rows: bool,
     /// Longest response, in tokens.
     #[arg(long, default_value_t = 256)]
     max_new_tokens: usize,
@@ -69,7 +72,8 @@ pub(super) fn generate(args: GenerateArgs) -> Result<()> {
     check_ranges(&args)?;
     let console = Console::stderr();
     let policy = Policy::open(&args.model.model)?;
-    let prompts = prompts(&args.source, &policy)?;
+    let wanted = Wanted { max_rows: None, skip_bad_rows: args.skip_bad_rows };
+    let prompts = prompts(&args.source, wanted, &policy, &console)?;
     let device = device::open(device::resolve_name(&args.model.device))?;
     let model = policy.load(&device, &console)?.valid();
     let requests: Vec<Request> = prompts
@@ -110,13 +114,13 @@ fn print_response(source: &Source, index: usize, policy: &Policy, response: &Res
     print_json(&GeneratedRow { index, response: text, token_ids, finished: *finished, log_prob: response.log_prob() })
 }
 
-fn prompts(source: &Source, policy: &Policy) -> Result<Vec<PromptIds>> {
+fn prompts(source: &Source, wanted: Wanted, policy: &Policy, console: &Console) -> Result<Vec<PromptIds>> {
     let (rows, path) = match (&source.prompt, &source.data) {
         (Some(text), _) => {
             let prompt = Prompt::Text(text.clone());
             (vec![Row { line: 1, prompt, demonstration: None, self_generated: None }], PathBuf::from("--prompt"))
         }
-        (None, Some(path)) => (read_rows(path, None)?, path.clone()),
+        (None, Some(path)) => (wanted.read(path, console)?, path.clone()),
         (None, None) => return Err(Error::usage("give --prompt or --data")),
     };
     let longest = policy.config.max_position_embeddings - 1;

@@ -6,6 +6,7 @@ mod devices;
 mod doctor;
 mod eval;
 mod export;
+pub mod failure;
 mod generate;
 mod score;
 mod train;

@@ -1,6 +1,6 @@
 //! `gsil score`: what the model thinks of given responses, and the raw loss of pairs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -9,13 +9,12 @@ use serde::Serialize;
 
 use super::{ModelArgs, config_with, open_reference, print_json};
 use crate::data::batch::Sequence;
-use crate::data::examples::{Example, prepare_examples};
-use crate::data::rows::read_rows;
+use crate::data::examples::Example;
 use crate::device;
 use crate::error::Result;
 use crate::model::weights::to_host;
 use crate::objective::{Objective, SideLogProbs, log_probs};
-use crate::policy::Policy;
+use crate::policy::{Policy, Wanted};
 use crate::report::console::{Console, Unit};
 use crate::train::setup::num_tokens_multiple;
 
@@ -32,6 +31,9 @@ pub(super) struct ScoreArgs {
     /// Responses to score: a JSONL file. Pair rows also have a self-generated response.
     #[arg(long)]
     data: PathBuf,
+    /// Count and report lines of data that are no rows, instead of stopping at the first.
+    #[arg(long)]
+    skip_bad_rows: bool,
     /// The loss: `objective.name=bernoulli objective.scale=0.1 objective.shift=0`.
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
@@ -79,7 +81,8 @@ pub(super) fn score(args: ScoreArgs) -> Result<()> {
     let device_name = device::resolve_name(&args.model.device);
     let policy = Policy::open(&args.model.model)?;
     let reference = args.reference.as_deref().map(|path| open_reference(path, &policy)).transpose()?;
-    let examples = read_examples(&args.data, &policy, &console)?;
+    let wanted = Wanted { max_rows: None, skip_bad_rows: args.skip_bad_rows || config.skip_bad_rows };
+    let examples = policy.read_examples(&args.data, wanted, usize::MAX, &console)?;
     let device = device::open(device_name)?;
     let multiple = num_tokens_multiple(device_name);
     // One model in memory at a time.
@@ -113,17 +116,6 @@ pub(super) fn score(args: ScoreArgs) -> Result<()> {
         })?;
     }
     Ok(())
-}
-
-fn read_examples(path: &Path, policy: &Policy, console: &Console) -> Result<Vec<Example>> {
-    let rows = read_rows(path, None)?;
-    let max_length = policy.config.max_position_embeddings;
-    let (examples, dropped) =
-        prepare_examples(&rows, policy.tokenizer.as_ref(), policy.config.vocab_size, max_length, path)?;
-    if dropped.total() > 0 {
-        console.warn(format!("{}: {dropped}", path.display()));
-    }
-    Ok(examples)
 }
 
 fn score_all(

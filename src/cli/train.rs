@@ -11,6 +11,7 @@ use crate::doctor;
 use crate::error::{Error, Result};
 use crate::report::console::Console;
 use crate::report::table::{format_table, number, percent};
+use crate::train::changes::Changes;
 use crate::train::setup::Run;
 use crate::train::{EvaluationRow, MODEL_FOLDER, results_if_finished};
 
@@ -25,6 +26,9 @@ pub(super) struct TrainArgs {
     /// Demonstrations: a JSONL file.
     #[arg(long)]
     data: Option<String>,
+    /// Count and report lines of data that are no rows, instead of stopping at the first.
+    #[arg(long)]
+    skip_bad_rows: bool,
     /// The run folder to make; runs/NAME if not given.
     #[arg(long)]
     output: Option<PathBuf>,
@@ -43,6 +47,13 @@ pub(super) struct TrainArgs {
 pub(super) struct ResumeArgs {
     /// The run folder.
     dir: PathBuf,
+    /// Accept settings that differ from those that the run began with, where that is sound: how often to save and how much
+    /// to keep, the number of epochs, and the sizes of micro-batches.
+    #[arg(long)]
+    allow_changes: bool,
+    /// Changes to the configuration, `train.micro_batch_size=1` for instance; they need --allow-changes.
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
 }
 
 pub(super) fn train(args: TrainArgs) -> Result<()> {
@@ -66,7 +77,8 @@ pub(super) fn resume(args: ResumeArgs) -> Result<()> {
         console.say(format!("this run is finished; the aligned model is {}", args.dir.join(MODEL_FOLDER).display()));
         return print_results(&rows);
     }
-    let (run, model) = Run::resume(&args.dir, console)?;
+    let changes = Changes { overrides: args.overrides, allow: args.allow_changes };
+    let (run, model) = Run::resume(&args.dir, &changes, console)?;
     doctor::ensure_sound(run.device_name(), run.console())?;
     print_results(&run.train(model)?)
 }
@@ -91,6 +103,7 @@ fn resolved_config(args: &TrainArgs) -> Result<RunConfig> {
     if let Some(output) = &args.output {
         config.output = Some(output.to_string_lossy().into_owned());
     }
+    config.skip_bad_rows |= args.skip_bad_rows;
     if let Some(device) = &args.device {
         config.device.clone_from(device);
     }

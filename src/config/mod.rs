@@ -43,8 +43,15 @@ pub struct RunConfig {
     pub iterations: usize,
     /// Steps (optimizer updates) between checkpoints. Default 50: a crash loses minutes, not hours.
     pub save_every: usize,
+    /// The newest checkpoints that are kept. Default 3: two more in case the newest is damaged.
+    pub keep_last: usize,
+    /// Besides those, the checkpoints after a stage that give held-out demonstrations the highest log-prob. Default 0.
+    pub keep_best: usize,
     /// At most this many demonstrations are used, the first ones of the file. Default none: all of them.
     pub max_rows: Option<usize>,
+    /// Lines of data files that are no rows are counted and reported. Default false: the first one ends the command, for
+    /// a file that is damaged in one place is rarely good in all others.
+    pub skip_bad_rows: bool,
     /// The loss.
     pub objective: ObjectiveConfig,
     /// How the reference writes its responses.
@@ -75,7 +82,10 @@ impl Default for RunConfig {
             seed: 0,
             iterations: 1,
             save_every: 50,
+            keep_last: 3,
+            keep_best: 0,
             max_rows: None,
+            skip_bad_rows: false,
             objective: ObjectiveConfig::default(),
             generation: GenerationConfig::default(),
             train: TrainConfig::default(),

@@ -21,20 +21,28 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
     best.1
 }
 
-/// Jaro similarity, 0 to 1, of two words or dotted keys: as a whole, part by part, or of the last parts alone.
+/// Similarity, 0 to 1, of two words or dotted keys: as a whole, part by part, or of the last parts alone.
 fn similarity(word: &str, key: &str) -> f64 {
     // The right key in another section must not win over the right key in a misspelt one.
     const LAST_PART_WEIGHT: f64 = 0.9;
-    let whole = strsim::jaro(word, key);
+    let whole = word_similarity(word, key);
     match (word.rsplit_once('.'), key.rsplit_once('.')) {
         (Some((word_section, word_name)), Some((section, name))) => {
-            let names = strsim::jaro(word_name, name);
-            let parts = (strsim::jaro(word_section, section) + names) / 2.0;
+            let names = word_similarity(word_name, name);
+            let parts = (word_similarity(word_section, section) + names) / 2.0;
             whole.max(parts).max(LAST_PART_WEIGHT * names)
         }
-        (None, Some((_, name))) => whole.max(LAST_PART_WEIGHT * strsim::jaro(word, name)),
+        (None, Some((_, name))) => whole.max(LAST_PART_WEIGHT * word_similarity(word, name)),
         _ => whole,
     }
+}
+
+/// Jaro similarity, which finds nothing in common between `xlr` and `lr`: one slip of the finger counts as near.
+fn word_similarity(word: &str, key: &str) -> f64 {
+    const ONE_SLIP: f64 = 0.92;
+    let jaro = strsim::jaro(word, key);
+    let is_one_slip = word.len().min(key.len()) > 1 && strsim::osa_distance(word, key) <= 1;
+    if is_one_slip { jaro.max(ONE_SLIP) } else { jaro }
 }
 
 /// Every key of a configuration, sections and their keys, as `set` takes them: `seed`, `train`, `train.lr`, ..

@@ -96,6 +96,8 @@ fn numbers(config: &RunConfig) -> Vec<Number> {
     let mut list = vec![
         ("iterations", Some(config.iterations as f64), from_to(0.0, 10_000.0)),
         ("save_every", Some(config.save_every as f64), COUNT),
+        ("keep_last", Some(config.keep_last as f64), from_to(1.0, 10_000.0)),
+        ("keep_best", Some(config.keep_best as f64), from_to(0.0, 10_000.0)),
         ("max_rows", config.max_rows.map(|rows| rows as f64), COUNT),
         ("objective.scale", objective.scale, above(0.0, 1000.0)),
         // Beyond 10 nats one side has no gradient left.
@@ -335,6 +337,7 @@ mod tests {
         with_zero.dedup();
         let expected = [
             "iterations",
+            "keep_best",
             "objective.shift",
             "objective.sft_weight",
             "generation.temperature",

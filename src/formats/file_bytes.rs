@@ -27,13 +27,14 @@ pub struct FileBytes {
 }
 
 impl FileBytes {
-    /// Opens a regular file for reading.
+    /// Opens a regular file for reading. Anything else is refused before it is opened: opening a named pipe waits for a
+    /// writer that may never come.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::reading(path))?;
-        let metadata = file.metadata().map_err(Error::reading(path))?;
-        if !metadata.is_file() {
+        if !std::fs::metadata(path).map_err(Error::reading(path))?.is_file() {
             return Err(Error::input(path, "is not a file"));
         }
+        let file = File::open(path).map_err(Error::reading(path))?;
+        let metadata = file.metadata().map_err(Error::reading(path))?;
         Ok(Self { path: path.to_owned(), len: metadata.len(), file: Mutex::new(file) })
     }
 

@@ -205,6 +205,7 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::file_system::Disk;
     use crate::formats::gguf_tokenizer::tokenizer_files;
     use crate::formats::gguf_write::write_gguf;
     use crate::formats::hf_folder::{open_model_folder, write_model_folder};
@@ -237,7 +238,7 @@ mod tests {
         let files = model(folder.path(), |_| {});
         let entries = tokenizer_metadata(&files, 500, &[2, 4]).unwrap();
         let path = folder.path().join("t.gguf");
-        write_gguf(&path, &entries, Vec::new()).unwrap();
+        write_gguf(&Disk, &path, &entries, Vec::new()).unwrap();
         let metadata = crate::formats::gguf::open_gguf(&path).unwrap().metadata;
         let read = tokenizer_files(&path, &metadata).unwrap().unwrap();
         assert_eq!(read.chat_template.as_deref(), Some("{{ messages }}"));

@@ -2,10 +2,10 @@
 //!
 //! What keys and names mean is in `gguf_model_write` and `gguf_tokenizer_write`.
 
-use std::io::Write;
 use std::path::Path;
 
-use super::atomic_write::replace_file;
+use super::atomic_write::write_synced;
+use super::file_system::FileSystem;
 use super::quantize::Precision;
 use super::safetensors::TensorToWrite;
 use crate::error::{Error, Result};
@@ -58,17 +58,21 @@ fn string_bytes(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
 }
 
-/// Writes a GGUF file, tensors in the given order. The file at `path` is replaced only once the new one is complete and on
-/// disk.
+/// Writes a new GGUF file, tensors in the given order, and makes its content durable.
 ///
 /// # Errors
 /// [`Error::Disk`] if writing fails; [`Error::Usage`] for a value that a tensor's type cannot hold; any error of a
 /// tensor's values.
 /// # Panics
 /// If a row of a tensor is not whole blocks of its precision: a bug of the caller.
-pub fn write_gguf(path: &Path, metadata: &MetadataEntries, tensors: Vec<GgufTensor<'_>>) -> Result<()> {
+pub fn write_gguf(
+    files: &dyn FileSystem,
+    path: &Path,
+    metadata: &MetadataEntries,
+    tensors: Vec<GgufTensor<'_>>,
+) -> Result<()> {
     let header = header_bytes(metadata, &tensors);
-    replace_file(path, |file| {
+    write_synced(files, path, |file| {
         file.write_all(&header).map_err(Error::writing("write", path))?;
         for GgufTensor { tensor, precision } in tensors {
             let tensor = tensor.into_host()?;
@@ -127,6 +131,7 @@ fn type_number(precision: Precision) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::file_system::Disk;
     use crate::formats::gguf::open_gguf;
     use crate::formats::safetensors::HostTensor;
 
@@ -157,7 +162,7 @@ mod tests {
             tensor("c", &[3, 32], Precision::Q8_0),
             tensor("d", &[5, 1], Precision::BF16),
         ];
-        write_gguf(&path, &metadata, tensors).unwrap();
+        write_gguf(&Disk, &path, &metadata, tensors).unwrap();
         let file = open_gguf(&path).unwrap();
         let read = &file.metadata;
         assert_eq!((read.u64("u32").unwrap(), read.f64("f32").unwrap()), (Some(7), Some(1e-5)));
@@ -174,12 +179,11 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_does_not_fit_leaves_no_file() {
+    fn a_value_that_does_not_fit_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.gguf");
         let tensor = HostTensor { name: "t".into(), shape: vec![1], values: vec![1e6] };
         let tensors = vec![GgufTensor { tensor: tensor.into(), precision: Precision::F16 }];
-        assert_eq!(write_gguf(&path, &Vec::new(), tensors).unwrap_err().exit_code(), 2);
-        assert!(!path.exists());
+        assert_eq!(write_gguf(&Disk, &path, &Vec::new(), tensors).unwrap_err().exit_code(), 2);
     }
 }

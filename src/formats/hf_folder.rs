@@ -9,13 +9,14 @@
 //! | `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja` | if there | if given |
 //! | `README.md` | no | if given |
 //!
-//! A folder cannot make this program open a file elsewhere: shard names are plain names ending in `.safetensors`.
-//! Files may be symbolic links, as in the Hugging Face cache. Pickle files (`pytorch_model.bin`) can run code and are
-//! never read.
+//! A folder cannot make this program open a file elsewhere: shard names are plain names ending in `.safetensors`, and
+//! symbolic links may lead to files of the folder or, as in the Hugging Face cache, from `snapshots/REVISION` to `blobs`,
+//! nowhere else. Pickle files (`pytorch_model.bin`) can run code and are never read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Component, Path};
+use std::io::ErrorKind;
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -34,22 +35,26 @@ pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 pub(super) const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 /// The largest `tokenizer.json` in use has about 35 MB.
-const MAX_SMALL_FILE_BYTES: u64 = 256 << 20;
+const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+/// The largest index in use has about 5 MB. A value of JSON takes up to 30 times its text in memory.
+const MAX_JSON_BYTES: u64 = 16 << 20;
 const MAX_SHARDS: usize = 1_000;
+/// What file systems take.
+const MAX_FILE_NAME_BYTES: usize = 255;
 
 /// Opens a Hugging Face folder. Weights are checked but not read.
 ///
 /// # Errors
 /// [`Error::Input`] if a required file is missing, or one is damaged.
 pub fn open_model_folder(folder: &Path) -> Result<ModelFiles> {
-    let config = read_json(&folder.join(CONFIG))?.ok_or_else(|| no_config(folder))?;
+    let config = read_json(folder, CONFIG)?.ok_or_else(|| no_config(folder))?;
     if !config.is_object() {
         return Err(Error::input(folder.join(CONFIG), "expected a JSON object"));
     }
     Ok(ModelFiles {
         path: folder.to_owned(),
         config,
-        generation_config: read_json(&folder.join(GENERATION_CONFIG))?,
+        generation_config: read_json(folder, GENERATION_CONFIG)?,
         tokenizer: open_tokenizer(folder)?,
         weights: open_weights(folder)?,
     })
@@ -64,31 +69,56 @@ fn no_config(folder: &Path) -> Error {
     })
 }
 
-/// The bytes of a small file, or `None` if it is not there.
-fn read_small_file(path: &Path) -> Result<Option<Vec<u8>>> {
-    if !path.exists() {
-        return Ok(None);
+/// The path of a file of the folder, or `None` if it is not there.
+///
+/// # Errors
+/// A symbolic link that leads out of the folder, other than from a snapshot of the Hugging Face cache to its blobs.
+fn file_in(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
+    let path = folder.join(name);
+    match fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(Error::reading(&path))?,
+    };
+    let real = fs::canonicalize(&path).map_err(Error::reading(&path))?;
+    let real_folder = fs::canonicalize(folder).map_err(Error::reading(folder))?;
+    if real.starts_with(&real_folder) || blobs_of_snapshot(&real_folder).is_some_and(|blobs| real.starts_with(blobs)) {
+        return Ok(Some(path));
     }
-    let file = FileBytes::open(path)?;
-    if file.len() > MAX_SMALL_FILE_BYTES {
-        return Err(Error::input(path, format!("has {} bytes; at most {MAX_SMALL_FILE_BYTES} make sense", file.len())));
+    Err(Error::input(&path, "is a symbolic link that leads out of the model folder")
+        .with_hint("put the file itself into the folder"))
+}
+
+/// `blobs` beside the `snapshots` folder that this is an entry of: where the Hugging Face cache keeps the files.
+fn blobs_of_snapshot(real_folder: &Path) -> Option<PathBuf> {
+    let snapshots = real_folder.parent().filter(|parent| parent.ends_with("snapshots"))?;
+    Some(snapshots.with_file_name("blobs"))
+}
+
+/// The bytes of a small file, or `None` if it is not there.
+fn read_small_file(folder: &Path, name: &str, max_bytes: u64) -> Result<Option<Vec<u8>>> {
+    let Some(path) = file_in(folder, name)? else { return Ok(None) };
+    let file = FileBytes::open(&path)?;
+    if file.len() > max_bytes {
+        return Err(Error::input(path, format!("has {} bytes; at most {max_bytes} make sense", file.len())));
     }
     file.read(0, file.len()).map(Some)
 }
 
 /// The content of a JSON file, or `None` if it is not there.
-fn read_json(path: &Path) -> Result<Option<Value>> {
-    let Some(bytes) = read_small_file(path)? else { return Ok(None) };
+fn read_json(folder: &Path, name: &str) -> Result<Option<Value>> {
+    let Some(bytes) = read_small_file(folder, name, MAX_JSON_BYTES)? else { return Ok(None) };
     // serde_json's message ends with "at line L column C".
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::input(path, format!("bad JSON: {error}")))
+    let parsed = serde_json::from_slice(&bytes).map(Some);
+    parsed.map_err(|error| Error::input(folder.join(name), format!("bad JSON: {error}")))
 }
 
 fn open_tokenizer(folder: &Path) -> Result<Option<TokenizerFiles>> {
-    let Some(tokenizer_json) = read_small_file(&folder.join(TOKENIZER))? else { return Ok(None) };
-    let tokenizer_config = read_json(&folder.join(TOKENIZER_CONFIG))?.unwrap_or_else(|| json!({}));
-    let template_path = folder.join(CHAT_TEMPLATE);
-    let chat_template = match read_small_file(&template_path)? {
-        Some(bytes) => Some(String::from_utf8(bytes).map_err(|_| Error::input(&template_path, "is not UTF-8"))?),
+    let Some(tokenizer_json) = read_small_file(folder, TOKENIZER, MAX_TOKENIZER_BYTES)? else { return Ok(None) };
+    let tokenizer_config = read_json(folder, TOKENIZER_CONFIG)?.unwrap_or_else(|| json!({}));
+    let chat_template = match read_small_file(folder, CHAT_TEMPLATE, MAX_JSON_BYTES)? {
+        Some(bytes) => {
+            Some(String::from_utf8(bytes).map_err(|_| Error::input(folder.join(CHAT_TEMPLATE), "is not UTF-8"))?)
+        }
         None => template_in_config(&tokenizer_config),
     };
     Ok(Some(TokenizerFiles { tokenizer_json, tokenizer_config, chat_template }))
@@ -106,8 +136,7 @@ fn template_in_config(tokenizer_config: &Value) -> Option<String> {
 
 fn open_weights(folder: &Path) -> Result<Weights> {
     let mut weights = Weights { path: folder.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
-    let single = folder.join(WEIGHTS);
-    if single.exists() {
+    if let Some(single) = file_in(folder, WEIGHTS)? {
         let file = open_safetensors(&single)?;
         for name in file.names() {
             weights.tensors.insert(name.to_owned(), stored_as(0, name));
@@ -116,31 +145,42 @@ fn open_weights(folder: &Path) -> Result<Weights> {
         return Ok(weights);
     }
     let index_path = folder.join(WEIGHTS_INDEX);
-    let Some(index) = read_json(&index_path)? else { return Err(no_weights(folder)) };
-    let Some(weight_map) = index.get("weight_map").and_then(Value::as_object) else {
-        return Err(Error::input(&index_path, "has no `weight_map`"));
-    };
-    let mut shards = HashMap::new();
-    for (name, shard) in weight_map {
-        let shard = shard.as_str().ok_or_else(|| Error::input(&index_path, "expected a file name").at(name))?;
-        check_shard_name(&index_path, shard)?;
-        let number = match shards.get(shard) {
-            Some(&number) => number,
-            None if shards.len() == MAX_SHARDS => {
-                return Err(Error::input(&index_path, format!("names more than {MAX_SHARDS} files")));
+    let Some(index) = read_json(folder, WEIGHTS_INDEX)? else { return Err(no_weights(folder)) };
+    let shards = shards_by_name(&index, &index_path)?;
+    // Every name is checked before the first file is opened.
+    for (shard, tensors) in &shards {
+        let missing = || Error::input(&index_path, format!("names `{shard}`, which is not in the folder"));
+        let path = file_in(folder, shard)?.ok_or_else(|| missing().with_hint("download the model again"))?;
+        let file = open_safetensors(&path)?;
+        for tensor in tensors {
+            if file.shape(tensor).is_none() {
+                return Err(Error::input(&index_path, format!("`{shard}` has no such tensor")).at(*tensor));
             }
-            None => {
-                weights.files.push(WeightFile::Safetensors(open_safetensors(&folder.join(shard))?));
-                shards.insert(shard, weights.files.len() - 1);
-                weights.files.len() - 1
-            }
-        };
-        weights.tensors.insert(name.clone(), stored_as(number, name));
-        if weights.shape(name).is_none() {
-            return Err(Error::input(&index_path, format!("`{shard}` has no such tensor")).at(name));
+            weights.tensors.insert((*tensor).clone(), stored_as(weights.files.len(), tensor));
         }
+        weights.files.push(WeightFile::Safetensors(file));
     }
     Ok(weights)
+}
+
+/// The files that an index names, each with its tensors. The index also has the size of all tensors, which is not read:
+/// in published models it is often that of another number format.
+fn shards_by_name<'a>(index: &'a Value, index_path: &Path) -> Result<BTreeMap<&'a str, Vec<&'a String>>> {
+    let weight_map = index.get("weight_map").and_then(Value::as_object);
+    let weight_map = weight_map.ok_or_else(|| Error::input(index_path, "has no `weight_map`"))?;
+    let mut shards: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+    for (tensor, shard) in weight_map {
+        let shard = shard.as_str().ok_or_else(|| Error::input(index_path, "expected a file name").at(tensor))?;
+        if !is_shard_name(shard) {
+            let message = format!("{shard:?} is not a plain file name ending in .safetensors");
+            return Err(Error::input(index_path, message).at("weight_map"));
+        }
+        shards.entry(shard).or_default().push(tensor);
+        if shards.len() > MAX_SHARDS {
+            return Err(Error::input(index_path, format!("names more than {MAX_SHARDS} files")));
+        }
+    }
+    Ok(shards)
 }
 
 fn stored_as(file: usize, name: &str) -> TensorPlace {
@@ -158,14 +198,22 @@ fn no_weights(folder: &Path) -> Error {
     }
 }
 
-/// Only a plain name of this folder, so that no index leads to a file elsewhere.
-fn check_shard_name(index_path: &Path, shard: &str) -> Result<()> {
-    let mut components = Path::new(shard).components();
-    let is_plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
-    if is_plain && shard.ends_with(".safetensors") && !shard.contains(['/', '\\', ':', '\0']) {
-        return Ok(());
-    }
-    Err(Error::input(index_path, format!("{shard:?} is not a plain file name ending in .safetensors")).at("weight_map"))
+/// Only a plain name of this folder, so that no index leads to a file elsewhere, on any system.
+fn is_shard_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    let is_one = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
+    let is_odd = |c: char| c.is_control() || "/\\:*?\"<>|".contains(c);
+    let stem = name.split('.').next().unwrap_or_default();
+    let is_plain = is_one && !stem.is_empty() && !name.contains(is_odd) && name.len() <= MAX_FILE_NAME_BYTES;
+    is_plain && name.ends_with(".safetensors") && !is_windows_device(stem)
+}
+
+/// `CON`, `nul`, `COM1` ..: on Windows a device, whatever follows the first dot.
+fn is_windows_device(stem: &str) -> bool {
+    let stem = stem.trim_end().to_ascii_uppercase();
+    let is_port = |digits: &str| digits.chars().count() == 1 && digits.contains(|c| "0123456789¹²³".contains(c));
+    let numbered = stem.strip_prefix("COM").or(stem.strip_prefix("LPT"));
+    matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$") || numbered.is_some_and(is_port)
 }
 
 #[cfg(test)]
@@ -228,19 +276,6 @@ mod tests {
         );
         index("model-00001-of-00002.safetensors");
         refused(&folder, "has no such tensor");
-        for name in [
-            "../b.safetensors",
-            "/b.safetensors",
-            "a/b.safetensors",
-            "a\\b.safetensors",
-            "b.bin",
-            "..",
-            "",
-            ".safetensors/",
-        ] {
-            index(name);
-            refused(&folder, "is not a plain file name");
-        }
     }
 
     #[test]
@@ -264,12 +299,21 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_symbolic_link_as_in_the_hugging_face_cache_is_followed() {
+    fn symbolic_links_as_in_the_hugging_face_cache_are_followed() {
         let parent = tempfile::tempdir().unwrap();
-        let folder = written(parent.path());
-        let blob = parent.path().join("blob");
-        fs::rename(folder.join(WEIGHTS), &blob).unwrap();
-        std::os::unix::fs::symlink("../blob", folder.join(WEIGHTS)).unwrap();
-        assert_eq!(open_model_folder(&folder).unwrap().weights.names().count(), 2);
+        let written = written(parent.path());
+        let (blobs, snapshot) = (parent.path().join("blobs"), parent.path().join("snapshots/0a1b"));
+        fs::create_dir_all(&blobs).unwrap();
+        fs::create_dir_all(&snapshot).unwrap();
+        for entry in fs::read_dir(&written).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap();
+            fs::rename(&path, blobs.join(name)).unwrap();
+            std::os::unix::fs::symlink(Path::new("../../blobs").join(name), snapshot.join(name)).unwrap();
+        }
+        assert_eq!(open_model_folder(&snapshot).unwrap().weights.names().count(), 2);
+        let link_to_folder = parent.path().join("main");
+        std::os::unix::fs::symlink(&snapshot, &link_to_folder).unwrap();
+        assert_eq!(open_model_folder(&link_to_folder).unwrap().weights.names().count(), 2);
     }
 }

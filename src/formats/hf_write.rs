@@ -7,27 +7,15 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::TokenizerFiles;
-use super::atomic_write::{replace_folder, write_bytes, write_json};
+use super::atomic_write::{replace_folder, write_bytes, write_json, write_synced};
+use super::file_system::{Disk, FileSystem};
 use super::hf_folder::{CHAT_TEMPLATE, CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
 use super::quantize::Precision;
-use super::safetensors::{TensorToWrite, write_safetensors_as};
+use super::safetensors::{TensorToWrite, write_tensors_as};
 use crate::error::{Error, Result};
 
 /// The card of a model folder.
 pub(super) const MODEL_CARD: &str = "README.md";
-
-/// What a model folder holds besides its tensors.
-#[derive(Clone, Debug)]
-pub struct ModelFolder<'a> {
-    /// `config.json`; its stored type is corrected.
-    pub config: &'a Value,
-    pub generation_config: Option<&'a Value>,
-    pub tokenizer: Option<&'a TokenizerFiles>,
-    /// The text of `README.md`.
-    pub model_card: Option<&'a str>,
-    /// The type of the tensors: not Q8_0, which these folders do not have.
-    pub precision: Precision,
-}
 
 /// Writes a model as a Hugging Face folder of F32 tensors: see [`ModelFolder::write`].
 ///
@@ -41,7 +29,20 @@ pub fn write_model_folder(
     tensors: Vec<TensorToWrite>,
 ) -> Result<()> {
     let model = ModelFolder { config, generation_config, tokenizer, model_card: None, precision: Precision::F32 };
-    model.write(folder, tensors)
+    model.write(&Disk, folder, tensors)
+}
+
+/// What stands in a model folder beside the weights, and how these are stored.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelFolder<'a> {
+    /// `config.json`; its stored type is corrected.
+    pub config: &'a Value,
+    pub generation_config: Option<&'a Value>,
+    pub tokenizer: Option<&'a TokenizerFiles>,
+    /// The text of `README.md`.
+    pub model_card: Option<&'a str>,
+    /// The type of the tensors: not Q8_0, which these folders do not have.
+    pub precision: Precision,
 }
 
 impl ModelFolder<'_> {
@@ -51,27 +52,32 @@ impl ModelFolder<'_> {
     /// # Errors
     /// [`Error::Usage`] if `folder` is a file, or holds anything that `gsil train` does not write; [`Error::Disk`] if
     /// writing fails; any error of a tensor's values. What was at `folder` is then still there.
-    pub fn write(&self, folder: &Path, tensors: Vec<TensorToWrite>) -> Result<()> {
+    pub fn write(&self, files: &dyn FileSystem, folder: &Path, tensors: Vec<TensorToWrite>) -> Result<()> {
         check_replaceable(folder)?;
-        replace_folder(folder, |temporary| self.write_files(temporary, tensors))
+        replace_folder(files, folder, |temporary| self.write_files(files, temporary, tensors))
     }
 
-    fn write_files(&self, folder: &Path, tensors: Vec<TensorToWrite>) -> Result<()> {
-        write_json(&folder.join(CONFIG), &with_precision(self.config, self.precision))?;
+    fn write_files(&self, files: &dyn FileSystem, folder: &Path, tensors: Vec<TensorToWrite>) -> Result<()> {
+        let write_bytes = |name: &str, bytes: &[u8]| write_bytes(files, &folder.join(name), bytes);
+        let write_json = |name: &str, value: &Value| write_json(files, &folder.join(name), value);
+        write_json(CONFIG, &with_precision(self.config, self.precision))?;
         if let Some(generation_config) = self.generation_config {
-            write_json(&folder.join(GENERATION_CONFIG), generation_config)?;
+            write_json(GENERATION_CONFIG, generation_config)?;
         }
         if let Some(tokenizer) = self.tokenizer {
-            write_bytes(&folder.join(TOKENIZER), &tokenizer.tokenizer_json)?;
-            write_json(&folder.join(TOKENIZER_CONFIG), &tokenizer.tokenizer_config)?;
+            write_bytes(TOKENIZER, &tokenizer.tokenizer_json)?;
+            write_json(TOKENIZER_CONFIG, &tokenizer.tokenizer_config)?;
             if let Some(template) = &tokenizer.chat_template {
-                write_bytes(&folder.join(CHAT_TEMPLATE), template.as_bytes())?;
+                write_bytes(CHAT_TEMPLATE, template.as_bytes())?;
             }
         }
         if let Some(text) = self.model_card {
-            write_bytes(&folder.join(MODEL_CARD), text.as_bytes())?;
+            write_bytes(MODEL_CARD, text.as_bytes())?;
         }
-        write_safetensors_as(&folder.join(WEIGHTS), tensors, &BTreeMap::new(), self.precision)
+        let weights = folder.join(WEIGHTS);
+        write_synced(files, &weights, |file| {
+            write_tensors_as(file, &weights, tensors, &BTreeMap::new(), self.precision)
+        })
     }
 }
 

@@ -16,6 +16,7 @@
 pub(crate) mod atomic_write;
 pub mod dequantize;
 mod file_bytes;
+pub mod file_system;
 pub mod gguf;
 #[cfg(test)]
 mod gguf_builder;
@@ -172,50 +173,6 @@ impl Weights {
             WeightFile::Gguf(file) => file.num_bytes(&place.name_in_file),
         };
         self.tensors.values().map(bytes_of).sum()
-    }
-}
-
-/// Numbers and files for the tests of this folder.
-#[cfg(test)]
-mod testing {
-    /// SplitMix64 (Steele, Lea and Flood, 2014): a few lines of seeded random numbers.
-    pub struct Random(pub u64);
-
-    impl Random {
-        pub fn next(&mut self) -> u64 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ (z >> 31)
-        }
-
-        pub fn below(&mut self, end: usize) -> usize {
-            (self.next() % end as u64) as usize
-        }
-
-        /// A damaged copy: bytes changed, cut, repeated or replaced by extreme numbers.
-        pub fn mutate(&mut self, bytes: &[u8]) -> Vec<u8> {
-            let mut damaged = bytes.to_vec();
-            for _ in 0..=self.below(3) {
-                let at = self.below(damaged.len().max(1)).min(damaged.len().saturating_sub(1));
-                match self.below(5) {
-                    0 => damaged.truncate(at),
-                    1 if !damaged.is_empty() => damaged[at] = self.next() as u8,
-                    2 if !damaged.is_empty() => damaged[at] ^= 1 << self.below(8),
-                    3 => {
-                        let extreme = [0, 1, u64::MAX, i64::MAX as u64, 1 << 32, self.next()][self.below(6)];
-                        for (byte, new) in damaged[at..].iter_mut().zip(extreme.to_le_bytes()) {
-                            *byte = new;
-                        }
-                    }
-                    _ => {
-                        let piece = damaged[at..].iter().take(40).copied().collect::<Vec<_>>();
-                        damaged.splice(at..at, piece);
-                    }
-                }
-            }
-            damaged
-        }
     }
 }
 

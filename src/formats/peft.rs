@@ -8,10 +8,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::atomic_write::{replace_folder, write_bytes, write_json};
+use super::atomic_write::{replace_folder, write_bytes, write_json, write_synced};
+use super::file_system::FileSystem;
 use super::hf_write::MODEL_CARD;
 use super::quantize::Precision;
-use super::safetensors::{TensorToWrite, write_safetensors_as};
+use super::safetensors::{TensorToWrite, write_tensors_as};
 use crate::error::Result;
 
 const CONFIG: &str = "adapter_config.json";
@@ -37,11 +38,14 @@ impl PeftAdapter<'_> {
     ///
     /// # Errors
     /// [`crate::Error::Disk`] if writing fails; any error of a tensor's values.
-    pub fn write(&self, folder: &Path, tensors: Vec<TensorToWrite>) -> Result<()> {
-        replace_folder(folder, |temporary| {
-            write_json(&temporary.join(CONFIG), &self.config())?;
-            write_bytes(&temporary.join(MODEL_CARD), self.model_card.as_bytes())?;
-            write_safetensors_as(&temporary.join(WEIGHTS), tensors, &BTreeMap::new(), self.precision)
+    pub fn write(&self, files: &dyn FileSystem, folder: &Path, tensors: Vec<TensorToWrite>) -> Result<()> {
+        replace_folder(files, folder, |temporary| {
+            write_json(files, &temporary.join(CONFIG), &self.config())?;
+            write_bytes(files, &temporary.join(MODEL_CARD), self.model_card.as_bytes())?;
+            let weights = temporary.join(WEIGHTS);
+            write_synced(files, &weights, |file| {
+                write_tensors_as(file, &weights, tensors, &BTreeMap::new(), self.precision)
+            })
         })
     }
 
@@ -81,6 +85,7 @@ pub fn peft_name(parameter: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::file_system::Disk;
     use crate::formats::safetensors::{HostTensor, open_safetensors};
 
     #[test]
@@ -97,7 +102,7 @@ mod tests {
         };
         let name = peft_name("layers.3.self_attn.q_proj.lora.a").unwrap();
         let tensor = HostTensor { name, shape: vec![2, 3], values: vec![0.5; 6] };
-        adapter.write(&folder, vec![tensor.into()]).unwrap();
+        adapter.write(&Disk, &folder, vec![tensor.into()]).unwrap();
         let file = open_safetensors(&folder.join("adapter_model.safetensors")).unwrap();
         assert_eq!(
             file.names().collect::<Vec<_>>(),

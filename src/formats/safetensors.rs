@@ -1,4 +1,4 @@
-//! Safetensors files: named tensors in one file, opened without reading the values; `safetensors_write` writes them.
+//! Safetensors files: named tensors in one file, opened without reading the values, written without holding them.
 //!
 //! Layout: `u64` header length, a JSON header (`name -> dtype, shape, data_offsets`, and `__metadata__`, a map of
 //! strings), then the values, without gaps. Checkpoints and adapters use these functions too; a whole model is in
@@ -13,7 +13,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::dequantize::StorageType;
 use super::file_bytes::FileBytes;
-pub use super::safetensors_write::{HostTensor, TensorToWrite, write_safetensors, write_safetensors_as};
+pub use super::safetensors_write::{HostTensor, TensorToWrite, write_safetensors, write_tensors, write_tensors_as};
 use crate::error::{Error, Result};
 
 /// The format's own limit.
@@ -176,9 +176,9 @@ impl<'de> Visitor<'de> for HeaderVisitor {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::formats::testing::Random;
     use serde_json::json;
+
+    use super::*;
     use std::path::PathBuf;
 
     fn tensor(name: &str, shape: &[usize]) -> HostTensor {
@@ -247,57 +247,5 @@ mod tests {
         assert_eq!(file.read_f32("h").unwrap(), [0.0, 0.0]);
         let error = file.read_f32("ids").unwrap_err().to_string();
         assert!(error.contains("tensor `ids`: has type I64"), "{error}");
-    }
-
-    #[test]
-    fn crafted_headers_are_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let refused = |header: &str, data_len: usize, why: &str| {
-            let error = crafted(folder.path(), header, data_len).unwrap_err();
-            assert_eq!(error.exit_code(), 3);
-            assert!(error.to_string().contains(why), "{header}: {error}");
-        };
-        let a = r#""a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
-        refused("", 0, "EOF");
-        refused("[]", 0, "expected a map");
-        refused("{\"a\": nul}", 0, "line 1 column");
-        refused(&format!("{{{a},{a}}}"), 4, "`a` is there twice");
-        refused(&format!("{{{a}}}"), 3, "cut short");
-        refused(&format!("{{{a}}}"), 5, "its header accounts for");
-        refused(&format!(r#"{{{a},"b":{{"dtype":"F32","shape":[1],"data_offsets":[2,6]}}}}"#), 6, "ffset"); // overlap
-        refused(&format!(r#"{{{a},"b":{{"dtype":"F32","shape":[1],"data_offsets":[8,12]}}}}"#), 12, "ffset"); // gap
-        refused(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#, 4, "header is damaged");
-        refused(
-            r#"{"a":{"dtype":"F32","shape":[18446744073709551615,2],"data_offsets":[0,4]}}"#,
-            4,
-            "header is damaged",
-        );
-        refused(r#"{"a":{"dtype":"Q9","shape":[1],"data_offsets":[0,4]}}"#, 4, "unknown variant `Q9`");
-        refused(r#"{"a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[0,4]}}"#, 4, "9 dimensions");
-        refused(r#"{"a\u001b[2J":{}}"#, 0, "has control characters");
-        refused(&format!(r#"{{"{}":{{}}}}"#, "n".repeat(1001)), 0, "1001 bytes long");
-        let path = folder.path().join("long.safetensors");
-        std::fs::write(&path, u64::MAX.to_le_bytes()).unwrap();
-        assert!(open_safetensors(&path).unwrap_err().to_string().contains("header would be"));
-    }
-
-    #[test]
-    fn damaged_files_never_panic() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = small_file(folder.path());
-        let bytes = std::fs::read(&path).unwrap();
-        let mut random = Random(1);
-        let mut num_refused = 0;
-        for _ in 0..3_000 {
-            std::fs::write(&path, random.mutate(&bytes)).unwrap();
-            match open_safetensors(&path) {
-                Ok(file) => file.names().for_each(|name| drop(file.read_f32(name))),
-                Err(error) => {
-                    assert_eq!(error.exit_code(), 3, "{error}");
-                    num_refused += 1;
-                }
-            }
-        }
-        assert!(num_refused > 1_000, "the mutations must bite; refused {num_refused}");
     }
 }

@@ -1,4 +1,4 @@
-//! Writing safetensors files, one tensor in memory at a time. The layout: [`super::safetensors`].
+//! Safetensors files out: tensors whose values are fetched one at a time. Files in, and the layout: [`super::safetensors`].
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::atomic_write::replace_file;
+use super::file_system::Disk;
 use super::quantize::Precision;
 use super::safetensors::METADATA_KEY;
 use crate::error::{Error, Result};
@@ -41,6 +42,17 @@ impl<'a> TensorToWrite<'a> {
         self.shape.iter().product()
     }
 
+    /// The same tensor, whose values are shown to `check` before they are written.
+    pub fn checked(self, check: impl FnOnce(&str, &[f32]) -> Result<()> + 'a) -> Self {
+        let TensorToWrite { name, shape, values } = self;
+        let checked_name = name.clone();
+        let values = Box::new(move || {
+            let values = values()?;
+            check(&checked_name, &values).map(|()| values)
+        });
+        TensorToWrite { name, shape, values }
+    }
+
     /// Its name in the file.
     pub fn name(&self) -> &str {
         &self.name
@@ -51,10 +63,10 @@ impl<'a> TensorToWrite<'a> {
         &self.shape
     }
 
-    /// The tensor with its values.
+    /// Fetches the values.
     ///
     /// # Errors
-    /// What getting the values can say.
+    /// Of the device that they lie on.
     /// # Panics
     /// If they are not as many as the shape says: a bug of the caller.
     pub fn into_host(self) -> Result<HostTensor> {
@@ -71,16 +83,29 @@ impl From<HostTensor> for TensorToWrite<'_> {
     }
 }
 
-/// Writes tensors as F32: see [`write_safetensors_as`].
+/// Writes tensors as F32, sorted by name, so that equal content gives equal bytes. The file at `path` is replaced only
+/// once the new one is complete and on disk. See [`write_tensors`].
 ///
 /// # Errors
 /// [`Error::Disk`] if writing fails, and any error of a tensor's `values`.
 pub fn write_safetensors(path: &Path, tensors: Vec<TensorToWrite>, metadata: &BTreeMap<String, String>) -> Result<()> {
-    write_safetensors_as(path, tensors, metadata, Precision::F32)
+    replace_file(&Disk, path, |file| write_tensors(file, path, tensors, metadata))
 }
 
-/// Writes tensors in one of the format's types, sorted by name, so that equal content gives equal bytes. The file at
-/// `path` is replaced only once the new one is complete and on disk.
+/// The bytes of a safetensors file of F32 tensors: see [`write_tensors_as`].
+///
+/// # Errors
+/// As there.
+pub fn write_tensors(
+    file: &mut dyn Write,
+    path: &Path,
+    tensors: Vec<TensorToWrite>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    write_tensors_as(file, path, tensors, metadata, Precision::F32)
+}
+
+/// The bytes of a safetensors file, into whatever `file` is; errors call it `path`.
 ///
 /// `metadata` is written with `format: "pt"` added, which `transformers` insists on, unless it has a `format` of its
 /// own.
@@ -90,7 +115,8 @@ pub fn write_safetensors(path: &Path, tensors: Vec<TensorToWrite>, metadata: &BT
 /// `values`.
 /// # Panics
 /// If two tensors have one name, a tensor's values do not fit its shape, or `precision` is Q8_0: bugs of the caller.
-pub fn write_safetensors_as(
+pub fn write_tensors_as(
+    file: &mut dyn Write,
     path: &Path,
     mut tensors: Vec<TensorToWrite>,
     metadata: &BTreeMap<String, String>,
@@ -98,18 +124,16 @@ pub fn write_safetensors_as(
 ) -> Result<()> {
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     let header = header_bytes(&tensors, metadata, precision);
-    replace_file(path, |file| {
-        let prefix = (header.len() as u64).to_le_bytes();
-        file.write_all(&prefix).and_then(|()| file.write_all(&header)).map_err(Error::writing("write", path))?;
-        for tensor in tensors {
-            let tensor = tensor.into_host()?;
-            if precision != Precision::F32 {
-                precision.check(&tensor.name, &tensor.values)?;
-            }
-            precision.write(file, &tensor.values).map_err(Error::writing("write", path))?;
+    let prefix = (header.len() as u64).to_le_bytes();
+    file.write_all(&prefix).and_then(|()| file.write_all(&header)).map_err(Error::writing("write", path))?;
+    for tensor in tensors {
+        let tensor = tensor.into_host()?;
+        if precision != Precision::F32 {
+            precision.check(&tensor.name, &tensor.values)?;
         }
-        Ok(())
-    })
+        precision.write(file, &tensor.values).map_err(Error::writing("write", path))?;
+    }
+    Ok(())
 }
 
 fn header_bytes(tensors: &[TensorToWrite], metadata: &BTreeMap<String, String>, precision: Precision) -> Vec<u8> {
@@ -141,7 +165,9 @@ mod tests {
         let path = folder.path().join("half.safetensors");
         let tensor = HostTensor { name: "t".into(), shape: vec![2], values: vec![1.0, 1.0 + 2f32.powi(-10)] };
         for (precision, second) in [(Precision::F16, 1.0 + 2f32.powi(-10)), (Precision::BF16, 1.0)] {
-            write_safetensors_as(&path, vec![tensor.clone().into()], &BTreeMap::new(), precision).unwrap();
+            let mut file = std::fs::File::create(&path).unwrap();
+            let tensors = vec![tensor.clone().into()];
+            write_tensors_as(&mut file, &path, tensors, &BTreeMap::new(), precision).unwrap();
             let file = open_safetensors(&path).unwrap();
             assert_eq!((file.num_bytes("t"), file.read_f32("t").unwrap()), (4, vec![1.0, second]), "{precision:?}");
         }

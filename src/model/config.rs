@@ -40,6 +40,11 @@ pub struct ModelConfig {
     pub initializer_range: f64,
 }
 
+/// Limits that no real model comes near, and within which [`ModelConfig::num_parameters`] cannot overflow.
+const MAX_WIDTH: usize = 1 << 24;
+const MAX_LAYERS: usize = 1 << 12;
+const MAX_COUNT: usize = 0x7fff_ffff;
+
 /// How rotary frequencies are stretched for contexts longer than in pre-training.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
@@ -67,20 +72,20 @@ impl ModelConfig {
     pub fn from_json(config: &Value, generation_config: Option<&Value>, path: &Path) -> Result<Self> {
         let fields = Fields { config, path };
         let architecture = fields.architecture()?;
-        let hidden_size = fields.size("hidden_size")?;
-        let num_attention_heads = fields.size("num_attention_heads")?;
-        let num_hidden_layers = fields.size("num_hidden_layers")?;
+        let hidden_size = fields.size("hidden_size", MAX_WIDTH)?;
+        let num_attention_heads = fields.size("num_attention_heads", MAX_WIDTH)?;
+        let num_hidden_layers = fields.size("num_hidden_layers", MAX_LAYERS)?;
         let attention_bias = fields.flag("attention_bias")?;
-        let max_position_embeddings = fields.size("max_position_embeddings")?;
+        let max_position_embeddings = fields.size("max_position_embeddings", MAX_COUNT)?;
         let rope = Rope::read(&fields, max_position_embeddings)?;
         let result = ModelConfig {
-            vocab_size: fields.size("vocab_size")?,
+            vocab_size: fields.size("vocab_size", MAX_COUNT)?,
             hidden_size,
-            intermediate_size: fields.size("intermediate_size")?,
+            intermediate_size: fields.size("intermediate_size", MAX_WIDTH)?,
             num_hidden_layers,
             num_attention_heads,
-            num_key_value_heads: fields.optional_size("num_key_value_heads")?.unwrap_or(num_attention_heads),
-            head_dim: fields.optional_size("head_dim")?.unwrap_or(hidden_size / num_attention_heads),
+            num_key_value_heads: fields.optional_size("num_key_value_heads", MAX_WIDTH)?.unwrap_or(num_attention_heads),
+            head_dim: fields.optional_size("head_dim", MAX_WIDTH)?.unwrap_or(hidden_size / num_attention_heads),
             rms_norm_eps: fields.number("rms_norm_eps", 1e-6)?,
             max_position_embeddings,
             tie_word_embeddings: fields.flag("tie_word_embeddings")?,
@@ -89,7 +94,7 @@ impl ModelConfig {
             mlp_bias: fields.flag("mlp_bias")?,
             rope_theta: rope.theta,
             rope_scaling: rope.scaling,
-            eos_token_ids: end_tokens(config, generation_config),
+            eos_token_ids: end_tokens(&fields, generation_config)?,
             initializer_range: fields.number("initializer_range", 0.02)?,
         };
         result.check(&fields)?;
@@ -132,16 +137,22 @@ impl ModelConfig {
                 format!("{} query heads cannot share {} key heads", self.num_attention_heads, self.num_key_value_heads),
             ));
         }
-        if !self.head_dim.is_multiple_of(2) {
-            return Err(fields.error("head_dim", format!("{} is odd; rotary embedding needs pairs", self.head_dim)));
+        if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
+            let message = format!("{} is not possible; rotary embedding needs pairs", self.head_dim);
+            return Err(fields.error("head_dim", message));
         }
-        if let RopeScaling::Factors(factors) = &self.rope_scaling
-            && factors.len() != self.head_dim / 2
-        {
-            return Err(fields.error(
-                "rope_scaling.factors",
-                format!("expected {} factors, got {}", self.head_dim / 2, factors.len()),
-            ));
+        if self.query_size() > MAX_WIDTH {
+            let message = format!("{} heads of {} are too wide", self.num_attention_heads, self.head_dim);
+            return Err(fields.error("num_attention_heads", message));
+        }
+        if let RopeScaling::Factors(factors) = &self.rope_scaling {
+            if factors.len() != self.head_dim / 2 {
+                let message = format!("expected {} factors, got {}", self.head_dim / 2, factors.len());
+                return Err(fields.error("rope_scaling.factors", message));
+            }
+            if let Some(bad) = factors.iter().find(|factor| !(factor.is_finite() && **factor > 0.0)) {
+                return Err(fields.error("rope_scaling.factors", format!("{bad} is not possible; expected above 0")));
+            }
         }
         let activation = fields.config.get("hidden_act").and_then(Value::as_str).unwrap_or("silu");
         if activation != "silu" {
@@ -187,27 +198,26 @@ impl Fields<'_> {
         }
     }
 
-    fn optional_size(&self, field: &str) -> Result<Option<usize>> {
+    fn optional_size(&self, field: &str, most: usize) -> Result<Option<usize>> {
         match self.config.get(field) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => match value.as_u64() {
-                // Wide enough for any real model, narrow enough that products of two sizes cannot overflow.
-                Some(size @ 1..=0x7fff_ffff) => Ok(Some(size as usize)),
-                _ => Err(self.error(field, format!("expected a positive whole number, got {value}"))),
+            Some(value) => match value.as_u64().and_then(|size| usize::try_from(size).ok()) {
+                Some(size) if (1..=most).contains(&size) => Ok(Some(size)),
+                _ => Err(self.error(field, format!("expected a whole number from 1 to {most}, got {}", shown(value)))),
             },
         }
     }
 
-    fn size(&self, field: &str) -> Result<usize> {
-        self.optional_size(field)?.ok_or_else(|| self.error(field, "is missing"))
+    fn size(&self, field: &str, most: usize) -> Result<usize> {
+        self.optional_size(field, most)?.ok_or_else(|| self.error(field, "is missing"))
     }
 
     fn flag(&self, field: &str) -> Result<bool> {
         match self.config.get(field) {
             None | Some(Value::Null) => Ok(false),
-            Some(value) => {
-                value.as_bool().ok_or_else(|| self.error(field, format!("expected true or false, got {value}")))
-            }
+            Some(value) => value
+                .as_bool()
+                .ok_or_else(|| self.error(field, format!("expected true or false, got {}", shown(value)))),
         }
     }
 
@@ -216,7 +226,7 @@ impl Fields<'_> {
             None | Some(Value::Null) => Ok(default),
             Some(value) => match value.as_f64() {
                 Some(number) if number.is_finite() && number > 0.0 => Ok(number),
-                _ => Err(self.error(field, format!("expected a positive number, got {value}"))),
+                _ => Err(self.error(field, format!("expected a positive number, got {}", shown(value)))),
             },
         }
     }
@@ -270,18 +280,33 @@ impl Rope {
 }
 
 /// `eos_token_id` may be one number or a list; the generation config usually knows more of them.
-fn end_tokens(config: &Value, generation_config: Option<&Value>) -> Vec<u32> {
+fn end_tokens(fields: &Fields<'_>, generation_config: Option<&Value>) -> Result<Vec<u32>> {
+    let field = "eos_token_id";
     let mut ids = Vec::new();
-    for source in [generation_config, Some(config)].into_iter().flatten() {
-        match source.get("eos_token_id") {
-            Some(Value::Array(list)) => ids.extend(list.iter().filter_map(Value::as_u64).map(|id| id as u32)),
-            Some(value) => ids.extend(value.as_u64().map(|id| id as u32)),
-            None => {}
+    for source in [generation_config, Some(fields.config)].into_iter().flatten() {
+        let listed = match source.get(field) {
+            None | Some(Value::Null) => &[][..],
+            Some(Value::Array(list)) => list,
+            Some(one) => std::slice::from_ref(one),
+        };
+        for value in listed {
+            let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+            ids.push(id.ok_or_else(|| fields.error(field, format!("expected a token id, got {}", shown(value))))?);
         }
     }
     ids.sort_unstable();
     ids.dedup();
-    ids
+    Ok(ids)
+}
+
+/// A value as an error shows it: short, whatever the file holds.
+fn shown(value: &Value) -> String {
+    const MAX_CHARS: usize = 60;
+    let text = value.to_string();
+    match text.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{}..", &text[..end]),
+        None => text,
+    }
 }
 
 #[cfg(test)]
@@ -329,6 +354,12 @@ mod tests {
             (json!({"hidden_size": -8}), "hidden_size"),
             (json!({"vocab_size": null}), "vocab_size"),
             (json!({"head_dim": 5}), "head_dim"),
+            (json!({"num_attention_heads": 16, "num_key_value_heads": 1}), "head_dim"), // 8 / 16 is 0
+            (json!({"head_dim": 16_777_216}), "num_attention_heads"),
+            (json!({"num_hidden_layers": 4097}), "from 1 to 4096, got 4097"),
+            (json!({"eos_token_id": 4_294_967_298_u64}), "eos_token_id"), // 2 in 32 bits
+            (json!({"eos_token_id": ["</s>"]}), "eos_token_id"),
+            (json!({"rope_scaling": {"rope_type": "factors", "factors": [1.0, 0.0]}}), "rope_scaling.factors"),
         ] {
             let error = with(changes).unwrap_err();
             assert_eq!(error.exit_code(), 3);
@@ -340,6 +371,7 @@ mod tests {
     fn end_tokens_come_from_both_files_once() {
         let config = json!({"eos_token_id": 2});
         let generation_config = json!({"eos_token_id": [7, 2]});
-        assert_eq!(end_tokens(&config, Some(&generation_config)), [2, 7]);
+        let fields = Fields { config: &config, path: Path::new("model") };
+        assert_eq!(end_tokens(&fields, Some(&generation_config)).unwrap(), [2, 7]);
     }
 }

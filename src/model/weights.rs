@@ -146,6 +146,11 @@ pub fn trained_tensors_to_write(model: &CausalLm) -> Vec<TensorToWrite<'static>>
     collect(model, |path, is_trained| is_trained.then(|| path.name()))
 }
 
+/// Every parameter as it is in memory, adapters apart, by parameter path: what tells one policy from another.
+pub fn all_tensors(model: &CausalLm) -> Vec<TensorToWrite<'static>> {
+    collect(model, |path, _| Some(path.name()))
+}
+
 /// Trainable numbers, adapters included.
 pub fn num_trained_parameters(model: &CausalLm) -> usize {
     trained_tensors_to_write(model).iter().map(TensorToWrite::num_values).sum()

@@ -1,12 +1,29 @@
 //! Talk on stderr: lines, and progress bars that become plain lines where stderr is not a terminal.
 
+use std::borrow::Cow;
 use std::io::IsTerminal;
+use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Plain progress lines come at most this often.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Writes to stderr. Nobody may be listening any more (a closed terminal, a full disk): that must not end a night's run.
+pub fn talk(text: &str) {
+    // `eprint!` panics then, and yet it is what to use: test runners keep what it prints to themselves.
+    let _ = catch_unwind(|| eprint!("{}", printable(text)));
+}
+
+/// Names out of strangers' files stand in messages: what a terminal would obey is shown as an escape.
+fn printable(text: &str) -> Cow<'_, str> {
+    let is_obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(is_obeyed) {
+        return text.into();
+    }
+    text.chars().map(|c| if is_obeyed(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
 
 /// Where messages go.
 #[derive(Debug, Clone, Copy)]
@@ -22,12 +39,12 @@ impl Console {
 
     /// One line.
     pub fn say(&self, text: impl AsRef<str>) {
-        eprintln!("{}", text.as_ref());
+        talk(&format!("{}\n", text.as_ref()));
     }
 
     /// One line that should not be missed.
     pub fn warn(&self, text: impl AsRef<str>) {
-        eprintln!("warning: {}", text.as_ref());
+        talk(&format!("warning: {}\n", text.as_ref()));
     }
 
     /// A bar over `total` units of work.
@@ -101,11 +118,8 @@ impl Bar {
         {
             *last = Instant::now();
             let (done, total) = self.unit.describe(*done, self.total);
-            eprintln!(
-                "{:>14} {done} of {total} after {:.0} s {note}",
-                self.label,
-                self.started.elapsed().as_secs_f64()
-            );
+            let seconds = self.started.elapsed().as_secs_f64();
+            talk(&format!("{:>14} {done} of {total} after {seconds:.0} s {note}\n", self.label));
         }
     }
 }
@@ -131,6 +145,17 @@ impl Drop for Bar {
             Shown::Lines { done, .. } => *done,
         };
         let (done, total) = self.unit.describe(done, self.total);
-        eprintln!("{:>14} {done} of {total} in {seconds:.1} s", self.label);
+        talk(&format!("{:>14} {done} of {total} in {seconds:.1} s\n", self.label));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown_as_an_escape() {
+        assert_eq!(printable("tensor `a`\n\tis é"), "tensor `a`\n\tis é");
+        assert_eq!(printable("\u{1b}[2J\r\u{9b}1m\u{7}"), r"\u{1b}[2J\r\u{9b}1m\u{7}");
     }
 }

@@ -1,27 +1,37 @@
 //! Checkpoints: everything that `gsil resume` continues from, written as one set.
 //!
-//! A set is written under a temporary name and renamed when complete; then `latest` is replaced. The trained parameters and
-//! the optimizer's moments are f32 as they are in memory, so a resumed run computes the same bits on a CPU.
+//! ```text
+//! .NAME.tmp/  each file written and synced -> MANIFEST -> folder synced -> renamed to NAME/ -> parent synced
+//! latest      replaced
+//! NAME/       read back; only then are older sets removed
+//! ```
+//! The trained parameters and the optimizer's moments are f32 as they are in memory, so a resumed run computes the same bits
+//! on a CPU. Which sets are kept: [`super::retention`].
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use burn::tensor::TensorData;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::manifest::{self, SetWriter};
 use super::optimizer::Optimizer;
+use super::retention::{self, Keep};
 use super::run_dir::RunDir;
 use crate::error::{Error, Result};
-use crate::formats::atomic_write::{replace_file, sync_folder};
-use crate::formats::safetensors::{HostTensor, open_safetensors, write_safetensors};
+use crate::formats::atomic_write::{create_folder, remove, sync_folder};
+use crate::formats::safetensors::{HostTensor, TensorToWrite, open_safetensors, write_tensors};
 use crate::model::{CausalLm, weights};
 
-/// The layout of a checkpoint folder; a newer one is refused.
-const VERSION: u32 = 1;
-/// How many checkpoints are kept.
-const KEEP_LAST: usize = 3;
+/// The layout of a checkpoint folder; a newer one is refused. 1: no `MANIFEST`. 2: with one.
+const VERSION: u32 = 2;
+pub(super) const FOLDER: &str = "checkpoints";
+const STATE: &str = "state.json";
+const PARAMETERS: &str = "parameters.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
 
 /// A part of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,8 +58,23 @@ impl std::fmt::Display for Stage {
     }
 }
 
+impl Stage {
+    /// The order in which a run passes its stages.
+    fn rank(self) -> (usize, usize) {
+        match self {
+            Stage::Sft => (0, 0),
+            Stage::Iteration(iteration) => (1, iteration),
+            Stage::ContinuedSft => (2, 0),
+            Stage::Done => (3, 0),
+        }
+    }
+}
+
+/// Updates in the whole run, rank of the stage, updates in the stage.
+type Order = (usize, (usize, usize), usize);
+
 /// Where a run stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Progress {
     pub version: u32,
@@ -58,110 +83,256 @@ pub struct Progress {
     pub stage_steps: usize,
     /// Updates done in the whole run.
     pub total_steps: usize,
+    /// The hash of the iteration's reference, once its responses and log-probs are there: see [`super::binding`].
+    #[serde(default)]
+    pub reference: Option<String>,
+    /// Mean log-prob per token (nats) that these parameters give to the held-out demonstrations, if they were evaluated.
+    #[serde(default)]
+    pub held_out_log_prob: Option<f64>,
 }
 
 impl Progress {
     /// The start of a stage.
     pub fn at(stage: Stage, total_steps: usize) -> Self {
-        Progress { version: VERSION, stage, stage_steps: 0, total_steps }
+        Progress { version: VERSION, stage, stage_steps: 0, total_steps, reference: None, held_out_log_prob: None }
+    }
+
+    /// After one more update.
+    pub fn next(self) -> Self {
+        let (stage_steps, total_steps) = (self.stage_steps + 1, self.total_steps + 1);
+        Progress { version: VERSION, stage_steps, total_steps, held_out_log_prob: None, ..self }
+    }
+
+    /// The larger, the further the run has come.
+    pub(super) fn order(&self) -> Order {
+        (self.total_steps, self.stage.rank(), self.stage_steps)
+    }
+
+    /// Version 1 knew no hashes of references.
+    pub fn is_version_1(&self) -> bool {
+        self.version == 1
+    }
+
+    fn name(&self) -> String {
+        format!("step-{:06}-{}", self.total_steps, self.stage.to_string().replace(' ', "-"))
     }
 }
 
-/// Writes a checkpoint and makes it the latest. Older ones beyond the newest three are removed afterwards.
+/// A checkpoint on disk.
+#[derive(Debug, Clone)]
+pub struct Saved {
+    pub progress: Progress,
+    pub folder: PathBuf,
+}
+
+/// Writes a checkpoint, makes it the latest, reads it back, and removes those that `keep` does not want.
 ///
 /// # Errors
-/// [`Error::Disk`], [`Error::Device`]. The previous checkpoint is then intact.
-pub fn save(run_dir: &RunDir, progress: &Progress, model: &CausalLm, optimizer: Option<&Optimizer>) -> Result<()> {
-    let folder = run_dir.join("checkpoints");
-    fs::create_dir_all(&folder).map_err(Error::writing("create", &folder))?;
-    let name = format!("step-{:06}-{}", progress.total_steps, progress.stage.to_string().replace(' ', "-"));
-    let target = folder.join(&name);
-    remove_leftovers(&folder)?;
+/// [`Error::Training`] for a number that is not finite, [`Error::Disk`], [`Error::DiskFull`], [`Error::Device`]. The previous
+/// checkpoint is then intact.
+pub fn save(
+    run_dir: &RunDir,
+    progress: &Progress,
+    model: &CausalLm,
+    optimizer: Option<&Optimizer>,
+    keep: Keep,
+) -> Result<()> {
+    let files = run_dir.files();
+    let folder = run_dir.create_folder(FOLDER)?;
+    let name = progress.name();
+    let (target, old) = (folder.join(&name), folder.join(moved_aside(&name)));
+    for leftover in run_dir.list(FOLDER, |name| is_name(name) && name.ends_with(".tmp"))? {
+        remove(files, &folder.join(leftover))?;
+    }
     let temporary = folder.join(format!(".{name}.tmp"));
-    if let Err(error) = write_set(&temporary, progress, model, optimizer) {
+    if let Err(error) = write_set(run_dir, &temporary, progress, model, optimizer) {
         // The first error is the one to report; a leftover is removed at the next save.
-        let _ = remove(&temporary);
-        return Err(error);
+        let _ = remove(files, &temporary);
+        return Err(run_dir.with_space(error, num_bytes(model, optimizer)));
     }
     if target.exists() {
         // The same moment of the run, saved again: the old set stays readable until the new one is in place.
-        let old = folder.join(format!(".{name}.old"));
-        fs::rename(&target, &old).map_err(Error::writing("move aside", &target))?;
+        remove(files, if manifest::verify(&target).is_ok() { &old } else { &target })?;
+        if target.exists() {
+            files.rename(&target, &old).map_err(Error::writing("move aside", &target))?;
+        }
     }
-    fs::rename(&temporary, &target).map_err(Error::writing("put in place", &target))?;
-    sync_folder(&folder)?;
+    files.rename(&temporary, &target).map_err(Error::writing("put in place", &target))?;
+    sync_folder(files, &folder)?;
     run_dir.write("latest", &name)?;
-    remove_leftovers(&folder)?;
-    remove_old(&folder, &name)
+    manifest::verify(&target).map_err(|error| not_read_back(&target, &error))?;
+    remove(files, &old)?;
+    retention::remove_unwanted(run_dir, progress, keep)
 }
 
-fn write_set(temporary: &Path, progress: &Progress, model: &CausalLm, optimizer: Option<&Optimizer>) -> Result<()> {
-    fs::create_dir(temporary).map_err(Error::writing("create", temporary))?;
-    let no_metadata = BTreeMap::new();
-    write_safetensors(
-        &temporary.join("parameters.safetensors"),
-        weights::trained_tensors_to_write(model),
-        &no_metadata,
-    )?;
+fn not_read_back(target: &Path, error: &Error) -> Error {
+    let source = io::Error::other(format!("it does not read back as it was written: {error}"));
+    Error::writing("save", target)(source)
+}
+
+fn write_set(
+    run_dir: &RunDir,
+    temporary: &Path,
+    progress: &Progress,
+    model: &CausalLm,
+    optimizer: Option<&Optimizer>,
+) -> Result<()> {
+    create_folder(run_dir.files(), temporary)?;
+    let mut set = SetWriter::new(run_dir.files(), temporary);
+    let mut write = |name: &str, tensors: Vec<TensorToWrite>| {
+        let tensors = tensors.into_iter().map(|tensor| tensor.checked(check_finite)).collect();
+        set.write(name, |file, path| write_tensors(file, path, tensors, &BTreeMap::new()))
+    };
+    write(PARAMETERS, weights::trained_tensors_to_write(model))?;
     if let Some(optimizer) = optimizer {
-        let tensors = optimizer.to_host()?.into_iter().map(Into::into).collect();
-        write_safetensors(&temporary.join("optimizer.safetensors"), tensors, &no_metadata)?;
+        write(OPTIMIZER, optimizer.to_host()?.into_iter().map(Into::into).collect())?;
     }
-    let state = temporary.join("state.json");
-    replace_file(&state, |file| {
-        serde_json::to_writer(file, progress).map_err(std::io::Error::from).map_err(Error::writing("write", &state))
-    })
+    set.write(STATE, |file, path| {
+        serde_json::to_writer(file, progress).map_err(io::Error::from).map_err(Error::writing("write", path))
+    })?;
+    set.finish()
 }
 
-/// Where the run stands, from its latest checkpoint. None if it has none yet.
+/// The last gate before the disk: the update after the last finite loss may have ruined a weight.
 ///
 /// # Errors
-/// [`Error::Input`] if the checkpoint does not read or is of a newer version.
-pub fn load_progress(run_dir: &RunDir) -> Result<Option<(Progress, PathBuf)>> {
-    let latest = run_dir.join("latest");
-    let name = match fs::read_to_string(&latest) {
-        Ok(name) => name,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::reading(&latest)(error)),
-    };
-    let mut folder = run_dir.join("checkpoints").join(name.trim());
-    if !folder.exists() {
-        // A crash between the two renames of a repeated save: the old set still has its hidden name.
-        folder = run_dir.join("checkpoints").join(format!(".{}.old", name.trim()));
+/// [`Error::Training`] that names the tensor.
+pub(super) fn check_finite(name: &str, values: &[f32]) -> Result<()> {
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(i) => Err(Error::training(format!("`{name}` is not finite any more: value {i} is {}", values[i]))
+            .with_hint("lower train.lr or objective.scale; nothing was saved, the last checkpoint is intact")),
     }
-    Ok(Some((read_state(&folder)?, folder)))
 }
 
-fn read_state(folder: &Path) -> Result<Progress> {
-    let state = folder.join("state.json");
-    let text = fs::read_to_string(&state).map_err(Error::reading(&state))?;
-    let progress: Progress = serde_json::from_str(&text).map_err(|e| Error::input(&state, e.to_string()))?;
-    if progress.version > VERSION {
-        return Err(Error::input(
-            &state,
-            format!("version {} is newer than this program's {VERSION}", progress.version),
-        )
-        .with_hint("resume with the gsil that wrote it, or a newer one"));
+/// The size of a checkpoint, a little more than the values alone.
+pub fn num_bytes(model: &CausalLm, optimizer: Option<&Optimizer>) -> u64 {
+    const BESIDES: u64 = 64 << 10; // names and shapes, state, manifest
+    let trained = weights::num_trained_parameters(model);
+    4 * trained as u64 * (1 + optimizer.map_or(0, Optimizer::num_averages)) + BESIDES
+}
+
+/// The newest checkpoint that is whole; None if the run has none yet. What stands in its way is told to `warn`.
+///
+/// # Errors
+/// [`Error::Input`] if there are checkpoints and none is whole, or if one is of a newer version.
+pub fn load_newest(run_dir: &RunDir, warn: &dyn Fn(String)) -> Result<Option<Saved>> {
+    run_dir.list(FOLDER, is_name)?.iter().try_for_each(|name| refuse_newer(&run_dir.join(FOLDER).join(name)))?;
+    let mut first_problem = None;
+    for found in all(run_dir)?.into_iter().rev() {
+        match found.and_then(|saved| check(&saved).map(|()| saved)) {
+            Ok(saved) => {
+                if first_problem.is_some() {
+                    warn(format!("falling back to an older checkpoint, {}", saved.folder.display()));
+                }
+                return Ok(Some(saved));
+            }
+            Err(problem) => {
+                warn(format!("a checkpoint is damaged: {problem}"));
+                first_problem.get_or_insert(problem);
+            }
+        }
     }
-    Ok(progress)
+    first_problem.map_or(Ok(None), |problem| {
+        Err(problem.with_hint("no checkpoint of this run is whole; restore one from a backup, or start a new run"))
+    })
 }
 
 /// The file of the parameters that a run's aligned model was made of. With `compares_sft` the last stage trained another
 /// model, and the checkpoint before it is the one.
 ///
 /// # Errors
-/// [`Error::Input`] if the run did not come so far, or that checkpoint is gone.
+/// [`Error::Input`] if the run did not come so far, or that checkpoint is gone or damaged.
 pub fn aligned_parameters(run_dir: &RunDir, compares_sft: bool) -> Result<PathBuf> {
-    let folder = run_dir.join("checkpoints");
     let stage = if compares_sft { Stage::ContinuedSft } else { Stage::Done };
-    for (_, path) in list(&folder, |name| !name.starts_with('.'))? {
-        let progress = read_state(&path)?;
-        if progress.stage == stage && progress.stage_steps == 0 {
-            return Ok(path.join("parameters.safetensors"));
+    let is_aligned = |saved: &Saved| saved.progress.stage == stage && saved.progress.stage_steps == 0;
+    let Some(saved) = all(run_dir)?.into_iter().flatten().find(is_aligned) else {
+        let hint = "finish the run with `gsil resume`; where it is finished, `--format hf` exports the merged model";
+        let message = "no checkpoint is that of the aligned model";
+        return Err(Error::input(run_dir.join(FOLDER), message).with_hint(hint));
+    };
+    check(&saved)?;
+    Ok(saved.folder.join(PARAMETERS))
+}
+
+/// Every checkpoint, the oldest first. One whose state does not read stands where its name says.
+pub(super) fn all(run_dir: &RunDir) -> Result<Vec<Result<Saved>>> {
+    let names = run_dir.list(FOLDER, |name| is_name(name) && !name.ends_with(".tmp"))?;
+    let mut found: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let saved = read_state(&run_dir.join(FOLDER).join(name));
+            let order = saved.as_ref().map_or_else(|_| steps_in_name(name), |saved| saved.progress.order());
+            // Of two sets of one moment the one with its final name is the newer.
+            ((order, !name.starts_with('.')), saved)
+        })
+        .collect();
+    found.sort_by_key(|(order, _)| *order);
+    Ok(found.into_iter().map(|(_, saved)| saved).collect())
+}
+
+/// The place in the order of a set of which nothing but the name is known.
+fn steps_in_name(name: &str) -> Order {
+    let steps = name.split('-').nth(1).and_then(|steps| steps.parse().ok());
+    (steps.unwrap_or(0), (usize::MAX, 0), 0)
+}
+
+/// True for what this module puts into the folder of checkpoints.
+pub(super) fn is_name(name: &str) -> bool {
+    name.trim_start_matches('.').starts_with("step-")
+}
+
+/// The name of a set that is about to be replaced.
+fn moved_aside(name: &str) -> String {
+    format!(".{name}.old")
+}
+
+fn refuse_newer(folder: &Path) -> Result<()> {
+    let path = folder.join(STATE);
+    let state: Value = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    match state["version"].as_u64() {
+        Some(version) if version > u64::from(VERSION) => {
+            Err(Error::input(&path, format!("version {version} is newer than this program's {VERSION}"))
+                .with_hint("resume with the gsil that wrote it, or a newer one"))
         }
+        _ => Ok(()),
     }
-    let hint = "finish the run with `gsil resume`; where it is finished, `--format hf` exports the merged model";
-    Err(Error::input(&folder, "no checkpoint is that of the aligned model").with_hint(hint))
+}
+
+fn read_state(folder: &Path) -> Result<Saved> {
+    let path = folder.join(STATE);
+    let text = fs::read_to_string(&path).map_err(Error::reading(&path))?;
+    let progress = serde_json::from_str(&text).map_err(|error| Error::input(&path, error.to_string()))?;
+    Ok(Saved { progress, folder: folder.to_owned() })
+}
+
+/// Version 1 has no manifest: its files are opened to see whether they are whole.
+fn check(saved: &Saved) -> Result<()> {
+    if !saved.progress.is_version_1() {
+        return manifest::verify(&saved.folder);
+    }
+    let optimizer = saved.folder.join(OPTIMIZER);
+    open_safetensors(&saved.folder.join(PARAMETERS))?;
+    if optimizer.exists() { open_safetensors(&optimizer).map(drop) } else { Ok(()) }
+}
+
+impl Saved {
+    /// Puts the trained parameters into the model.
+    ///
+    /// # Errors
+    /// As [`load_parameters`].
+    pub fn load_parameters(&self, model: CausalLm) -> Result<CausalLm> {
+        load_parameters(&self.folder.join(PARAMETERS), model)
+    }
+
+    /// Puts the moments into the optimizer.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the file does not read or is of another optimizer.
+    pub fn load_optimizer(&self, optimizer: &mut Optimizer, model: &CausalLm) -> Result<()> {
+        let tensors = read_tensors(&self.folder.join(OPTIMIZER))?;
+        optimizer.load_host(self.progress.stage_steps as u64, tensors, &model.device())
+    }
 }
 
 /// Puts a file's parameters into the model.
@@ -185,15 +356,6 @@ pub fn load_parameters(path: &Path, model: CausalLm) -> Result<CausalLm> {
     Ok(model)
 }
 
-/// Puts a checkpoint's moments into the optimizer.
-///
-/// # Errors
-/// [`Error::Input`] if the file does not read or is of another optimizer.
-pub fn load_optimizer(folder: &Path, num_updates: usize, optimizer: &mut Optimizer, model: &CausalLm) -> Result<()> {
-    let tensors = read_tensors(&folder.join("optimizer.safetensors"))?;
-    optimizer.load_host(num_updates as u64, tensors, &model.device())
-}
-
 fn read_tensors(path: &Path) -> Result<Vec<HostTensor>> {
     let file = open_safetensors(path)?;
     let read = |name: &str| {
@@ -201,36 +363,4 @@ fn read_tensors(path: &Path) -> Result<Vec<HostTensor>> {
         Ok(HostTensor { name: name.to_owned(), shape, values: file.read_f32(name)? })
     };
     file.names().map(read).collect()
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::writing("remove", path)(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Everything in the folder whose name fits, with the time of its writing.
-fn list(folder: &Path, fits: impl Fn(&str) -> bool) -> Result<Vec<(SystemTime, PathBuf)>> {
-    let entries = fs::read_dir(folder).map_err(Error::writing("list", folder))?;
-    Ok(entries
-        .filter_map(|entry| entry.ok())
-        .filter(|entry| fits(&entry.file_name().to_string_lossy()))
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect())
-}
-
-/// Removes what an interrupted save left behind: hidden names, unless one of them is all that is left of a checkpoint.
-fn remove_leftovers(folder: &Path) -> Result<()> {
-    let replaced = |name: &str| name.strip_prefix('.').and_then(|n| n.strip_suffix(".old")).map(|n| folder.join(n));
-    let is_leftover = |name: &str| name.ends_with(".tmp") || replaced(name).is_some_and(|target| target.exists());
-    list(folder, |name| name.starts_with('.') && is_leftover(name))?.iter().try_for_each(|(_, path)| remove(path))
-}
-
-/// Keeps the newest checkpoints by time of writing; `newest` is never touched.
-fn remove_old(folder: &Path, newest: &str) -> Result<()> {
-    let mut others = list(folder, |name| name != newest && !name.starts_with('.'))?;
-    others.sort();
-    let num_old = others.len().saturating_sub(KEEP_LAST - 1);
-    others[..num_old].iter().try_for_each(|(_, path)| remove(path))
 }

@@ -1,4 +1,4 @@
-//! How long a run will take, from the speed of this model on this device.
+//! How long a run will take, from the speed of this model on this device; and how much room its folder takes.
 //!
 //! Two things are timed: a forward pass over a few demonstrations, and a few steps of decoding. A training step counts as
 //! three forward passes (four with activation checkpointing); responses are taken to be as long as demonstrations. Rough on purpose:
@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use burn::module::Module;
 
+use super::checkpoint;
+use super::optimizer::Optimizer;
 use crate::config::{RunConfig, TrainConfig};
 use crate::data::batch::Sequence;
 use crate::data::examples::Example;
@@ -61,6 +63,16 @@ pub fn estimate_seconds(
     let answers = if config.evaluation.sampled { 2.0 } else { 1.0 };
     let evaluation = num_held_out as f64 * sequence_tokens * forward + answers * answered * response_tokens * decode;
     Ok(seconds + evaluations as f64 * evaluation)
+}
+
+/// What a run keeps at once: its checkpoints with one more while it is written, the start where it is needed again, the
+/// model.
+pub fn bytes_of_a_run(config: &RunConfig, model: &CausalLm) -> u64 {
+    let optimizer = Optimizer::new(&config.train);
+    let checkpoint = checkpoint::num_bytes(model, Some(&optimizer));
+    let start = if config.continued_sft_lr.is_some() { checkpoint::num_bytes(model, None) } else { 0 };
+    let num_checkpoints = (config.keep_last + config.keep_best + 1) as u64;
+    num_checkpoints * checkpoint + start + 4 * model.config().num_parameters() as u64
 }
 
 fn seconds_per_forward_token(

@@ -97,8 +97,7 @@ impl Run {
             let lr = learning_rate(fit.config, step, num_steps);
             let (updated, metrics) = updater.update(model, &mut optimizer, &batch, lr)?;
             model = updated;
-            progress.stage_steps += 1;
-            progress.total_steps += 1;
+            progress = progress.next();
             bar.note(&format!("loss {:.3}  {:.0} tokens/s", metrics.loss, metrics.tokens_per_s));
             bar.advance(1);
             self.log(&progress, epoch, metrics)?;
@@ -106,7 +105,8 @@ impl Run {
             let is_last = progress.stage_steps == num_steps;
             if is_last || signal.is_some() || progress.stage_steps.is_multiple_of(self.config.save_every) {
                 self.check_finite(&model, batch[0])?;
-                checkpoint::save(&self.dir, &progress, &model, (!is_last).then_some(&optimizer))?;
+                self.dir.sync_lines(METRICS_FILE)?;
+                checkpoint::save(&self.dir, &progress, &model, (!is_last).then_some(&optimizer), self.keep())?;
             }
             if let Some(signal) = signal {
                 return Err(Error::Stopped { signal });
@@ -128,8 +128,8 @@ impl Run {
 
     fn optimizer(&self, config: &TrainConfig, progress: &Progress, model: &CausalLm) -> Result<Optimizer> {
         let mut optimizer = Optimizer::new(config);
-        if let (1.., Some((_, folder))) = (progress.stage_steps, &self.resumed) {
-            checkpoint::load_optimizer(folder, progress.stage_steps, &mut optimizer, model)?;
+        if let (1.., Some(saved)) = (progress.stage_steps, &self.resumed) {
+            saved.load_optimizer(&mut optimizer, model)?;
         }
         Ok(optimizer)
     }

@@ -45,10 +45,11 @@ impl PairValues {
         }
     }
 
-    /// No loss or log-ratio is NaN or infinite.
-    pub fn is_finite(&self) -> bool {
+    /// The places, in the order of adding, of the pairs whose loss or log-ratio is NaN or infinite.
+    pub fn not_finite(&self) -> Vec<usize> {
+        let is_finite = |values: &[f64], i: usize| values.get(i).is_none_or(|value| value.is_finite());
         let all = [&self.loss, &self.log_ratio_demonstration, &self.log_ratio_self_generated];
-        all.into_iter().flatten().all(|value| value.is_finite())
+        (0..self.loss.len()).filter(|i| !all.iter().all(|values| is_finite(values, *i))).collect()
     }
 }
 

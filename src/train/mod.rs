@@ -12,13 +12,20 @@
 //! names the stage and the updates done in it, so a stopped run continues from there. Next: [`fit`], [`step`].
 
 pub mod backward;
+pub mod binding;
+pub mod changes;
 pub mod checkpoint;
+pub mod collapse;
+pub mod environment;
 pub mod estimate;
 pub mod fit;
 pub mod gradients;
+pub mod json_lines;
+pub mod manifest;
 pub mod metrics;
 pub mod optimizer;
 pub mod pairs;
+pub mod retention;
 pub mod run_dir;
 pub mod schedule;
 pub mod self_generation;
@@ -27,6 +34,7 @@ pub mod signals;
 pub mod step;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,14 +42,18 @@ use crate::config::{ObjectiveConfig, ObjectiveName, TrainConfig};
 use crate::data::examples::Example;
 use crate::error::Result;
 use crate::eval::{self, Evaluation, ReferenceRow};
-use crate::formats::hf_folder::write_model_folder;
-use crate::formats::safetensors::write_safetensors;
+use crate::formats::atomic_write::replace_file;
+use crate::formats::file_system::Disk;
+use crate::formats::hf_folder::ModelFolder;
+use crate::formats::quantize::Precision;
+use crate::formats::safetensors::write_tensors;
 use crate::model::{CausalLm, weights};
 use crate::objective::Objective;
-use checkpoint::{Progress, Stage};
+use binding::{Binding, policy_hash};
+use checkpoint::{Progress, Stage, check_finite};
 use fit::Fit;
 use pairs::Pair;
-use run_dir::{RunDir, read_lines};
+use run_dir::RunDir;
 use setup::Run;
 
 /// The aligned model's folder inside the run folder.
@@ -49,6 +61,8 @@ pub const MODEL_FOLDER: &str = "model";
 /// The policy before iteration 0, kept where it is needed again.
 const START_FILE: &str = "start.safetensors";
 const HELD_OUT_FILE: &str = "held_out.jsonl";
+/// What [`Run::remember_start`] writes.
+const START_FILES: [&str; 2] = [START_FILE, HELD_OUT_FILE];
 /// A line for each stage: its held-out figures.
 pub const EVALUATIONS_FILE: &str = "evaluations.jsonl";
 
@@ -66,9 +80,9 @@ pub struct EvaluationRow {
 /// # Errors
 /// [`Error::Input`] if the folder holds no run or does not read, [`Error::Locked`].
 pub fn results_if_finished(path: &Path) -> Result<Option<Vec<EvaluationRow>>> {
-    let dir = RunDir::open(path)?;
-    match checkpoint::load_progress(&dir)? {
-        Some((progress, _)) if progress.stage == Stage::Done => read_lines(&dir.join(EVALUATIONS_FILE)).map(Some),
+    let dir = RunDir::open(Arc::new(Disk), path)?;
+    match checkpoint::load_newest(&dir, &|_| {})? {
+        Some(saved) if saved.progress.stage == Stage::Done => dir.read_lines(EVALUATIONS_FILE).map(Some),
         _ => Ok(None),
     }
 }
@@ -82,8 +96,8 @@ impl Run {
     pub fn train(mut self, mut model: CausalLm) -> Result<Vec<EvaluationRow>> {
         let mut progress = self.progress();
         if self.resumed.is_none() {
-            self.evaluate("start", 0, &model, None)?;
-            checkpoint::save(&self.dir, &progress, &model, None)?;
+            progress.held_out_log_prob = Some(self.evaluate("start", 0, &model, None)?);
+            checkpoint::save(&self.dir, &progress, &model, None, self.keep())?;
         }
         while progress.stage != Stage::Done {
             self.console.say(format!("\n{}", self.describe(progress.stage)));
@@ -93,9 +107,9 @@ impl Run {
                 Stage::ContinuedSft => self.continued_sft(model, progress)?,
                 Stage::Done => break,
             };
-            checkpoint::save(&self.dir, &progress, &model, None)?;
+            checkpoint::save(&self.dir, &progress, &model, None, self.keep())?;
         }
-        read_lines(&self.dir.join(EVALUATIONS_FILE))
+        self.dir.read_lines(EVALUATIONS_FILE)
     }
 
     /// The order of stages.
@@ -121,7 +135,7 @@ impl Run {
     }
 
     fn progress(&self) -> Progress {
-        self.resumed.as_ref().map_or_else(|| Progress::at(self.first_stage(), 0), |(progress, _)| *progress)
+        self.resumed.as_ref().map_or_else(|| Progress::at(self.first_stage(), 0), |saved| saved.progress.clone())
     }
 
     fn supervised_stage(&mut self, model: CausalLm, progress: Progress) -> Result<(CausalLm, Progress)> {
@@ -131,12 +145,13 @@ impl Run {
     }
 
     /// One round of GSIL.
-    fn iteration(&mut self, iteration: usize, model: CausalLm, progress: Progress) -> Result<(CausalLm, Progress)> {
+    fn iteration(&mut self, iteration: usize, model: CausalLm, mut progress: Progress) -> Result<(CausalLm, Progress)> {
         if iteration == 0 && progress.stage_steps == 0 {
             self.remember_start(&model)?;
         }
         let objective = Objective::new(&self.config.objective);
         let pairs = if objective.needs_self_generated() {
+            self.bind(iteration, &model, &mut progress)?;
             let responses = self.self_generate(iteration, &model, progress.stage_steps)?;
             let log_probs = self.score_demonstrations(iteration, &model, progress.stage_steps)?;
             self.pair_up(iteration, &responses, &log_probs)?
@@ -147,6 +162,22 @@ impl Run {
         let fit = Fit { pairs: &pairs, objective: &objective, config: &config, num_steps: None };
         let (model, progress) = self.fit(model, &fit, progress)?;
         self.finish(model, progress)
+    }
+
+    /// Stored responses and log-probs are used only if they are of this iteration's reference.
+    fn bind(&self, iteration: usize, model: &CausalLm, progress: &mut Progress) -> Result<()> {
+        let policy = match (&progress.reference, progress.stage_steps) {
+            (Some(reference), _) => reference.clone(),
+            (None, 0) => policy_hash(model)?,
+            (None, _) => return Ok(()), // begun by a version that bound nothing
+        };
+        let began_in_version_1 =
+            |progress: &Progress| progress.is_version_1() && progress.stage == Stage::Iteration(iteration);
+        let is_version_1 = self.resumed.as_ref().is_some_and(|saved| began_in_version_1(&saved.progress));
+        let binding = Binding::new(policy.clone(), &self.examples, &self.config, &self.device_name);
+        binding.check(&self.dir, &iteration_folder(iteration), is_version_1)?;
+        progress.reference = Some(policy);
+        Ok(())
     }
 
     /// The yardstick: plain supervised updates from the start of iteration 0, as many as GSIL made.
@@ -196,12 +227,12 @@ impl Run {
             Stage::Sft => None,
             _ => self.held_out_reference()?,
         };
-        self.evaluate(&progress.stage.to_string(), progress.total_steps, &model, reference)?;
+        let log_prob = self.evaluate(&progress.stage.to_string(), progress.total_steps, &model, reference)?;
         let next = self.next_stage(progress.stage);
         if progress.stage != Stage::ContinuedSft && !matches!(next, Stage::Iteration(_)) {
             self.export(&model)?;
         }
-        Ok((model, Progress::at(next, progress.total_steps)))
+        Ok((model, Progress { held_out_log_prob: Some(log_prob), ..Progress::at(next, progress.total_steps) }))
     }
 
     /// Keeps what is needed of the policy before iteration 0: its view of the held-out rows and, where training returns to
@@ -209,7 +240,9 @@ impl Run {
     fn remember_start(&mut self, model: &CausalLm) -> Result<()> {
         if self.config.continued_sft_lr.is_some() {
             let tensors = weights::trained_tensors_to_write(model);
-            write_safetensors(&self.dir.join(START_FILE), tensors, &Default::default())?;
+            let path = self.dir.join(START_FILE);
+            replace_file(self.dir.files(), &path, |file| write_tensors(file, &path, tensors, &Default::default()))
+                .map_err(|error| self.dir.with_space(error, checkpoint::num_bytes(model, None)))?;
         }
         let held_out = &self.held_out;
         let path = self.dir.join(HELD_OUT_FILE);
@@ -218,22 +251,23 @@ impl Run {
         }
         let answered = &held_out.examples[..held_out.settings.generate_rows.min(held_out.examples.len())];
         let rows = eval::reference_rows(model, answered, &held_out.settings, &self.console, &|| self.stop.check())?;
-        let lines: Result<Vec<String>> = rows.iter().map(setup::json_line).collect();
+        let lines: Result<Vec<String>> = rows.iter().map(json_lines::json_line).collect();
         self.dir.write(HELD_OUT_FILE, &lines?.concat())
     }
 
     fn held_out_reference(&self) -> Result<Option<Vec<ReferenceRow>>> {
-        let rows: Vec<ReferenceRow> = read_lines(&self.dir.join(HELD_OUT_FILE))?;
+        let rows: Vec<ReferenceRow> = self.dir.read_lines(HELD_OUT_FILE)?;
         Ok((!rows.is_empty()).then_some(rows))
     }
 
+    /// The held-out demonstrations' log-prob per token, nats; all figures go to the log.
     fn evaluate(
         &self,
         stage: &str,
         total_steps: usize,
         model: &CausalLm,
         reference: Option<Vec<ReferenceRow>>,
-    ) -> Result<()> {
+    ) -> Result<f64> {
         let held_out = &self.held_out;
         let evaluation = eval::evaluate(
             model,
@@ -245,19 +279,26 @@ impl Run {
             &|| self.stop.check(),
         )?;
         self.dir.keep_lines(EVALUATIONS_FILE, |row| row["stage"] != stage)?; // of a stage that a crash cut off here
-        self.dir.append(EVALUATIONS_FILE, &EvaluationRow { stage: stage.to_owned(), total_steps, evaluation })
+        let log_prob = evaluation.demonstration_log_prob_per_token;
+        self.dir.append(EVALUATIONS_FILE, &EvaluationRow { stage: stage.to_owned(), total_steps, evaluation })?;
+        self.dir.sync_lines(EVALUATIONS_FILE)?;
+        Ok(log_prob)
     }
 
     /// Writes the aligned model as a Hugging Face folder, adapters merged.
     fn export(&self, model: &CausalLm) -> Result<()> {
         let folder = self.dir.join(MODEL_FOLDER);
-        write_model_folder(
-            &folder,
-            &self.files.config,
-            self.files.generation_config.as_ref(),
-            self.files.tokenizer.as_ref(),
-            weights::tensors_to_write(model),
-        )?;
+        let beside_weights = ModelFolder {
+            config: &self.files.config,
+            generation_config: self.files.generation_config.as_ref(),
+            tokenizer: self.files.tokenizer.as_ref(),
+            model_card: None,
+            precision: Precision::F32,
+        };
+        let tensors = weights::tensors_to_write(model).into_iter().map(|tensor| tensor.checked(check_finite)).collect();
+        beside_weights
+            .write(self.dir.files(), &folder, tensors)
+            .map_err(|error| self.dir.with_space(error, 4 * model.config().num_parameters() as u64))?;
         self.console.say(format!("aligned model: {}", folder.display()));
         Ok(())
     }
@@ -274,4 +315,9 @@ impl Run {
             Stage::Done => "Done.".to_owned(),
         }
     }
+}
+
+/// Where an iteration's responses and log-probs lie in the run folder.
+pub fn iteration_folder(iteration: usize) -> String {
+    format!("iteration-{iteration:03}")
 }

@@ -61,7 +61,7 @@ pub fn micro_batches<'a, 'p>(
 }
 
 /// What became of the self-generated responses: logged and shown, because silence here is how such runs go wrong.
-#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct SelfGeneratedCounts {
     pub responses: usize,
     /// Token for token the demonstration: no signal left.

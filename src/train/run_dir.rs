@@ -7,27 +7,38 @@
 //! evaluations.jsonl         a line for each stage: its held-out figures
 //! task/                     the built-in word problems: model and data
 //! held_out.jsonl            the start policy's responses to held-out prompts
-//! iteration-000/            self_generated.jsonl  demonstrations.jsonl (reference log-probs)
-//! checkpoints/step-000120/  parameters.safetensors  optimizer.safetensors  state.json
-//! latest                    the name of the newest checkpoint
+//! iteration-000/            self_generated.jsonl  demonstrations.jsonl (reference log-probs)  binding.json
+//! checkpoints/step-000120-iteration-0/   parameters.safetensors  optimizer.safetensors  state.json  MANIFEST
+//! latest                    the name of the newest checkpoint, for people
 //! model/                    the aligned model
 //! ```
+//!
+//! Everything is written through a [`FileSystem`]. Files of lines: [`super::json_lines`].
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::json_lines;
 use crate::error::{Error, Result};
-use crate::formats::atomic_write::replace_file;
+use crate::formats::atomic_write::{create_folder, folder_of, remove, replace_file};
+use crate::formats::file_system::FileSystem;
+
+const CONFIG_FILE: &str = "config.ron";
+const LOCK_FILE: &str = ".lock";
+/// About what a line or a folder takes.
+const SMALL_BYTES: u64 = 4096;
 
 /// A run folder that this process alone may write to, as long as the value lives.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
+    files: Arc<dyn FileSystem>,
     /// [`RunDir::create`] made the folder itself.
     is_new: bool,
     _lock: File,
@@ -38,11 +49,11 @@ impl RunDir {
     ///
     /// # Errors
     /// [`Error::Usage`] if it holds a run already, [`Error::Locked`], [`Error::Disk`].
-    pub fn create(path: &Path) -> Result<Self> {
+    pub fn create(files: Arc<dyn FileSystem>, path: &Path) -> Result<Self> {
         Self::check_free(path)?;
         let is_new = !path.exists();
-        fs::create_dir_all(path).map_err(Error::writing("create", path))?;
-        Self::lock(path, is_new)
+        create_folder(&*files, path).map_err(|error| with_space(&*files, folder_of(path), error, SMALL_BYTES))?;
+        Self::lock(files, path, is_new)
     }
 
     /// Removes the folder again if this program made it, for a run that could not begin. In a folder that was there before
@@ -50,7 +61,7 @@ impl RunDir {
     pub fn abandon(self) {
         if self.is_new {
             // The reason for giving up is the error to report; what is left over is only untidy.
-            let _ = fs::remove_dir_all(&self.path);
+            let _ = self.files.remove(&self.path);
         }
     }
 
@@ -59,40 +70,47 @@ impl RunDir {
     /// # Errors
     /// As said.
     pub fn check_free(path: &Path) -> Result<()> {
-        match path.join("config.ron").exists() {
+        match path.join(CONFIG_FILE).exists() {
             true => Err(Error::usage(format!("{} already holds a run", path.display()))
                 .with_hint(format!("continue it with `gsil resume {}`, or choose another --output", path.display()))),
             false => Ok(()),
         }
     }
 
-    /// Opens the folder of a run that was stopped.
+    /// Opens the folder of a run that was stopped, and removes what a crash left half-written in it.
     ///
     /// # Errors
     /// [`Error::Input`] if there is no run, [`Error::Locked`], [`Error::Disk`].
-    pub fn open(path: &Path) -> Result<Self> {
-        if !path.join("config.ron").exists() {
+    pub fn open(files: Arc<dyn FileSystem>, path: &Path) -> Result<Self> {
+        if !path.join(CONFIG_FILE).exists() {
             return Err(Error::input(path, "holds no run (no config.ron)").with_hint("start one with `gsil train`"));
         }
-        Self::lock(path, false)
+        let dir = Self::lock(files, path, false)?;
+        let is_leftover = |name: &str| name.starts_with('.') && (name.contains(".tmp-") || name.contains(".old-"));
+        dir.list("", is_leftover)?.iter().try_for_each(|name| remove(&*dir.files, &dir.join(name)))?;
+        Ok(dir)
     }
 
-    fn lock(path: &Path, is_new: bool) -> Result<Self> {
-        let lock_path = path.join(".lock");
+    /// The lock is the system's and ends with the process, however that ends. The file says who holds it.
+    fn lock(files: Arc<dyn FileSystem>, path: &Path, is_new: bool) -> Result<Self> {
+        let lock_path = path.join(LOCK_FILE);
         let mut lock = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&lock_path)
             .map_err(Error::writing("open", &lock_path))?;
-        if lock.try_lock().is_err() {
-            let holder = fs::read_to_string(&lock_path).unwrap_or_default();
-            let message = format!("another process works here ({})", holder.lines().last().unwrap_or("unknown"));
-            return Err(Error::Locked { path: path.to_owned(), message });
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let holder = fs::read_to_string(&lock_path).unwrap_or_default();
+                let message = format!("another process works here ({})", holder.lines().last().unwrap_or("unknown"));
+                return Err(Error::Locked { path: path.to_owned(), message });
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::writing("lock", &lock_path)(error)),
         }
-        // Who holds it, for the message above. The lock itself is the system's and ends with the process.
-        let who = format!("process {}\n", std::process::id());
+        let who = format!("process {} on {}\n", std::process::id(), host_name());
         lock.set_len(0).and_then(|()| lock.write_all(who.as_bytes())).map_err(Error::writing("write", &lock_path))?;
-        Ok(RunDir { path: path.to_owned(), is_new, _lock: lock })
+        Ok(RunDir { path: path.to_owned(), files, is_new, _lock: lock })
     }
 
     /// The folder.
@@ -100,19 +118,51 @@ impl RunDir {
         &self.path
     }
 
+    /// What the folder is written through.
+    pub fn files(&self) -> &dyn FileSystem {
+        &*self.files
+    }
+
     /// A path inside it.
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.path.join(name)
     }
 
-    /// The folder of one iteration, made if need be.
+    /// The names in a folder inside it that `fits` wants, sorted; none if there is no such folder.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it cannot be read.
+    pub fn list(&self, folder: &str, fits: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+        let folder = self.join(folder);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::reading(&folder)(error)),
+        };
+        let names: std::io::Result<Vec<String>> =
+            entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect();
+        let mut names = names.map_err(Error::reading(&folder))?;
+        names.retain(|name| fits(name));
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Makes a folder inside it, if need be.
     ///
     /// # Errors
     /// [`Error::Disk`].
-    pub fn iteration(&self, iteration: usize) -> Result<PathBuf> {
-        let path = self.join(format!("iteration-{iteration:03}"));
-        fs::create_dir_all(&path).map_err(Error::writing("create", &path))?;
+    pub fn create_folder(&self, name: &str) -> Result<PathBuf> {
+        let path = self.join(name);
+        create_folder(self.files(), &path).map_err(|error| self.with_space(error, SMALL_BYTES))?;
         Ok(path)
+    }
+
+    /// Removes something inside it, if it is there.
+    ///
+    /// # Errors
+    /// [`Error::Disk`].
+    pub fn remove(&self, name: &str) -> Result<()> {
+        remove(self.files(), &self.join(name))
     }
 
     /// Writes a small file whole or not at all.
@@ -121,144 +171,113 @@ impl RunDir {
     /// [`Error::Disk`].
     pub fn write(&self, name: &str, text: &str) -> Result<()> {
         let path = self.join(name);
-        replace_file(&path, |file| file.write_all(text.as_bytes()).map_err(Error::writing("write", &path)))
+        replace_file(self.files(), &path, |file| {
+            file.write_all(text.as_bytes()).map_err(Error::writing("write", &path))
+        })
+        .map_err(|error| self.with_space(error, text.len() as u64))
     }
 
-    /// Appends one JSON line.
+    /// Reads the lines of a file: see [`json_lines::read_lines`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_lines<T: DeserializeOwned>(&self, name: &str) -> Result<Vec<T>> {
+        json_lines::read_lines(self.files(), &self.join(name))
+    }
+
+    /// Appends one JSON line; a power cut may lose it until [`Self::sync_lines`].
     ///
     /// # Errors
     /// [`Error::Disk`].
     pub fn append(&self, name: &str, row: &impl Serialize) -> Result<()> {
-        append_line(&self.join(name), row)
+        json_lines::append_line(self.files(), &self.join(name), row)
+            .map_err(|error| self.with_space(error, SMALL_BYTES))
     }
 
-    /// Removes the lines that `keep` does not want from a file of JSON lines: what they tell of is about to be done again,
-    /// and told again.
+    /// Makes appended lines durable.
     ///
     /// # Errors
-    /// As [`read_lines`], and [`Error::Disk`].
+    /// [`Error::Disk`].
+    pub fn sync_lines(&self, name: &str) -> Result<()> {
+        json_lines::sync_lines(self.files(), &self.join(name)).map_err(|error| self.with_space(error, SMALL_BYTES))
+    }
+
+    /// Removes lines: see [`json_lines::keep_lines`].
+    ///
+    /// # Errors
+    /// As there.
     pub fn keep_lines(&self, name: &str, keep: impl Fn(&Value) -> bool) -> Result<()> {
-        let path = self.join(name);
-        let lines = whole_lines(&path)?;
-        let mut kept = String::new();
-        for (i, line) in lines.iter().enumerate() {
-            if keep(&parse_line(&path, i, line)?) {
-                kept += line; // as it was written: parsing and printing may change a number's last digit
+        json_lines::keep_lines(self.files(), &self.join(name), keep)
+            .map_err(|error| self.with_space(error, SMALL_BYTES))
+    }
+
+    /// [`Error::DiskFull`] if fewer than `needed_bytes` are free.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn check_space(&self, needed_bytes: u64) -> Result<()> {
+        match self.files.free_bytes(&self.path) {
+            Some(free_bytes) if free_bytes < needed_bytes => {
+                Err(Error::DiskFull { path: self.path.clone(), needed_bytes, free_bytes: Some(free_bytes) })
             }
+            _ => Ok(()),
         }
-        let num_bytes: usize = lines.iter().map(String::len).sum();
-        if kept.len() < num_bytes { self.write(name, &kept) } else { Ok(()) }
+    }
+
+    /// Says how much was needed and how much is free, if an error says that the disk is full.
+    pub fn with_space(&self, error: Error, needed_bytes: u64) -> Error {
+        with_space(self.files(), &self.path, error, needed_bytes)
     }
 }
 
-/// Appends one JSON line to a file that may not exist yet.
-///
-/// # Errors
-/// [`Error::Disk`].
-pub fn append_line(path: &Path, row: &impl Serialize) -> Result<()> {
-    let line = serde_json::to_string(row).map_err(std::io::Error::from).map_err(Error::writing("encode", path))?;
-    let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(Error::writing("open", path))?;
-    file.write_all(format!("{line}\n").as_bytes()).map_err(Error::writing("write", path))
-}
-
-/// Reads the JSON lines of a file that this program appends to; an absent file has none. A last line that was torn by a
-/// crash is cut off the file, so that the next append starts on a line of its own.
-///
-/// # Errors
-/// [`Error::Input`] for any other line that does not read.
-pub fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    whole_lines(path)?.iter().enumerate().map(|(i, line)| parse_line(path, i, line)).collect()
-}
-
-fn parse_line<T: DeserializeOwned>(path: &Path, index: usize, line: &str) -> Result<T> {
-    serde_json::from_str(line).map_err(|e| Error::input(path, e.to_string()).at(format!("line {}", index + 1)))
-}
-
-/// The lines with their line ends; see [`read_lines`] for absent files and torn lines.
-fn whole_lines(path: &Path) -> Result<Vec<String>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::reading(path)(error)),
-    };
-    let mut reader = BufReader::new(file);
-    let (mut lines, mut good_bytes) = (Vec::new(), 0);
-    loop {
-        let mut bytes = Vec::new();
-        let num_bytes = reader.read_until(b'\n', &mut bytes).map_err(Error::reading(path))?;
-        if num_bytes == 0 {
-            return Ok(lines);
+fn with_space(files: &dyn FileSystem, folder: &Path, error: Error, needed_bytes: u64) -> Error {
+    match error {
+        Error::Disk { path, source, .. }
+            if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+        {
+            Error::DiskFull { path, needed_bytes, free_bytes: files.free_bytes(folder) }
         }
-        if bytes.last() != Some(&b'\n') {
-            let file = OpenOptions::new().write(true).open(path).map_err(Error::writing("open", path))?;
-            file.set_len(good_bytes).map_err(Error::writing("repair", path))?;
-            return Ok(lines);
-        }
-        good_bytes += num_bytes as u64;
-        let number = lines.len() + 1;
-        lines.push(
-            String::from_utf8(bytes).map_err(|_| Error::input(path, "is not UTF-8").at(format!("line {number}")))?,
-        );
+        other => other,
+    }
+}
+
+/// The name of this machine, as far as the system tells without asking for it.
+fn host_name() -> String {
+    let from_files =
+        ["/proc/sys/kernel/hostname", "/etc/hostname"].iter().find_map(|path| fs::read_to_string(path).ok());
+    let name = from_files.or_else(|| std::env::var("HOSTNAME").ok()).or_else(|| std::env::var("COMPUTERNAME").ok());
+    match name.as_deref().map(str::trim) {
+        Some(name) if !name.is_empty() => name.to_owned(),
+        _ => "this machine".to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::file_system::Disk;
+
+    fn create(path: &Path) -> Result<RunDir> {
+        RunDir::create(Arc::new(Disk), path)
+    }
 
     #[test]
     fn a_folder_is_locked_while_the_run_lives_and_free_afterwards() {
         let folder = tempfile::tempdir().unwrap();
-        let first = RunDir::create(folder.path()).unwrap();
-        let second = RunDir::create(folder.path()).unwrap_err();
+        let first = create(folder.path()).unwrap();
+        let second = create(folder.path()).unwrap_err();
         assert_eq!(second.exit_code(), 7);
-        assert!(second.to_string().contains(&format!("process {}", std::process::id())), "{second}");
+        assert!(second.to_string().contains(&format!("process {} on {}", std::process::id(), host_name())), "{second}");
         drop(first);
-        RunDir::create(folder.path()).unwrap();
+        create(folder.path()).unwrap();
     }
 
     #[test]
     fn a_folder_with_a_run_is_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
-        RunDir::create(folder.path()).unwrap().write("config.ron", "()").unwrap();
-        let error = RunDir::create(folder.path()).unwrap_err();
+        create(folder.path()).unwrap().write("config.ron", "()").unwrap();
+        let error = create(folder.path()).unwrap_err();
         assert!(error.hint().unwrap().contains("gsil resume"));
-        RunDir::open(folder.path()).unwrap();
-    }
-
-    #[test]
-    fn a_torn_last_line_is_dropped_and_the_next_line_is_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rows.jsonl");
-        fs::write(&path, "[1]\n[2]\n[3").unwrap();
-        assert_eq!(read_lines::<Vec<u8>>(&path).unwrap(), [[1], [2]]);
-        append_line(&path, &[4]).unwrap();
-        assert_eq!(read_lines::<Vec<u8>>(&path).unwrap(), [[1], [2], [4]]);
-    }
-
-    #[test]
-    fn a_line_torn_inside_a_character_is_dropped_too() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rows.jsonl");
-        fs::write(&path, b"[1]\n[\"\xc3").unwrap(); // the first of the two bytes of an accented letter
-        assert_eq!(read_lines::<Vec<u8>>(&path).unwrap(), [[1]]);
-    }
-
-    #[test]
-    fn kept_lines_keep_their_bytes() {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = RunDir::create(folder.path()).unwrap();
-        fs::write(dir.join("rows.jsonl"), "{\"step\": 1, \"loss\": 0.10}\n{\"step\":2}\n{\"st").unwrap();
-        dir.keep_lines("rows.jsonl", |row| row["step"] == 1).unwrap();
-        assert_eq!(fs::read_to_string(dir.join("rows.jsonl")).unwrap(), "{\"step\": 1, \"loss\": 0.10}\n");
-    }
-
-    #[test]
-    fn a_bad_line_in_the_middle_is_an_error_with_its_number() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rows.jsonl");
-        fs::write(&path, "[1]\nnonsense\n[3]\n").unwrap();
-        let error = read_lines::<Vec<u8>>(&path).unwrap_err();
-        assert!(error.to_string().contains("line 2"), "{error}");
+        RunDir::open(Arc::new(Disk), folder.path()).unwrap();
     }
 }

@@ -1,15 +1,14 @@
 //! The first half of an iteration: the reference answers every prompt and scores every demonstration. Both are written to
 //! the iteration's folder as they come, so that a stopped run goes on where it was.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
+use super::json_lines::json_line;
 use super::pairs::{Pair, SelfGeneratedCounts, make_pairs};
-use super::run_dir::{append_line, read_lines};
 use super::setup::Run;
+use super::{collapse, iteration_folder};
 use crate::config::{GenerationConfig, WeightFormat};
 use crate::data::batch::Sequence;
 use crate::data::examples::Example;
@@ -47,6 +46,13 @@ pub struct SelfGeneratedRow {
     pub response: Response,
 }
 
+/// One line of [`COUNTS_FILE`].
+#[derive(Debug, Serialize, Deserialize)]
+struct CountsRow {
+    iteration: usize,
+    counts: SelfGeneratedCounts,
+}
+
 /// Responses by the row of the data file and the number of the sample.
 type Found = BTreeMap<(usize, usize), Response>;
 
@@ -71,20 +77,21 @@ impl Run {
         reference: &CausalLm,
         stage_steps: usize,
     ) -> Result<Vec<Vec<Response>>> {
-        let path = self.dir.iteration(iteration)?.join(SELF_GENERATED_FILE);
+        let file = format!("{}/{SELF_GENERATED_FILE}", iteration_folder(iteration));
         let num_samples = self.num_samples();
-        let rows: Vec<SelfGeneratedRow> = read_lines(&path)?;
+        let rows: Vec<SelfGeneratedRow> = self.dir.read_lines(&file)?;
         let mut found: Found = rows.into_iter().map(|row| ((row.index, row.sample), row.response)).collect();
         let open = self.open_requests(iteration, reference, &found);
         if !open.is_empty() {
             if stage_steps > 0 {
-                return Err(Error::input(&path, "responses are missing")
+                return Err(Error::input(self.dir.join(&file), "responses are missing")
                     .with_hint("the reference that wrote them is gone; start a new run"));
             }
             match self.are_given() {
-                true => self.score_given(reference, &path, &mut found)?,
-                false => self.answer(reference, &open, &path, &mut found)?,
+                true => self.score_given(reference, &file, &mut found)?,
+                false => self.answer(reference, &open, &file, &mut found)?,
             }
+            self.dir.sync_lines(&file)?;
         }
         let mut of_example = |index| (0..num_samples).filter_map(|sample| found.remove(&(index, sample))).collect();
         let responses: Vec<Vec<Response>> = self.examples.iter().map(|example| of_example(example.index)).collect();
@@ -126,7 +133,7 @@ impl Run {
     }
 
     /// Rows of preference pairs bring their own second response: it is scored under the reference instead of generated.
-    fn score_given(&self, reference: &CausalLm, path: &Path, found: &mut Found) -> Result<()> {
+    fn score_given(&self, reference: &CausalLm, file: &str, found: &mut Found) -> Result<()> {
         let rejected = |example: &Example| example.self_generated_ids.clone().unwrap_or_default();
         let responses: Vec<Vec<u32>> = self.examples.iter().map(rejected).collect();
         let sequences: Vec<Sequence<'_>> = self
@@ -142,7 +149,7 @@ impl Run {
             let row =
                 SelfGeneratedRow { index: example.index, sample: 0, response_text, decoded_log_prob: None, response };
             if let Entry::Vacant(entry) = found.entry((row.index, 0)) {
-                append_line(path, &row)?;
+                self.dir.append(file, &row)?;
                 entry.insert(row.response);
             }
         }
@@ -159,7 +166,7 @@ impl Run {
     }
 
     /// Generates, and writes down each response that is not there yet.
-    fn answer(&self, reference: &CausalLm, open: &[OpenRequest], path: &Path, found: &mut Found) -> Result<()> {
+    fn answer(&self, reference: &CausalLm, open: &[OpenRequest], file: &str, found: &mut Found) -> Result<()> {
         let requests: Vec<Request> = open.iter().map(|open| open.request.clone()).collect();
         let mut bar = self.console.bar("generating", requests.len() as u64, Unit::Count("responses"));
         let (mut num_tokens, started) = (0, std::time::Instant::now());
@@ -185,7 +192,7 @@ impl Run {
                         drift += decoded_log_prob.map_or(0.0, |decoded| (decoded - response.log_prob()).abs());
                         num_scored += response.token_ids.len();
                         let row = SelfGeneratedRow { index, sample, response_text, decoded_log_prob, response };
-                        append_line(path, &row)?;
+                        self.dir.append(file, &row)?;
                         entry.insert(row.response);
                     }
                 }
@@ -217,13 +224,12 @@ impl Run {
         reference: &CausalLm,
         stage_steps: usize,
     ) -> Result<Vec<f64>> {
-        let folder = self.dir.iteration(iteration)?;
-        let path = folder.join(DEMONSTRATIONS_FILE);
-        if let Some(all) = self.written_log_probs(&path)? {
+        let file = format!("{}/{DEMONSTRATIONS_FILE}", iteration_folder(iteration));
+        if let Some(all) = self.written_log_probs(&file)? {
             return Ok(all);
         }
         let missing = || {
-            Error::input(&path, "reference log-probs are missing")
+            Error::input(self.dir.join(&file), "reference log-probs are missing")
                 .with_hint("the reference that gave them is gone; start a new run")
         };
         if stage_steps > 0 {
@@ -235,20 +241,26 @@ impl Run {
             .map(|example| Sequence { prompt_ids: &example.prompt_ids, response_ids: &example.demonstration_ids })
             .collect();
         let scores = self.score("demonstrations", reference, &sequences)?;
+        let odd = self.examples.iter().zip(&scores).filter(|(_, tokens)| !sum(tokens).is_finite());
+        let odd: Vec<usize> = odd.map(|(example, _)| example.index).collect();
+        if !odd.is_empty() {
+            return Err(Error::training(format!("the reference gives rows {odd:?} a log-prob that is not finite"))
+                .with_hint("the weights have diverged: go back to an earlier model or a lower train.lr"));
+        }
         let rows = self.examples.iter().zip(&scores);
         let lines: Result<Vec<String>> = rows
             .map(|(example, tokens)| DemonstrationRow { index: example.index, reference_log_prob: sum(tokens) })
-            .map(|row| super::setup::json_line(&row))
+            .map(|row| json_line(&row))
             .collect();
-        self.dir.write(&format!("iteration-{iteration:03}/{DEMONSTRATIONS_FILE}"), &lines?.concat())?;
+        self.dir.write(&file, &lines?.concat())?;
         // Read back, because JSON may change a double's last digit, and a resumed run has only what is written: sums of
         // floats often lie half-way between two floats, so that the last digit decides.
-        self.written_log_probs(&path)?.ok_or_else(missing)
+        self.written_log_probs(&file)?.ok_or_else(missing)
     }
 
     /// None if one is missing.
-    fn written_log_probs(&self, path: &Path) -> Result<Option<Vec<f64>>> {
-        let rows: Vec<DemonstrationRow> = read_lines(path)?;
+    fn written_log_probs(&self, file: &str) -> Result<Option<Vec<f64>>> {
+        let rows: Vec<DemonstrationRow> = self.dir.read_lines(file)?;
         let known: BTreeMap<usize, f64> = rows.iter().map(|row| (row.index, row.reference_log_prob)).collect();
         Ok(self.examples.iter().map(|example| known.get(&example.index).copied()).collect())
     }
@@ -263,9 +275,18 @@ impl Run {
         let unfinished = self.config.generation.unfinished;
         let (pairs, counts) =
             make_pairs(&self.examples, responses, demonstration_log_probs, unfinished, self.config.train.max_length);
-        self.dir.keep_lines(COUNTS_FILE, |row| row["iteration"] != iteration)?; // a resumed iteration counts again
-        self.dir.append(COUNTS_FILE, &serde_json::json!({"iteration": iteration, "counts": counts}))?;
+        self.dir.keep_lines(COUNTS_FILE, |row| row["iteration"].as_u64() < Some(iteration as u64))?; // counted again
+        let earlier: Vec<CountsRow> = self.dir.read_lines(COUNTS_FILE)?;
+        self.dir.append(COUNTS_FILE, &CountsRow { iteration, counts: counts.clone() })?;
+        self.dir.sync_lines(COUNTS_FILE)?;
         self.tell(&counts);
+        if !self.are_given() {
+            let demonstrations = collapse::of_demonstrations(&self.examples);
+            let before = earlier.last().map(|row| &row.counts);
+            collapse::check(&counts, before, &demonstrations, unfinished)?
+                .into_iter()
+                .for_each(|onset| self.console.warn(onset));
+        }
         Ok(pairs)
     }
 
@@ -277,12 +298,6 @@ impl Run {
              {unfinished} cut off, {empty} empty, {duplicated} duplicated, {too_long} longer than train.max_length; \
              {dropped} pairs left out"
         ));
-        if 2 * unfinished > *responses {
-            self.console.warn("more than half of the responses were cut off: raise generation.max_new_tokens");
-        }
-        if 2 * identical > *responses {
-            self.console.warn("more than half of the responses equal their demonstration: little is left to learn");
-        }
     }
 
     fn decoding(&self) -> Decoding {

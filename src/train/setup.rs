@@ -1,36 +1,37 @@
 //! Before the first step: everything is opened and checked, then the run folder is made, so that a mistake leaves nothing
 //! behind.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use burn::tensor::Device;
-use serde::Serialize;
 
-use super::checkpoint::{self, Progress};
-use super::estimate::estimate_seconds;
+use super::changes::{Changes, check_changes};
+use super::checkpoint::{self, Progress, Saved, Stage};
+use super::environment::{self, began_with, check_same_rows};
+use super::estimate::{bytes_of_a_run, estimate_seconds};
+use super::retention::Keep;
 use super::run_dir::RunDir;
 use super::signals::StopRequest;
-use crate::config::{RunConfig, TrainConfig, Unfinished, WordProblemsConfig};
-use crate::data::examples::{Example, prepare_examples};
-use crate::data::rows::read_rows;
+use crate::config::{RunConfig, Unfinished, WordProblemsConfig};
+use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::word_problems::{self, make_word_problems};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval;
 use crate::formats::ModelFiles;
-use crate::formats::hf_folder::write_model_folder;
+use crate::formats::file_system::{Disk, FileSystem};
+use crate::formats::hf_folder::ModelFolder;
+use crate::formats::quantize::Precision;
 use crate::model::{CausalLm, ModelConfig, weights};
 use crate::objective::Objective;
-use crate::policy::Policy;
+use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
 
 /// Batches are padded to a multiple of this many tokens where every new shape costs a compilation.
 const FEW_SHAPES_MULTIPLE: usize = 32;
 
-const ENVIRONMENT_FILE: &str = "env.json";
-/// The key of the rows' fingerprint in it.
-const FINGERPRINT: &str = "rows_fingerprint";
 /// Without held-out data so many training rows are scored before and after.
 const NUM_PROBE_ROWS: usize = 32;
 
@@ -48,7 +49,7 @@ pub struct Run {
     pub(super) held_out: HeldOut,
     pub(super) num_tokens_multiple: usize,
     /// The checkpoint that the run continues from.
-    pub(super) resumed: Option<(Progress, PathBuf)>,
+    pub(super) resumed: Option<Saved>,
 }
 
 /// The rows that every stage is judged on: held out if there are any, else the first rows of the training data.
@@ -56,12 +57,6 @@ pub struct Run {
 pub(super) struct HeldOut {
     pub examples: Vec<Example>,
     pub settings: eval::Settings,
-}
-
-/// `metrics.jsonl` and its kin: one JSON value and a line end.
-pub(super) fn json_line(row: &impl Serialize) -> Result<String> {
-    let line = serde_json::to_string(row).map_err(|error| Error::usage(format!("cannot encode a row: {error}")))?;
-    Ok(line + "\n")
 }
 
 /// What both a new and a resumed run open and check.
@@ -78,12 +73,25 @@ impl Run {
     ///
     /// # Errors
     /// Whatever is wrong with configuration, model, data or device; the run folder is then not made.
-    pub fn start(mut config: RunConfig, output: &Path, console: Console) -> Result<(Self, CausalLm)> {
+    pub fn start(config: RunConfig, output: &Path, console: Console) -> Result<(Self, CausalLm)> {
+        Self::start_on(Arc::new(Disk), config, output, console)
+    }
+
+    /// [`Self::start`] on another file system.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_on(
+        files: Arc<dyn FileSystem>,
+        mut config: RunConfig,
+        output: &Path,
+        console: Console,
+    ) -> Result<(Self, CausalLm)> {
         RunDir::check_free(output)?;
         let (dir, opened);
         if config.word_problems.is_some() {
             let device = device::open(device::resolve_name(&config.device))?;
-            dir = RunDir::create(output)?;
+            dir = RunDir::create(files, output)?;
             let made = make_task(&config, &dir, &device);
             match made.and_then(|()| Opened::open(&with_task_paths(&config, &dir), &console)) {
                 Ok(all) => opened = all,
@@ -97,34 +105,86 @@ impl Run {
                 *path = absolute(path); // so that the run can be resumed from anywhere
             }
             opened = Opened::open(&config, &console)?;
-            dir = RunDir::create(output)?;
+            dir = RunDir::create(files, output)?;
+        }
+        if let Err(error) = dir.check_space(bytes_of_a_run(&config, &opened.model)) {
+            dir.abandon();
+            return Err(error);
         }
         config.output = Some(dir.path().to_string_lossy().into_owned());
         let (run, model) = opened.into_run(config, dir, console, None)?;
-        run.dir.write(ENVIRONMENT_FILE, &(environment(&run.device_name, &run.examples).to_string() + "\n"))?;
+        run.write_environment()?;
         run.dir.write("config.ron", &run.config.to_ron()?)?;
         Ok((run, model))
     }
 
-    /// Prepares to continue the run in `path`.
+    /// Prepares to continue the run in `path`, with other settings if `changes` allows them.
     ///
     /// # Errors
-    /// As [`Self::start`]; and if the folder holds no run.
-    pub fn resume(path: &Path, console: Console) -> Result<(Self, CausalLm)> {
-        let dir = RunDir::open(path)?;
+    /// As [`Self::start`]; if the folder holds no run; and for settings that must not change in the middle of a run.
+    pub fn resume(path: &Path, changes: &Changes, console: Console) -> Result<(Self, CausalLm)> {
+        Self::resume_on(Arc::new(Disk), path, changes, console)
+    }
+
+    /// [`Self::resume`] on another file system.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resume_on(
+        files: Arc<dyn FileSystem>,
+        path: &Path,
+        changes: &Changes,
+        console: Console,
+    ) -> Result<(Self, CausalLm)> {
+        let dir = RunDir::open(files, path)?;
         let config_path = dir.join("config.ron");
         let text = std::fs::read_to_string(&config_path).map_err(Error::reading(&config_path))?;
-        let config = RunConfig::from_ron(&text, &config_path.to_string_lossy())?;
+        let mut config = RunConfig::from_ron(&text, &config_path.to_string_lossy())?;
+        let before = began_with(&dir)?.unwrap_or_else(|| config.clone());
+        changes.overrides.iter().try_for_each(|assignment| config.set(assignment))?;
         config.validate()?;
+        let is_changed = check_changes(&before, &config, changes.allow)?;
         let mut opened = Opened::open(&with_task_paths(&config, &dir), &console)?;
         check_same_rows(&dir, &opened.examples)?;
-        let resumed = checkpoint::load_progress(&dir)?;
-        Self::forget_updates_after(&dir, resumed.as_ref().map_or(0, |(progress, _)| progress.total_steps))?;
-        if let Some((progress, folder)) = &resumed {
-            opened.model = checkpoint::load_parameters(&folder.join("parameters.safetensors"), opened.model)?;
-            console.say(format!("continuing at {}, update {}", progress.stage, progress.stage_steps));
+        let resumed = checkpoint::load_newest(&dir, &|problem| console.warn(problem))?;
+        Self::forget_what_follows(&dir, resumed.as_ref().map(|saved| &saved.progress))?;
+        if let Some(saved) = &resumed {
+            opened.model = saved.load_parameters(opened.model)?;
+            console.say(format!("continuing at {}, update {}", saved.progress.stage, saved.progress.stage_steps));
         }
-        opened.into_run(config, dir, console, resumed)
+        let (run, model) = opened.into_run(config, dir, console, resumed)?;
+        if is_changed {
+            run.dir.write("config.ron", &run.config.to_ron()?)?;
+            run.write_environment()?;
+        }
+        Ok((run, model))
+    }
+
+    /// Removes what the run wrote after its checkpoint: it is made again.
+    fn forget_what_follows(dir: &RunDir, progress: Option<&Progress>) -> Result<()> {
+        Self::forget_updates_after(dir, progress.map_or(0, |progress| progress.total_steps))?;
+        let num_begun = match progress.map(|progress| progress.stage) {
+            None | Some(Stage::Sft) => 0,
+            Some(Stage::Iteration(iteration)) => iteration + 1,
+            Some(Stage::ContinuedSft | Stage::Done) => return Ok(()),
+        };
+        if num_begun == 0 {
+            super::START_FILES.iter().try_for_each(|name| dir.remove(name))?;
+        }
+        let is_later = |name: &str| {
+            let number = name.strip_prefix("iteration-").and_then(|number| number.parse::<usize>().ok());
+            number.is_some_and(|number| number >= num_begun)
+        };
+        dir.list("", is_later)?.iter().try_for_each(|name| dir.remove(name))
+    }
+
+    pub(super) fn keep(&self) -> Keep {
+        Keep::new(&self.config)
+    }
+
+    fn write_environment(&self) -> Result<()> {
+        let environment = environment::describe(&self.device_name, &self.examples, &self.config.to_ron()?);
+        self.dir.write(environment::FILE, &(environment.to_string() + "\n"))
     }
 
     /// The device that `auto` or the configuration stands for.
@@ -182,7 +242,11 @@ impl Opened {
         };
         let policy = Policy::open(Path::new(&needed(&config.model, "model")?))?;
         let data = needed(&config.data, "data")?;
-        let examples = read_examples(Path::new(&data), config.max_rows, &policy, &config.train, console)?;
+        let read = |path: &str, max_rows| {
+            let wanted = Wanted { max_rows, skip_bad_rows: config.skip_bad_rows };
+            policy.read_examples(Path::new(path), wanted, config.train.max_length, console)
+        };
+        let examples = read(&data, config.max_rows)?;
         if let Some(row) =
             examples.iter().find(|e| e.self_generated_ids.is_some() != examples[0].self_generated_ids.is_some())
         {
@@ -193,8 +257,7 @@ impl Opened {
         }
         let held_out = match &config.evaluation.data {
             Some(path) => {
-                let max_rows = Some(config.evaluation.max_rows);
-                let examples = read_examples(Path::new(path), max_rows, &policy, &config.train, console)?;
+                let examples = read(path, Some(config.evaluation.max_rows))?;
                 HeldOut { examples, settings: evaluation_settings(config, &policy, &device_name) }
             }
             None => {
@@ -224,7 +287,7 @@ impl Opened {
         config: RunConfig,
         dir: RunDir,
         console: Console,
-        resumed: Option<(Progress, PathBuf)>,
+        resumed: Option<Saved>,
     ) -> Result<(Run, CausalLm)> {
         let run = Run {
             num_tokens_multiple: num_tokens_multiple(&self.device_name),
@@ -243,27 +306,6 @@ impl Opened {
         run.say_header(&self.model)?;
         Ok((run, self.model))
     }
-}
-
-/// Rows that fit, as token ids; what is left out is counted and said.
-///
-/// # Errors
-/// As [`read_rows`] and [`prepare_examples`].
-pub fn read_examples(
-    path: &Path,
-    max_rows: Option<usize>,
-    policy: &Policy,
-    config: &TrainConfig,
-    console: &Console,
-) -> Result<Vec<Example>> {
-    let rows = read_rows(path, max_rows)?;
-    let max_length = config.max_length.min(policy.config.max_position_embeddings);
-    let (examples, dropped) =
-        prepare_examples(&rows, policy.tokenizer.as_ref(), policy.config.vocab_size, max_length, path)?;
-    if dropped.total() > 0 {
-        console.warn(format!("{}: {dropped}", path.display()));
-    }
-    Ok(examples)
 }
 
 /// See [`crate::data::batch::Batch::new`].
@@ -313,7 +355,7 @@ pub fn with_task_paths(config: &RunConfig, dir: &RunDir) -> RunConfig {
 fn make_task(config: &RunConfig, dir: &RunDir, device: &Device) -> Result<()> {
     let Some(task) = &config.word_problems else { return Ok(()) };
     let folder = dir.join("task");
-    std::fs::create_dir_all(&folder).map_err(Error::writing("create", &folder))?;
+    dir.create_folder("task")?;
     let problems = make_word_problems(config.seed, task.num_train, task.num_test, task.slip_probability);
     word_problems::write_rows(folder.join("train.jsonl"), &problems.train)?;
     word_problems::write_rows(folder.join("test.jsonl"), &problems.test)?;
@@ -324,53 +366,14 @@ fn make_task(config: &RunConfig, dir: &RunDir, device: &Device) -> Result<()> {
     let json = word_problems::model_config(vocab_size, hidden_size, num_layers, num_heads, intermediate_size);
     let model_config = ModelConfig::from_json(&json, None, &model_folder)?;
     let model = weights::initialize(&model_config, config.seed, device)?;
-    write_model_folder(&model_folder, &json, None, Some(&tokenizer), weights::tensors_to_write(&model))
-}
-
-/// Stored responses and log-probs belong to the prompts that they were made for.
-///
-/// # Errors
-/// [`Error::Input`] if `examples` are not those that the run in `dir` began with.
-pub fn check_same_rows(dir: &RunDir, examples: &[Example]) -> Result<()> {
-    let path = dir.join(ENVIRONMENT_FILE);
-    let text = std::fs::read_to_string(&path).map_err(Error::reading(&path))?;
-    let environment: serde_json::Value =
-        serde_json::from_str(&text).map_err(|error| Error::input(&path, error.to_string()))?;
-    match environment[FINGERPRINT].as_str() == Some(fingerprint(examples).as_str()) {
-        true => Ok(()),
-        false => Err(Error::input(dir.path(), "the prompts or demonstrations are not those that the run began with")
-            .with_hint(
-                "restore the data file; a chat template that names today's date changes prompts, too: start a new run",
-            )),
-    }
-}
-
-/// Tells whether two lists of examples are the same, token for token (FNV-1a, 64 bit: for accidents, not for attacks).
-fn fingerprint(examples: &[Example]) -> String {
-    let ids = examples.iter().flat_map(|e| {
-        let lens = [e.index as u32, e.prompt_ids.len() as u32, e.demonstration_ids.len() as u32];
-        lens.into_iter().chain(e.prompt_ids.iter().copied()).chain(e.demonstration_ids.iter().copied())
-    });
-    let hash = ids
-        .flat_map(u32::to_le_bytes)
-        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    format!("{hash:016x}")
-}
-
-/// What a figure depends on besides the configuration.
-fn environment(device_name: &str, examples: &[Example]) -> serde_json::Value {
-    let devices = device::list();
-    let description = devices.iter().find(|device| device.name.starts_with(device_name)).map(|d| d.description.clone());
-    serde_json::json!({
-        "gsil": env!("CARGO_PKG_VERSION"),
-        "burn": "0.22.1",
-        (FINGERPRINT): fingerprint(examples),
-        "device": device_name,
-        "device_description": description,
-        "operating_system": std::env::consts::OS,
-        "architecture": std::env::consts::ARCH,
-        "threads": std::thread::available_parallelism().map_or(1, usize::from),
-    })
+    let beside_weights = ModelFolder {
+        config: &json,
+        generation_config: None,
+        tokenizer: Some(&tokenizer),
+        model_card: None,
+        precision: Precision::F32,
+    };
+    beside_weights.write(dir.files(), &model_folder, weights::tensors_to_write(&model))
 }
 
 /// `134.5 million`.

@@ -1,7 +1,7 @@
 //! Ctrl-C and SIGTERM: the first asks for a stop after the work in hand, a second one ends the process at once.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -13,11 +13,15 @@ use crate::error::{Error, Result};
 pub struct StopRequest(Arc<AtomicUsize>);
 
 impl StopRequest {
-    /// Listens to the process's signals from now on.
+    /// Listens to the process's signals from now on. Signals are the process's: all callers share one request.
     ///
     /// # Errors
     /// [`Error::Usage`] if the system refuses.
     pub fn listen() -> Result<Self> {
+        static REQUEST: OnceLock<StopRequest> = OnceLock::new();
+        if let Some(request) = REQUEST.get() {
+            return Ok(request.clone());
+        }
         let request = StopRequest::default();
         for signal in [SIGINT, SIGTERM] {
             let seen_before = Arc::new(AtomicBool::new(false));
@@ -26,7 +30,7 @@ impl StopRequest {
                 .and_then(|_| flag::register_usize(signal, Arc::clone(&request.0), signal as usize))
                 .map_err(|error| Error::usage(format!("cannot listen to signals: {error}")))?;
         }
-        Ok(request)
+        Ok(REQUEST.get_or_init(|| request).clone())
     }
 
     /// The signal that came, if one did.

@@ -57,8 +57,9 @@ impl Updater<'_> {
         }
         let mut gradients = sum.grads();
         let grad_norm = global_norm(&model, &gradients);
-        if !(values.is_finite() && grad_norm.is_finite()) {
-            return Err(not_finite(pairs, grad_norm));
+        let odd = values.not_finite();
+        if !(odd.is_empty() && grad_norm.is_finite()) {
+            return Err(not_finite(pairs, &odd, grad_norm));
         }
         let max_norm = self.config.max_grad_norm;
         if max_norm > 0.0 && grad_norm > max_norm {
@@ -127,11 +128,40 @@ fn side<'a>(
     SideLogProbs { policy, reference: constant(reference), num_tokens: constant(num_tokens) }
 }
 
-fn not_finite(pairs: &[&Pair], grad_norm: f64) -> Error {
-    let rows: Vec<String> = pairs.iter().map(|pair| pair.index.to_string()).collect();
-    Error::training(format!(
-        "the loss or a gradient is not finite (gradient norm {grad_norm}); rows of this update: {}",
-        rows.join(", ")
-    ))
-    .with_hint("lower train.lr or objective.scale, or set train.max_grad_norm; the last checkpoint is intact")
+/// `odd` are the places of the pairs whose loss is not finite; if there is none, it is the gradient of their sum.
+fn not_finite(pairs: &[&Pair], odd: &[usize], grad_norm: f64) -> Error {
+    let rows = |places: &mut dyn Iterator<Item = usize>| {
+        places.map(|i| pairs[i].index.to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let message = match odd {
+        [] => format!("the gradient is not finite (norm {grad_norm}); rows {}", rows(&mut (0..pairs.len()))),
+        _ => format!("the loss is not finite; rows {}", rows(&mut odd.iter().copied())),
+    };
+    Error::training(message)
+        .with_hint("lower train.lr or objective.scale, or set train.max_grad_norm; the last checkpoint is intact")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::examples::Example;
+
+    #[test]
+    fn what_is_not_finite_names_the_rows_behind_it() {
+        let pair = |index: usize| {
+            Pair::demonstration_only(&Example {
+                index,
+                prompt_ids: vec![3],
+                demonstration_ids: vec![4],
+                self_generated_ids: None,
+                demonstration_text: None,
+            })
+        };
+        let pairs = [pair(7), pair(2), pair(9)];
+        let pairs: Vec<&Pair> = pairs.iter().collect();
+        let loss = not_finite(&pairs, &[0, 2], 1.0);
+        assert_eq!((loss.exit_code(), loss.to_string().as_str()), (5, "the loss is not finite; rows 7, 9"));
+        let gradient = not_finite(&pairs, &[], f64::INFINITY);
+        assert_eq!(gradient.to_string(), "the gradient is not finite (norm inf); rows 7, 2, 9");
+    }
 }

@@ -4,7 +4,15 @@
 
 pub mod binary;
 pub mod devices;
+pub mod doors;
+pub mod faulty_disk;
+#[path = "../../src/formats/gguf_builder.rs"]
+pub mod gguf_builder;
 pub mod golden;
+pub mod memory;
+pub mod mutations;
+#[cfg(unix)]
+pub mod recipe;
 pub mod tensors;
 
 use std::path::{Path, PathBuf};

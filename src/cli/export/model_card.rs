@@ -11,7 +11,7 @@ use crate::data::rows::read_rows;
 use crate::error::Result;
 use crate::formats::quantize::Precision;
 use crate::model::ModelConfig;
-use crate::train::run_dir::read_lines;
+use crate::train::iteration_folder;
 use crate::train::self_generation::{DEMONSTRATIONS_FILE, DemonstrationRow};
 
 const PAPER: &str = "[Xiao et al., EMNLP 2024](https://arxiv.org/abs/2410.10093)";
@@ -103,7 +103,8 @@ fn file_name(path: &Path) -> String {
 
 fn data(run: &Run) -> Result<String> {
     let Some(path) = run.config.data.as_deref().map(Path::new) else { return Ok("none".into()) };
-    let scored: Vec<DemonstrationRow> = read_lines(&run.dir.join("iteration-000").join(DEMONSTRATIONS_FILE))?;
+    let scored: Vec<DemonstrationRow> =
+        run.dir.read_lines(&format!("{}/{DEMONSTRATIONS_FILE}", iteration_folder(0)))?;
     let count = match scored.len() {
         0 => read_rows(path, run.config.max_rows)
             .map_or_else(|_| "rows not counted".into(), |r| format!("{} rows", r.len())),

@@ -5,7 +5,6 @@
 //! log-probs. `prompt` is the rendered text, chat template included; responses have no end token, TRL adds it.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
 use serde::Serialize;
@@ -15,13 +14,13 @@ use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::replace_file;
-use crate::policy::Policy;
+use crate::formats::file_system::Disk;
+use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
-use crate::train::MODEL_FOLDER;
+use crate::train::environment::check_same_rows;
 use crate::train::pairs::{Pair, make_pairs};
-use crate::train::run_dir::read_lines;
 use crate::train::self_generation::{DEMONSTRATIONS_FILE, DemonstrationRow, SELF_GENERATED_FILE, SelfGeneratedRow};
-use crate::train::setup::{check_same_rows, read_examples};
+use crate::train::{MODEL_FOLDER, iteration_folder};
 
 /// One line.
 #[derive(Serialize)]
@@ -79,7 +78,7 @@ pub(super) fn write(source: &Source, number: Option<usize>, output: &Path, conso
         "iteration {}: {num_kept} pairs; {num_left_out} left out, as in the training (cut off or too long)",
         iteration.number
     ));
-    replace_file(output, |file| file.write_all(lines.as_bytes()).map_err(Error::writing("write", output)))
+    replace_file(&Disk, output, |file| file.write_all(lines.as_bytes()).map_err(Error::writing("write", output)))
 }
 
 /// The pair as it was trained on; None if it was left out.
@@ -122,7 +121,8 @@ fn examples(run: &Run, console: &Console) -> Result<(Policy, Vec<Example>)> {
     };
     let policy = Policy::open(&model)?;
     let data = Path::new(run.config.data.as_deref().unwrap_or_default());
-    let examples = read_examples(data, run.config.max_rows, &policy, &run.config.train, console)?;
+    let wanted = Wanted { max_rows: run.config.max_rows, skip_bad_rows: run.config.skip_bad_rows };
+    let examples = policy.read_examples(data, wanted, run.config.train.max_length, console)?;
     check_same_rows(&run.dir, &examples)?;
     Ok((policy, examples))
 }
@@ -130,8 +130,8 @@ fn examples(run: &Run, console: &Console) -> Result<(Policy, Vec<Example>)> {
 impl Iteration {
     /// Reads the iteration `number`, or the last one that is complete.
     fn read(run: &Run, number: Option<usize>, path: &Path) -> Result<Self> {
-        let folder = |number: usize| run.dir.join(format!("iteration-{number:03}"));
-        let is_complete = |number: &usize| folder(*number).join(DEMONSTRATIONS_FILE).exists();
+        let file = |number: usize, name: &str| format!("{}/{name}", iteration_folder(number));
+        let is_complete = |number: &usize| run.dir.join(file(*number, DEMONSTRATIONS_FILE)).exists();
         let complete: Vec<usize> = (0..run.config.iterations).filter(is_complete).collect();
         let number = match number {
             None => complete.last().copied(),
@@ -144,8 +144,8 @@ impl Iteration {
                 None => error.with_hint("pairs come from iterations whose objective needs self-generated responses"),
             });
         };
-        let demonstrations: Vec<DemonstrationRow> = read_lines(&folder(number).join(DEMONSTRATIONS_FILE))?;
-        let mut responses: Vec<SelfGeneratedRow> = read_lines(&folder(number).join(SELF_GENERATED_FILE))?;
+        let demonstrations: Vec<DemonstrationRow> = run.dir.read_lines(&file(number, DEMONSTRATIONS_FILE))?;
+        let mut responses: Vec<SelfGeneratedRow> = run.dir.read_lines(&file(number, SELF_GENERATED_FILE))?;
         responses.sort_by_key(|row| (row.index, row.sample));
         Ok(Iteration {
             number,

@@ -1,10 +1,12 @@
 //! What is exported: a run, with all that its folder tells, or a model alone.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
-use crate::train::run_dir::{RunDir, read_lines};
+use crate::formats::file_system::Disk;
+use crate::train::run_dir::RunDir;
 use crate::train::setup::with_task_paths;
 use crate::train::{EVALUATIONS_FILE, EvaluationRow, MODEL_FOLDER};
 
@@ -72,11 +74,11 @@ impl Source {
 
 impl Run {
     fn open(path: &Path) -> Result<Self> {
-        let dir = RunDir::open(path)?;
+        let dir = RunDir::open(Arc::new(Disk), path)?;
         let config_path = dir.join("config.ron");
         let text = std::fs::read_to_string(&config_path).map_err(Error::reading(&config_path))?;
         let config = with_task_paths(&RunConfig::from_ron(&text, &config_path.to_string_lossy())?, &dir);
-        let evaluations = read_lines(&dir.join(EVALUATIONS_FILE))?;
+        let evaluations = dir.read_lines(EVALUATIONS_FILE)?;
         Ok(Run { dir, config, evaluations })
     }
 }

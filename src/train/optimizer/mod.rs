@@ -45,6 +45,11 @@ impl Optimizer {
         Optimizer { rule, num_updates: 0, state: BTreeMap::new() }
     }
 
+    /// How many numbers are kept for each trained one.
+    pub fn num_averages(&self) -> u64 {
+        self.rule.average_names().len() as u64
+    }
+
     /// How many times [`Self::step`] ran, before a resume too.
     pub fn num_updates(&self) -> u64 {
         self.num_updates

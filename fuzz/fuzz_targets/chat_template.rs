@@ -1,0 +1,11 @@
+#![no_main]
+
+use gsil_fuzz::{doors, let_panics_be_caught};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(
+    init: let_panics_be_caught(),
+    |source: &str| {
+        let _accepted_or_refused = doors::chat_template(source);
+    }
+);

@@ -1,0 +1,161 @@
+//! Prompts and responses as token ids: recorded ids, end tokens, templates, conventions.
+
+use serde_json::json;
+
+use super::*;
+
+const TOKENIZER_JSON: &[u8] = include_bytes!("../../../tests/fixtures/tokenizer/tokenizer.json");
+const CHATML: &str = include_str!("../../../tests/fixtures/tokenizer/templates/chatml.jinja");
+const HEADERS: &str = include_str!("../../../tests/fixtures/tokenizer/templates/headers.jinja");
+const INST: &str = include_str!("../../../tests/fixtures/tokenizer/templates/inst.jinja");
+const ZEPHYR: &str = include_str!("../../../tests/fixtures/tokenizer/templates/zephyr.jinja");
+// Ids of the fixture's special tokens, in the order of SPECIAL in make.py.
+const ENDOFTEXT: u32 = 0;
+const IM_START: u32 = 1;
+const IM_END: u32 = 2;
+const BOS: u32 = 3;
+const EOS: u32 = 4;
+const EOT: u32 = 7;
+
+fn load(template: Option<&str>, config: Value, eos_token_ids: &[u32]) -> Result<Tokenizer> {
+    let files = TokenizerFiles {
+        tokenizer_json: TOKENIZER_JSON.to_vec(),
+        tokenizer_config: config,
+        chat_template: template.map(str::to_owned),
+    };
+    Tokenizer::new(&files, Path::new("model"), eos_token_ids)
+}
+
+fn marked() -> Value {
+    json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}})
+}
+
+fn text(text: &str) -> Prompt {
+    Prompt::Text(text.into())
+}
+
+fn answer(tokenizer: &Tokenizer, prompt: &str, response: &str) -> Vec<u32> {
+    tokenizer.encode_response(&text(prompt), &Response::Text(response.into())).unwrap()
+}
+
+/// tests/fixtures/tokenizer/expected.json is what Python's `tokenizers` gives: see make.py beside it.
+#[test]
+fn text_becomes_the_same_ids_as_in_python_and_comes_back() {
+    let tokenizer = load(None, json!({}), &[ENDOFTEXT]).unwrap();
+    let expected: Value =
+        serde_json::from_str(include_str!("../../../tests/fixtures/tokenizer/expected.json")).unwrap();
+    for case in expected["encodings"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        let ids = tokenizer.encode(text).unwrap();
+        assert_eq!(json!(ids), case["ids"], "{text:?}");
+        if !text.contains('|') && !text.contains("<s>") {
+            assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        }
+    }
+    assert_eq!(tokenizer.decode(&[IM_START, 72, IM_END]).unwrap(), tokenizer.decode(&[72]).unwrap());
+    assert_eq!(tokenizer.vocab_size(), tokenizer.inner.get_vocab_size(true));
+}
+
+#[test]
+fn a_chatml_response_ends_with_im_end_and_not_with_the_line_break_after_it() {
+    let tokenizer = load(Some(CHATML), json!({}), &[ENDOFTEXT]).unwrap();
+    assert_eq!(tokenizer.eos_token_ids(), [ENDOFTEXT, IM_END]);
+    let ids = answer(&tokenizer, "What is the capital of France?", "Paris.");
+    assert_eq!(ids, [tokenizer.encode("Paris.").unwrap(), vec![IM_END]].concat());
+    let prompt = tokenizer.render_prompt(&text("Hi")).unwrap().unwrap();
+    assert_eq!(
+        prompt,
+        "<|im_start|>system\nYou are a small model.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    );
+    assert_eq!(tokenizer.encode_prompt(&text("Hi")).unwrap(), tokenizer.encode(&prompt).unwrap());
+}
+
+#[test]
+fn every_template_ends_a_response_with_one_end_token_at_its_end() {
+    for (template, end) in [(CHATML, IM_END), (HEADERS, EOT), (INST, EOS), (ZEPHYR, EOS)] {
+        let tokenizer = load(Some(template), marked(), &[ENDOFTEXT]).unwrap();
+        for response in ["Paris.", "\n 64 + 8 = 72 \n", "日本", "Paris.</s>", "Paris.<|endoftext|> </s>\n"] {
+            let ids = answer(&tokenizer, "  What? ", response);
+            let ends: Vec<usize> = (0..ids.len()).filter(|&i| tokenizer.eos_token_ids().contains(&ids[i])).collect();
+            assert_eq!(ends, [ids.len() - 1], "{response:?} in {template}");
+            assert_eq!(ids.last(), Some(&end), "{response:?} in {template}");
+            let shown = response.replace("</s>", "").replace("<|endoftext|>", "");
+            assert_eq!(tokenizer.decode(&ids).unwrap().trim(), shown.trim());
+        }
+    }
+}
+
+#[test]
+fn the_prompt_and_the_response_are_the_whole_conversation() {
+    for template in [CHATML, HEADERS, INST, ZEPHYR] {
+        let tokenizer = load(Some(template), marked(), &[]).unwrap();
+        let mut messages = as_messages(&text("What is the capital of France?")).unwrap();
+        messages.push(Message { role: "assistant".into(), content: "Paris.".into() });
+        let whole = tokenizer.chat_template.as_ref().unwrap().render(&messages, false).unwrap();
+        let ids = [
+            tokenizer.encode_prompt(&text("What is the capital of France?")).unwrap(),
+            answer(&tokenizer, "What is the capital of France?", "Paris."),
+        ];
+        assert_eq!(ids.concat(), tokenizer.encode(whole.trim_end()).unwrap());
+    }
+}
+
+#[test]
+fn a_template_that_rewrites_the_prompt_falls_back_to_the_text_and_the_end_token() {
+    let template = "{{ messages | length }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}";
+    let tokenizer = load(Some(template), json!({}), &[ENDOFTEXT]).unwrap();
+    assert_eq!(answer(&tokenizer, "Hi", "Paris."), [tokenizer.encode("Paris.").unwrap(), vec![ENDOFTEXT]].concat());
+}
+
+#[test]
+fn an_end_token_inside_a_response_is_an_error() {
+    let tokenizer = load(None, marked(), &[]).unwrap();
+    let error = tokenizer.encode_response(&text("Hi"), &Response::Text("one</s>two".into())).unwrap_err();
+    assert_eq!(error.to_string(), "model: the response has the end token `</s>` before its end");
+}
+
+#[test]
+fn a_beginning_token_is_written_once_and_only_by_convention() {
+    let plain = |config: Value, prompt: &str| load(None, config, &[EOS]).unwrap().encode_prompt(&text(prompt)).unwrap();
+    let a = load(None, marked(), &[]).unwrap().encode("a").unwrap();
+    assert_eq!(plain(marked(), "a"), a);
+    let adds = json!({"bos_token": "<s>", "add_bos_token": true});
+    assert_eq!(plain(adds.clone(), "a"), [vec![BOS], a.clone()].concat());
+    assert_eq!(plain(adds.clone(), "<s>a"), [vec![BOS], a].concat());
+    let tokenizer = load(Some(INST), adds, &[EOS]).unwrap();
+    let ids = tokenizer.encode_prompt(&text("a")).unwrap();
+    assert_eq!(ids.iter().filter(|&&id| id == BOS).count(), 1);
+}
+
+#[test]
+fn without_a_template_a_response_is_its_text_and_the_end_token() {
+    let tokenizer = load(None, marked(), &[]).unwrap();
+    assert_eq!(answer(&tokenizer, "64 +", " 8"), [tokenizer.encode(" 8").unwrap(), vec![EOS]].concat());
+}
+
+#[test]
+fn token_ids_pass_through_unchanged() {
+    let tokenizer = load(Some(CHATML), json!({}), &[IM_END]).unwrap();
+    let prompt = Prompt::Ids(vec![9, 9]);
+    assert_eq!(tokenizer.encode_prompt(&prompt).unwrap(), [9, 9]);
+    assert_eq!(tokenizer.encode_response(&prompt, &Response::Ids(vec![5])).unwrap(), [5]);
+    let ids = tokenizer.encode_response(&prompt, &Response::Text("Hi".into())).unwrap();
+    assert_eq!(ids, [tokenizer.encode("Hi").unwrap(), vec![IM_END]].concat());
+}
+
+#[test]
+fn what_a_model_folder_lacks_is_said() {
+    let message = |result: Result<Tokenizer>| result.err().unwrap().to_string();
+    assert_eq!(message(load(None, json!({}), &[])), "model: no end token is known: a response could never end");
+    let tokenizer = load(None, marked(), &[]).unwrap();
+    let messages = Prompt::Messages(as_messages(&text("Hi")).unwrap());
+    let error = tokenizer.encode_prompt(&messages).unwrap_err().to_string();
+    assert_eq!(error, "model: rows of messages need a chat template");
+}
+
+#[test]
+fn a_panic_of_the_tokenizer_library_is_an_error() {
+    let result: Result<()> =
+        guarded(Path::new("model"), "load", || -> std::result::Result<(), String> { panic!("a panic on purpose") });
+    assert_eq!(result.unwrap_err().to_string(), "model, tokenizer.json: cannot load the tokenizer: it is damaged");
+}

@@ -1,0 +1,129 @@
+//! Resuming with other settings: what may change in the middle of a run, and what may not.
+
+use serde_json::Value;
+
+use crate::config::RunConfig;
+use crate::error::{Error, Result};
+
+/// What may change with `--allow-changes`: how long and how carefully, and what fits into memory, but not what is learnt. A
+/// changed number of epochs stretches the learning-rate schedule from here on; other micro-batches change the last bits.
+pub const CHANGEABLE: [&str; 11] = [
+    "save_every",
+    "keep_last",
+    "keep_best",
+    "train.epochs",
+    "train.micro_batch_size",
+    "train.max_tokens",
+    "train.activation_checkpointing",
+    "sft.micro_batch_size",
+    "sft.max_tokens",
+    "sft.activation_checkpointing",
+    "generation.batch_size",
+];
+
+/// What is asked of a resumed run besides going on.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    /// `key=value`.
+    pub overrides: Vec<String>,
+    pub allow: bool,
+}
+
+/// Compares the settings that a run began with to those it is to go on with. True if they differ and may.
+///
+/// # Errors
+/// [`Error::Config`] that names the keys: any without `allow`, and those that never may.
+pub fn check_changes(began_with: &RunConfig, now: &RunConfig, allow: bool) -> Result<bool> {
+    let differences = differences(began_with, now)?;
+    let refused: Vec<&Difference> =
+        differences.iter().filter(|d| !allow || !CHANGEABLE.contains(&d.key.as_str())).collect();
+    if refused.is_empty() {
+        return Ok(!differences.is_empty());
+    }
+    let list: Vec<String> = refused.iter().map(|d| format!("{}: {}, now {}", d.key, d.before, d.after)).collect();
+    let message = format!("the settings are not those that the run began with: {}", list.join("; "));
+    let hint = match refused.iter().all(|d| CHANGEABLE.contains(&d.key.as_str())) {
+        true => "undo the change, or accept it with --allow-changes".to_owned(),
+        false => {
+            format!("undo the change, or start a new run; with --allow-changes may change: {}", CHANGEABLE.join(", "))
+        }
+    };
+    Err(Error::config("config.ron", message).with_hint(hint))
+}
+
+/// A key with two values.
+#[derive(Debug)]
+struct Difference {
+    key: String,
+    before: Value,
+    after: Value,
+}
+
+/// Where the run folder lies is not one of its settings.
+fn differences(before: &RunConfig, after: &RunConfig) -> Result<Vec<Difference>> {
+    let tree = |config: &RunConfig| {
+        let config = RunConfig { output: None, ..config.clone() };
+        serde_json::to_value(&config).map_err(|error| Error::config("config.ron", error.to_string()))
+    };
+    let mut found = Vec::new();
+    collect("", &tree(before)?, &tree(after)?, &mut found);
+    Ok(found)
+}
+
+fn collect(key: &str, before: &Value, after: &Value, found: &mut Vec<Difference>) {
+    match (before, after) {
+        (Value::Object(old), Value::Object(new)) => {
+            for (name, value) in old {
+                let path = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                collect(&path, value, &new[name], found);
+            }
+        }
+        _ if before == after => {}
+        _ => found.push(Difference { key: key.to_owned(), before: before.clone(), after: after.clone() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::TrainConfig;
+
+    fn changed(assignments: &[&str]) -> RunConfig {
+        let mut config = RunConfig { sft: Some(TrainConfig::default()), ..RunConfig::default() };
+        assignments.iter().for_each(|assignment| config.set(assignment).unwrap());
+        config
+    }
+
+    #[test]
+    fn every_changeable_key_exists_and_may_change_when_asked() {
+        for key in CHANGEABLE {
+            let value = if key.ends_with("checkpointing") { "true" } else { "7" };
+            let now = changed(&[&format!("{key}={value}")]);
+            assert!(check_changes(&changed(&[]), &now, true).unwrap(), "{key}");
+            let error = check_changes(&changed(&[]), &now, false).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(&format!("{key}: ")), "{error}");
+            assert!(error.hint().unwrap().contains("--allow-changes"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_learnt_never_changes_and_every_such_key_is_named_with_both_values() {
+        let now = changed(&["seed=3", "objective.name=brier", "train.betas=[0.8, 0.9]", "lora.rank=4", "save_every=7"]);
+        let error = check_changes(&changed(&[]), &now, true).unwrap_err().to_string();
+        for part in [
+            "seed: 0, now 3",
+            "objective.name: \"bernoulli\", now \"brier\"",
+            "train.betas: [0.9,0.999], now [0.8,0.9]",
+            "lora: null, now {",
+        ] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        assert!(!error.contains("save_every"), "{error}");
+    }
+
+    #[test]
+    fn a_moved_run_folder_is_no_change() {
+        assert!(!check_changes(&changed(&["output=a"]), &changed(&["output=b"]), false).unwrap());
+    }
+}

@@ -1,0 +1,178 @@
+//! Signs that self-generation has collapsed: responses that say nothing, all say the same, or never end.
+//!
+//! More than half of one kind is an onset, said as a warning. Nearly all of one kind in two iterations in a row is a
+//! collapse: what is trained from such pairs is noise, so the run stops. Demonstrations set the measure: where they are short
+//! and alike themselves, so may responses be.
+
+use std::collections::HashSet;
+
+use super::pairs::SelfGeneratedCounts;
+use crate::config::Unfinished;
+use crate::data::examples::Example;
+use crate::error::{Error, Result};
+
+/// A share of responses above it is an onset.
+const ONSET: f64 = 0.5;
+/// A share above it in this iteration and the one before is a collapse.
+const COLLAPSE: f64 = 0.9;
+
+/// One way to collapse.
+struct Kind {
+    what: &'static str,
+    advice: &'static str,
+    count: fn(&SelfGeneratedCounts) -> usize,
+}
+
+const CUT_OFF: &str = "cut off";
+
+const KINDS: [Kind; 4] = [
+    Kind { what: "empty", advice: "lower train.lr, or check the prompts' template", count: |c| c.empty },
+    Kind {
+        what: "identical to their demonstration",
+        advice: "little is left to learn: stop here",
+        count: |c| c.identical,
+    },
+    Kind { what: "repeated for other prompts", advice: "lower train.lr or objective.scale", count: |c| c.duplicated },
+    Kind { what: CUT_OFF, advice: "raise generation.max_new_tokens, or lower train.lr", count: |c| c.unfinished },
+];
+
+impl Kind {
+    fn share(&self, counts: &SelfGeneratedCounts) -> f64 {
+        (self.count)(counts) as f64 / counts.responses.max(1) as f64
+    }
+}
+
+/// The same counts for the demonstrations: what is normal for these data.
+pub fn of_demonstrations(examples: &[Example]) -> SelfGeneratedCounts {
+    let distinct: HashSet<&[u32]> = examples.iter().map(|example| &example.demonstration_ids[..]).collect();
+    SelfGeneratedCounts {
+        responses: examples.len(),
+        empty: examples.iter().filter(|example| example.demonstration_ids.len() <= 1).count(),
+        duplicated: examples.len() - distinct.len(),
+        ..SelfGeneratedCounts::default()
+    }
+}
+
+/// The warnings that an iteration's responses give. Who asks for cut responses with `generation.unfinished=mask` gets no
+/// more than a warning of them.
+///
+/// # Errors
+/// [`Error::Training`] if the iteration before was beyond the limit in the same way already.
+pub fn check(
+    counts: &SelfGeneratedCounts,
+    before: Option<&SelfGeneratedCounts>,
+    demonstrations: &SelfGeneratedCounts,
+    unfinished: Unfinished,
+) -> Result<Vec<String>> {
+    let mut onsets = Vec::new();
+    for kind in &KINDS {
+        let (share, normal) = (kind.share(counts), kind.share(demonstrations));
+        if share <= ONSET || normal > ONSET {
+            continue;
+        }
+        let percent = 100.0 * share;
+        let is_asked_for = unfinished == Unfinished::Mask && kind.what == CUT_OFF;
+        if share > COLLAPSE && !is_asked_for && before.is_some_and(|before| kind.share(before) > COLLAPSE) {
+            return Err(Error::training(format!(
+                "generation has collapsed: {percent:.0}% of the responses are {}, as in the iteration before",
+                kind.what
+            ))
+            .with_hint(format!("{}; the last checkpoint is intact", kind.advice)));
+        }
+        onsets.push(format!("{percent:.0}% of the responses are {}: {}", kind.what, kind.advice));
+    }
+    Ok(onsets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::Response;
+    use crate::train::pairs::make_pairs;
+
+    const NUM_PROMPTS: usize = 20;
+
+    fn examples(demonstration: impl Fn(u32) -> Vec<u32>) -> Vec<Example> {
+        let example = |i: u32| Example {
+            index: i as usize,
+            prompt_ids: vec![7, i],
+            demonstration_ids: demonstration(i),
+            self_generated_ids: None,
+            demonstration_text: None,
+        };
+        (0..NUM_PROMPTS as u32).map(example).collect()
+    }
+
+    /// What a sampler that follows a script gives: the first `num_scripted` prompts get its response, the others a good one.
+    fn counts(examples: &[Example], num_scripted: usize, script: Script) -> SelfGeneratedCounts {
+        let answer = |example: &Example| match example.index < num_scripted {
+            true => script(example),
+            false => (vec![100 + example.index as u32, 2], true),
+        };
+        let responses: Vec<Vec<Response>> = examples
+            .iter()
+            .map(answer)
+            .map(|(token_ids, finished)| {
+                vec![Response { token_log_probs: vec![-1.0; token_ids.len()], token_ids, finished }]
+            })
+            .collect();
+        make_pairs(examples, &responses, &[-1.0; NUM_PROMPTS], Unfinished::Mask, 1000).1
+    }
+
+    /// What a scripted sampler answers, and whether that is finished.
+    type Script = fn(&Example) -> (Vec<u32>, bool);
+
+    const SCRIPTS: [(&str, Script); 4] = [
+        ("empty", |_| (vec![2], true)),
+        ("identical", |example| (example.demonstration_ids.clone(), true)),
+        ("repeated", |_| (vec![50, 51, 2], true)),
+        ("cut off", |example| (vec![60 + example.index as u32; 30], false)),
+    ];
+
+    #[test]
+    fn healthy_responses_give_no_warning() {
+        let examples = examples(|i| vec![i, 5, 2]);
+        let (healthy, normal) = (counts(&examples, 0, SCRIPTS[0].1), of_demonstrations(&examples));
+        assert_eq!(check(&healthy, Some(&healthy), &normal, Unfinished::Drop).unwrap(), Vec::<String>::new());
+        for (_, script) in SCRIPTS {
+            let half = counts(&examples, NUM_PROMPTS / 2, script);
+            assert_eq!(check(&half, Some(&half), &normal, Unfinished::Drop).unwrap(), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn every_kind_of_collapse_is_warned_of_at_its_onset_and_stops_the_run_in_the_second_iteration() {
+        let examples = examples(|i| vec![i, 5, 2]);
+        let normal = of_demonstrations(&examples);
+        for (what, script) in SCRIPTS {
+            let (onset, all) = (counts(&examples, 14, script), counts(&examples, NUM_PROMPTS, script));
+            let warned = check(&onset, None, &normal, Unfinished::Drop).unwrap().concat();
+            assert!(warned.contains(what), "{what}: {warned}");
+            assert!(check(&all, None, &normal, Unfinished::Drop).is_ok(), "{what}: once is not yet a collapse");
+            assert!(
+                check(&all, Some(&onset), &normal, Unfinished::Drop).is_ok(),
+                "{what}: the iteration before was not as bad"
+            );
+            let error = check(&all, Some(&all), &normal, Unfinished::Drop).unwrap_err();
+            assert_eq!(error.exit_code(), 5);
+            assert!(error.to_string().contains(what), "{what}: {error}");
+            assert!(error.hint().unwrap().contains("checkpoint is intact"));
+        }
+    }
+
+    #[test]
+    fn responses_that_are_cut_off_on_purpose_are_only_warned_of() {
+        let examples = examples(|i| vec![i, 5, 2]);
+        let all = counts(&examples, NUM_PROMPTS, SCRIPTS[3].1);
+        let warned = check(&all, Some(&all), &of_demonstrations(&examples), Unfinished::Mask).unwrap();
+        assert!(warned.concat().contains(CUT_OFF), "{warned:?}");
+    }
+
+    #[test]
+    fn where_demonstrations_are_alike_so_may_responses_be() {
+        let examples = examples(|i| vec![i % 2, 2]);
+        let alike = counts(&examples, NUM_PROMPTS, |_| (vec![1, 2], true));
+        let warned = check(&alike, Some(&alike), &of_demonstrations(&examples), Unfinished::Drop).unwrap();
+        assert!(warned.iter().all(|onset| !onset.contains("repeated")), "{warned:?}");
+    }
+}

@@ -1,0 +1,66 @@
+//! `env.json`: what a run's figures depend on besides its `config.ron`, and what it began with, to be compared on a resume.
+
+use super::run_dir::RunDir;
+use crate::config::RunConfig;
+use crate::data::examples::Example;
+use crate::device;
+use crate::error::{Error, Result};
+
+pub(super) const FILE: &str = "env.json";
+/// The key of the rows' fingerprint in it.
+const FINGERPRINT: &str = "rows_fingerprint";
+/// The key of the settings that the run began with, as RON.
+const CONFIG: &str = "config";
+
+/// What a figure depends on besides the configuration.
+pub(super) fn describe(device_name: &str, examples: &[Example], config: &str) -> serde_json::Value {
+    let devices = device::list();
+    let description = devices.iter().find(|device| device.name.starts_with(device_name)).map(|d| d.description.clone());
+    serde_json::json!({
+        "gsil": env!("CARGO_PKG_VERSION"),
+        "burn": "0.22.1",
+        (FINGERPRINT): fingerprint(examples),
+        (CONFIG): config,
+        "device": device_name,
+        "device_description": description,
+        "operating_system": std::env::consts::OS,
+        "architecture": std::env::consts::ARCH,
+        "threads": std::thread::available_parallelism().map_or(1, usize::from),
+    })
+}
+
+fn read_environment(dir: &RunDir) -> Result<serde_json::Value> {
+    let path = dir.join(FILE);
+    let text = std::fs::read_to_string(&path).map_err(Error::reading(&path))?;
+    serde_json::from_str(&text).map_err(|error| Error::input(&path, error.to_string()))
+}
+
+/// The settings that the run began with; None for a run that did not write them down.
+pub(super) fn began_with(dir: &RunDir) -> Result<Option<RunConfig>> {
+    let origin = dir.join(FILE);
+    let environment = read_environment(dir)?;
+    environment[CONFIG].as_str().map(|text| RunConfig::from_ron(text, &origin.to_string_lossy())).transpose()
+}
+
+/// Stored responses and log-probs belong to the prompts that they were made for.
+pub fn check_same_rows(dir: &RunDir, examples: &[Example]) -> Result<()> {
+    match read_environment(dir)?[FINGERPRINT].as_str() == Some(fingerprint(examples).as_str()) {
+        true => Ok(()),
+        false => Err(Error::input(dir.path(), "the prompts or demonstrations are not those that the run began with")
+            .with_hint(
+                "restore the data file; a chat template that names today's date changes prompts, too: start a new run",
+            )),
+    }
+}
+
+/// Tells whether two lists of examples are the same, token for token (FNV-1a, 64 bit: for accidents, not for attacks).
+fn fingerprint(examples: &[Example]) -> String {
+    let ids = examples.iter().flat_map(|e| {
+        let lens = [e.index as u32, e.prompt_ids.len() as u32, e.demonstration_ids.len() as u32];
+        lens.into_iter().chain(e.prompt_ids.iter().copied()).chain(e.demonstration_ids.iter().copied())
+    });
+    let hash = ids
+        .flat_map(u32::to_le_bytes)
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    format!("{hash:016x}")
+}

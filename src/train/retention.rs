@@ -1,0 +1,72 @@
+//! Which checkpoints are kept: the newest ones, and those that served held-out demonstrations best.
+
+use super::checkpoint::{self, Progress, Saved};
+use super::run_dir::RunDir;
+use crate::config::RunConfig;
+use crate::error::Result;
+use crate::formats::atomic_write::remove;
+
+/// How many checkpoints are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// The newest ones; at least 1.
+    pub last: usize,
+    /// Those with the highest held-out log-prob, among the ones that were evaluated.
+    pub best: usize,
+}
+
+impl Keep {
+    pub fn new(config: &RunConfig) -> Self {
+        Keep { last: config.keep_last, best: config.keep_best }
+    }
+}
+
+/// Removes what is not kept. `newest` was just written and read back: sets beyond it, which a fallback to an older one left,
+/// are damaged and go too.
+pub(super) fn remove_unwanted(run_dir: &RunDir, newest: &Progress, keep: Keep) -> Result<()> {
+    let readable = checkpoint::all(run_dir)?.into_iter().flatten();
+    let saved: Vec<Saved> = readable.filter(|saved| saved.progress.order() <= newest.order()).collect();
+    let kept = kept(&saved.iter().map(|saved| &saved.progress).collect::<Vec<_>>(), keep);
+    let kept: Vec<_> = kept.into_iter().filter_map(|i| saved[i].folder.file_name()).collect();
+    let is_unwanted = |name: &str| checkpoint::is_name(name) && !kept.iter().any(|kept| *kept == name);
+    for name in run_dir.list(checkpoint::FOLDER, is_unwanted)? {
+        remove(run_dir.files(), &run_dir.join(checkpoint::FOLDER).join(name))?;
+    }
+    Ok(())
+}
+
+/// The indices of what is kept of checkpoints in their order.
+fn kept(saved: &[&Progress], keep: Keep) -> Vec<usize> {
+    let first_of_last = saved.len().saturating_sub(keep.last);
+    let mut evaluated: Vec<(f64, usize)> =
+        saved.iter().enumerate().filter_map(|(i, progress)| Some((progress.held_out_log_prob?, i))).collect();
+    evaluated.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let best = evaluated.into_iter().take(keep.best).map(|(_, i)| i);
+    let mut kept: Vec<usize> = (first_of_last..saved.len()).chain(best).collect();
+    kept.sort_unstable();
+    kept.dedup();
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::checkpoint::Stage;
+
+    #[test]
+    fn the_newest_and_the_best_are_kept() {
+        let saved: Vec<Progress> = [Some(-2.0), None, Some(-0.5), Some(-1.0), None, None]
+            .iter()
+            .enumerate()
+            .map(|(i, log_prob)| Progress { held_out_log_prob: *log_prob, ..Progress::at(Stage::Iteration(0), i) })
+            .collect();
+        let saved: Vec<&Progress> = saved.iter().collect();
+        let kept = |last, best| kept(&saved, Keep { last, best });
+        assert_eq!(kept(1, 0), [5]);
+        assert_eq!(kept(3, 0), [3, 4, 5]);
+        assert_eq!(kept(2, 1), [2, 4, 5]);
+        assert_eq!(kept(3, 2), [2, 3, 4, 5]);
+        assert_eq!(kept(1, 9), [0, 2, 3, 5]);
+        assert_eq!(kept(9, 0), [0, 1, 2, 3, 4, 5]);
+    }
+}

@@ -1,0 +1,192 @@
+//! What a run refuses rather than doing something that nobody asked for: other settings, stale log-probs, numbers that are
+//! not finite. And what it does not refuse: runs of older versions.
+#![cfg(unix)]
+
+use std::fs;
+use std::path::Path;
+
+use gsil::formats::safetensors::{HostTensor, open_safetensors, write_safetensors};
+use serde_json::json;
+use tempfile::tempdir;
+
+use crate::support::binary::{gsil, read, read_json, read_json_lines, text, wait, write_rows};
+use crate::support::fixture;
+use crate::support::recipe::{Recipe, files_of};
+
+#[test]
+fn an_edited_configuration_is_refused_with_the_differing_keys() {
+    let recipe = Recipe::new(&["iterations=1"]);
+    recipe.finish("alone");
+    recipe.interrupt("run", "metrics.jsonl", 3..30, "INT");
+    let config = recipe.path("run/config.ron");
+    let original = read(&config);
+    fs::write(&config, original.replacen("seed: 0", "seed: 1", 1).replacen("save_every: 4", "save_every: 5", 1))
+        .unwrap();
+    for options in [&[][..], &["--allow-changes"]] {
+        let stderr = gsil(recipe.folder.path(), &[&["resume", "run"], options].concat()).failed(2);
+        assert!(stderr.contains("seed: 0, now 1"), "{stderr}");
+        assert_eq!(stderr.contains("save_every: 4, now 5"), options.is_empty(), "{stderr}");
+    }
+    fs::write(&config, original).unwrap();
+    recipe.finish("run");
+    recipe.assert_same("alone", "run");
+}
+
+#[test]
+fn sound_changes_are_refused_unless_they_are_allowed_and_then_kept() {
+    let recipe = Recipe::new(&["iterations=1", "train.epochs=1"]);
+    recipe.interrupt("run", "metrics.jsonl", 3..14, "INT");
+    let folder = recipe.folder.path();
+    let stderr = gsil(folder, &["resume", "run", "train.epochs=3"]).failed(2);
+    assert!(stderr.contains("train.epochs: 1, now 3") && stderr.contains("--allow-changes"), "{stderr}");
+    gsil(folder, &["resume", "run", "train.lr=1", "--allow-changes"]).failed(2);
+    gsil(folder, &["resume", "run", "train.epochs=3", "train.micro_batch_size=1", "--allow-changes"]).succeeded();
+    assert_eq!(read_json_lines(&recipe.path("run/metrics.jsonl")).len(), 45);
+    assert!(read(&recipe.path("run/config.ron")).contains("epochs: 3"));
+}
+
+/// Changes one line of a JSON Lines file.
+fn edit_first_line(path: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
+    let content = read(path);
+    let (first, others) = content.split_once('\n').unwrap();
+    let mut row = serde_json::from_str(first).unwrap();
+    edit(&mut row);
+    fs::write(path, format!("{row}\n{others}")).unwrap();
+}
+
+#[test]
+fn responses_of_another_policy_are_refused_in_every_phase() {
+    let recipe = Recipe::new(&["iterations=1"]);
+    for watched in ["metrics.jsonl", "iteration-000/self_generated.jsonl"] {
+        recipe.interrupt("run", watched, 3..usize::MAX, "TERM");
+        edit_first_line(&recipe.path("run/iteration-000/binding.json"), |row| row["policy"] = json!("0123"));
+        let stderr = gsil(recipe.folder.path(), &["resume", "run"]).failed(3);
+        assert!(stderr.contains("stale") && stderr.contains("another policy"), "{stderr}");
+        assert!(stderr.contains("hint: it is refused, not used"), "{stderr}");
+    }
+}
+
+/// The model of a recipe with one value replaced.
+fn spoil(model: &Path, tensor: &str, value: f32) {
+    let path = model.join("model.safetensors");
+    let file = open_safetensors(&path).unwrap();
+    let read = |name: &str| {
+        let mut values = file.read_f32(name).unwrap();
+        if name == tensor {
+            values[7] = value;
+        }
+        HostTensor { name: name.to_owned(), shape: file.shape(name).unwrap().to_vec(), values }.into()
+    };
+    let tensors = file.names().map(read).collect();
+    write_safetensors(&path, tensors, &Default::default()).unwrap();
+}
+
+#[test]
+fn a_model_with_a_weight_that_is_not_finite_is_never_trained_nor_saved() {
+    for (tensor, value) in [("model.norm.weight", f32::NAN), ("model.embed_tokens.weight", f32::INFINITY)] {
+        let recipe = Recipe::new(&["iterations=1", "evaluation.generate_rows=0"]);
+        spoil(&recipe.path("tiny"), tensor, value);
+        let stderr = wait(recipe.start("run")).failed(5);
+        assert!(stderr.contains("not finite"), "{tensor}: {stderr}");
+        assert_eq!(files_of(&recipe.path("run/checkpoints")), Vec::<String>::new(), "{tensor}");
+        assert!(!recipe.path("run/model").exists());
+    }
+}
+
+#[test]
+fn a_learning_rate_beyond_reason_stops_the_run_within_three_updates_and_the_checkpoint_is_intact() {
+    let recipe =
+        Recipe::new(&["iterations=1", "train.lr=1e9", "train.optimizer=sgd", "train.max_grad_norm=0", "save_every=1"]);
+    let stderr = wait(recipe.start("run")).failed(5);
+    assert!(stderr.contains("not finite") && stderr.contains("row"), "{stderr}");
+    assert!(stderr.contains("checkpoint is intact"), "{stderr}");
+    let num_updates = fs::read_to_string(recipe.path("run/metrics.jsonl")).unwrap_or_default().lines().count();
+    assert!(num_updates < 3, "{num_updates}");
+    recipe.assert_checkpoints_verify("run");
+    let again = wait(recipe.start("run")).failed(5);
+    assert!(again.contains("continuing at iteration 0, update "), "{again}");
+}
+
+#[test]
+fn a_reference_log_prob_that_is_beyond_a_float_stops_the_run_and_names_the_row() {
+    let recipe = Recipe::new(&["iterations=1"]);
+    // In the first of two epochs: the row comes again.
+    recipe.interrupt("run", "metrics.jsonl", 3..15, "INT");
+    let mut index = 0;
+    edit_first_line(&recipe.path("run/iteration-000/demonstrations.jsonl"), |row| {
+        row["reference_log_prob"] = json!(1e300);
+        index = row["index"].as_u64().unwrap();
+    });
+    let before = files_of(&recipe.path("run/checkpoints"));
+    let stderr = wait(recipe.start("run")).failed(5);
+    assert!(stderr.contains(&format!("the loss is not finite; rows {index}\n")), "{stderr}");
+    assert!(files_of(&recipe.path("run/checkpoints")).len() >= before.len());
+    recipe.assert_checkpoints_verify("run");
+}
+
+/// The run folder that version 1 of the checkpoints wrote: an adapter stopped in iteration 0 of 2 after 5 of its 18 updates.
+fn version_1(folder: &Path) {
+    let source = fixture("run_version_1");
+    copy(&source, &folder.join("run"));
+    let config = folder.join("run/config.ron");
+    fs::write(&config, read(&config).replace("GOLDEN", &text(fixture("golden")))).unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for name in files_of(from) {
+        match from.join(&name).is_dir() {
+            true => copy(&from.join(&name), &to.join(&name)),
+            false => drop(fs::copy(from.join(&name), to.join(&name)).unwrap()),
+        }
+    }
+}
+
+#[test]
+fn a_run_of_checkpoint_version_1_goes_on_to_its_end() {
+    let folder = tempdir().unwrap();
+    version_1(folder.path());
+    let resumed = gsil(folder.path(), &["resume", "run"]).succeeded();
+    assert!(resumed.stderr.contains("continuing at iteration 0, update 5"), "{}", resumed.stderr);
+    let updates: Vec<u64> = read_json_lines(&folder.path().join("run/metrics.jsonl"))
+        .iter()
+        .map(|row| row["total_step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(updates, (1..=36).collect::<Vec<_>>());
+    let run = folder.path().join("run");
+    let state = read_json(&run.join("checkpoints").join(read(&run.join("latest")).trim()).join("state.json"));
+    assert_eq!((&state["version"], &state["stage"]), (&json!(2), &json!("done")));
+    gsil::train::manifest::verify(&run.join("checkpoints").join(read(&run.join("latest")).trim())).unwrap();
+}
+
+#[test]
+fn a_damaged_run_of_checkpoint_version_1_is_refused_by_its_file() {
+    let folder = tempdir().unwrap();
+    version_1(folder.path());
+    let file = folder.path().join("run/checkpoints/step-000005-iteration-0/optimizer.safetensors");
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    let stderr = gsil(folder.path(), &["resume", "run"]).failed(3);
+    assert!(stderr.contains("optimizer.safetensors"), "{stderr}");
+}
+
+#[test]
+fn the_newest_and_the_best_checkpoints_are_kept() {
+    let recipe = Recipe::new(&["keep_last=1", "keep_best=2"]);
+    recipe.finish("run");
+    let kept = files_of(&recipe.path("run/checkpoints"));
+    let evaluations = read_json_lines(&recipe.path("run/evaluations.jsonl"));
+    let mut log_probs: Vec<f64> =
+        evaluations.iter().map(|row| row["evaluation"]["demonstration_log_prob_per_token"].as_f64().unwrap()).collect();
+    log_probs.sort_by(f64::total_cmp);
+    let mut expected = log_probs[log_probs.len() - 2..].to_vec();
+    let state = |set: &String| read_json(&recipe.path("run/checkpoints").join(set).join("state.json"));
+    let mut held: Vec<f64> = kept.iter().filter_map(|set| state(set)["held_out_log_prob"].as_f64()).collect();
+    held.sort_by(f64::total_cmp);
+    expected.retain(|log_prob| held.contains(log_prob));
+    assert_eq!(expected.len(), 2, "the two best are there: {held:?} of {log_probs:?}");
+    assert!(kept.iter().any(|set| state(set)["stage"] == "done"), "{kept:?}");
+    assert!(kept.len() <= 3, "{kept:?}");
+    write_rows(&recipe.path("rows.jsonl"), 1); // nothing is read any more
+    gsil(recipe.folder.path(), &["resume", "run"]).succeeded();
+}

@@ -1,0 +1,112 @@
+//! The doors through which strangers' files come in: bytes in, accepted or refused out. The mutation tests and the fuzz
+//! targets both go through here, so what must hold of everything that is accepted is written once.
+
+use std::path::{Path, PathBuf};
+
+use gsil::config::RunConfig;
+use gsil::data::chat_template::ChatTemplate;
+use gsil::data::rows::{Message, read_good_rows, read_rows};
+use gsil::data::tokenizer::Tokenizer;
+use gsil::formats::safetensors::open_safetensors;
+use gsil::formats::{TokenizerFiles, open_model};
+use gsil::{Error, Result};
+use serde_json::json;
+use tempfile::TempDir;
+
+thread_local! {
+    /// One folder for all files of a thread: making a folder takes longer than reading most of them.
+    static FOLDER: TempDir = tempfile::tempdir().unwrap();
+}
+
+/// A file of this name and content; the next one of the name takes its place.
+fn saved(name: &str, bytes: &[u8]) -> PathBuf {
+    let path = FOLDER.with(|folder| folder.path().join(name));
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// Every tensor has as many values as its shape says, and all lie inside the file.
+pub fn safetensors(bytes: &[u8]) -> Result<()> {
+    let path = saved("model.safetensors", bytes);
+    let file = open_safetensors(&path)?;
+    let num_bytes: u64 = file.names().map(|name| file.num_bytes(name)).sum();
+    assert!(num_bytes < bytes.len() as u64, "{num_bytes} of values in {} bytes", bytes.len());
+    for name in file.names() {
+        match file.read_f32(name) {
+            Ok(values) => assert_eq!(values.len(), file.shape(name).unwrap().iter().product::<usize>(), "{name}"),
+            Err(error) => assert!(error.to_string().contains("has type"), "only integers are not read: {error}"),
+        }
+    }
+    Ok(())
+}
+
+/// The same of a whole model.
+pub fn gguf(bytes: &[u8]) -> Result<()> {
+    let path = saved("model.gguf", bytes);
+    let model = open_model(&path)?;
+    assert!(model.weights.num_bytes() < bytes.len() as u64);
+    for name in model.weights.names() {
+        let num_values = model.weights.read_f32(name)?.len();
+        assert_eq!(num_values, model.weights.shape(name).unwrap().iter().product::<usize>(), "{name}");
+    }
+    Ok(())
+}
+
+/// Loads, encodes and decodes. Ids lie below the size of the vocabulary.
+pub fn tokenizer(tokenizer_json: &[u8]) -> Result<()> {
+    let config = json!({"bos_token": "<s>", "eos_token": "</s>"});
+    let files =
+        TokenizerFiles { tokenizer_json: tokenizer_json.to_vec(), tokenizer_config: config, chat_template: None };
+    let tokenizer = Tokenizer::new(&files, Path::new("model"), &[0])?;
+    let ids = tokenizer.encode("Hello <|im_end|> <s>日本 12345\n  é")?;
+    assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()), "{ids:?}");
+    tokenizer.decode(&ids)?;
+    tokenizer.decode(&[0, 1, 2, 3, 299, u32::MAX]).map(|_| ())
+}
+
+/// Compiles and renders a conversation, which comes out the same a second time.
+pub fn chat_template(source: &str) -> Result<()> {
+    let template = ChatTemplate::new(source, Some("<s>"), Some("</s>"), Path::new("model"))?;
+    let turn = |role: &str, content: &str| Message { role: role.to_owned(), content: content.to_owned() };
+    let messages = [turn("system", "Be brief."), turn("user", "Hi"), turn("assistant", "Hello!"), turn("user", "Bye")];
+    template.render(&messages, true).map(|_| ())
+}
+
+/// Read strictly and read with bad lines skipped, a file gives the same rows and the same first problem.
+pub fn rows(bytes: &[u8]) -> Result<()> {
+    let path = saved("rows.jsonl", bytes);
+    match (read_rows(&path, None), read_good_rows(&path, None)) {
+        (Ok(strict), Ok((good, None))) => {
+            assert_eq!(strict, good);
+            Ok(())
+        }
+        (Err(error), Ok((good, Some(skipped)))) => {
+            assert_eq!(skipped.first.to_string(), error.to_string());
+            let num_lines = bytes.split(|byte| *byte == b'\n').count();
+            assert!(!good.is_empty() && good.len() + skipped.count <= num_lines);
+            Err(error)
+        }
+        (Err(error), Err(_)) => Err(error),
+        (strict, good) => panic!("{strict:?} but {good:?}"),
+    }
+}
+
+/// What is accepted is written and read back equal.
+pub fn config(text: &str) -> Result<()> {
+    let mut config = RunConfig::from_ron(text, "run.ron")?;
+    config.resolve();
+    config.validate()?;
+    let written = config.to_ron()?;
+    match RunConfig::from_ron(&written, "written.ron") {
+        Ok(again) => assert_eq!(again, config),
+        Err(error) => panic!("{error} in {written}"),
+    }
+    Ok(())
+}
+
+/// The error of a refused file says which file, and exits as bad input does.
+#[track_caller]
+pub fn assert_input_error(error: &Error, name: &str) {
+    assert_eq!(error.exit_code(), 3, "{error}");
+    assert!(error.to_string().contains(name), "{name} is not named: {error}");
+}

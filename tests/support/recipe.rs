@@ -1,0 +1,206 @@
+//! A training run of the real binary as a recipe: its runs differ in nothing but what happens to them, and must end in the
+//! same bytes.
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::{TempDir, tempdir};
+
+use super::binary::{Outcome, Random, command, ending_model, read, read_json_lines, tiny_model_with, wait, write_rows};
+
+pub const NUM_ROWS: usize = 30;
+/// A watched run that is not where it is waited for after this time hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The program may be faster than the signal: then the run is tried again.
+const NUM_TRIES: usize = 5;
+
+/// A run's input and settings. Its runs differ in nothing but what happens to them.
+pub struct Recipe {
+    pub folder: TempDir,
+    pub device: &'static str,
+    /// `RAYON_NUM_THREADS`, if it is set.
+    pub num_threads: Option<&'static str>,
+    overrides: Vec<&'static str>,
+}
+
+impl Recipe {
+    pub fn new(overrides: &[&'static str]) -> Self {
+        let recipe = Recipe::with_long_responses(overrides);
+        ending_model(recipe.folder.path());
+        recipe
+    }
+
+    /// Nearly every response is as long as it may be, and they are written one after the other: generation takes long.
+    pub fn with_long_responses(overrides: &[&'static str]) -> Self {
+        let folder = tempdir().unwrap();
+        tiny_model_with(folder.path(), &[]);
+        write_rows(&folder.path().join("rows.jsonl"), NUM_ROWS);
+        write_rows(&folder.path().join("held_out.jsonl"), 4);
+        Recipe { folder, device: "flex", num_threads: None, overrides: overrides.to_vec() }
+    }
+
+    pub fn path(&self, run: &str) -> PathBuf {
+        self.folder.path().join(run)
+    }
+
+    /// Starts the run, or continues it where there is one.
+    pub fn start(&self, run: &str) -> Child {
+        if self.path(run).join("config.ron").exists() {
+            return self.spawn(&["resume", run]);
+        }
+        let mut arguments =
+            vec!["train", "--model", "tiny", "--data", "rows.jsonl", "--device", self.device, "--output", run];
+        arguments.extend([
+            "evaluation.data=held_out.jsonl",
+            "iterations=2",
+            "save_every=4",
+            "keep_last=100",
+            "generation.max_new_tokens=12",
+            "generation.batch_size=4",
+            "generation.unfinished=mask",
+            "train.batch_size=2",
+            "train.epochs=2",
+            "train.lr=1e-3",
+            "train.optimizer=adamw",
+        ]);
+        arguments.extend(&self.overrides);
+        self.spawn(&arguments)
+    }
+
+    pub fn spawn(&self, arguments: &[&str]) -> Child {
+        let mut command = command(self.folder.path(), arguments);
+        if let Some(num_threads) = self.num_threads {
+            command.env("RAYON_NUM_THREADS", num_threads);
+        }
+        command.spawn().unwrap()
+    }
+
+    /// Runs to the end, from wherever the run stands.
+    pub fn finish(&self, run: &str) -> Outcome {
+        wait(self.start(run)).succeeded()
+    }
+
+    /// Starts the run and sends it a signal when its file `watched` has `num_lines.start` lines. What it then says, once it
+    /// stopped before the file had `num_lines.end` lines.
+    pub fn interrupt(&self, run: &str, watched: &str, num_lines: Range<usize>, signal: &str) -> Outcome {
+        let watched = self.path(run).join(watched);
+        let count = || fs::read_to_string(&watched).unwrap_or_default().lines().count();
+        for _ in 0..NUM_TRIES {
+            let _ = fs::remove_dir_all(self.path(run));
+            let mut child = self.start(run);
+            let started = Instant::now();
+            while count() < num_lines.start {
+                assert!(started.elapsed() < PATIENCE, "{} never had {num_lines:?} lines", watched.display());
+                if child.try_wait().unwrap().is_some() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            send(&child, signal);
+            let outcome = wait(child);
+            if outcome.code != Some(0) && num_lines.contains(&count()) {
+                return outcome;
+            }
+        }
+        panic!("{}: the signal came later than at {num_lines:?} lines, {NUM_TRIES} times", watched.display());
+    }
+
+    /// Stops the run at random moments, each time continuing it, then lets it finish. How often it was stopped.
+    pub fn harass(&self, run: &str, undisturbed: Duration, signal: &str, random: &mut Random) -> usize {
+        const NUM_SIGNALS: usize = 6;
+        let mut num_stopped = 0;
+        for _ in 0..NUM_SIGNALS {
+            let child = self.start(run);
+            std::thread::sleep(undisturbed.mul_f64(random.uniform() / 2.0));
+            send(&child, signal);
+            num_stopped += usize::from(wait(child).code != Some(0));
+        }
+        self.finish(run);
+        num_stopped
+    }
+
+    /// The two runs made the same model and logged the same figures.
+    #[track_caller]
+    pub fn assert_same(&self, expected: &str, actual: &str) {
+        let (figures, others) = (figures(&self.path(expected)), figures(&self.path(actual)));
+        let steps = |rows: &[Value]| rows.iter().map(|row| row["total_step"].as_u64().unwrap()).collect::<Vec<_>>();
+        assert_eq!(steps(&others), steps(&figures), "every update is logged once, in order");
+        for (other, figures) in others.iter().zip(&figures) {
+            assert_eq!(other, figures);
+        }
+        for file in ["evaluations.jsonl", "self_generation.jsonl", "held_out.jsonl"] {
+            assert_eq!(read(&self.path(actual).join(file)), read(&self.path(expected).join(file)), "{file}");
+        }
+        for iteration in files_of(&self.path(expected)).into_iter().filter(|name| name.starts_with("iteration-")) {
+            let responses = |run: &str| sorted_lines(&self.path(run).join(&iteration).join("self_generated.jsonl"));
+            assert_eq!(responses(actual), responses(expected), "{iteration}");
+        }
+        self.assert_same_checkpoints(expected, actual);
+        let bytes = |run: &str| fs::read(self.path(run).join("model/model.safetensors")).unwrap();
+        assert!(bytes(expected) == bytes(actual), "the models differ");
+    }
+
+    /// Every checkpoint of the one run is one of the other: every weight, every moment, and where the run stood.
+    #[track_caller]
+    fn assert_same_checkpoints(&self, expected: &str, actual: &str) {
+        let mut num_compared = 0;
+        for set in files_of(&self.path(expected).join("checkpoints")) {
+            for file in files_of(&self.path(expected).join("checkpoints").join(&set)) {
+                let bytes = |run: &str| fs::read(self.path(run).join("checkpoints").join(&set).join(&file)).unwrap();
+                assert!(bytes(expected) == bytes(actual), "{set}/{file} differs");
+                num_compared += 1;
+            }
+        }
+        assert!(num_compared > 10, "only {num_compared} files were there to compare");
+    }
+
+    /// Every checkpoint under its final name is whole.
+    #[track_caller]
+    pub fn assert_checkpoints_verify(&self, run: &str) {
+        let folder = self.path(run).join("checkpoints");
+        for set in files_of(&folder).into_iter().filter(|name| !name.starts_with('.')) {
+            gsil::train::manifest::verify(&folder.join(set)).unwrap();
+        }
+    }
+}
+
+/// The names in a folder, sorted; none if there is no folder.
+pub fn files_of(folder: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// `metrics.jsonl` without what depends on the clock.
+fn figures(run: &Path) -> Vec<Value> {
+    let mut rows = read_json_lines(&run.join("metrics.jsonl"));
+    for row in &mut rows {
+        let row = row.as_object_mut().unwrap();
+        row.retain(|key, _| key != "seconds" && key != "tokens_per_s");
+    }
+    rows
+}
+
+fn sorted_lines(path: &Path) -> Vec<String> {
+    let mut lines: Vec<String> = read(path).lines().map(str::to_owned).collect();
+    lines.sort_unstable();
+    lines
+}
+
+/// Sends a signal; a process that has ended is left alone.
+pub fn send(child: &Child, signal: &str) {
+    Command::new("kill").args(["-s", signal, &child.id().to_string()]).output().unwrap();
+}
+
+#[track_caller]
+pub fn assert_stopped(outcome: &Outcome, code: i32) {
+    assert_eq!(outcome.code, Some(code), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("after saving"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("hint: continue with `gsil resume"), "{}", outcome.stderr);
+    assert_eq!(outcome.stdout, "");
+}
