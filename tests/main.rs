@@ -13,6 +13,8 @@ mod training;
 mod bad_input;
 mod bench;
 mod command_line;
+mod export;
+mod export_readers;
 mod house;
 mod kills;
 mod real_model;

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use crate::support::binary::{
-    assert_close, device, ending_model, golden, gsil, read_json, read_json_lines, say_skipped, text, write_rows,
+    assert_close, device, ending_model, export, golden, gsil, read_json, read_json_lines, say_skipped, text, write_rows,
 };
 
 /// Of log-probs in float32 through 30 layers, as `notes/golden.md` has it.
@@ -186,6 +186,27 @@ fn the_binary_writes_the_golden_greedy_text_of_the_real_model() {
     let options = ["--max-new-tokens", "32", "--device", &device()];
     let printed = gsil(folder.path(), &[&arguments[..], &options].concat()).succeeded().stdout;
     let tokenizer = Policy::open(&path).unwrap().tokenizer.unwrap();
+    assert_eq!(printed, tokenizer.decode(&greedy_ids(conversation)).unwrap() + "\n");
+}
+
+#[test]
+fn the_real_model_exported_as_gguf_again_keeps_the_golden_ids_and_greedy_text() {
+    let Some(path) = gguf("GGUF export of the real model") else { return };
+    let folder = tempdir().unwrap();
+    let output = folder.path().join("again");
+    export(folder.path(), &path, "gguf", &output, &["--dtype", "f16"]).succeeded();
+    let file = output.join("model.gguf");
+    let tokenizer = Policy::open(&file).unwrap().tokenizer.unwrap();
+    assert_tokenizes_as_golden(&tokenizer);
+    for conversation in conversations() {
+        let prompt = Prompt::Text(words(&conversation, "user").into());
+        assert_eq!(tokenizer.encode_prompt(&prompt).unwrap(), ids(&conversation["prompt_ids"]));
+    }
+    let conversation = &conversations()[0];
+    let arguments =
+        ["generate", "--model", &text(&file), "--prompt", words(conversation, "user"), "--temperature", "0"];
+    let options = ["--max-new-tokens", "32", "--device", &device()];
+    let printed = gsil(folder.path(), &[&arguments[..], &options].concat()).succeeded().stdout;
     assert_eq!(printed, tokenizer.decode(&greedy_ids(conversation)).unwrap() + "\n");
 }
 

@@ -5,6 +5,7 @@ mod chat;
 mod devices;
 mod doctor;
 mod eval;
+mod export;
 pub mod failure;
 mod generate;
 mod report;
@@ -44,6 +45,8 @@ enum Verb {
     Score(score::ScoreArgs),
     /// Held-out figures of a model, as JSON.
     Eval(eval::EvalArgs),
+    /// A run or a model in the form that other programs take: transformers, peft, llama.cpp and Ollama, mlx-lm, TRL.
+    Export(export::ExportArgs),
     /// How fast this machine is: device peaks, operations, training, generation. A table to post.
     Bench(bench::BenchArgs),
     /// The devices of this machine.
@@ -65,6 +68,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Chat(args) => chat::chat(args),
         Verb::Score(args) => score::score(args),
         Verb::Eval(args) => eval::eval(args),
+        Verb::Export(args) => export::export(args),
         Verb::Bench(args) => bench::bench(args),
         Verb::Devices => devices::devices(),
         Verb::Doctor(args) => doctor::doctor(args),

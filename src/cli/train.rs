@@ -128,8 +128,15 @@ fn free_run_folder(named_after: Option<&Path>) -> PathBuf {
 
 /// The before/after table: what was measured, whatever it says.
 fn print_results(rows: &[EvaluationRow]) -> Result<()> {
-    let Some(first) = rows.first() else { return Ok(()) };
-    let was_held_out = first.evaluation.held_out;
+    match results(rows) {
+        Some(text) => print_line(&format!("\n{text}")),
+        None => Ok(()),
+    }
+}
+
+/// The table with what its columns mean; None without rows.
+pub(super) fn results(rows: &[EvaluationRow]) -> Option<String> {
+    let was_held_out = rows.first()?.evaluation.held_out;
     let cells = |row: &EvaluationRow| {
         let evaluation = &row.evaluation;
         let (greedy, sampled) = (evaluation.greedy.as_ref(), evaluation.sampled.as_ref());
@@ -150,14 +157,14 @@ fn print_results(rows: &[EvaluationRow]) -> Result<()> {
     let keep = |row: &Vec<String>| used.iter().map(|i| row[*i].clone()).collect();
     let header: Vec<&str> = used.iter().map(|i| header[*i]).collect();
     let kept: Vec<Vec<String>> = rows.iter().map(keep).collect();
-    print_line(&format!("\n{}", format_table(&header, &kept)))?;
     let whose = match was_held_out {
         true => "Held-out rows.",
         false => "Training rows, for want of held-out ones (evaluation.data).",
     };
-    print_line(&format!(
-        "{whose} log-prob/token: of demonstrations, nats. accuracy: the demonstration gained more log-prob than the\n\
+    Some(format!(
+        "{}\n{whose} log-prob/token: of demonstrations, nats. accuracy: the demonstration gained more log-prob than the\n\
          start policy's own response. in format, greedy, flexible: greedy answers that end in marker and number, whose number\n\
          after the marker is right, whose last number is right. sampled: the same as greedy at temperature 1.",
+        format_table(&header, &kept)
     ))
 }

@@ -87,6 +87,14 @@ impl Tokenizer {
         guarded(&self.path, "decode with", || self.inner.decode(ids, true))
     }
 
+    /// The text of token ids, special tokens included.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the tokenizer's decoder fails.
+    pub fn decode_all(&self, ids: &[u32]) -> Result<String> {
+        guarded(&self.path, "decode with", || self.inner.decode(ids, false))
+    }
+
     /// The tokens that end a response. Never empty.
     pub fn eos_token_ids(&self) -> &[u32] {
         &self.eos_token_ids

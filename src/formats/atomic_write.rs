@@ -1,10 +1,13 @@
-//! Writing files that are never seen half-written: a temporary name beside the target, fsync, rename, fsync of the
-//! folder.
+//! Writing files and folders that are never seen half-written: a temporary name beside the target, fsync, rename, fsync of
+//! the folder.
 //!
-//! After a crash at any moment the target is the old file or the new one. Next: [`super::safetensors`].
+//! After a crash at any moment the target is the old one or the new one; of a folder that is replaced, the old one may have
+//! the hidden name `.NAME.old-PID`. Next: [`super::safetensors`].
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 use super::file_system::FileSystem;
 use crate::error::{Error, Result};
@@ -38,6 +41,50 @@ pub fn write_synced(
     let mut writer = BufWriter::with_capacity(1 << 20, file);
     write(&mut writer)?;
     writer.flush().and_then(|()| writer.get_mut().sync()).map_err(Error::writing("write", path))
+}
+
+/// Writes the files of a folder through `write`, which gets a temporary folder, then puts it in place of what is at
+/// `folder`. On an error that is untouched.
+pub fn replace_folder(files: &dyn FileSystem, folder: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let temporary = sibling(folder, "tmp")?;
+    remove(files, &temporary)?;
+    let result = create_folder(files, &temporary)
+        .and_then(|()| write(&temporary))
+        .and_then(|()| sync_folder(files, &temporary))
+        .and_then(|()| put_in_place(files, &temporary, folder));
+    if result.is_err() {
+        // The first error is the one to report; a leftover temporary folder is only untidy.
+        let _ = remove(files, &temporary);
+    }
+    result
+}
+
+/// Renames `temporary` to `folder`; what was there moves aside first and comes back if the rename fails.
+fn put_in_place(files: &dyn FileSystem, temporary: &Path, folder: &Path) -> Result<()> {
+    let place = |from: &Path, to: &Path| files.rename(from, to).map_err(Error::writing("put in place", folder));
+    if folder.exists() {
+        let old = sibling(folder, "old")?;
+        remove(files, &old)?;
+        place(folder, &old)?;
+        if let Err(error) = place(temporary, folder) {
+            place(&old, folder)?;
+            return Err(error);
+        }
+        sync_folder(files, folder_of(folder))?;
+        return remove(files, &old);
+    }
+    place(temporary, folder)?;
+    sync_folder(files, folder_of(folder))
+}
+
+/// Writes a new file of these bytes, synced.
+pub fn write_bytes(files: &dyn FileSystem, path: &Path, bytes: &[u8]) -> Result<()> {
+    write_synced(files, path, |file| file.write_all(bytes).map_err(Error::writing("write", path)))
+}
+
+/// Writes a new JSON file, indented, synced.
+pub fn write_json(files: &dyn FileSystem, path: &Path, value: &Value) -> Result<()> {
+    write_bytes(files, path, format!("{value:#}\n").as_bytes())
 }
 
 /// Makes the names in a folder survive a power cut.

@@ -73,6 +73,34 @@ fn split(digits: &str) -> Value {
     json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false})
 }
 
+/// The usual name of the rule by which a `tokenizer.json` of byte-level BPE splits text; `None` if it is none of these.
+pub fn split_rule_name(tokenizer: &Value) -> Option<&'static str> {
+    let ignores_merges = tokenizer["model"]["ignore_merges"] == true;
+    let rule = SPLIT_RULES.iter().find(|rule| {
+        let same = |step: &str, rule: Value| essentials(&tokenizer[step]) == essentials(&rule);
+        same("normalizer", (rule.normalizer)())
+            && same("pre_tokenizer", (rule.pre_tokenizer)())
+            && ignores_merges == rule.ignore_merges
+    })?;
+    rule.names.first().copied()
+}
+
+/// A step without what has no effect on token ids: `trim_offsets`, defaults left out, and sequences of one.
+fn essentials(step: &Value) -> Value {
+    for list in ["pretokenizers", "normalizers"] {
+        if let Some(steps) = step[list].as_array() {
+            let steps: Vec<Value> = steps.iter().map(essentials).collect();
+            return if let [only] = &steps[..] { only.clone() } else { sequence(list, &steps) };
+        }
+    }
+    let mut step = step.clone();
+    if step["type"] == "ByteLevel" {
+        let use_regex = step.get("use_regex").is_none_or(|flag| flag == true);
+        step = json!({"type": "ByteLevel", "add_prefix_space": step["add_prefix_space"], "use_regex": use_regex});
+    }
+    step
+}
+
 /// The parts of `tokenizer.json` for byte-level BPE.
 pub fn byte_level_bpe(path: &Path, metadata: &GgufMetadata, vocabulary: &Vocabulary) -> Result<Tokenizer> {
     let pre_key = "tokenizer.ggml.pre";
@@ -108,4 +136,41 @@ pub fn byte_level_bpe(path: &Path, metadata: &GgufMetadata, vocabulary: &Vocabul
         add_bos: metadata.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(rule.add_bos_by_default),
         add_eos: metadata.bool("tokenizer.ggml.add_eos_token")?.unwrap_or(false),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(normalizer: Value, pre_tokenizer: Value, ignore_merges: bool) -> Option<&'static str> {
+        split_rule_name(&json!({
+            "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "model": {"ignore_merges": ignore_merges},
+        }))
+    }
+
+    #[test]
+    fn every_rule_is_recognised_by_what_it_makes() {
+        for rule in &SPLIT_RULES {
+            let found = name((rule.normalizer)(), (rule.pre_tokenizer)(), rule.ignore_merges);
+            assert_eq!(found, Some(rule.names[0]));
+            assert_eq!(name((rule.normalizer)(), (rule.pre_tokenizer)(), !rule.ignore_merges), None);
+        }
+    }
+
+    /// `pre_tokenizer` of the published tokenizer.json of Qwen2.5 and of GPT-2, which write it in their own ways.
+    #[test]
+    fn published_spellings_are_recognised() {
+        let qwen = json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+             "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
+        ]});
+        assert_eq!(name(json!({"type": "NFC"}), qwen.clone(), false), Some("qwen2"));
+        assert_eq!(name(Value::Null, qwen, false), None, "without normalisation some ids would differ");
+        let gpt2 = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true});
+        assert_eq!(name(Value::Null, gpt2.clone(), false), Some("gpt-2"));
+        assert_eq!(name(Value::Null, json!({"type": "Sequence", "pretokenizers": [gpt2]}), false), Some("gpt-2"));
+        let spaced = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true});
+        assert_eq!(name(Value::Null, spaced, false), None);
+    }
 }

@@ -108,7 +108,7 @@ pub fn config_json(file: &GgufFile, dimensions: &Dimensions) -> Result<Value> {
     });
     if dimensions.model_type == "llama" {
         config["attention_bias"] = has("blk.0.attn_q.bias").into();
-        config["mlp_bias"] = false.into();
+        config["mlp_bias"] = has("blk.0.ffn_gate.bias").into();
     }
     if let Some(window) = metadata.u64(&dimensions.key("attention.sliding_window"))? {
         config["sliding_window"] = window.into();

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::gguf_write::{MetadataEntries, MetadataToWrite};
 use crate::error::{Error, Result};
 
 /// One metadata value. Integers of all widths are widened.
@@ -28,6 +29,30 @@ impl GgufValue {
             Self::String(_) => "a string",
             Self::Array(_) => "an array",
         }
+    }
+
+    /// The value in the type that converters give to such values.
+    fn to_write(&self) -> Option<MetadataToWrite> {
+        Some(match self {
+            Self::Unsigned(_) | Self::Signed(_) => MetadataToWrite::U32(self.as_u64()?.try_into().ok()?),
+            Self::F32(value) => MetadataToWrite::F32(*value),
+            Self::F64(_) => return None,
+            Self::Bool(value) => MetadataToWrite::Bool(*value),
+            Self::String(value) => MetadataToWrite::String(value.clone()),
+            Self::Array(values) => match values.first() {
+                None | Some(Self::String(_)) => MetadataToWrite::Strings(
+                    values.iter().map(|v| Some(v.as_str()?.to_owned())).collect::<Option<_>>()?,
+                ),
+                Some(Self::F32(_)) => {
+                    let number = |value: &Self| if let Self::F32(value) = value { Some(*value) } else { None };
+                    MetadataToWrite::F32s(values.iter().map(number).collect::<Option<_>>()?)
+                }
+                Some(_) => {
+                    let number = |value: &Self| value.as_u64()?.try_into().ok();
+                    MetadataToWrite::I32s(values.iter().map(number).collect::<Option<_>>()?)
+                }
+            },
+        })
     }
 
     fn as_u64(&self) -> Option<u64> {
@@ -133,6 +158,20 @@ impl GgufMetadata {
         })
     }
 
+    /// The entries whose keys begin with `prefix`, by key, as they can be written again.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a value of a type that is not written.
+    pub fn to_write(&self, prefix: &str) -> Result<MetadataEntries> {
+        let mut found: Vec<_> = self.values.iter().filter(|(key, _)| key.starts_with(prefix)).collect();
+        found.sort_by_key(|(key, _)| *key);
+        let entry = |(key, value): (&String, &GgufValue)| match value.to_write() {
+            Some(value) => Ok((key.clone(), value)),
+            None => Err(Error::input(&self.path, format!("{} that cannot be written again", value.kind())).at(key)),
+        };
+        found.into_iter().map(entry).collect()
+    }
+
     /// The error for a key that must be there.
     pub fn missing(&self, key: &str) -> Error {
         Error::input(&self.path, "is missing from the metadata").at(key)
@@ -162,6 +201,30 @@ mod tests {
     #[test]
     fn a_single_precision_number_keeps_its_short_decimal_form() {
         assert_eq!(metadata(GgufValue::F32(1e-5)).f64("k").unwrap(), Some(1e-5));
+    }
+
+    #[test]
+    fn entries_of_a_prefix_are_written_again_in_the_types_of_converters() {
+        let mut metadata = metadata(GgufValue::Bool(true));
+        let array = GgufValue::Array;
+        for (key, value) in [
+            ("t.types", array(vec![GgufValue::Signed(3), GgufValue::Signed(1)])),
+            ("t.scores", array(vec![GgufValue::F32(-0.5)])),
+            ("t.merges", array(Vec::new())),
+            ("t.eos", GgufValue::Unsigned(2)),
+        ] {
+            metadata.insert(key.into(), value).unwrap();
+        }
+        let expected = [
+            ("t.eos", MetadataToWrite::U32(2)),
+            ("t.merges", MetadataToWrite::Strings(Vec::new())),
+            ("t.scores", MetadataToWrite::F32s(vec![-0.5])),
+            ("t.types", MetadataToWrite::I32s(vec![3, 1])),
+        ];
+        assert_eq!(metadata.to_write("t.").unwrap(), expected.map(|(key, value)| (key.to_owned(), value)));
+        metadata.insert("t.odd".into(), array(vec![GgufValue::Bool(true)])).unwrap();
+        let error = metadata.to_write("t.").unwrap_err().to_string();
+        assert_eq!(error, "m.gguf, t.odd: an array that cannot be written again");
     }
 
     #[test]

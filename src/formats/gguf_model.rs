@@ -20,14 +20,14 @@ use super::{ModelFiles, RowOrder, TensorPlace, WeightFile, Weights};
 use crate::error::{Error, Result};
 
 /// Tensors that a model has once: GGUF name, Hugging Face name.
-const MODEL_TENSORS: [(&str, &str); 3] = [
+pub(super) const MODEL_TENSORS: [(&str, &str); 3] = [
     ("token_embd.weight", "model.embed_tokens.weight"),
     ("output_norm.weight", "model.norm.weight"),
     ("output.weight", "lm_head.weight"),
 ];
 
 /// Tensors of layer N: GGUF name after `blk.N.`, Hugging Face name after `model.layers.N.`.
-const LAYER_TENSORS: [(&str, &str); 13] = [
+pub(super) const LAYER_TENSORS: [(&str, &str); 16] = [
     ("attn_norm.weight", "input_layernorm.weight"),
     ("attn_q.weight", "self_attn.q_proj.weight"),
     ("attn_q.bias", "self_attn.q_proj.bias"),
@@ -39,8 +39,11 @@ const LAYER_TENSORS: [(&str, &str); 13] = [
     ("attn_output.bias", "self_attn.o_proj.bias"),
     ("ffn_norm.weight", "post_attention_layernorm.weight"),
     ("ffn_gate.weight", "mlp.gate_proj.weight"),
+    ("ffn_gate.bias", "mlp.gate_proj.bias"),
     ("ffn_up.weight", "mlp.up_proj.weight"),
+    ("ffn_up.bias", "mlp.up_proj.bias"),
     ("ffn_down.weight", "mlp.down_proj.weight"),
+    ("ffn_down.bias", "mlp.down_proj.bias"),
 ];
 
 /// Opens a GGUF file as a Hugging Face model.

@@ -19,9 +19,9 @@ use crate::error::{Error, Result};
 
 /// Token types of `tokenizer.ggml.token_type` that are treated apart.
 pub const NORMAL: u64 = 1;
-const CONTROL: u64 = 3;
-const USER_DEFINED: u64 = 4;
-const UNUSED: u64 = 5;
+pub const CONTROL: u64 = 3;
+pub const USER_DEFINED: u64 = 4;
+pub const UNUSED: u64 = 5;
 
 /// The tokenizer of a GGUF file; `None` if it has none.
 pub fn tokenizer_files(path: &Path, metadata: &GgufMetadata) -> Result<Option<TokenizerFiles>> {

@@ -5,8 +5,9 @@
 //! |---|---|---|
 //! | `config.json` | required | yes |
 //! | `generation_config.json` | if there | if given |
-//! | `model.safetensors`, or `model.safetensors.index.json` and its shards | required | one file, F32 |
+//! | `model.safetensors`, or `model.safetensors.index.json` and its shards | required | one file, F32, F16 or BF16 |
 //! | `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja` | if there | if given |
+//! | `README.md` | no | if given |
 //!
 //! A folder cannot make this program open a file elsewhere: shard names are plain names ending in `.safetensors`, and
 //! symbolic links may lead to files of the folder or, as in the Hugging Face cache, from `snapshots/REVISION` to `blobs`,

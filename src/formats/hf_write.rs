@@ -7,20 +7,20 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::TokenizerFiles;
-use super::atomic_write::{create_folder, folder_of, remove, sibling, sync_folder, write_synced};
+use super::atomic_write::{replace_folder, write_bytes, write_json, write_synced};
 use super::file_system::{Disk, FileSystem};
 use super::hf_folder::{CHAT_TEMPLATE, CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
-use super::safetensors::{TensorToWrite, write_tensors};
+use super::quantize::Precision;
+use super::safetensors::{TensorToWrite, write_tensors_as};
 use crate::error::{Error, Result};
 
-/// Writes a model as a Hugging Face folder. The folder appears at `folder` only once it is complete and on disk; if one
-/// of our own making is there, it is replaced.
-///
-/// Weights are written as F32 (see [`write_safetensors`]), and `torch_dtype` in `config.json` says so.
+/// The card of a model folder.
+pub(super) const MODEL_CARD: &str = "README.md";
+
+/// Writes a model as a Hugging Face folder of F32 tensors: see [`ModelFolder::write`].
 ///
 /// # Errors
-/// [`Error::Usage`] if `folder` is a file, or holds anything that this function does not write; [`Error::Disk`] if
-/// writing fails; any error of a tensor's values. What was at `folder` is then still there.
+/// As there.
 pub fn write_model_folder(
     folder: &Path,
     config: &Value,
@@ -28,44 +28,39 @@ pub fn write_model_folder(
     tokenizer: Option<&TokenizerFiles>,
     tensors: Vec<TensorToWrite>,
 ) -> Result<()> {
-    ModelFolder { config, generation_config, tokenizer }.write(&Disk, folder, tensors)
+    let model = ModelFolder { config, generation_config, tokenizer, model_card: None, precision: Precision::F32 };
+    model.write(&Disk, folder, tensors)
 }
 
-/// What stands in a model folder beside the weights.
+/// What stands in a model folder beside the weights, and how these are stored.
 #[derive(Debug, Clone, Copy)]
 pub struct ModelFolder<'a> {
+    /// `config.json`; its stored type is corrected.
     pub config: &'a Value,
     pub generation_config: Option<&'a Value>,
     pub tokenizer: Option<&'a TokenizerFiles>,
+    /// The text of `README.md`.
+    pub model_card: Option<&'a str>,
+    /// The type of the tensors: not Q8_0, which these folders do not have.
+    pub precision: Precision,
 }
 
 impl ModelFolder<'_> {
-    /// See [`write_model_folder`].
+    /// Writes the folder. It appears at `folder` only once it is complete and on disk; if one of our own making is there,
+    /// it is replaced.
     ///
     /// # Errors
-    /// As there.
+    /// [`Error::Usage`] if `folder` is a file, or holds anything that `gsil train` does not write; [`Error::Disk`] if
+    /// writing fails; any error of a tensor's values. What was at `folder` is then still there.
     pub fn write(&self, files: &dyn FileSystem, folder: &Path, tensors: Vec<TensorToWrite>) -> Result<()> {
         check_replaceable(folder)?;
-        let temporary = sibling(folder, "tmp")?;
-        remove(files, &temporary)?;
-        let result = create_folder(files, &temporary)
-            .and_then(|()| self.write_files(files, &temporary, tensors))
-            .and_then(|()| sync_folder(files, &temporary))
-            .and_then(|()| put_in_place(files, &temporary, folder));
-        if result.is_err() {
-            // The first error is the one to report; a leftover temporary folder is only untidy.
-            let _ = remove(files, &temporary);
-        }
-        result
+        replace_folder(files, folder, |temporary| self.write_files(files, temporary, tensors))
     }
 
     fn write_files(&self, files: &dyn FileSystem, folder: &Path, tensors: Vec<TensorToWrite>) -> Result<()> {
-        let write_bytes = |name: &str, bytes: &[u8]| {
-            let path = folder.join(name);
-            write_synced(files, &path, |file| file.write_all(bytes).map_err(Error::writing("write", &path)))
-        };
-        let write_json = |name: &str, value: &Value| write_bytes(name, format!("{value:#}\n").as_bytes());
-        write_json(CONFIG, &as_float32(self.config))?;
+        let write_bytes = |name: &str, bytes: &[u8]| write_bytes(files, &folder.join(name), bytes);
+        let write_json = |name: &str, value: &Value| write_json(files, &folder.join(name), value);
+        write_json(CONFIG, &with_precision(self.config, self.precision))?;
         if let Some(generation_config) = self.generation_config {
             write_json(GENERATION_CONFIG, generation_config)?;
         }
@@ -76,8 +71,13 @@ impl ModelFolder<'_> {
                 write_bytes(CHAT_TEMPLATE, template.as_bytes())?;
             }
         }
+        if let Some(text) = self.model_card {
+            write_bytes(MODEL_CARD, text.as_bytes())?;
+        }
         let weights = folder.join(WEIGHTS);
-        write_synced(files, &weights, |file| write_tensors(file, &weights, tensors, &BTreeMap::new()))
+        write_synced(files, &weights, |file| {
+            write_tensors_as(file, &weights, tensors, &BTreeMap::new(), self.precision)
+        })
     }
 }
 
@@ -102,37 +102,25 @@ fn check_replaceable(folder: &Path) -> Result<()> {
 
 /// The configuration with its stored type corrected: `dtype` in newer versions of transformers, `torch_dtype` in older
 /// ones.
-fn as_float32(config: &Value) -> Value {
+fn with_precision(config: &Value, precision: Precision) -> Value {
+    let name = match precision {
+        Precision::F32 => "float32",
+        Precision::F16 => "float16",
+        Precision::BF16 => "bfloat16",
+        Precision::Q8_0 => panic!("model folders have no Q8_0"),
+    };
     let mut config = config.clone();
     if let Some(fields) = config.as_object_mut() {
         for key in ["torch_dtype", "dtype"] {
             if fields.contains_key(key) {
-                fields.insert(key.into(), "float32".into());
+                fields.insert(key.into(), name.into());
             }
         }
         if !fields.contains_key("dtype") {
-            fields.insert("torch_dtype".into(), "float32".into());
+            fields.insert("torch_dtype".into(), name.into());
         }
     }
     config
-}
-
-/// Renames `temporary` to `folder`; what was there moves aside first and comes back if the rename fails.
-fn put_in_place(files: &dyn FileSystem, temporary: &Path, folder: &Path) -> Result<()> {
-    let place = |from: &Path, to: &Path| files.rename(from, to).map_err(Error::writing("put in place", folder));
-    if folder.exists() {
-        let old = sibling(folder, "old")?;
-        remove(files, &old)?;
-        place(folder, &old)?;
-        if let Err(error) = place(temporary, folder) {
-            place(&old, folder)?;
-            return Err(error);
-        }
-        sync_folder(files, folder_of(folder))?;
-        return remove(files, &old);
-    }
-    place(temporary, folder)?;
-    sync_folder(files, folder_of(folder))
 }
 
 /// A small folder for the tests here and in [`super::hf_folder`].

@@ -3,13 +3,15 @@
 //! [`open_model`] takes a Hugging Face folder or a `.gguf` file and gives a [`ModelFiles`]: the configuration as
 //! `config.json` has it, the tokenizer as `tokenizer.json` has it, and [`Weights`] under Hugging Face names in
 //! `[out, in]` layout. Everything is checked when it is opened; a tensor's values are read when they are asked for.
-//! [`hf_folder::write_model_folder`] writes the same view back. Host data only: no tensor library here.
+//! [`hf_folder::ModelFolder`] writes the same view back, [`gguf_write`] and its kin write it as a GGUF file, and [`peft`]
+//! writes an adapter alone. Host data only: no tensor library here.
 //!
 //! Files come from strangers. No count or offset found in one is believed before it is checked against the file's size,
 //! nothing is memory-mapped, and pickle files are never read.
 //!
 //! Reading order: [`hf_folder`], [`safetensors`], [`gguf`], [`dequantize`], `gguf_model`, `gguf_config`,
-//! `gguf_tokenizer`.
+//! `gguf_tokenizer`; then what writes: [`quantize`], `safetensors_write`, `hf_write`, [`gguf_write`], [`gguf_model_write`],
+//! [`gguf_tokenizer_write`], [`peft`].
 
 pub(crate) mod atomic_write;
 pub mod dequantize;
@@ -23,10 +25,15 @@ mod gguf_config;
 mod gguf_header;
 pub mod gguf_metadata;
 mod gguf_model;
+pub mod gguf_model_write;
 mod gguf_sentence_piece;
 mod gguf_tokenizer;
+pub mod gguf_tokenizer_write;
+pub mod gguf_write;
 pub mod hf_folder;
 mod hf_write;
+pub mod peft;
+pub mod quantize;
 pub mod safetensors;
 mod safetensors_write;
 

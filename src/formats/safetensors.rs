@@ -13,7 +13,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::dequantize::StorageType;
 use super::file_bytes::FileBytes;
-pub use super::safetensors_write::{HostTensor, TensorToWrite, write_safetensors, write_tensors};
+pub use super::safetensors_write::{HostTensor, TensorToWrite, write_safetensors, write_tensors, write_tensors_as};
 use crate::error::{Error, Result};
 
 /// The format's own limit.

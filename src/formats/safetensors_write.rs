@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::atomic_write::replace_file;
 use super::file_system::Disk;
+use super::quantize::Precision;
 use super::safetensors::METADATA_KEY;
 use crate::error::{Error, Result};
 
@@ -52,12 +53,27 @@ impl<'a> TensorToWrite<'a> {
         TensorToWrite { name, shape, values }
     }
 
+    /// Its name in the file.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Row-major shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
     /// Fetches the values.
     ///
     /// # Errors
     /// Of the device that they lie on.
+    /// # Panics
+    /// If they are not as many as the shape says: a bug of the caller.
     pub fn into_host(self) -> Result<HostTensor> {
-        Ok(HostTensor { name: self.name, shape: self.shape, values: (self.values)()? })
+        let values = (self.values)()?;
+        let num_values: usize = self.shape.iter().product();
+        assert_eq!(values.len(), num_values, "`{}`: number of values for shape {:?}", self.name, self.shape);
+        Ok(HostTensor { name: self.name, shape: self.shape, values })
     }
 }
 
@@ -76,42 +92,60 @@ pub fn write_safetensors(path: &Path, tensors: Vec<TensorToWrite>, metadata: &BT
     replace_file(&Disk, path, |file| write_tensors(file, path, tensors, metadata))
 }
 
+/// The bytes of a safetensors file of F32 tensors: see [`write_tensors_as`].
+///
+/// # Errors
+/// As there.
+pub fn write_tensors(
+    file: &mut dyn Write,
+    path: &Path,
+    tensors: Vec<TensorToWrite>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    write_tensors_as(file, path, tensors, metadata, Precision::F32)
+}
+
 /// The bytes of a safetensors file, into whatever `file` is; errors call it `path`.
 ///
 /// `metadata` is written with `format: "pt"` added, which `transformers` insists on, unless it has a `format` of its
 /// own.
 ///
 /// # Errors
-/// [`Error::Disk`] if writing fails, and any error of a tensor's `values`.
+/// [`Error::Disk`] if writing fails, [`Error::Usage`] for a value beyond the type's range, and any error of a tensor's
+/// `values`.
 /// # Panics
-/// If two tensors have one name, or a tensor's values do not fit its shape: bugs of the caller.
-pub fn write_tensors(
+/// If two tensors have one name, a tensor's values do not fit its shape, or `precision` is Q8_0: bugs of the caller.
+pub fn write_tensors_as(
     file: &mut dyn Write,
     path: &Path,
     mut tensors: Vec<TensorToWrite>,
     metadata: &BTreeMap<String, String>,
+    precision: Precision,
 ) -> Result<()> {
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    let header = header_bytes(&tensors, metadata);
+    let header = header_bytes(&tensors, metadata, precision);
     let prefix = (header.len() as u64).to_le_bytes();
     file.write_all(&prefix).and_then(|()| file.write_all(&header)).map_err(Error::writing("write", path))?;
     for tensor in tensors {
-        let (num_values, shape) = (tensor.num_values(), tensor.shape);
-        let values = (tensor.values)()?;
-        assert_eq!(values.len(), num_values, "`{}`: number of values for shape {shape:?}", tensor.name);
-        write_values(file, &values).map_err(Error::writing("write", path))?;
+        let tensor = tensor.into_host()?;
+        if precision != Precision::F32 {
+            precision.check(&tensor.name, &tensor.values)?;
+        }
+        precision.write(file, &tensor.values).map_err(Error::writing("write", path))?;
     }
     Ok(())
 }
 
-fn header_bytes(tensors: &[TensorToWrite], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+fn header_bytes(tensors: &[TensorToWrite], metadata: &BTreeMap<String, String>, precision: Precision) -> Vec<u8> {
+    assert!(precision != Precision::Q8_0, "safetensors has no Q8_0");
     let mut strings = metadata.clone();
     strings.entry("format".into()).or_insert_with(|| "pt".into());
     let mut header = Map::from_iter([(METADATA_KEY.to_owned(), json!(strings))]);
     let mut start = 0;
     for tensor in tensors {
-        let end = start + 4 * tensor.num_values();
-        let info = json!({"dtype": "F32", "shape": tensor.shape, "data_offsets": [start, end]});
+        let end = start + precision.num_bytes(tensor.num_values());
+        let dtype = format!("{precision:?}"); // F32, F16 and BF16 are called so there
+        let info = json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end]});
         assert!(header.insert(tensor.name.clone(), info).is_none(), "two tensors named `{}`", tensor.name);
         start = end;
     }
@@ -120,12 +154,22 @@ fn header_bytes(tensors: &[TensorToWrite], metadata: &BTreeMap<String, String>) 
     bytes
 }
 
-fn write_values(file: &mut dyn Write, values: &[f32]) -> std::io::Result<()> {
-    let mut bytes = Vec::new();
-    for piece in values.chunks(1 << 14) {
-        bytes.clear();
-        bytes.extend(piece.iter().flat_map(|value| value.to_le_bytes()));
-        file.write_all(&bytes)?;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::safetensors::open_safetensors;
+
+    #[test]
+    fn half_precision_takes_half_the_bytes_and_is_rounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("half.safetensors");
+        let tensor = HostTensor { name: "t".into(), shape: vec![2], values: vec![1.0, 1.0 + 2f32.powi(-10)] };
+        for (precision, second) in [(Precision::F16, 1.0 + 2f32.powi(-10)), (Precision::BF16, 1.0)] {
+            let mut file = std::fs::File::create(&path).unwrap();
+            let tensors = vec![tensor.clone().into()];
+            write_tensors_as(&mut file, &path, tensors, &BTreeMap::new(), precision).unwrap();
+            let file = open_safetensors(&path).unwrap();
+            assert_eq!((file.num_bytes("t"), file.read_f32("t").unwrap()), (4, vec![1.0, second]), "{precision:?}");
+        }
     }
-    Ok(())
 }

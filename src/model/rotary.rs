@@ -56,6 +56,18 @@ impl Angles {
     }
 }
 
+/// What each plain frequency is divided by, where it is not the same for all: the form in which GGUF files have it.
+pub fn rotary_factors(config: &ModelConfig) -> Option<Vec<f32>> {
+    match &config.rope_scaling {
+        RopeScaling::None | RopeScaling::Linear { .. } => None,
+        RopeScaling::Factors(factors) => Some(factors.iter().map(|factor| *factor as f32).collect()),
+        RopeScaling::Llama3 { .. } => {
+            let plain = inverse_frequencies(&ModelConfig { rope_scaling: RopeScaling::None, ..config.clone() });
+            Some(plain.iter().zip(inverse_frequencies(config)).map(|(plain, scaled)| plain / scaled).collect())
+        }
+    }
+}
+
 /// One angular frequency (radians per token) for each pair of dimensions, in f32 as transformers computes them.
 fn inverse_frequencies(config: &ModelConfig) -> Vec<f32> {
     let half = config.head_dim / 2;

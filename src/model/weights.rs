@@ -77,6 +77,27 @@ fn is_redundant(name: &str, config: &ModelConfig) -> bool {
     name.ends_with("rotary_emb.inv_freq") || (config.tie_word_embeddings && name == "lm_head.weight")
 }
 
+/// The tensors of a model on disk, each to be read when it is written elsewhere: no model is built, nothing is in memory.
+///
+/// # Errors
+/// [`Error::Input`] if the files do not hold as many numbers as the configuration describes.
+pub fn stored_tensors_to_write<'a>(files: &'a ModelFiles, config: &ModelConfig) -> Result<Vec<TensorToWrite<'a>>> {
+    let names = files.weights.names().filter(|name| !is_redundant(name, config));
+    let tensors: Vec<TensorToWrite<'a>> = names
+        .map(|name| {
+            let shape = files.weights.shape(name).unwrap_or_default();
+            TensorToWrite::new(name, shape, move || files.weights.read_f32(name))
+        })
+        .collect();
+    let found: usize = tensors.iter().map(TensorToWrite::num_values).sum();
+    let expected = config.num_parameters();
+    match found == expected {
+        true => Ok(tensors),
+        false => Err(Error::input(&files.path, format!("has {found} numbers, config.json describes {expected}"))
+            .with_hint("the configuration and the weights belong to different models, or a file is missing")),
+    }
+}
+
 /// A fresh model: matrices normal with standard deviation `initializer_range`, norms 1, biases 0. The same seed gives the
 /// same weights on every device.
 pub fn initialize(config: &ModelConfig, seed: u64, device: &Device) -> Result<CausalLm> {

@@ -238,6 +238,23 @@ pub fn load_newest(run_dir: &RunDir, warn: &dyn Fn(String)) -> Result<Option<Sav
     })
 }
 
+/// The file of the parameters that a run's aligned model was made of. With `compares_sft` the last stage trained another
+/// model, and the checkpoint before it is the one.
+///
+/// # Errors
+/// [`Error::Input`] if the run did not come so far, or that checkpoint is gone or damaged.
+pub fn aligned_parameters(run_dir: &RunDir, compares_sft: bool) -> Result<PathBuf> {
+    let stage = if compares_sft { Stage::ContinuedSft } else { Stage::Done };
+    let is_aligned = |saved: &Saved| saved.progress.stage == stage && saved.progress.stage_steps == 0;
+    let Some(saved) = all(run_dir)?.into_iter().flatten().find(is_aligned) else {
+        let hint = "finish the run with `gsil resume`; where it is finished, `--format hf` exports the merged model";
+        let message = "no checkpoint is that of the aligned model";
+        return Err(Error::input(run_dir.join(FOLDER), message).with_hint(hint));
+    };
+    check(&saved)?;
+    Ok(saved.folder.join(PARAMETERS))
+}
+
 /// Every checkpoint, the oldest first. One whose state does not read stands where its name says.
 pub(super) fn all(run_dir: &RunDir) -> Result<Vec<Result<Saved>>> {
     let names = run_dir.list(FOLDER, |name| is_name(name) && !name.ends_with(".tmp"))?;

@@ -43,7 +43,7 @@ pub(super) fn began_with(dir: &RunDir) -> Result<Option<RunConfig>> {
 }
 
 /// Stored responses and log-probs belong to the prompts that they were made for.
-pub(super) fn check_same_rows(dir: &RunDir, examples: &[Example]) -> Result<()> {
+pub fn check_same_rows(dir: &RunDir, examples: &[Example]) -> Result<()> {
     match read_environment(dir)?[FINGERPRINT].as_str() == Some(fingerprint(examples).as_str()) {
         true => Ok(()),
         false => Err(Error::input(dir.path(), "the prompts or demonstrations are not those that the run began with")

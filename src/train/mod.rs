@@ -16,7 +16,7 @@ pub mod binding;
 pub mod changes;
 pub mod checkpoint;
 pub mod collapse;
-mod environment;
+pub mod environment;
 pub mod estimate;
 pub mod fit;
 pub mod gradients;
@@ -46,6 +46,7 @@ use crate::eval::{self, Evaluation, ReferenceRow};
 use crate::formats::atomic_write::replace_file;
 use crate::formats::file_system::Disk;
 use crate::formats::hf_folder::ModelFolder;
+use crate::formats::quantize::Precision;
 use crate::formats::safetensors::write_tensors;
 use crate::model::{CausalLm, weights};
 use crate::objective::Objective;
@@ -63,7 +64,8 @@ const START_FILE: &str = "start.safetensors";
 const HELD_OUT_FILE: &str = "held_out.jsonl";
 /// What [`Run::remember_start`] writes.
 const START_FILES: [&str; 2] = [START_FILE, HELD_OUT_FILE];
-const EVALUATIONS_FILE: &str = "evaluations.jsonl";
+/// A line for each stage: its held-out figures.
+pub const EVALUATIONS_FILE: &str = "evaluations.jsonl";
 
 /// One line of `evaluations.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -299,6 +301,8 @@ impl Run {
             config: &self.files.config,
             generation_config: self.files.generation_config.as_ref(),
             tokenizer: self.files.tokenizer.as_ref(),
+            model_card: None,
+            precision: Precision::F32,
         };
         let tensors = weights::tensors_to_write(model).into_iter().map(|tensor| tensor.checked(check_finite)).collect();
         beside_weights
@@ -323,6 +327,6 @@ impl Run {
 }
 
 /// Where an iteration's responses and log-probs lie in the run folder.
-fn iteration_folder(iteration: usize) -> String {
+pub fn iteration_folder(iteration: usize) -> String {
     format!("iteration-{iteration:03}")
 }

@@ -19,6 +19,9 @@ use crate::model::CausalLm;
 use crate::objective::log_probs;
 use crate::report::console::Unit;
 
+/// The files of an iteration's folder.
+pub const SELF_GENERATED_FILE: &str = "self_generated.jsonl";
+pub const DEMONSTRATIONS_FILE: &str = "demonstrations.jsonl";
 /// One line for each iteration.
 const COUNTS_FILE: &str = "self_generation.jsonl";
 /// How many responses are scored again with a full forward pass, to check the log-probs kept while decoding.
@@ -30,17 +33,17 @@ const NUM_SHOWN: usize = 3;
 
 /// One line of `self_generated.jsonl`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct SelfGeneratedRow {
-    index: usize,
-    sample: usize,
+pub struct SelfGeneratedRow {
+    pub index: usize,
+    pub sample: usize,
     /// The text, for people; `token_ids` are what is trained on.
-    response_text: Option<String>,
+    pub response_text: Option<String>,
     /// The log-prob (nats) that decoding with 16-bit copies of the weights gave; `token_log_probs` are then those of the
     /// weights themselves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    decoded_log_prob: Option<f64>,
+    pub decoded_log_prob: Option<f64>,
     #[serde(flatten)]
-    response: Response,
+    pub response: Response,
 }
 
 /// One line of [`COUNTS_FILE`].
@@ -61,9 +64,9 @@ struct OpenRequest {
 
 /// One line of `demonstrations.jsonl`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct DemonstrationRow {
-    index: usize,
-    reference_log_prob: f64,
+pub struct DemonstrationRow {
+    pub index: usize,
+    pub reference_log_prob: f64,
 }
 
 impl Run {
@@ -74,7 +77,7 @@ impl Run {
         reference: &CausalLm,
         stage_steps: usize,
     ) -> Result<Vec<Vec<Response>>> {
-        let file = format!("{}/self_generated.jsonl", iteration_folder(iteration));
+        let file = format!("{}/{SELF_GENERATED_FILE}", iteration_folder(iteration));
         let num_samples = self.num_samples();
         let rows: Vec<SelfGeneratedRow> = self.dir.read_lines(&file)?;
         let mut found: Found = rows.into_iter().map(|row| ((row.index, row.sample), row.response)).collect();
@@ -221,7 +224,7 @@ impl Run {
         reference: &CausalLm,
         stage_steps: usize,
     ) -> Result<Vec<f64>> {
-        let file = format!("{}/demonstrations.jsonl", iteration_folder(iteration));
+        let file = format!("{}/{DEMONSTRATIONS_FILE}", iteration_folder(iteration));
         if let Some(all) = self.written_log_probs(&file)? {
             return Ok(all);
         }

@@ -23,6 +23,7 @@ use crate::eval;
 use crate::formats::ModelFiles;
 use crate::formats::file_system::{Disk, FileSystem};
 use crate::formats::hf_folder::ModelFolder;
+use crate::formats::quantize::Precision;
 use crate::model::{CausalLm, ModelConfig, weights};
 use crate::objective::Objective;
 use crate::policy::{Policy, Wanted};
@@ -339,7 +340,7 @@ fn absolute(path: &str) -> String {
 }
 
 /// The built-in word problems lie inside the run folder.
-fn with_task_paths(config: &RunConfig, dir: &RunDir) -> RunConfig {
+pub fn with_task_paths(config: &RunConfig, dir: &RunDir) -> RunConfig {
     let mut config = config.clone();
     if config.word_problems.is_some() {
         let path = |name: &str| Some(dir.join("task").join(name).to_string_lossy().into_owned());
@@ -365,11 +366,14 @@ fn make_task(config: &RunConfig, dir: &RunDir, device: &Device) -> Result<()> {
     let json = word_problems::model_config(vocab_size, hidden_size, num_layers, num_heads, intermediate_size);
     let model_config = ModelConfig::from_json(&json, None, &model_folder)?;
     let model = weights::initialize(&model_config, config.seed, device)?;
-    ModelFolder { config: &json, generation_config: None, tokenizer: Some(&tokenizer) }.write(
-        dir.files(),
-        &model_folder,
-        weights::tensors_to_write(&model),
-    )
+    let beside_weights = ModelFolder {
+        config: &json,
+        generation_config: None,
+        tokenizer: Some(&tokenizer),
+        model_card: None,
+        precision: Precision::F32,
+    };
+    beside_weights.write(dir.files(), &model_folder, weights::tensors_to_write(&model))
 }
 
 /// `134.5 million`.

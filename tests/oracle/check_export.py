@@ -4,7 +4,8 @@
 
 Compares, in float32 on the CPU, the log-probs of random token sequences, and the log-probs of many single next tokens after
 one prompt: what logits are once their common constant is gone. Prints the largest difference; exit code 1 above 1e-4.
-Needs torch and transformers.
+The end tokens that transformers would stop at, and the type that it would load, are the folder's. Needs torch and
+transformers.
 """
 
 import json
@@ -15,6 +16,7 @@ import sys
 import tempfile
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TOLERANCE = 1e-4
@@ -49,8 +51,23 @@ def score_with_transformers(model, row):
     return [log_probs[i - 1, ids[0, i]].item() for i in range(start, ids.shape[1])]
 
 
+def check_settings(folder):
+    """What a plain `from_pretrained` and `generate` take from the folder."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    with safe_open(os.path.join(folder, "model.safetensors"), "pt") as file:
+        stored = {file.get_tensor(name).dtype for name in file.keys()}
+    assert stored == {model.dtype}, (stored, model.dtype)
+    settings = os.path.join(folder, "generation_config.json")
+    if not os.path.exists(settings):
+        return
+    with open(settings, encoding="utf-8") as file:
+        end = json.load(file)["eos_token_id"]
+    assert model.generation_config.eos_token_id == end, (model.generation_config.eos_token_id, end)
+
+
 def main():
     gsil, folder = sys.argv[1:]
+    check_settings(folder)
     model, loading = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         assert not loading[problem], (problem, loading[problem])
@@ -72,4 +89,5 @@ def main():
     sys.exit(0 if worst <= TOLERANCE else 1)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -68,6 +68,13 @@ pub fn gsil(folder: &Path, arguments: &[&str]) -> Outcome {
     wait(command(folder, arguments).spawn().unwrap())
 }
 
+/// `gsil export` of a run or a model.
+pub fn export(folder: &Path, source: &Path, format: &str, output: &Path, options: &[&str]) -> Outcome {
+    let (source, output) = (text(source), text(output));
+    let arguments = ["export", &source, "--format", format, "--output", &output];
+    gsil(folder, &[&arguments[..], options].concat())
+}
+
 /// Waits for a started process.
 pub fn wait(child: Child) -> Outcome {
     let output = child.wait_with_output().unwrap();
@@ -104,6 +111,21 @@ pub fn tiny_model_with(folder: &Path, changes: &[(&str, Value)]) -> PathBuf {
 /// The tiny Llama with so many end tokens that its random responses end by themselves.
 pub fn ending_model(folder: &Path) -> PathBuf {
     tiny_model_with(folder, &[("eos_token_id", json!(END_TOKENS.collect::<Vec<_>>()))])
+}
+
+/// The tiny Llama with the tokenizer and the ChatML template of the fixtures: 400 of its 515 tokens have a text.
+pub fn text_model(folder: &Path) -> PathBuf {
+    let (copy, fixtures) =
+        (folder.join("text"), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer"));
+    fs::create_dir_all(&copy).unwrap();
+    for name in ["model.safetensors", "config.json", "generation_config.json"] {
+        fs::copy(golden("tiny_llama").join(name), copy.join(name)).unwrap();
+    }
+    fs::copy(fixtures.join("tokenizer.json"), copy.join("tokenizer.json")).unwrap();
+    fs::copy(fixtures.join("templates/chatml.jinja"), copy.join("chat_template.jinja")).unwrap();
+    let config = json!({"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "<|im_end|>"});
+    fs::write(copy.join("tokenizer_config.json"), config.to_string()).unwrap();
+    copy
 }
 
 /// True for the end tokens of [`ending_model`].

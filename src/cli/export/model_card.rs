@@ -1,0 +1,162 @@
+//! `README.md` of an export: what the model is made of, by which method, with which figures. Only what the run folder tells;
+//! what it cannot know (licences) is left to the user, and said so.
+
+use std::path::Path;
+
+use super::Target;
+use super::source::{Run, Source};
+use crate::cli::train::results;
+use crate::config::{RunConfig, TrainConfig};
+use crate::data::rows::read_rows;
+use crate::error::Result;
+use crate::formats::quantize::Precision;
+use crate::model::ModelConfig;
+use crate::train::iteration_folder;
+use crate::train::self_generation::{DEMONSTRATIONS_FILE, DemonstrationRow};
+
+const PAPER: &str = "[Xiao et al., EMNLP 2024](https://arxiv.org/abs/2410.10093)";
+
+/// What a card is about.
+pub(super) struct ModelCard<'a> {
+    pub source: &'a Source,
+    pub target: &'a Target,
+    /// What the Hugging Face hub calls the program that reads it.
+    pub library: &'static str,
+}
+
+impl ModelCard<'_> {
+    /// The text, in the hub's format.
+    ///
+    /// # Errors
+    /// A run folder that does not read.
+    pub fn text(&self, model: &ModelConfig) -> Result<String> {
+        let library = self.library;
+        let tensors = match self.target.precision {
+            Precision::F32 => "float32",
+            Precision::F16 => "float16",
+            Precision::BF16 => "bfloat16",
+            Precision::Q8_0 => "Q8_0 (8 bits a value, a scale for each 32); vectors float32",
+        };
+        let size = format!(
+            "{} layers, hidden size {}, {} tokens, {} parameters",
+            model.num_hidden_layers,
+            model.hidden_size,
+            model.vocab_size,
+            model.num_parameters()
+        );
+        let body = match self.source.as_run() {
+            Some(run) => of_run(run, &size, tensors)?,
+            None => of_model(&self.source.path, &size, tensors),
+        };
+        Ok(format!(
+            "---\nlibrary_name: {library}\npipeline_tag: text-generation\nlicense: # fill in\ntags:\n- gsil\n---\n\n\
+             # {}\n\n{body}\n## Licence\n\nNot recorded. It follows from the licences of the base model and of the data: \
+             fill in `license` above.\n",
+            self.target.title
+        ))
+    }
+}
+
+fn of_model(path: &Path, size: &str, tensors: &str) -> String {
+    format!(
+        "`{}` in another format, written by gsil {}. Nothing was trained.\n\n{size}; {tensors} tensors.\n",
+        file_name(path),
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+fn of_run(run: &Run, size: &str, tensors: &str) -> Result<String> {
+    let config = &run.config;
+    let base = config.model.as_deref().map_or_else(|| "none".into(), |path| file_name(Path::new(path)));
+    let base = match config.word_problems {
+        Some(_) => "random weights, made by the run itself".to_owned(),
+        None => format!("`{base}`"),
+    };
+    let rows = [
+        ("base model", base),
+        ("size", size.to_owned()),
+        ("tensors", tensors.to_owned()),
+        ("data", data(run)?),
+        ("trained", trained(config)),
+        ("supervised stage before", config.sft.as_ref().map_or_else(|| "none".into(), stage)),
+        ("objective", objective(config)),
+        ("iterations", iterations(config)),
+        ("seed", config.seed.to_string()),
+    ];
+    let table: String = rows.iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
+    let method = match config.iterations {
+        0 => "Trained on demonstrations by supervised fine-tuning".to_owned(),
+        _ => format!("Aligned with demonstrations by generalized self-imitation learning (GSIL, {PAPER})"),
+    };
+    Ok(format!(
+        "{method}, with gsil {}.\n\n| | |\n|---|---|\n{table}\n## Metrics\n\n{}\n## Limits\n\n{}\n",
+        env!("CARGO_PKG_VERSION"),
+        metrics(run),
+        limits(run)
+    ))
+}
+
+/// File names alone: a published card should not tell of somebody's folders.
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy()).into_owned()
+}
+
+fn data(run: &Run) -> Result<String> {
+    let Some(path) = run.config.data.as_deref().map(Path::new) else { return Ok("none".into()) };
+    let scored: Vec<DemonstrationRow> =
+        run.dir.read_lines(&format!("{}/{DEMONSTRATIONS_FILE}", iteration_folder(0)))?;
+    let count = match scored.len() {
+        0 => read_rows(path, run.config.max_rows)
+            .map_or_else(|_| "rows not counted".into(), |r| format!("{} rows", r.len())),
+        count => format!("{count} demonstrations"),
+    };
+    Ok(format!("`{}`, {count}", file_name(path)))
+}
+
+fn trained(config: &RunConfig) -> String {
+    config.lora.as_ref().map_or_else(
+        || "all weights".into(),
+        |lora| format!("an adapter: rank {}, alpha {}, on {}", lora.rank, lora.alpha, lora.target_modules.join(", ")),
+    )
+}
+
+fn stage(train: &TrainConfig) -> String {
+    let TrainConfig { epochs, batch_size, lr, .. } = train;
+    format!("epochs {epochs}, batch size {batch_size}, learning rate {:e}", lr.unwrap_or_default())
+}
+
+fn objective(config: &RunConfig) -> String {
+    let objective = &config.objective;
+    let scale = objective.scale.unwrap_or_else(|| objective.name.default_scale());
+    format!("{}, scale {scale}, shift {}, sft_weight {}", objective.name, objective.shift, objective.sft_weight)
+}
+
+fn iterations(config: &RunConfig) -> String {
+    match config.iterations {
+        0 => "none".into(),
+        count => format!("{count}; in each: {}", stage(&config.train)),
+    }
+}
+
+fn metrics(run: &Run) -> String {
+    let Some(table) = results(&run.evaluations) else { return "None were recorded.\n".into() };
+    let compared = match run.config.continued_sft_lr {
+        Some(_) => "\n`continued sft` is another model, trained for comparison; this model is the row before it.\n",
+        None => "",
+    };
+    format!("```text\n{table}\n```\n{compared}")
+}
+
+fn limits(run: &Run) -> String {
+    let judged = run.evaluations.last().map(|row| &row.evaluation);
+    let judged = match judged {
+        Some(evaluation) if evaluation.held_out => {
+            format!("Judged on {} held-out rows of one task and on nothing else.", evaluation.num_rows)
+        }
+        Some(evaluation) => format!("Judged on {} of its own training rows: no held-out figures.", evaluation.num_rows),
+        None => "Not evaluated.".into(),
+    };
+    format!(
+        "{judged} It was trained to imitate demonstrations; what they and the base model get wrong, it may get wrong."
+    )
+}

@@ -1,0 +1,84 @@
+//! What is exported: a run, with all that its folder tells, or a model alone.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::RunConfig;
+use crate::error::{Error, Result};
+use crate::formats::file_system::Disk;
+use crate::train::run_dir::RunDir;
+use crate::train::setup::with_task_paths;
+use crate::train::{EVALUATIONS_FILE, EvaluationRow, MODEL_FOLDER};
+
+/// A model, and the run that made it if there is one.
+pub(super) struct Source {
+    pub path: PathBuf,
+    run: Option<Run>,
+}
+
+/// A run that nobody else works on meanwhile.
+pub(super) struct Run {
+    pub dir: RunDir,
+    pub config: RunConfig,
+    pub evaluations: Vec<EvaluationRow>,
+}
+
+impl Source {
+    /// Recognises a run by its `config.ron`, a model by its `config.json` or as a file.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it is neither or does not read, [`Error::Locked`] if the run is in use.
+    pub fn open(path: &Path) -> Result<Self> {
+        let run = match path.join("config.ron").exists() {
+            true => Some(Run::open(path)?),
+            false if path.is_file() || path.join("config.json").exists() => None,
+            false => {
+                return Err(Error::input(path, "is neither a run nor a model").with_hint(
+                    "give a run folder (config.ron inside), a Hugging Face folder (config.json inside) or a .gguf file",
+                ));
+            }
+        };
+        Ok(Source { path: path.to_owned(), run })
+    }
+
+    /// The aligned model of a run; else the model itself.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the run has not come so far.
+    pub fn model_path(&self) -> Result<PathBuf> {
+        let Some(run) = &self.run else { return Ok(self.path.clone()) };
+        let folder = run.dir.join(MODEL_FOLDER);
+        match folder.exists() {
+            true => Ok(folder),
+            false => Err(Error::input(&self.path, "the run has no aligned model yet")
+                .with_hint(format!("finish it with `gsil resume {}`", self.path.display()))),
+        }
+    }
+
+    /// The run, for what only a run has; `why` says so to a person who gave a model.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a model.
+    pub fn run(&self, why: &str) -> Result<&Run> {
+        self.run.as_ref().ok_or_else(|| {
+            Error::usage(format!("{} is a model, not a run: {why}", self.path.display()))
+                .with_hint("give the folder that `gsil train` made")
+        })
+    }
+
+    /// The run, if there is one.
+    pub fn as_run(&self) -> Option<&Run> {
+        self.run.as_ref()
+    }
+}
+
+impl Run {
+    fn open(path: &Path) -> Result<Self> {
+        let dir = RunDir::open(Arc::new(Disk), path)?;
+        let config_path = dir.join("config.ron");
+        let text = std::fs::read_to_string(&config_path).map_err(Error::reading(&config_path))?;
+        let config = with_task_paths(&RunConfig::from_ron(&text, &config_path.to_string_lossy())?, &dir);
+        let evaluations = dir.read_lines(EVALUATIONS_FILE)?;
+        Ok(Run { dir, config, evaluations })
+    }
+}

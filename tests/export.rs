@@ -1,0 +1,398 @@
+//! `gsil export`: every format read back with this project's own readers, and bad requests that help. What the ecosystem's
+//! readers say is in `export_readers`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::module::Module;
+use gsil::data::rows::Prompt;
+use gsil::formats::safetensors::open_safetensors;
+use gsil::formats::{ModelFiles, open_model};
+use gsil::policy::Policy;
+use serde_json::{Value, json};
+use tempfile::tempdir;
+
+use crate::support::binary::{
+    Outcome, device, ending_model, export, golden, gsil, read, read_json, read_json_lines, text, text_model,
+    tiny_model_with, write_rows,
+};
+use crate::support::{assert_near, fixture, flex, load_model, logits, random_ids};
+
+/// The architectures that GGUF and transformers agree on; `llama_linear` has a bias on every projection.
+const TINY_MODELS: [&str; 4] = ["qwen2", "llama3", "llama_linear", "mistral"];
+
+fn exported(folder: &Path, source: &Path, format: &str, options: &[&str]) -> PathBuf {
+    let output = folder.join(format!("{format}{}", options.concat()));
+    export(folder, source, format, &output, options).succeeded();
+    output
+}
+
+/// Every tensor of the export against the original: within `bound(value, largest magnitude in its block of 32)`.
+fn assert_tensors_within(exported: &ModelFiles, original: &ModelFiles, bound: impl Fn(f32, f32) -> f32) {
+    let names: Vec<&str> = original.weights.names().collect();
+    assert_eq!(exported.weights.names().collect::<Vec<_>>(), names);
+    for name in names {
+        assert_eq!(exported.weights.shape(name), original.weights.shape(name), "{name}");
+        let [ours, theirs] = [exported, original].map(|files| files.weights.read_f32(name).unwrap());
+        let is_vector = original.weights.shape(name).unwrap().len() == 1;
+        for (ours, theirs) in ours.chunks(32).zip(theirs.chunks(32)) {
+            let largest = theirs.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+            for (a, b) in ours.iter().zip(theirs) {
+                let allowed = if is_vector { 0.0 } else { bound(*b, largest) };
+                assert!((a - b).abs() <= allowed, "{name}: {a}, expected {b} within {allowed:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gguf_export_holds_the_same_tensors_in_every_number_format() {
+    let folder = tempdir().unwrap();
+    for name in TINY_MODELS {
+        let source = fixture("tiny_models").join(name);
+        let original = open_model(&source).unwrap();
+        for dtype in ["f32", "f16", "bf16", "q8_0"] {
+            let output = folder.path().join(format!("{name}-{dtype}"));
+            let outcome = export(folder.path(), &source, "gguf", &output, &["--dtype", dtype]).succeeded();
+            assert!(outcome.stderr.contains("the model has no tokenizer"), "{}", outcome.stderr);
+            let read = open_model(&output.join("model.gguf")).unwrap();
+            // The bounds of `formats::quantize`. Rows of 48 are no whole blocks: those matrices are F16.
+            let f16 = |value: f32| value.abs() * 2f32.powi(-11) + 2f32.powi(-25);
+            match dtype {
+                "f32" => assert_tensors_within(&read, &original, |_, _| 0.0),
+                "f16" => assert_tensors_within(&read, &original, |value, _| f16(value)),
+                "bf16" => assert_tensors_within(&read, &original, |value, _| value.abs() * 2f32.powi(-8)),
+                _ => {
+                    assert!(outcome.stderr.contains("2 matrices have rows"), "{}", outcome.stderr);
+                    assert_tensors_within(&read, &original, |_, largest| largest * (0.5 + 127.0 / 2048.0) / 126.9);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gguf_export_of_every_architecture_has_the_logits_of_its_source() {
+    let folder = tempdir().unwrap();
+    let rows = [random_ids(5, 24, 64), random_ids(6, 9, 64)];
+    for name in TINY_MODELS {
+        let source = fixture("tiny_models").join(name);
+        let output = folder.path().join(name);
+        export(folder.path(), &source, "gguf", &output, &["--dtype", "f32"]).succeeded();
+        let logits_of = |path: &Path| logits(&load_model(path, &flex()).valid(), &rows, 1).concat();
+        assert_near(name, &logits_of(&output.join("model.gguf")), &logits_of(&source), 1e-4);
+    }
+}
+
+/// Text that tokenizers stumble over, special tokens included.
+fn awkward_strings() -> Vec<String> {
+    let expected = read_json(&fixture("tokenizer/expected.json"));
+    let cases = expected["encodings"].as_array().unwrap();
+    assert!(cases.len() > 5);
+    cases.iter().map(|case| case["text"].as_str().unwrap().to_owned()).collect()
+}
+
+fn greedy(folder: &Path, model: &Path) -> String {
+    let (model, device) = (text(model), device());
+    let arguments =
+        ["generate", "--model", &model, "--prompt", "Hello", "--temperature", "0", "--max-new-tokens", "12"];
+    gsil(folder, &[&arguments[..], &["--device", &device]].concat()).succeeded().stdout
+}
+
+#[test]
+fn a_gguf_export_keeps_token_ids_prompts_and_greedy_text() {
+    let folder = tempdir().unwrap();
+    let source = text_model(folder.path());
+    let output = exported(folder.path(), &source, "gguf", &["--dtype", "f32"]);
+    let file = output.join("model.gguf");
+    let again = folder.path().join("again");
+    export(folder.path(), &file, "gguf", &again, &[]).succeeded(); // a GGUF file whose tokenizer is carried over
+    let original = Policy::open(&source).unwrap().tokenizer.unwrap();
+    for path in [&file, &again.join("model.gguf")] {
+        let read = Policy::open(path).unwrap();
+        assert_eq!((read.eos_token_ids, read.config.vocab_size), (vec![2], 515));
+        let read = read.tokenizer.unwrap();
+        for text in awkward_strings() {
+            assert_eq!(read.encode(&text).unwrap(), original.encode(&text).unwrap(), "{text:?}");
+            let prompt = Prompt::Text(text);
+            assert_eq!(read.encode_prompt(&prompt).unwrap(), original.encode_prompt(&prompt).unwrap());
+        }
+    }
+    let written = greedy(folder.path(), &source);
+    assert!(written.len() > 1, "some text is needed for this test: {written:?}");
+    assert_eq!(greedy(folder.path(), &file), written);
+    assert_eq!(read(&output.join("Modelfile")), "FROM ./model.gguf\nPARAMETER stop \"<|im_end|>\"\n");
+    let again = open_model(&again.join("model.gguf")).unwrap().tokenizer;
+    assert_eq!(again, open_model(&file).unwrap().tokenizer, "carried over, template and all");
+}
+
+#[test]
+fn a_hugging_face_export_holds_all_files_with_the_users_permissions() {
+    let folder = tempdir().unwrap();
+    let source = text_model(folder.path());
+    let output = exported(folder.path(), &source, "hf", &[]);
+    let mut names: Vec<String> =
+        fs::read_dir(&output).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort_unstable();
+    let expected = [
+        "README.md",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ];
+    assert_eq!(names, expected);
+    let (read, original) = (open_model(&output).unwrap(), open_model(&source).unwrap());
+    assert_tensors_within(&read, &original, |_, _| 0.0);
+    assert_eq!(read.tokenizer.unwrap().tokenizer_json, original.tokenizer.unwrap().tokenizer_json);
+    assert_eq!(read.generation_config.unwrap()["eos_token_id"], 2);
+    assert_eq!(greedy(folder.path(), &output), greedy(folder.path(), &source));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let plain = folder.path().join("plain");
+        fs::write(&plain, "").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        expected.iter().for_each(|name| assert_eq!(mode(&output.join(name)), mode(&plain), "{name}"));
+    }
+}
+
+#[test]
+fn a_hugging_face_export_is_rounded_to_the_type_that_its_configuration_names() {
+    let folder = tempdir().unwrap();
+    let source = golden("tiny_llama");
+    let original = open_model(&source).unwrap();
+    for (dtype, name, precision) in [("f16", "float16", -11), ("bf16", "bfloat16", -8)] {
+        let output = exported(folder.path(), &source, "hf", &["--dtype", dtype]);
+        let read = open_model(&output).unwrap();
+        assert_eq!(read.config["dtype"], name);
+        assert_eq!(read.weights.num_bytes() * 2, original.weights.num_bytes());
+        for tensor in original.weights.names() {
+            let [ours, theirs] = [&read, &original].map(|files| files.weights.read_f32(tensor).unwrap());
+            let allowed = |value: f32| value.abs() * 2f32.powi(precision) + 2f32.powi(-25);
+            assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() <= allowed(*b)), "{dtype}: {tensor}");
+        }
+    }
+}
+
+#[test]
+fn an_export_ends_responses_where_training_did() {
+    let folder = tempdir().unwrap();
+    let source = tiny_model_with(folder.path(), &[("eos_token_id", json!([2, 7]))]);
+    let output = exported(folder.path(), &source, "hf", &[]);
+    assert_eq!(read_json(&output.join("generation_config.json"))["eos_token_id"], json!([2, 7]));
+    let gguf = exported(folder.path(), &source, "gguf", &[]);
+    assert_eq!(Policy::open(&gguf.join("model.gguf")).unwrap().eos_token_ids, [2, 7]);
+}
+
+#[test]
+fn an_mlx_export_spells_out_what_mlx_lm_assumes_otherwise() {
+    let folder = tempdir().unwrap();
+    let source = fixture("tiny_models/llama3");
+    let mut config = read_json(&source.join("config.json"));
+    assert!(config.get("rope_theta").is_none() && config.get("rope_scaling").is_none(), "the new spelling alone");
+    let copy = folder.path().join("copy");
+    fs::create_dir(&copy).unwrap();
+    fs::copy(source.join("model.safetensors"), copy.join("model.safetensors")).unwrap();
+    config.as_object_mut().unwrap().remove("tie_word_embeddings"); // false for transformers, true for mlx-lm
+    fs::write(copy.join("config.json"), config.to_string()).unwrap();
+    let output = exported(folder.path(), &copy, "mlx", &[]);
+    let written = read_json(&output.join("config.json"));
+    assert_eq!((&written["tie_word_embeddings"], &written["rope_theta"]), (&json!(false), &json!(10000.0)));
+    assert_eq!(written["rope_scaling"]["rope_type"], "llama3");
+    assert_eq!(written["rope_scaling"]["original_max_position_embeddings"], 128.0);
+    let (read, original) = (open_model(&output).unwrap(), open_model(&copy).unwrap());
+    assert_eq!(read.weights.num_bytes() * 2, original.weights.num_bytes(), "BF16");
+    assert_eq!(Policy::open(&output).unwrap().config, Policy::open(&copy).unwrap().config);
+}
+
+/// A run on the model whose responses end; `overrides` as for `gsil train`.
+fn trained(folder: &Path, overrides: &[&str]) -> PathBuf {
+    let (model, device) = (text(ending_model(folder)), device());
+    write_rows(&folder.join("rows.jsonl"), 6);
+    let arguments = ["train", "--model", &model, "--data", "rows.jsonl", "--output", "run", "--device", &device];
+    let settings = ["generation.max_new_tokens=12", "train.batch_size=3", "train.lr=1e-2"];
+    gsil(folder, &[&arguments[..], &settings, overrides].concat()).succeeded();
+    folder.join("run")
+}
+
+#[test]
+fn an_adapter_export_is_the_adapter_that_the_aligned_model_has_merged() {
+    let folder = tempdir().unwrap();
+    // The comparison trains the same adapter further: the last checkpoint is not the aligned model's.
+    let run = trained(
+        folder.path(),
+        &["lora.rank=4", "lora.target_modules=[\"q_proj\", \"down_proj\"]", "continued_sft_lr=1e-2"],
+    );
+    let output = exported(folder.path(), &run, "peft", &[]);
+    let config = read_json(&output.join("adapter_config.json"));
+    assert_eq!((&config["r"], &config["lora_alpha"], &config["peft_type"]), (&json!(4), &json!(16), &json!("LORA")));
+    assert_eq!(
+        (&config["task_type"], &config["target_modules"]),
+        (&json!("CAUSAL_LM"), &json!(["q_proj", "down_proj"]))
+    );
+    let base = PathBuf::from(config["base_model_name_or_path"].as_str().unwrap());
+    let adapter = open_safetensors(&output.join("adapter_model.safetensors")).unwrap();
+    assert_eq!((adapter.names().count(), adapter.metadata()["format"].as_str()), (2 * 2 * 2, "pt"));
+    let (base, merged) = (open_model(&base).unwrap(), open_model(&run.join("model")).unwrap());
+    for layer in 0..2 {
+        for projection in ["self_attn.q_proj", "mlp.down_proj"] {
+            let module = format!("model.layers.{layer}.{projection}");
+            let factor = |name: &str| format!("base_model.model.{module}.lora_{name}.weight");
+            let [a, b] = ["A", "B"].map(|name| adapter.read_f32(&factor(name)).unwrap());
+            let [out, r#in] = base.weights.shape(&format!("{module}.weight")).unwrap().try_into().unwrap();
+            assert_eq!(adapter.shape(&factor("A")).unwrap(), [4, r#in]);
+            assert_eq!(adapter.shape(&factor("B")).unwrap(), [out, 4]);
+            let [before, after] =
+                [&base, &merged].map(|files| files.weights.read_f32(&format!("{module}.weight")).unwrap());
+            let update = |row: usize, column: usize| -> f32 {
+                (0..4).map(|k| b[row * 4 + k] * a[k * r#in + column]).sum::<f32>() * 16.0 / 4.0
+            };
+            let expected: Vec<f32> = (0..out * r#in).map(|i| before[i] + update(i / r#in, i % r#in)).collect();
+            assert_near(&module, &after, &expected, 1e-6);
+            assert!(
+                after.iter().zip(&before).any(|(a, b)| (a - b).abs() > 1e-4),
+                "{module}: the adapter has an effect"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_model_card_tells_what_the_run_folder_knows_and_no_more() {
+    let folder = tempdir().unwrap();
+    let run = trained(folder.path(), &["objective.name=brier", "objective.shift=0.5"]);
+    let card = read(&exported(folder.path(), &run, "hf", &[]).join("README.md"));
+    for part in [
+        "| base model | `tiny` |",
+        "| data | `rows.jsonl`, 6 demonstrations |",
+        "| objective | brier, scale 1, shift 0.5, sft_weight 0 |",
+        "| iterations | 1; in each: epochs 1, batch size 3, learning rate 1e-2 |",
+        "| trained | all weights |",
+        "| tensors | float32 |",
+        "license: # fill in",
+        "after        updates",
+        "Judged on 6 of its own training rows: no held-out figures.",
+    ] {
+        assert!(card.contains(part), "{part:?} in:\n{card}");
+    }
+    let parent = text(folder.path());
+    assert!(!card.contains(&parent), "a published card does not tell of the user's folders:\n{card}");
+    let plain = read(&exported(folder.path(), &golden("tiny_llama"), "hf", &["--dtype", "f16"]).join("README.md"));
+    assert!(plain.contains("`tiny_llama` in another format") && plain.contains("Nothing was trained."), "{plain}");
+}
+
+#[test]
+fn exported_pairs_are_those_of_the_iteration_with_its_log_probs() {
+    let folder = tempdir().unwrap();
+    let run = trained(folder.path(), &["iterations=2", "generation.samples_per_prompt=2"]);
+    let rows = read_json_lines(&folder.path().join("rows.jsonl"));
+    for (options, iteration) in [(&["--iteration", "0"][..], "iteration-000"), (&[], "iteration-001")] {
+        let pairs = read_json_lines(&exported(folder.path(), &run, "pairs", options));
+        let responses = read_json_lines(&run.join(iteration).join("self_generated.jsonl"));
+        let finished: Vec<&Value> = responses.iter().filter(|row| row["finished"] == true).collect();
+        assert!(finished.len() > 6, "the test needs pairs");
+        assert_eq!(pairs.len(), finished.len(), "cut responses were not trained on");
+        for pair in &pairs {
+            let is_own = |row: &&&Value| row["index"] == pair["index"] && row["sample"] == pair["sample"];
+            let response = finished.iter().find(is_own).unwrap();
+            let row = &rows[pair["index"].as_u64().unwrap() as usize];
+            assert_eq!((&pair["prompt_ids"], &pair["chosen_ids"]), (&row["prompt_ids"], &row["response_ids"]));
+            assert_eq!(pair["rejected_ids"], response["token_ids"]);
+            assert_eq!(pair["ref_rejected_token_logps"], response["token_log_probs"]);
+            assert!(pair.get("prompt").is_none(), "a model without a tokenizer has no text to give");
+        }
+        if iteration == "iteration-000" {
+            assert_reference_is(&folder.path().join("tiny"), folder.path(), &pairs);
+        }
+    }
+}
+
+/// `gsil score` of the model gives the reference log-probs of the pairs.
+fn assert_reference_is(model: &Path, folder: &Path, pairs: &[Value]) {
+    let row = |pair: &Value| {
+        let (prompt, chosen, rejected) = (&pair["prompt_ids"], &pair["chosen_ids"], &pair["rejected_ids"]);
+        json!({"prompt_ids": prompt, "demonstration_ids": chosen, "self_generated_ids": rejected}).to_string() + "\n"
+    };
+    fs::write(folder.join("again.jsonl"), pairs.iter().map(row).collect::<String>()).unwrap();
+    let arguments = ["score", "--model", &text(model), "--data", "again.jsonl", "--device", &device()];
+    let scores = gsil(folder, &arguments).succeeded().json_lines();
+    assert_eq!(scores.len(), pairs.len());
+    for (score, pair) in scores.iter().zip(pairs) {
+        for (ours, theirs) in [("log_prob", "ref_chosen_logps"), ("log_prob_self_generated", "ref_rejected_logps")] {
+            let difference = score[ours].as_f64().unwrap() - pair[theirs].as_f64().unwrap();
+            assert!(difference.abs() < 1e-3, "{theirs}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn exported_pairs_of_a_model_with_a_tokenizer_have_text() {
+    let folder = tempdir().unwrap();
+    let model = text(text_model(folder.path()));
+    fs::write(folder.path().join("rows.jsonl"), "{\"prompt\": \"Hi\", \"completion\": \"Hello, you.\"}\n").unwrap();
+    let arguments = ["train", "--model", &model, "--data", "rows.jsonl", "--output", "run", "--device", &device()];
+    let settings = ["generation.max_new_tokens=5", "generation.unfinished=mask"];
+    gsil(folder.path(), &[&arguments[..], &settings].concat()).succeeded();
+    let pairs = read_json_lines(&exported(folder.path(), &folder.path().join("run"), "pairs", &[]));
+    assert_eq!(pairs.len(), 1);
+    assert_eq!((&pairs[0]["chosen"], &pairs[0]["rejected_finished"]), (&json!("Hello, you."), &json!(false)));
+    let tokenizer = Policy::open(Path::new(&model)).unwrap().tokenizer.unwrap();
+    let rendered = tokenizer.render_prompt(&Prompt::Text("Hi".into())).unwrap();
+    assert_eq!(pairs[0]["prompt"].as_str(), rendered.as_deref());
+}
+
+#[test]
+fn bad_requests_are_refused_with_a_way_out() {
+    let folder = tempdir().unwrap();
+    let parent = folder.path();
+    let model = golden("tiny_llama");
+    let refused = |outcome: Outcome, code: i32, parts: [&str; 2]| {
+        let said = outcome.failed(code);
+        parts.iter().for_each(|part| assert!(said.contains(part), "{part:?} in: {said}"));
+    };
+    let to =
+        |format: &str, output: &str, options: &[&str]| export(parent, &model, format, &parent.join(output), options);
+    refused(to("onnx", "o", &[]), 2, ["onnx", "hf, peft, gguf, mlx, pairs"]);
+    refused(to("hf", "o", &["--dtype", "q8_0"]), 2, ["q8_0 is a type of GGUF files alone", "hint: use --format gguf"]);
+    refused(to("hf", "o", &["--dtype", "q4_0"]), 2, ["q4_0", "f32, f16, bf16, q8_0"]);
+    refused(to("hf", "o", &["--iteration", "0"]), 2, ["--iteration goes with --format pairs", "error"]);
+    refused(to("pairs", "o", &["--dtype", "f16"]), 2, ["--dtype has no meaning", "error"]);
+    refused(to("gguf", "x.gguf", &[]), 2, ["--output is a folder", "model.gguf and its Modelfile"]);
+    refused(to("peft", "o", &[]), 2, ["is a model, not a run", "hint: give the folder that `gsil train` made"]);
+    refused(to("pairs", "o", &[]), 2, ["is a model, not a run", "hint: give the folder that `gsil train` made"]);
+    fs::create_dir(parent.join("full")).unwrap();
+    fs::write(parent.join("full/thesis.tex"), "years of work").unwrap();
+    for (format, output) in [("hf", "full"), ("gguf", "full"), ("hf", "full/thesis.tex"), ("pairs", "full")] {
+        refused(to(format, output, &[]), 2, ["already exists, and nothing is overwritten", "hint: choose another"]);
+    }
+    assert_eq!(read(&parent.join("full/thesis.tex")), "years of work");
+    for nothing in ["none", "full"] {
+        let outcome = export(parent, &parent.join(nothing), "hf", &parent.join("o"), &[]);
+        refused(outcome, 3, ["is neither a run nor a model", "hint: give a run folder (config.ron inside)"]);
+    }
+    assert!(!parent.join("o").exists(), "a refused request leaves nothing behind");
+    fs::create_dir(parent.join("empty")).unwrap();
+    to("hf", "empty", &[]).succeeded();
+    assert!(parent.join("empty/model.safetensors").exists());
+}
+
+#[test]
+fn a_run_without_adapter_pairs_or_result_says_what_is_missing() {
+    let folder = tempdir().unwrap();
+    let run = trained(folder.path(), &[]);
+    let refused = |format: &str, options: &[&str], code: i32, parts: [&str; 2]| {
+        let said = export(folder.path(), &run, format, &folder.path().join("o"), options).failed(code);
+        parts.iter().for_each(|part| assert!(said.contains(part), "{part:?} in: {said}"));
+    };
+    refused("peft", &[], 2, ["trained all weights: it has no adapter", "hint: --format hf exports the whole model"]);
+    refused("pairs", &["--iteration", "7"], 3, ["kept no pairs", "hint: its iterations with pairs are 0 to 0"]);
+    fs::remove_dir_all(run.join("iteration-000")).unwrap();
+    refused("pairs", &[], 3, ["kept no pairs", "hint: pairs come from iterations"]);
+    fs::remove_dir_all(run.join("model")).unwrap();
+    for format in ["hf", "gguf"] {
+        refused(format, &[], 3, ["has no aligned model yet", "hint: finish it with `gsil resume"]);
+    }
+}
