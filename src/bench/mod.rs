@@ -150,6 +150,7 @@ pub fn measure(
         Workload::Train | Workload::Lora => (training::time(size, config, source, device_name)?, false),
     };
     let seconds_per_step = timing.steps.median_seconds();
+    let peak_memory_bytes = machine::peak_memory_bytes(); // before graphics drivers are asked for their names
     Ok(Measurement {
         workload,
         machine: Machine::of(device_name),
@@ -164,7 +165,7 @@ pub fn measure(
         seconds_per_step,
         scoring_seconds: timing.scoring_seconds,
         cpu_seconds_per_step: timing.steps.cpu_seconds_per_step,
-        peak_memory_bytes: machine::peak_memory_bytes(),
+        peak_memory_bytes,
         matrix_flops_per_step: timing.matrix_flops_per_step,
         launches_per_step: timing.steps.launches_per_step,
     })
