@@ -173,10 +173,12 @@ def main():
     groups = {}  # rows that have the same peer are measured beside one measurement of it
     for name in names:
         groups.setdefault(tuple(ROWS[name][1]), []).append(name)
-    rows = [row for group in groups.values() for count in threads for row in measure(group, count, args)]
+    rows = []
+    for group, count in [(group, count) for group in groups.values() for count in threads]:
+        rows += measure(group, count, args)
+        if args.json:
+            args.json.write_text(json.dumps(rows, indent=1))
     rows.sort(key=lambda row: names.index(row["row"]))
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
     print_table(rows, load)
 
 
