@@ -108,6 +108,19 @@ fn a_learning_rate_beyond_reason_stops_the_run_within_three_updates_and_the_chec
 }
 
 #[test]
+fn log_ratios_that_explode_stop_the_run_though_every_number_is_finite() {
+    let recipe =
+        Recipe::new(&["iterations=1", "train.lr=30", "train.optimizer=sgd", "train.max_grad_norm=1", "save_every=1"]);
+    let stderr = wait(recipe.start("run")).failed(5);
+    assert!(
+        stderr.contains("log-ratios have exploded: ") && stderr.contains("nats a token on average; rows "),
+        "{stderr}"
+    );
+    assert!(stderr.contains("checkpoint is intact"), "{stderr}");
+    recipe.assert_checkpoints_verify("run");
+}
+
+#[test]
 fn a_reference_log_prob_that_is_beyond_a_float_stops_the_run_and_names_the_row() {
     let recipe = Recipe::new(&["iterations=1"]);
     // In the first of two epochs: the row comes again.

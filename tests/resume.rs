@@ -8,6 +8,7 @@ use serde_json::json;
 use tempfile::tempdir;
 
 use crate::support::binary::{Random, gsil, read, read_json, read_json_lines, text, write_rows};
+use crate::support::devices::devices;
 use crate::support::recipe::{NUM_ROWS, Recipe, assert_stopped, files_of};
 
 #[test]
@@ -57,6 +58,18 @@ fn an_adapter_stopped_in_training_resumes_to_the_same_bytes() {
         recipe.finish("stopped");
         recipe.assert_same("alone", "stopped");
     }
+}
+
+#[test]
+fn on_a_graphics_card_a_stopped_run_resumes_to_the_same_figures_within_a_thousandth() {
+    let Some(wgpu) = devices().iter().find(|device| !device.is_cpu()) else { return };
+    let mut recipe = Recipe::new(&["iterations=1", "train.epochs=1", "evaluation.generate_rows=2"]);
+    recipe.device = &wgpu.name;
+    recipe.finish("alone");
+    let stopped = recipe.interrupt("stopped", "metrics.jsonl", 3..15, "INT");
+    assert_stopped(&stopped, 130);
+    recipe.finish("stopped");
+    recipe.assert_close("alone", "stopped", 1e-3);
 }
 
 #[test]

@@ -15,8 +15,13 @@ pub struct PairValues {
     log_ratio_self_generated: Vec<f64>,
     demonstration_log_prob: f64,
     demonstration_tokens: usize,
+    self_generated_tokens: usize,
     num_tokens: usize,
 }
+
+/// Nats a token that a side may move the wrong way on average: it is then 22,000 times less (or more) likely, token by
+/// token, than under the reference. No loss asks for that; weights that do it are ruined, though every number is finite.
+const MAX_LOG_RATIO_PER_TOKEN: f64 = 10.0;
 
 impl PairValues {
     /// Adds one micro-batch of B pairs. `values` are, one after the other: B losses, their B demonstration and B
@@ -40,6 +45,7 @@ impl PairValues {
         for (pair, log_prob) in pairs.iter().zip(log_probs.iter().skip(num_pairs)) {
             if let Some(response) = &pair.self_generated {
                 self.num_tokens += pair.prompt_ids.len() + response.token_ids.len();
+                self.self_generated_tokens += response.token_ids.len();
                 self.log_ratio_self_generated.push(log_prob - response.reference_log_prob);
             }
         }
@@ -50,6 +56,25 @@ impl PairValues {
         let is_finite = |values: &[f64], i: usize| values.get(i).is_none_or(|value| value.is_finite());
         let all = [&self.loss, &self.log_ratio_demonstration, &self.log_ratio_self_generated];
         (0..self.loss.len()).filter(|i| !all.iter().all(|values| is_finite(values, *i))).collect()
+    }
+
+    /// What has exploded, in words: demonstrations far less likely than under the reference, or self-generated responses
+    /// far more. None in supervised stages, which have no reference.
+    pub fn exploded(&self) -> Option<String> {
+        if self.log_ratio_self_generated.is_empty() {
+            return None;
+        }
+        let per_token = |log_ratios: &[f64], tokens: usize| log_ratios.iter().sum::<f64>() / tokens.max(1) as f64;
+        let demonstration = per_token(&self.log_ratio_demonstration, self.demonstration_tokens);
+        let self_generated = per_token(&self.log_ratio_self_generated, self.self_generated_tokens);
+        let of = |what: &str, log_ratio: f64| {
+            format!("log-ratios have exploded: {what} have {log_ratio:+.1} nats a token on average")
+        };
+        match (demonstration < -MAX_LOG_RATIO_PER_TOKEN, self_generated > MAX_LOG_RATIO_PER_TOKEN) {
+            (true, _) => Some(of("demonstrations", demonstration)),
+            (false, true) => Some(of("self-generated responses", self_generated)),
+            (false, false) => None,
+        }
     }
 }
 
@@ -134,6 +159,25 @@ fn max_abs(values: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn log_ratios_explode_where_a_side_moves_ten_nats_a_token_the_wrong_way() {
+        let values = |demonstration: f64, self_generated: f64| PairValues {
+            log_ratio_demonstration: vec![demonstration, 0.0],
+            log_ratio_self_generated: vec![self_generated, 0.0],
+            demonstration_tokens: 20,
+            self_generated_tokens: 20,
+            ..PairValues::default()
+        };
+        assert_eq!(values(-199.0, 199.0).exploded(), None);
+        assert_eq!(values(1000.0, -1000.0).exploded(), None, "the right way");
+        assert!(
+            values(-202.0, 0.0).exploded().is_some_and(|seen| seen.contains("demonstrations have -10.1 nats a token"))
+        );
+        assert!(values(0.0, 202.0).exploded().is_some_and(|seen| seen.contains("self-generated responses have +10.1")));
+        let supervised = PairValues { log_ratio_self_generated: Vec::new(), ..values(-500.0, 0.0) };
+        assert_eq!(supervised.exploded(), None, "no reference, no ratio");
+    }
 
     #[test]
     fn accuracy_counts_pairs_whose_demonstration_gained_more() {

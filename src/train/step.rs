@@ -33,7 +33,7 @@ impl Updater<'_> {
     /// into micro-batches.
     ///
     /// # Errors
-    /// [`Error::Training`] if the loss or a gradient is not finite: the rows are named, nothing is applied, and the model is
+    /// [`Error::Training`] if the loss or a gradient is not finite or log-ratios have exploded: the rows are named, nothing is applied, and the model is
     /// lost with the error. [`Error::Device`] if the device fails.
     pub fn update(
         &self,
@@ -60,6 +60,10 @@ impl Updater<'_> {
         let odd = values.not_finite();
         if !(odd.is_empty() && grad_norm.is_finite()) {
             return Err(not_finite(pairs, &odd, grad_norm));
+        }
+        if let Some(seen) = values.exploded() {
+            let rows: Vec<String> = pairs.iter().map(|pair| pair.index.to_string()).collect();
+            return Err(Error::training(format!("{seen}; rows {}", rows.join(", "))).with_hint(TOO_FAR));
         }
         let max_norm = self.config.max_grad_norm;
         if max_norm > 0.0 && grad_norm > max_norm {
@@ -128,6 +132,9 @@ fn side<'a>(
     SideLogProbs { policy, reference: constant(reference), num_tokens: constant(num_tokens) }
 }
 
+/// What helps where an update went too far.
+const TOO_FAR: &str = "lower train.lr or objective.scale, or set train.max_grad_norm; the last checkpoint is intact";
+
 /// `odd` are the places of the pairs whose loss is not finite; if there is none, it is the gradient of their sum.
 fn not_finite(pairs: &[&Pair], odd: &[usize], grad_norm: f64) -> Error {
     let rows = |places: &mut dyn Iterator<Item = usize>| {
@@ -137,8 +144,7 @@ fn not_finite(pairs: &[&Pair], odd: &[usize], grad_norm: f64) -> Error {
         [] => format!("the gradient is not finite (norm {grad_norm}); rows {}", rows(&mut (0..pairs.len()))),
         _ => format!("the loss is not finite; rows {}", rows(&mut odd.iter().copied())),
     };
-    Error::training(message)
-        .with_hint("lower train.lr or objective.scale, or set train.max_grad_norm; the last checkpoint is intact")
+    Error::training(message).with_hint(TOO_FAR)
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
+use gsil::formats::safetensors::open_safetensors;
+
 use super::binary::{Outcome, Random, command, ending_model, read, read_json_lines, tiny_model_with, wait, write_rows};
+use super::tensors::assert_near_by_norm;
 
 pub const NUM_ROWS: usize = 30;
 /// A watched run that is not where it is waited for after this time hangs.
@@ -142,6 +145,27 @@ impl Recipe {
         self.assert_same_checkpoints(expected, actual);
         let bytes = |run: &str| fs::read(self.path(run).join("model/model.safetensors")).unwrap();
         assert!(bytes(expected) == bytes(actual), "the models differ");
+    }
+
+    /// The two runs made the same updates: losses, gradient norms and every tensor of the model differ by at most
+    /// `tolerance` of their size.
+    #[track_caller]
+    pub fn assert_close(&self, expected: &str, actual: &str, tolerance: f64) {
+        let (figures, others) = (figures(&self.path(expected)), figures(&self.path(actual)));
+        assert_eq!(others.len(), figures.len());
+        for (other, figures) in others.iter().zip(&figures) {
+            assert_eq!(other["total_step"], figures["total_step"]);
+            for key in ["loss", "grad_norm", "demonstration_log_prob_per_token"] {
+                let number = |row: &Value| vec![row[key].as_f64().unwrap() as f32];
+                assert_near_by_norm(key, &number(other), &number(figures), tolerance);
+            }
+        }
+        let model = |run: &str| open_safetensors(&self.path(run).join("model/model.safetensors")).unwrap();
+        let (model, other) = (model(expected), model(actual));
+        assert_eq!(model.names().collect::<Vec<_>>(), other.names().collect::<Vec<_>>());
+        for name in model.names() {
+            assert_near_by_norm(name, &other.read_f32(name).unwrap(), &model.read_f32(name).unwrap(), tolerance);
+        }
     }
 
     /// Every checkpoint of the one run is one of the other: every weight, every moment, and where the run stood.
