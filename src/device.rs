@@ -5,7 +5,7 @@
 
 mod failure;
 
-pub use failure::of_panic as error_of_panic;
+pub use failure::{of_panic as error_of_panic, of_report as error_of_report};
 
 use burn::tensor::Device;
 

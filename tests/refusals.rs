@@ -9,7 +9,10 @@ use gsil::formats::safetensors::{HostTensor, open_safetensors, write_safetensors
 use serde_json::json;
 use tempfile::tempdir;
 
-use crate::support::binary::{gsil, read, read_json, read_json_lines, text, wait, write_rows};
+use crate::support::binary::{
+    gsil, read, read_json, read_json_lines, say_skipped, text, tiny_model_with, wait, write_rows,
+};
+use crate::support::devices::devices;
 use crate::support::fixture;
 use crate::support::recipe::{Recipe, files_of};
 
@@ -118,6 +121,25 @@ fn log_ratios_that_explode_stop_the_run_though_every_number_is_finite() {
     );
     assert!(stderr.contains("checkpoint is intact"), "{stderr}");
     recipe.assert_checkpoints_verify("run");
+}
+
+#[test]
+fn a_buffer_that_no_graphics_card_has_room_for_is_an_error_with_its_size_and_what_to_lower() {
+    let Some(wgpu) = devices().iter().find(|device| !device.is_cpu()) else { return };
+    // A cache takes 2 heads of 16 numbers of 4 bytes a token.
+    const BYTES_PER_TOKEN: u64 = 128;
+    let limit = gsil::device::adapter(&wgpu.name).unwrap().max_buffer_bytes;
+    if limit > 8 << 30 {
+        return say_skipped("a buffer that is too large", "the limit of this card lies beyond its memory");
+    }
+    let num_tokens = (limit / BYTES_PER_TOKEN + 1_000_000).to_string();
+    let folder = tempdir().unwrap();
+    tiny_model_with(folder.path(), &[("max_position_embeddings", json!(2_000_000_000))]);
+    fs::write(folder.path().join("prompts.jsonl"), r#"{"prompt_ids": [5, 6, 7]}"#).unwrap();
+    let arguments = ["generate", "--model", "tiny", "--data", "prompts.jsonl", "--device", &wgpu.name];
+    let stderr = gsil(folder.path(), &[&arguments[..], &["--max-new-tokens", &num_tokens]].concat()).failed(4);
+    assert!(stderr.contains("ran out of memory\ncan't allocate buffer of size: "), "{stderr}");
+    assert!(stderr.contains("hint: in the order of what saves most"), "{stderr}");
 }
 
 #[test]

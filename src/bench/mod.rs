@@ -23,6 +23,7 @@ use rand_chacha::{
 use serde::{Deserialize, Serialize};
 
 use crate::config::{LoraConfig, ObjectiveConfig, ObjectiveName, OptimizerName, RunConfig};
+use crate::device::error_of_report;
 use crate::error::{Error, Result};
 use crate::ops::launches::{self, Launches};
 use machine::Machine;
@@ -211,7 +212,7 @@ impl StepTimes {
 
 /// Waits for all work that was given to the device.
 fn sync(device: &Device) -> Result<()> {
-    device.sync().map_err(|error| Error::device("current", error.to_string()))
+    device.sync().map_err(|error| error_of_report(&error.to_string()))
 }
 
 /// Random numbers that are the same in every process.

@@ -1,4 +1,5 @@
-//! Graphics libraries report exhausted memory and lost devices by panicking: which panics those are, and what helps.
+//! Graphics libraries report exhausted memory and lost devices by panicking, or in a long list of what then failed too:
+//! which texts those are, and what helps.
 
 use crate::error::Error;
 
@@ -7,6 +8,12 @@ const OUT_OF_MEMORY: [&str; 6] =
     ["out of memory", "outofmemory", "can't allocate", "buffertoobig", "buffer too big", "not enough memory"];
 /// The same of a device that is gone. A poisoned lock is what a panic in the device's own thread leaves behind.
 const LOST: [&str; 4] = ["device lost", "device is lost", "devicelost", "poisoned"];
+
+/// The error that a device reports when it is asked for results: one failure drags others along, the line that names the
+/// first of them is what helps.
+pub fn of_report(text: &str) -> Error {
+    text.lines().find_map(|line| of_panic(line.trim())).unwrap_or_else(|| Error::device("current", text))
+}
 
 /// The error behind a panic with this text; None if it is not the device's but our own mistake.
 pub fn of_panic(text: &str) -> Option<Error> {
@@ -50,6 +57,17 @@ mod tests {
             let places: Vec<usize> = order.iter().map(|word| hint.find(word).unwrap()).collect();
             assert!(places.is_sorted(), "{hint}");
         }
+    }
+
+    #[test]
+    fn of_a_long_report_only_the_line_that_helps_is_shown() {
+        let report = "An error happened during execution\nCaused by:\n  skipped `MatmulEntry`: it needed memory\nCaused by:\n  \
+                      can't allocate buffer of size: 2560004096\nNo backtrace available";
+        let error = of_report(report);
+        assert!(error.to_string().ends_with("ran out of memory\ncan't allocate buffer of size: 2560004096"), "{error}");
+        assert!(error.hint().is_some());
+        let other = of_report("An error happened during execution\nit is unknown");
+        assert!(other.to_string().contains("it is unknown") && other.hint().is_none(), "{other}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use rand_chacha::{
 
 use super::causal_lm::CausalLm;
 use super::config::ModelConfig;
+use crate::device::error_of_report;
 use crate::error::{Error, Result};
 use crate::formats::ModelFiles;
 use crate::formats::safetensors::TensorToWrite;
@@ -184,7 +185,7 @@ fn collect(model: &CausalLm, name: impl Fn(&Path, bool) -> Option<String>) -> Ve
 /// # Errors
 /// [`Error::Device`] if the device fails.
 pub fn to_host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
-    let data = tensor.inner().try_into_data().map_err(|error| Error::device("current", error.to_string()))?;
+    let data = tensor.inner().try_into_data().map_err(|error| error_of_report(&error.to_string()))?;
     data.try_into_vec::<f32>().map_err(|error| Error::device("current", format!("{error:?}")))
 }
 
