@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::TensorData;
-use gsil::config::{ObjectiveName, OptimizerName, RunConfig, TrainConfig};
+use gsil::config::{ObjectiveConfig, ObjectiveName, OptimizerName, RunConfig, TrainConfig};
 use gsil::data::batch::Sequence;
 use gsil::formats::file_system::Disk;
 use gsil::formats::hf_folder::write_model_folder;
 use gsil::formats::open_model;
 use gsil::model::{CausalLm, weights};
+use gsil::objective::Objective;
 use gsil::policy::Policy;
 use gsil::report::console::Console;
 use gsil::train::checkpoint::{self, Progress, Stage};
@@ -290,6 +291,24 @@ fn scored_by(model: &CausalLm, mut pairs: Vec<Pair>) -> Vec<Pair> {
 fn trained(model: CausalLm, pairs: &[Pair], num_updates: usize) -> (CausalLm, Vec<f32>) {
     let config = TrainConfig { micro_batch_size: pairs.len(), ..TrainConfig::default() };
     updates(model, pairs, &config, 1e-3, num_updates)
+}
+
+#[test]
+fn a_gradient_beyond_a_float_is_refused_with_its_rows_though_the_loss_is_finite() {
+    for device in cpu_devices() {
+        // A loss of some 1e26: its gradient is finite too, the square of the gradient's length is not.
+        let config = ObjectiveConfig { name: ObjectiveName::Bernoulli, sft_weight: 1e25, ..ObjectiveConfig::default() };
+        let objective = Objective::new(&config);
+        let train = TrainConfig::default();
+        let updater = Updater { objective: &objective, config: &train, normalizer: 1.0, num_tokens_multiple: 1 };
+        let model = golden::policy(device);
+        let pairs = scored_by(&model, golden::pairs());
+        let pairs: Vec<&Pair> = pairs.iter().collect();
+        let error = updater.update(model, &mut Optimizer::new(&train), &pairs, 1e-3).unwrap_err();
+        assert_eq!(error.exit_code(), 5);
+        let text = error.to_string();
+        assert!(text.contains("the gradient is not finite (norm inf); rows 0, 1, 2"), "{}: {text}", device.name);
+    }
 }
 
 /// Updates on all pairs at once under `bernoulli` at scale 0.1, and their losses.
