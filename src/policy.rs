@@ -1,6 +1,6 @@
 //! A model together with its tokenizer, opened from a path: where every command begins.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 
@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 use crate::formats::{ModelFiles, open_model};
 use crate::model::{CausalLm, ModelConfig, weights};
 use crate::report::console::{Console, Unit};
+
+/// The aligned model's folder inside a run folder.
+pub const MODEL_FOLDER: &str = "model";
 
 /// A model's files, checked, with the weights still on disk.
 pub struct Policy {
@@ -23,11 +26,12 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Opens a Hugging Face folder or a GGUF file.
+    /// Opens a Hugging Face folder, a GGUF file, or the aligned model of a run folder.
     ///
     /// # Errors
     /// [`Error::Input`] for whatever is missing, damaged or unsupported, and for a tokenizer whose ids the model lacks.
     pub fn open(path: &Path) -> Result<Self> {
+        let path = &aligned_model(path)?;
         let files = open_model(path)?;
         let config = ModelConfig::from_json(&files.config, files.generation_config.as_ref(), path)?;
         let tokenizer =
@@ -74,6 +78,19 @@ impl Policy {
         let num_bytes = 4 * self.config.num_parameters() as u64;
         let mut bar = console.bar("loading", num_bytes, Unit::Bytes);
         weights::load(&self.files, &self.config, device, &mut |bytes| bar.advance(bytes))
+    }
+}
+
+/// Where the model of a path lies: a run folder (it has a `config.ron`) stands for its aligned model.
+fn aligned_model(path: &Path) -> Result<PathBuf> {
+    if !path.join("config.ron").is_file() {
+        return Ok(path.to_owned());
+    }
+    let model = path.join(MODEL_FOLDER);
+    match model.join("config.json").is_file() {
+        true => Ok(model),
+        false => Err(Error::input(path, "is a run that has no aligned model yet")
+            .with_hint(format!("finish it: gsil resume {}", path.display()))),
     }
 }
 

@@ -8,6 +8,7 @@ mod examples;
 mod faults;
 mod golden;
 mod gradients;
+mod terminal;
 mod training;
 
 mod bad_input;
@@ -22,6 +23,7 @@ mod refusals;
 mod report;
 mod resume;
 
+mod help_examples;
 mod hostile_config;
 mod hostile_folder;
 mod hostile_gguf;

@@ -1,92 +1,131 @@
-//! `gsil chat`: a conversation on the terminal.
+//! `gsil chat`: a conversation on the terminal, with one model or with two side by side.
 
-use std::io::BufRead;
+mod command;
+mod input;
+mod speaker;
 
-use burn::module::Module;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
 use clap::Args;
+use serde_json::json;
 
-use super::{ModelArgs, generate::check_temperature, print_text};
-use crate::config::WeightFormat;
-use crate::data::rows::{Message, Prompt};
+use super::generate::check_temperature;
+use super::{ModelArgs, print_text};
+use crate::data::rows::Message;
 use crate::device;
 use crate::error::{Error, Result};
-use crate::generate::sampler::{Sampling, answer_seed};
-use crate::generate::{Decoding, Event, Generator, Request};
-use crate::policy::Policy;
-use crate::report::console::{Console, talk};
+use crate::report::console::Console;
+use command::{COMMANDS, Command};
+use input::{Input, Interrupts};
+use speaker::{Manner, Speaker};
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  gsil chat --model SmolLM2
+  gsil chat --model runs/night --compare SmolLM2     # the aligned model, then the one before
+  echo 'Say hello.' | gsil chat --model SmolLM2 --temperature 0")]
 pub(super) struct ChatArgs {
     #[command(flatten)]
     model: ModelArgs,
+    /// A second model that answers every message too, with a history of its own.
+    #[arg(long, value_name = "MODEL")]
+    compare: Option<PathBuf>,
+    /// What the models are told before the conversation, where their template has room for it.
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
     /// Longest answer, in tokens.
     #[arg(long, default_value_t = 512)]
     max_new_tokens: usize,
     /// 0 is greedy, 1 the model's own distribution.
     #[arg(long, default_value_t = 0.7)]
     temperature: f64,
+    /// The same seed gives the same answers to the same messages.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
 }
 
 pub(super) fn chat(args: ChatArgs) -> Result<()> {
     check_temperature(args.temperature)?;
     let console = Console::stderr();
-    let policy = Policy::open(&args.model.model)?;
-    let Some(tokenizer) = policy.tokenizer.as_ref().filter(|tokenizer| tokenizer.has_chat_template()) else {
-        return Err(Error::input(&args.model.model, "has no chat template")
-            .with_hint("chat needs an instruction-tuned model; `gsil generate --prompt` continues plain text"));
-    };
     let device = device::open(device::resolve_name(&args.model.device))?;
-    let model = policy.load(&device, &console)?.valid();
-    let decoding = Decoding {
-        sampling: Sampling { temperature: args.temperature, top_k: 0, top_p: 1.0 },
+    let models = std::iter::once(&args.model.model).chain(&args.compare);
+    let speakers = models.map(|path| Speaker::open(path, &device, &console)).collect::<Result<Vec<_>>>()?;
+    let interrupts = Interrupts::listen()?;
+    let manner = Manner {
+        temperature: args.temperature,
         max_new_tokens: args.max_new_tokens,
-        batch_size: 1,
-        eos_token_ids: policy.eos_token_ids.clone(),
+        seed: args.seed,
+        interrupts: &interrupts,
     };
-    let mut generator = Generator::new(&model, WeightFormat::F32)?;
-    console.say("Type a message. /new starts over, /exit ends (so does Ctrl-D).");
-    let mut messages: Vec<Message> = Vec::new();
-    let mut turn = 0;
-    while let Some(line) = read_line()? {
-        match line.trim() {
-            "" => continue,
-            "/exit" => break,
-            "/new" => {
-                messages.clear();
-                continue;
-            }
-            text => messages.push(Message { role: "user".into(), content: text.into() }),
-        }
-        let prompt_ids = tokenizer.encode_prompt(&Prompt::Messages(messages.clone()))?;
-        if prompt_ids.len() >= policy.config.max_position_embeddings {
-            messages.pop();
-            console.warn("the conversation has filled the model's context: start over with /new");
-            continue;
-        }
-        turn += 1;
-        let request = Request { prompt_ids, seed: answer_seed(0, turn, 0, 0), max_new_tokens: None };
-        let (mut token_ids, mut shown) = (Vec::new(), String::new());
-        generator.answer(&[request], &decoding, &mut |event| {
-            if let Event::Token(_, id) = event {
-                token_ids.push(id);
-                let text = tokenizer.decode(&token_ids)?;
-                // A character may take several tokens: wait for whole ones.
-                if let Some(new) = text.strip_prefix(&shown).filter(|new| !new.ends_with('\u{fffd}')) {
-                    print_text(new)?;
-                    shown = text;
-                }
-            }
-            Ok(())
-        })?;
-        print_text("\n")?;
-        messages.push(Message { role: "assistant".into(), content: tokenizer.decode(&token_ids)? });
-    }
-    Ok(())
+    console.say("Type a message, or /help. Ctrl-C stops an answer, Ctrl-D ends.");
+    Chat { speakers, system: args.system, manner, console }.converse(&mut Input::open()?)
 }
 
-fn read_line() -> Result<Option<String>> {
-    talk("> ");
-    let mut line = String::new();
-    let num_bytes = std::io::stdin().lock().read_line(&mut line).map_err(Error::reading("standard input"))?;
-    Ok((num_bytes > 0).then_some(line))
+/// The conversation as it stands.
+struct Chat<'a> {
+    speakers: Vec<Speaker>,
+    system: Option<String>,
+    manner: Manner<'a>,
+    console: Console,
+}
+
+impl Chat<'_> {
+    fn converse(&mut self, input: &mut Input) -> Result<()> {
+        while let Some(line) = input.read_line()? {
+            match Command::parse(&line) {
+                Command::Nothing => {}
+                Command::Say(text) => self.answer(&text)?,
+                Command::Reset => {
+                    self.reset();
+                    self.console.say("a new conversation");
+                }
+                Command::System(text) => {
+                    self.reset();
+                    self.console.say("a new conversation, with this said before");
+                    self.system = Some(text);
+                }
+                Command::Save(path) => match self.save(&path) {
+                    Ok(said) => self.console.say(said),
+                    Err(error) => self.console.warn(error.to_string()), // the conversation goes on
+                },
+                Command::Help => self.console.say(COMMANDS),
+                Command::Wrong(why) => self.console.warn(format!("{why}; /help lists the commands")),
+                Command::Exit => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, text: &str) -> Result<()> {
+        let is_comparison = self.speakers.len() > 1;
+        for speaker in &mut self.speakers {
+            if is_comparison {
+                print_text(&format!("[{}]\n", speaker.name))?;
+            }
+            speaker.answer(text, self.system.as_deref(), &self.manner, &self.console)?;
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.speakers.iter_mut().for_each(Speaker::forget);
+    }
+
+    /// Appends the first model's conversation as a row of demonstrations. What was done, in words.
+    fn save(&self, path: &Path) -> Result<String> {
+        let messages = self.speakers[0].conversation(self.system.as_deref());
+        if !messages.iter().any(|message| message.role == "assistant") {
+            return Err(Error::usage("nothing has been answered yet"));
+        }
+        let object = |message: &Message| json!({"role": message.role, "content": message.content});
+        let row = json!({"messages": messages.iter().map(object).collect::<Vec<_>>()});
+        let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(Error::writing("open", path))?;
+        file.write_all(format!("{row}\n").as_bytes()).map_err(Error::writing("write", path))?;
+        let path = path.display();
+        Ok(format!(
+            "saved as one more row of {path}; edit the answers, and `gsil train --data {path}` learns from them"
+        ))
+    }
 }

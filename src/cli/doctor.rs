@@ -8,8 +8,9 @@ use crate::doctor::{self, Check};
 use crate::error::Result;
 use crate::report::table::format_table;
 
-/// Example: gsil doctor --device wgpu
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  gsil doctor --device flex")]
 pub(super) struct DoctorArgs {
     /// auto, flex, ndarray, wgpu, wgpu:N; see `gsil devices`.
     #[arg(long, default_value = "auto")]

@@ -14,6 +14,9 @@ use crate::report::console::Console;
 use crate::train::setup::evaluation_settings;
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  gsil eval --model SmolLM2 --data test.jsonl
+  gsil eval --model runs/night --reference SmolLM2 --data test.jsonl evaluation.answer_marker=####")]
 pub(super) struct EvalArgs {
     #[command(flatten)]
     model: ModelArgs,

@@ -36,6 +36,10 @@ use crate::report::console::Console;
 use crate::train::checkpoint::aligned_parameters;
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  gsil export runs/night --format hf --dtype bf16 --output night
+  gsil export runs/night --format gguf --output night-gguf
+  gsil export runs/night --format pairs --output pairs-of-night.jsonl")]
 pub(super) struct ExportArgs {
     /// A run folder, a Hugging Face folder or a .gguf file.
     #[arg(value_name = "RUN_OR_MODEL")]

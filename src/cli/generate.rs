@@ -18,6 +18,9 @@ use crate::policy::{Policy, Wanted};
 use crate::report::console::{Console, Unit};
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  gsil generate --model SmolLM2 --prompt 'Why is the sky blue?'
+  gsil generate --model runs/night --data test.jsonl --temperature 0 > answers.jsonl")]
 pub(super) struct GenerateArgs {
     #[command(flatten)]
     model: ModelArgs,

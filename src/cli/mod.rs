@@ -2,12 +2,14 @@
 
 mod bench;
 mod chat;
+mod completions;
 mod devices;
 mod doctor;
 mod eval;
 mod export;
 pub mod failure;
 mod generate;
+mod man;
 mod report;
 mod score;
 mod train;
@@ -50,9 +52,14 @@ enum Verb {
     /// How fast this machine is: device peaks, operations, training, generation. A table to post.
     Bench(bench::BenchArgs),
     /// The devices of this machine.
+    #[command(after_help = "Examples:\n  gsil devices")]
     Devices,
     /// Whether a device computes what it should: the work of training on a tiny model, compared with the CPU.
     Doctor(doctor::DoctorArgs),
+    /// A script that completes commands and flags in your shell.
+    Completions(completions::CompletionsArgs),
+    /// Manual pages.
+    Man(man::ManArgs),
 }
 
 /// Runs what the command line asks for.
@@ -72,6 +79,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Bench(args) => bench::bench(args),
         Verb::Devices => devices::devices(),
         Verb::Doctor(args) => doctor::doctor(args),
+        Verb::Completions(args) => completions::completions(args),
+        Verb::Man(args) => man::man(args),
     }
 }
 

@@ -9,6 +9,9 @@ use crate::error::Result;
 use crate::report::{write_report, write_report_to};
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  gsil report runs/night                       # writes runs/night/report.html
+  gsil report runs/night --compare runs/other --output both.html")]
 pub(super) struct ReportArgs {
     /// The run folder; the run may still be going on.
     dir: PathBuf,

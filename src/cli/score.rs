@@ -22,6 +22,9 @@ use crate::train::setup::num_tokens_multiple;
 const BATCH_SIZE: usize = 8;
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  gsil score --model SmolLM2 --data test.jsonl
+  gsil score --model runs/night --reference SmolLM2 --data pairs.jsonl objective.name=bernoulli")]
 pub(super) struct ScoreArgs {
     #[command(flatten)]
     model: ModelArgs,

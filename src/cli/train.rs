@@ -9,13 +9,18 @@ use crate::config::RunConfig;
 use crate::device;
 use crate::doctor;
 use crate::error::{Error, Result};
+use crate::policy::MODEL_FOLDER;
 use crate::report::console::Console;
 use crate::report::table::{format_table, number, percent};
 use crate::train::changes::Changes;
 use crate::train::setup::Run;
-use crate::train::{EvaluationRow, MODEL_FOLDER, results_if_finished};
+use crate::train::{EvaluationRow, results_if_finished};
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  gsil train --model SmolLM2 --data train.jsonl evaluation.data=test.jsonl
+  gsil train --model SmolLM2 --data train.jsonl lora.rank=8 train.lr=2e-4 --output runs/adapter
+  gsil train --config gsil.ron --dry-run       # every setting that would be used")]
 pub(super) struct TrainArgs {
     /// A configuration file (RON). Every key has a default.
     #[arg(long)]
@@ -44,6 +49,9 @@ pub(super) struct TrainArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  gsil resume runs/night
+  gsil resume runs/night train.micro_batch_size=1 --allow-changes      # after memory ran out")]
 pub(super) struct ResumeArgs {
     /// The run folder.
     dir: PathBuf,

@@ -50,6 +50,7 @@ use crate::formats::quantize::Precision;
 use crate::formats::safetensors::write_tensors;
 use crate::model::{CausalLm, weights};
 use crate::objective::Objective;
+use crate::policy::MODEL_FOLDER;
 use binding::{Binding, policy_hash};
 use checkpoint::{Progress, Stage, check_finite};
 use fit::Fit;
@@ -57,8 +58,6 @@ use pairs::Pair;
 use run_dir::RunDir;
 use setup::Run;
 
-/// The aligned model's folder inside the run folder.
-pub const MODEL_FOLDER: &str = "model";
 /// The policy before iteration 0, kept where it is needed again.
 const START_FILE: &str = "start.safetensors";
 const HELD_OUT_FILE: &str = "held_out.jsonl";

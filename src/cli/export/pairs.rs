@@ -15,12 +15,13 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::replace_file;
 use crate::formats::file_system::Disk;
+use crate::policy::MODEL_FOLDER;
 use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
 use crate::train::environment::check_same_rows;
+use crate::train::iteration_folder;
 use crate::train::pairs::{Pair, make_pairs};
 use crate::train::self_generation::{DEMONSTRATIONS_FILE, DemonstrationRow, SELF_GENERATED_FILE, SelfGeneratedRow};
-use crate::train::{MODEL_FOLDER, iteration_folder};
 
 /// One line.
 #[derive(Serialize)]

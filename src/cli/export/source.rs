@@ -6,9 +6,10 @@ use std::sync::Arc;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::formats::file_system::Disk;
+use crate::policy::MODEL_FOLDER;
 use crate::train::run_dir::RunDir;
 use crate::train::setup::with_task_paths;
-use crate::train::{EVALUATIONS_FILE, EvaluationRow, MODEL_FOLDER};
+use crate::train::{EVALUATIONS_FILE, EvaluationRow};
 
 /// A model, and the run that made it if there is one.
 pub(super) struct Source {

@@ -1,0 +1,129 @@
+//! One model in a conversation: its history and its answers.
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use signal_hook::consts::SIGINT;
+
+use super::input::Interrupts;
+use crate::cli::print_text;
+use crate::config::WeightFormat;
+use crate::data::rows::{Message, Prompt};
+use crate::data::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+use crate::generate::sampler::{Sampling, answer_seed};
+use crate::generate::{Decoding, Event, Generator, Request};
+use crate::policy::Policy;
+use crate::report::console::Console;
+
+/// How answers are written.
+pub struct Manner<'a> {
+    pub temperature: f64,
+    pub max_new_tokens: usize,
+    pub seed: u64,
+    pub interrupts: &'a Interrupts,
+}
+
+pub struct Speaker {
+    /// What the user called the model.
+    pub name: String,
+    policy: Policy,
+    generator: Generator,
+    messages: Vec<Message>,
+    num_answers: usize,
+}
+
+impl Speaker {
+    /// # Errors
+    /// Whatever is wrong with the model; [`Error::Input`] if it has no chat template.
+    pub fn open(path: &Path, device: &Device, console: &Console) -> Result<Self> {
+        let policy = Policy::open(path)?;
+        if !policy.tokenizer.as_ref().is_some_and(Tokenizer::has_chat_template) {
+            return Err(Error::input(path, "has no chat template")
+                .with_hint("chat needs an instruction-tuned model; `gsil generate --prompt` continues plain text"));
+        }
+        let generator = Generator::new(&policy.load(device, console)?.valid(), WeightFormat::F32)?;
+        Ok(Speaker { name: path.display().to_string(), policy, generator, messages: Vec::new(), num_answers: 0 })
+    }
+
+    pub fn forget(&mut self) {
+        self.messages.clear();
+        self.num_answers = 0;
+    }
+
+    /// What was said so far, the system message first.
+    pub fn conversation(&self, system: Option<&str>) -> Vec<Message> {
+        let system = system.map(|text| message("system", text));
+        system.into_iter().chain(self.messages.iter().cloned()).collect()
+    }
+
+    /// Prints the answer as it is written, and remembers it. Ctrl-C ends it early; what was written stays.
+    pub fn answer(&mut self, text: &str, system: Option<&str>, manner: &Manner<'_>, console: &Console) -> Result<()> {
+        self.messages.push(message("user", text));
+        let Some(tokenizer) = &self.policy.tokenizer else { return Ok(()) }; // `open` saw one
+        let prompt = Prompt::Messages(self.conversation(system));
+        let prompt_ids = match tokenizer.encode_prompt(&prompt) {
+            Ok(ids) => ids,
+            Err(error) => {
+                self.messages.pop();
+                return Err(error);
+            }
+        };
+        if prompt_ids.len() >= self.policy.config.max_position_embeddings {
+            self.messages.pop();
+            console.warn("the conversation has filled the model's context: start over with /reset");
+            return Ok(());
+        }
+        self.num_answers += 1;
+        let seed = answer_seed(manner.seed, self.num_answers, 0, 0);
+        let request = Request { prompt_ids, seed, max_new_tokens: None };
+        let decoding = Decoding {
+            sampling: Sampling { temperature: manner.temperature, top_k: 0, top_p: 1.0 },
+            max_new_tokens: manner.max_new_tokens,
+            batch_size: 1,
+            eos_token_ids: self.policy.eos_token_ids.clone(),
+        };
+        let mut stream = Stream { tokenizer, token_ids: Vec::new(), shown: String::new() };
+        let generator = &mut self.generator;
+        let ended = manner.interrupts.during(|| {
+            generator.answer(&[request], &decoding, &mut |event| match event {
+                Event::Token(..) if manner.interrupts.came() => Err(Error::Stopped { signal: SIGINT }),
+                Event::Token(_, id) => stream.show(id),
+                Event::Done(..) => Ok(()),
+            })
+        });
+        print_text("\n")?;
+        match ended {
+            Ok(()) | Err(Error::Stopped { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let answer = tokenizer.decode(&stream.token_ids)?;
+        self.messages.push(message("assistant", &answer));
+        Ok(())
+    }
+}
+
+fn message(role: &str, text: &str) -> Message {
+    Message { role: role.to_owned(), content: text.to_owned() }
+}
+
+/// An answer as far as it is written.
+struct Stream<'a> {
+    tokenizer: &'a Tokenizer,
+    token_ids: Vec<u32>,
+    shown: String,
+}
+
+impl Stream<'_> {
+    /// A character may take several tokens: only whole ones are shown.
+    fn show(&mut self, id: u32) -> Result<()> {
+        self.token_ids.push(id);
+        let text = self.tokenizer.decode(&self.token_ids)?;
+        if let Some(new) = text.strip_prefix(&self.shown).filter(|new| !new.ends_with('\u{fffd}')) {
+            print_text(new)?;
+            self.shown = text;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,22 @@
+//! `gsil completions`: what a shell needs to complete commands and flags.
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use super::{Cli, print_text};
+use crate::error::{Error, Result};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  gsil completions bash > gsil.bash        # then `source gsil.bash`, or put it into bash-completion's folder
+  gsil completions zsh > _gsil             # into a folder of $fpath
+  gsil completions fish > gsil.fish        # into ~/.config/fish/completions")]
+pub(super) struct CompletionsArgs {
+    shell: Shell,
+}
+
+pub(super) fn completions(args: CompletionsArgs) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "gsil", &mut script);
+    print_text(&String::from_utf8(script).map_err(|error| Error::usage(format!("cannot print: {error}")))?)
+}

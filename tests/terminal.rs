@@ -1,0 +1,131 @@
+//! What a person meets at the terminal: conversations, completions, manual pages.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use tempfile::tempdir;
+
+use crate::support::binary::{
+    Outcome, command, ending_model, gsil, read, read_json_lines, say_skipped, text, text_model, wait, write_rows,
+};
+
+/// A conversation with these lines typed.
+fn chat(folder: &Path, options: &[&str], lines: &str) -> Outcome {
+    let fixed = ["chat", "--device", "flex", "--max-new-tokens", "6", "--temperature", "1"];
+    let mut child = command(folder, &[&fixed[..], options].concat()).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    wait(child)
+}
+
+#[test]
+fn a_conversation_is_remembered_until_it_is_reset() {
+    let folder = tempdir().unwrap();
+    let model = text(text_model(folder.path()));
+    let said = |lines: &str| chat(folder.path(), &["--model", &model], lines).succeeded().stdout;
+    let first = said("Hello.\n");
+    assert!(!first.trim().is_empty());
+    let twice = said("Hello.\nHello.\n");
+    assert!(twice.starts_with(&first), "the same seed gives the same answer");
+    assert_ne!(twice, format!("{first}{first}"), "the second answer has seen the first");
+    assert_eq!(said("Hello.\n/reset\nHello.\n"), format!("{first}{first}"));
+    assert_ne!(said("/system Speak like a pirate.\nHello.\n"), first);
+}
+
+#[test]
+fn a_saved_conversation_is_a_demonstration() {
+    let folder = tempdir().unwrap();
+    let model = text(text_model(folder.path()));
+    let lines =
+        "/save talk.jsonl\nHello.\n/save talk.jsonl\n/reset\nOne.\nTwo.\n/save talk.jsonl\n/exit\nNever said.\n";
+    let outcome = chat(folder.path(), &["--model", &model, "--system", "Be brief."], lines).succeeded();
+    assert!(outcome.stderr.contains("warning: nothing has been answered yet"), "{}", outcome.stderr);
+    let rows = read_json_lines(&folder.path().join("talk.jsonl"));
+    let roles = |i: usize| -> Vec<String> {
+        let messages = rows[i]["messages"].as_array().unwrap();
+        messages.iter().map(|message| message["role"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(rows.len(), 2);
+    assert_eq!(roles(0), ["system", "user", "assistant"]);
+    assert_eq!(roles(1), ["system", "user", "assistant", "user", "assistant"]);
+    let scored = gsil(folder.path(), &["score", "--model", &model, "--data", "talk.jsonl", "--device", "flex"]);
+    assert_eq!(scored.succeeded().json_lines().len(), 2);
+}
+
+#[test]
+fn two_models_answer_side_by_side_each_with_its_own_history() {
+    let folder = tempdir().unwrap();
+    let model = text(text_model(folder.path()));
+    let alone = chat(folder.path(), &["--model", &model], "Hello.\nAgain.\n").succeeded().stdout;
+    let both = chat(folder.path(), &["--model", &model, "--compare", &model], "Hello.\nAgain.\n").succeeded().stdout;
+    let label = format!("[{model}]\n");
+    let answers: Vec<&str> = both.split(&label).skip(1).collect();
+    assert_eq!(answers.len(), 4, "{both}");
+    assert_eq!([answers[0], answers[2]].concat(), alone);
+    assert_eq!([answers[1], answers[3]].concat(), alone);
+}
+
+#[test]
+fn a_wrong_command_is_not_said_to_the_model() {
+    let folder = tempdir().unwrap();
+    let model = text(text_model(folder.path()));
+    let outcome = chat(folder.path(), &["--model", &model], "/rest\n/help\n").succeeded();
+    assert_eq!(outcome.stdout, "");
+    assert!(outcome.stderr.contains("warning: no command /rest; /help lists the commands"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("/save FILE"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_run_folder_stands_for_its_aligned_model() {
+    let folder = tempdir().unwrap();
+    let model = text(ending_model(folder.path()));
+    write_rows(&folder.path().join("rows.jsonl"), 6);
+    let small = ["generation.max_new_tokens=6", "generation.unfinished=mask", "train.lr=1e-2", "--device", "flex"];
+    let train = ["train", "--model", &model, "--data", "rows.jsonl", "--output", "run"];
+    gsil(folder.path(), &[&train[..], &small].concat()).succeeded();
+    let score = |model: &str| {
+        gsil(folder.path(), &["score", "--model", model, "--data", "rows.jsonl", "--device", "flex"]).succeeded().stdout
+    };
+    assert_eq!(score("run"), score("run/model"));
+    assert_ne!(score("run"), score(&model));
+    fs::remove_dir_all(folder.path().join("run/model")).unwrap();
+    let stderr = gsil(folder.path(), &["score", "--model", "run", "--data", "rows.jsonl"]).failed(3);
+    assert!(
+        stderr.contains("has no aligned model yet") && stderr.contains("hint: finish it: gsil resume run"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn completions_are_what_each_shell_reads() {
+    let folder = tempdir().unwrap();
+    for (shell, says) in [
+        ("bash", "complete -F _gsil"),
+        ("zsh", "#compdef gsil"),
+        ("fish", "complete -c gsil"),
+        ("powershell", "Register-ArgumentCompleter"),
+        ("elvish", "edit:completion"),
+    ] {
+        let script = gsil(folder.path(), &["completions", shell]).succeeded().stdout;
+        assert!(script.contains(says) && script.contains("allow-changes"), "{shell}");
+        fs::write(folder.path().join(shell), script).unwrap();
+    }
+    let read = Command::new("bash").args(["-n", "bash"]).current_dir(folder.path()).output();
+    match read {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => say_skipped("bash reading its completions", &error.to_string()),
+    }
+}
+
+#[test]
+fn there_is_a_manual_page_for_every_verb() {
+    let folder = tempdir().unwrap();
+    let written = gsil(folder.path(), &["man", "--output", "man"]).succeeded().stdout;
+    for verb in ["", "-train", "-resume", "-chat", "-export", "-man"] {
+        let page = read(&folder.path().join(format!("man/gsil{verb}.1")));
+        assert!(page.contains(&format!(".TH gsil{verb} 1")), "{verb}: {page}");
+        assert!(written.contains(&format!("gsil{verb}.1")), "{written}");
+    }
+    assert!(read(&folder.path().join("man/gsil-train.1")).contains("evaluation.data=test.jsonl"), "with its examples");
+}
