@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use serde_json::json;
 use tempfile::{TempDir, tempdir};
 
-use crate::support::binary::{Outcome, gsil, read_json, text_model, wait};
+use crate::support::binary::{Outcome, command, gsil, read_json, text_model, wait};
 
 /// The verbs that `gsil --help` lists.
 fn verbs() -> Vec<String> {
@@ -21,9 +21,15 @@ fn verbs() -> Vec<String> {
     names.filter(|name| *name != "help").map(str::to_owned).collect()
 }
 
+/// The help of a verb on a terminal of 80 columns.
+fn help(verb: &str) -> String {
+    let mut command = command(Path::new("."), &[verb, "--help"]);
+    wait(command.env("COLUMNS", "80").spawn().unwrap()).succeeded().stdout
+}
+
 /// The lines under `Examples:`, without their comments.
 fn examples(verb: &str) -> Vec<String> {
-    let help = gsil(Path::new("."), &[verb, "--help"]).succeeded().stdout;
+    let help = help(verb);
     let Some((_, lines)) = help.split_once("\nExamples:\n") else { return Vec::new() };
     let without_comment = |line: &str| line.split("   #").next().unwrap_or_default().trim().to_owned();
     lines.lines().map(without_comment).filter(|line| !line.is_empty()).collect()
@@ -98,10 +104,8 @@ fn every_example_of_every_help_text_runs() {
 #[test]
 fn help_texts_fit_a_terminal_of_eighty_columns() {
     for verb in verbs() {
-        let mut command = crate::support::binary::command(Path::new("."), &[&verb, "--help"]);
-        let help = wait(command.env("COLUMNS", "80").spawn().unwrap()).succeeded().stdout;
-        let options = help.split("\nExamples:\n").next().unwrap();
-        let long = options.lines().find(|line| line.chars().count() > 80);
+        let help = help(&verb);
+        let long = help.lines().find(|line| line.chars().count() > 80);
         assert_eq!(long, None, "gsil {verb} --help");
     }
 }

@@ -20,7 +20,7 @@ use crate::report::table::{format_table, number, percent};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  gsil bench --layers 2 --tokens 64 --steps 1      # a first idea; without flags: the shape of SmolLM2-135M
+  gsil bench --workload train --layers 2 --tokens 64
   gsil bench --workload generate --layers 2 --json")]
 pub(super) struct BenchArgs {
     /// auto, flex, ndarray, wgpu, wgpu:N; see `gsil devices`.

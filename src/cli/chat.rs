@@ -24,7 +24,7 @@ use speaker::{Manner, Speaker};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   gsil chat --model SmolLM2
-  gsil chat --model runs/night --compare SmolLM2     # the aligned model, then the one before
+  gsil chat --model runs/night --compare SmolLM2   # after, and before
   echo 'Say hello.' | gsil chat --model SmolLM2 --temperature 0")]
 pub(super) struct ChatArgs {
     #[command(flatten)]

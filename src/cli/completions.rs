@@ -8,9 +8,9 @@ use crate::error::{Error, Result};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  gsil completions bash > gsil.bash        # then `source gsil.bash`, or put it into bash-completion's folder
-  gsil completions zsh > _gsil             # into a folder of $fpath
-  gsil completions fish > gsil.fish        # into ~/.config/fish/completions")]
+  gsil completions bash > gsil.bash    # source it in ~/.bashrc
+  gsil completions zsh > _gsil         # into a folder of $fpath
+  gsil completions fish > gsil.fish    # into ~/.config/fish/completions")]
 pub(super) struct CompletionsArgs {
     shell: Shell,
 }

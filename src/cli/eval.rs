@@ -16,7 +16,7 @@ use crate::train::setup::evaluation_settings;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   gsil eval --model SmolLM2 --data test.jsonl
-  gsil eval --model runs/night --reference SmolLM2 --data test.jsonl evaluation.answer_marker=####")]
+  gsil eval --model runs/night --data test.jsonl evaluation.max_rows=50")]
 pub(super) struct EvalArgs {
     #[command(flatten)]
     model: ModelArgs,

@@ -20,7 +20,7 @@ use crate::report::console::{Console, Unit};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   gsil generate --model SmolLM2 --prompt 'Why is the sky blue?'
-  gsil generate --model runs/night --data test.jsonl --temperature 0 > answers.jsonl")]
+  gsil generate --model runs/night --data test.jsonl > answers.jsonl")]
 pub(super) struct GenerateArgs {
     #[command(flatten)]
     model: ModelArgs,

@@ -24,7 +24,7 @@ const BATCH_SIZE: usize = 8;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   gsil score --model SmolLM2 --data test.jsonl
-  gsil score --model runs/night --reference SmolLM2 --data pairs.jsonl objective.name=bernoulli")]
+  gsil score --model runs/night --reference SmolLM2 --data pairs.jsonl")]
 pub(super) struct ScoreArgs {
     #[command(flatten)]
     model: ModelArgs,

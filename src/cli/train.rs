@@ -19,8 +19,8 @@ use crate::train::{EvaluationRow, results_if_finished};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   gsil train --model SmolLM2 --data train.jsonl evaluation.data=test.jsonl
-  gsil train --model SmolLM2 --data train.jsonl lora.rank=8 train.lr=2e-4 --output runs/adapter
-  gsil train --config gsil.ron --dry-run       # every setting that would be used")]
+  gsil train --model SmolLM2 --data train.jsonl lora.rank=8 train.lr=2e-4
+  gsil train --config gsil.ron --dry-run       # every setting")]
 pub(super) struct TrainArgs {
     /// A configuration file (RON). Every key has a default.
     #[arg(long)]
@@ -51,7 +51,7 @@ pub(super) struct TrainArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   gsil resume runs/night
-  gsil resume runs/night train.micro_batch_size=1 --allow-changes      # after memory ran out")]
+  gsil resume runs/night train.micro_batch_size=1 --allow-changes")]
 pub(super) struct ResumeArgs {
     /// The run folder.
     dir: PathBuf,
