@@ -49,8 +49,8 @@ fn message(line: &[u8]) -> String {
     let path = folder.path().join("rows.jsonl");
     let good = b"{\"prompt\":\"a\"}";
     std::fs::write(&path, [&good[..], line, good].join(&b'\n')).unwrap();
-    let error = read_rows(&path, None).unwrap_err();
-    let (rows, skipped) = read_good_rows(&path, None).unwrap();
+    let error = read_rows(&path, None, None).unwrap_err();
+    let (rows, skipped) = read_good_rows(&path, None, None).unwrap();
     assert_eq!((rows.len(), skipped.unwrap().count), (2, 1), "the good lines are read all the same");
     error.to_string().split_once("rows.jsonl, ").unwrap().1.to_owned()
 }
