@@ -4,10 +4,10 @@
 //! (`row_shapes.rs`).
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use csv::{ByteRecord, ReaderBuilder};
+use csv::{ByteRecord, Reader, ReaderBuilder, Terminator};
 use serde_json::Value;
 
 use super::json_rows::check_content;
@@ -26,17 +26,28 @@ const MAX_COLUMNS: usize = 4096;
 pub(super) fn for_each_record(path: &Path, delimiter: u8, take: &mut Take<'_>) -> Result<()> {
     let mut file = BufReader::new(File::open(path).map_err(Error::reading(path))?);
     check_start(file.fill_buf().map_err(Error::reading(path))?, path)?;
-    let mut reader = ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(file);
+    let mut reader = ReaderBuilder::new()
+        .delimiter(delimiter)
+        .flexible(true)
+        // Only so does the library count the lines of files from Windows right; the `\r` is taken off below.
+        .terminator(Terminator::Any(b'\n'))
+        .from_reader(file);
     let header = reader.byte_headers().map_err(|error| reading(path, &error))?.clone();
     let names = names(&header, path)?;
     let mut record = ByteRecord::new();
     while reader.read_byte_record(&mut record).map_err(|error| reading(path, &error))? {
-        let line = record.position().map_or(0, csv::Position::line) as usize;
-        if !take(line, object(&names, &record).map(Some))? {
+        if !take(first_line(&reader, &record), object(&names, &record))? {
             break;
         }
     }
     Ok(())
+}
+
+/// The line that a record starts on, which was read last: blank lines before it do not count.
+fn first_line<R: Read>(reader: &Reader<R>, record: &ByteRecord) -> usize {
+    let breaks_inside = record.as_slice().iter().filter(|byte| **byte == b'\n').count();
+    let break_after = usize::from(!reader.is_done());
+    (reader.position().line() as usize).saturating_sub(breaks_inside + break_after)
 }
 
 fn reading(path: &Path, error: &csv::Error) -> Error {
@@ -64,6 +75,7 @@ fn names(header: &ByteRecord, path: &Path) -> Result<Vec<String>> {
     }
     let mut names: Vec<String> = Vec::new();
     for (i, name) in header.iter().enumerate() {
+        let name = without_return(name, i + 1 == header.len());
         let name =
             std::str::from_utf8(name).map_err(|_| error(format!("the name of column {} is not UTF-8", i + 1)))?;
         if names.iter().any(|other| other == name) {
@@ -75,10 +87,14 @@ fn names(header: &ByteRecord, path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn object(names: &[String], record: &ByteRecord) -> Parsed<Object> {
+/// `None` for a blank line.
+fn object(names: &[String], record: &ByteRecord) -> Parsed<Option<Object>> {
     if record.as_slice().len() > MAX_ROW_BYTES {
         return Err(Problem::new(format!("the row is longer than {} MiB", MAX_ROW_BYTES >> 20))
             .with_hint("is a quotation mark missing?"));
+    }
+    if record.len() == 1 && &record[0] == b"\r" {
+        return Ok(None);
     }
     if record.len() != names.len() {
         let (cells, columns) = (record.len(), names.len());
@@ -87,7 +103,13 @@ fn object(names: &[String], record: &ByteRecord) -> Parsed<Object> {
                 "a cell with a separator, a quotation mark or a line break in it must stand in quotation marks",
             ));
     }
-    names.iter().zip(record).map(|(name, cell)| Ok((name.clone(), value(name, cell)?))).collect()
+    let cells = record.iter().enumerate().map(|(i, cell)| without_return(cell, i + 1 == names.len()));
+    names.iter().zip(cells).map(|(name, cell)| Ok((name.clone(), value(name, cell)?))).collect::<Parsed<_>>().map(Some)
+}
+
+/// A cell without what stands before the line break in files from Windows.
+fn without_return(cell: &[u8], is_last: bool) -> &[u8] {
+    cell.strip_suffix(b"\r").filter(|_| is_last).unwrap_or(cell)
 }
 
 fn value(name: &str, cell: &[u8]) -> Parsed<Value> {
@@ -106,7 +128,7 @@ fn value(name: &str, cell: &[u8]) -> Parsed<Value> {
 
 #[cfg(test)]
 mod tests {
-    use crate::data::rows::{Prompt, Row, read_good_rows, read_rows};
+    use crate::data::rows::{Prompt, Response, Row, read_good_rows, read_rows};
 
     fn read_named(name: &str, content: &[u8]) -> Result<Vec<Row>, String> {
         let folder = tempfile::tempdir().unwrap();
@@ -121,10 +143,13 @@ mod tests {
 
     #[test]
     fn quotes_line_breaks_and_a_byte_order_mark_are_read_and_rows_keep_their_lines() {
-        let content = b"\xEF\xBB\xBFprompt,response\r\n\"a\nb, \"\"c\"\"\",d\r\ne,f\r\n";
+        let content = b"\xEF\xBB\xBFprompt,response\r\n\"a\nb, \"\"c\"\"\",\"d\"\r\n\r\n\r\ne,f\r\n\r\ng,h";
         let rows = read(content).unwrap();
         assert_eq!(rows[0].prompt, Prompt::Text("a\nb, \"c\"".into()));
-        assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 4]);
+        assert_eq!(rows[0].demonstration, Some(Response::Text("d".into())));
+        assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [2, 6, 8]);
+        let rows = read(b"prompt,response\n\n\n\"a\n\",b\n\nc,d\n").unwrap();
+        assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [4, 7]);
         assert_eq!(
             read_named("rows.tsv", b"prompt\tresponse\na,b\tc\n").unwrap()[0].prompt,
             Prompt::Text("a,b".into())

@@ -222,7 +222,7 @@ mod tests {
         {
             assert!(read(broken).unwrap_err().starts_with(": invalid JSON: "), "{broken:.40}");
         }
-        let long = format!("[{{\"prompt\": \"a\"}}, \"{}\"]", "x".repeat(super::MAX_ROW_BYTES + 9));
+        let long = format!("[{{\"prompt\": \"a\"}}, \"{}\"]", "x".repeat(super::MAX_ROW_BYTES + 20_000));
         assert!(read(&long).unwrap_err().contains("a row is longer than 16 MiB"));
         assert_eq!(read("[]").unwrap_err(), ": no rows");
     }
