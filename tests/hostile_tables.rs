@@ -8,7 +8,8 @@ use crate::support::fixture;
 use crate::support::memory::peak_bytes;
 use crate::support::mutations::{damaged, damaged_text};
 
-/// Of a file of 1 to 2 KB. The largest page that it may claim is 4 MiB, a dictionary of it some times that.
+/// Of files of 1 to 2 KB, which never took more than 36 MB: the largest page that one may claim is 4 MiB, and a dictionary
+/// of it takes some times that.
 const MEMORY_LIMIT: usize = 64 << 20;
 
 const CSV: &str = "prompt,completion,extra\n\"What is\n2 + 2?\",\"It is \"\"4\"\".\",1\nName one.,One,2\n\"a, b\",c,\n";
@@ -86,7 +87,6 @@ fn two_thousand_damaged_parquet_files_are_read_or_refused() {
             num_refused += 1;
         }
     }
-    eprintln!("{num_refused} refused, at most {most_memory} bytes");
     assert!((400..2_000).contains(&num_refused), "{num_refused} refused");
     assert!(most_memory < MEMORY_LIMIT, "{most_memory} bytes of memory");
 }
@@ -99,6 +99,23 @@ fn every_cut_of_a_parquet_file_is_refused() {
             doors::assert_input_error(&result.unwrap_err(), "rows.parquet");
             assert!(peak < MEMORY_LIMIT, "{peak} bytes of memory for {len}");
         }
+    }
+}
+
+#[test]
+fn well_made_files_of_far_more_content_than_bytes_are_refused_with_little_memory() {
+    for (name, why) in [
+        ("bomb_text", "the rows hold more than"),
+        ("bomb_list", "a column claims more than"),
+        ("bomb_page", "claims 30000010"),
+        ("delta", "plain and dictionary are read"),
+    ] {
+        let bytes = fs::read(fixture(&format!("tables/{name}.parquet"))).unwrap();
+        let (result, peak) = peak_bytes(|| doors::parquet(&bytes));
+        let error = result.unwrap_err();
+        doors::assert_input_error(&error, "rows.parquet");
+        assert!(error.to_string().contains(why), "{error}");
+        assert!(peak < MEMORY_LIMIT, "{name}: {peak} bytes of memory for {}", bytes.len());
     }
 }
 

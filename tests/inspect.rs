@@ -14,43 +14,80 @@ const ROWS: &str = r#"{"prompt":"Hello","completion":"Hi there"}
 {"prompt":"Tell me all of it, from the beginning to the end, and then again","completion":"No, that would be too long"}
 "#;
 
+/// As it was printed and looked at; the median of four values is the third.
+const START: &str = "\
+data        rows.jsonl
+model       text
+shape       prompt and completion or response (5 rows)
+            messages (1 row)
+rows        6 read, 3 used, 3 dropped, 0 refused
+max_length  60 tokens, prompt and response together (train.max_length)
+
+-- line 1, used; 29 prompt and 7 response tokens
+<|im_start|>system
+You are a small model.<|im_end|>
+<|im_start|>user
+Hello<|im_end|>
+<|im_start|>assistant
+«Hi there»‹END <|im_end|>›
+
+-- line 2, used; 33 prompt and 4 response tokens
+<|im_start|>system
+You are a small model.<|im_end|>
+<|im_start|>user
+Name one.<|im_end|>
+<|im_start|>assistant
+«One»‹END <|im_end|>›
+
+marks: prompt, read only  «trained»  ‹END end token, trained›
+
+tokens    min  median  90%  99%  max  mean
+------------------------------------------
+prompt     29      33   67   67   67  39.5
+response    4       7   21   21   21   9.8
+both       36      37   88   88   88  49.2
+";
+
+const RESPONSES: &str = "
+response
+   4-5  1 ████████████████████
+   6-7  2 ████████████████████████████████████████
+   8-9  0
+";
+
+const LIMIT: &str = "
+  60-63 0   <- max_length 60 lies here
+";
+
+const END: &str = "
+dropped: 1 row without a demonstration
+dropped: 1 row with an empty response
+dropped: 1 row whose prompt alone fills max_length (60 tokens)
+nothing is cut: an answer without its end teaches the model not to stop
+
+warning: 1 row: the text of the response ends in the end token already; it is taken off and written once (the first: line 2)
+warning: 1 row: prompt and response repeat an earlier row, token for token (the first: line 3)
+";
+
 #[test]
 fn the_page_shows_what_is_trained_in_brackets_where_there_are_no_colours() {
     let folder = tempfile::tempdir().unwrap();
     text_model(folder.path());
     fs::write(folder.path().join("rows.jsonl"), ROWS).unwrap();
-    let arguments = [
-        "inspect",
-        "data",
-        "rows.jsonl",
-        "--model",
-        "text",
-        "train.max_length=60",
-        "generation.max_new_tokens=8",
-        "--rows",
-        "2",
-    ];
+    let overrides = ["train.max_length=60", "generation.max_new_tokens=8"];
+    let arguments = [&["inspect", "data", "rows.jsonl", "--model", "text", "--rows", "2"], &overrides[..]].concat();
     let page = gsil(folder.path(), &arguments).succeeded().stdout;
-    eprintln!("{page}");
-    assert!(!page.contains('\u{1b}'), "no colours in a file");
-    assert!(
-        page.contains("shape       prompt and completion or response (5 rows)\n            messages (1 rows)"),
-        "{page}"
-    );
-    assert!(page.contains("<|im_start|>assistant\n«Hi there»‹END <|im_end|>›\n"), "{page}");
-    assert!(page.contains("«One»‹END <|im_end|>›\n"), "the end token is there once: {page}");
-    for line in [
-        "rows        6 read, 3 used, 3 dropped, 0 refused",
-        "max_length  60 tokens, prompt and response together (train.max_length)",
-        "dropped: 1 row without a demonstration",
-        "dropped: 1 row with an empty response",
-        "warning: 1 row repeat an earlier prompt and response, token for token (the first: line 3)",
-        "warning: 1 row have a response whose text ends in the end token already",
-        "marks: prompt, read only  «trained»  ‹END end token, trained›",
-    ] {
-        assert!(page.contains(line), "{line} is missing:\n{page}");
-    }
-    assert!(page.contains("max_length 60"), "the histogram names the limit:\n{page}");
+    assert!(page.starts_with(START), "{page}");
+    assert!(page.contains(RESPONSES), "{page}");
+    assert!(page.contains(LIMIT), "{page}");
+    assert!(page.ends_with(END), "{page}");
+    let json: Value =
+        serde_json::from_str(&gsil(folder.path(), &[&arguments[..], &["--json"]].concat()).succeeded().stdout).unwrap();
+    assert_eq!((&json["num_rows"], &json["num_used"], &json["max_length"]), (&6.into(), &3.into(), &60.into()));
+    let kinds: Vec<&str> = json["warnings"].as_array().unwrap().iter().map(|w| w["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["end_token_in_text", "duplicate"]);
+    let runs = json["rows"][0]["demonstration"].as_array().unwrap();
+    assert_eq!(runs.iter().map(|run| run["part"].as_str().unwrap()).collect::<Vec<_>>(), ["prompt", "trained", "end"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! (`row_shapes.rs`).
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use csv::{ByteRecord, Reader, ReaderBuilder, Terminator};
@@ -24,7 +24,9 @@ const MAX_COLUMNS: usize = 4096;
 /// Hands every row to `take` with the line that it starts on, until it answers false. Memory is bounded by the longest
 /// row of the file.
 pub(super) fn for_each_record(path: &Path, delimiter: u8, take: &mut Take<'_>) -> Result<()> {
-    let mut file = BufReader::new(File::open(path).map_err(Error::reading(path))?);
+    let mut file = File::open(path).map_err(Error::reading(path))?;
+    let unended = end_without_break(&mut file);
+    let mut file = BufReader::new(file);
     check_start(file.fill_buf().map_err(Error::reading(path))?, path)?;
     let mut reader = ReaderBuilder::new()
         .delimiter(delimiter)
@@ -36,17 +38,27 @@ pub(super) fn for_each_record(path: &Path, delimiter: u8, take: &mut Take<'_>) -
     let names = names(&header, path)?;
     let mut record = ByteRecord::new();
     while reader.read_byte_record(&mut record).map_err(|error| reading(path, &error))? {
-        if !take(first_line(&reader, &record), object(&names, &record))? {
+        if !take(first_line(&reader, &record, unended), object(&names, &record))? {
             break;
         }
     }
     Ok(())
 }
 
+/// The length of a file whose last line has no line break. Reading begins at its start again.
+fn end_without_break(file: &mut File) -> Option<u64> {
+    let mut last = [0];
+    let end = file.seek(SeekFrom::End(-1)).ok()? + 1;
+    let read = file.read_exact(&mut last);
+    file.rewind().ok()?;
+    read.ok()?;
+    (last[0] != b'\n').then_some(end)
+}
+
 /// The line that a record starts on, which was read last: blank lines before it do not count.
-fn first_line<R: Read>(reader: &Reader<R>, record: &ByteRecord) -> usize {
+fn first_line<R: Read>(reader: &Reader<R>, record: &ByteRecord, unended: Option<u64>) -> usize {
     let breaks_inside = record.as_slice().iter().filter(|byte| **byte == b'\n').count();
-    let break_after = usize::from(!reader.is_done());
+    let break_after = usize::from(Some(reader.position().byte()) != unended);
     (reader.position().line() as usize).saturating_sub(breaks_inside + break_after)
 }
 

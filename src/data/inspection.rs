@@ -230,25 +230,25 @@ impl<'a> Prepared<'a> {
             (
                 "double_bos",
                 examples(&starts_twice),
-                "begin with the same special token twice: it stands in the text and in the template",
+                "the prompt begins with the same special token twice: it stands in the text and in the template",
             ),
             (
                 "no_end_token",
                 examples(&|example| !is_end(example.demonstration_ids.last())),
-                "have a response that does not end in an end token: the model is not taught to stop",
+                "the response does not end in an end token: the model is not taught to stop",
             ),
             (
                 "end_token_in_text",
                 in_text.collect(),
-                "have a response whose text ends in the end token already; it is taken off and written once",
+                "the text of the response ends in the end token already; it is taken off and written once",
             ),
             (
                 "only_end_token",
                 examples(&|example| example.demonstration_ids.len() == 1 && is_end(example.demonstration_ids.first())),
-                "have a response that is the end token alone",
+                "the response is the end token alone",
             ),
-            ("duplicate", duplicates.rows, "repeat an earlier prompt and response, token for token"),
-            ("duplicate_prompt", duplicates.prompts, "repeat an earlier prompt with another response"),
+            ("duplicate", duplicates.rows, "prompt and response repeat an earlier row, token for token"),
+            ("duplicate_prompt", duplicates.prompts, "the prompt repeats an earlier one, with another response"),
         ];
         for (kind, rows, message) in kinds {
             if let Some(first) = rows.first() {

@@ -1,6 +1,6 @@
 //! The page of `gsil inspect data`: plain text, or with the colours of a terminal.
 
-use super::Facts;
+use super::{Facts, ShapeCount};
 use crate::data::inspection::{Distribution, Inspection, Part, Run, ShownRow};
 use crate::report::table::format_table;
 
@@ -28,8 +28,8 @@ pub(super) fn page(facts: &Facts, has_colours: bool) -> String {
 
 fn head(facts: &Facts) -> String {
     let inspection = &facts.inspection;
-    let shapes: Vec<String> =
-        facts.shapes.iter().map(|shape| format!("{} ({} rows)", shape.shape, shape.count)).collect();
+    let shape = |shape: &ShapeCount| format!("{} ({})", shape.shape, rows(shape.count));
+    let shapes: Vec<String> = facts.shapes.iter().map(shape).collect();
     let limit = match inspection.is_limited_by_context {
         true => "the model's context; train.max_length is more",
         false => "train.max_length",
@@ -127,6 +127,7 @@ fn lengths(inspection: &Inspection) -> String {
 fn histogram(distribution: &Distribution, limit: Option<usize>) -> String {
     let most = distribution.histogram.iter().map(|bin| bin.count).max().unwrap_or(0).max(1);
     let width = distribution.histogram.last().map_or(1, |bin| bin.to.to_string().len());
+    let digits = most.to_string().len();
     let mut text = String::new();
     let mut limit = limit;
     let line = |limit: usize| format!("  ---- max_length {limit}: longer rows are dropped\n");
@@ -138,7 +139,8 @@ fn histogram(distribution: &Distribution, limit: Option<usize>) -> String {
         let range = format!("{:>width$}-{:<width$}", bin.from, bin.to);
         let cut = limit.filter(|limit| (bin.from..bin.to).contains(limit));
         let note = cut.map_or(String::new(), |limit| format!("  <- max_length {limit} lies here"));
-        text += &format!("  {range} {} {}{note}\n", bar(bin.count, most), bin.count);
+        let line = format!("  {range} {:>digits$} {}{note}", bin.count, bar(bin.count, most));
+        text += &format!("{}\n", line.trim_end());
         if cut.is_some() {
             limit = None;
         }
@@ -169,7 +171,7 @@ fn verdict(inspection: &Inspection) -> String {
     }
     for warning in &inspection.warnings {
         text += &match &warning.first {
-            Some(first) => format!("\nwarning: {} {} (the first: {first})", rows(warning.count), warning.message),
+            Some(first) => format!("\nwarning: {}: {} (the first: {first})", rows(warning.count), warning.message),
             None => format!("\nwarning: {}", warning.message),
         };
     }
