@@ -1,4 +1,4 @@
-//! Damaged CSV and Parquet files, and JSON lists: read or refused, with bounded memory.
+//! Damaged CSV and Parquet files: read or refused, with bounded memory.
 
 use std::fs;
 
@@ -13,9 +13,6 @@ use crate::support::mutations::{damaged, damaged_text};
 const MEMORY_LIMIT: usize = 64 << 20;
 
 const CSV: &str = "prompt,completion,extra\n\"What is\n2 + 2?\",\"It is \"\"4\"\".\",1\nName one.,One,2\n\"a, b\",c,\n";
-
-const LIST: &str = r#"[{"prompt":"a","completion":"b"}, {"messages":[{"role":"user","content":"a"}]},
- {"prompt_ids":[1,2],"response_ids":[3]}]"#;
 
 /// Files by pyarrow: see make.py beside them. The second has lists of structures and two row groups.
 fn good_parquet() -> [Vec<u8>; 3] {
@@ -40,20 +37,6 @@ fn two_thousand_damaged_csv_files_are_read_or_refused() {
         }
     }
     assert!((200..1_900).contains(&num_refused), "{num_refused} refused");
-}
-
-#[test]
-fn two_thousand_damaged_json_lists_are_read_or_refused() {
-    doors::json_list(LIST.as_bytes()).unwrap();
-    let mut random = Random(32);
-    let mut num_refused = 0;
-    for _ in 0..2_000 {
-        if let Err(error) = doors::json_list(&damaged_text(&mut random, LIST)) {
-            doors::assert_input_error(&error, "rows.json");
-            num_refused += 1;
-        }
-    }
-    assert!((1_000..2_000).contains(&num_refused), "{num_refused} refused");
 }
 
 #[test]

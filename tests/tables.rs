@@ -4,15 +4,16 @@ use std::fs;
 use std::path::Path;
 
 use gsil::data::data_folder::{Split, files_of};
-use gsil::data::rows::{Columns, Prompt, Response, Row, read_rows};
+use gsil::data::rows::{Columns, Prompt, Response, read_rows};
 use serde_json::json;
 
 use crate::support::binary::{ending_model, gsil, read, read_json_lines, text, text_model, write_rows};
 #[cfg(feature = "tables")]
 use crate::support::fixture;
 
+#[cfg(feature = "tables")]
 fn rows_of(path: &Path) -> Vec<(Prompt, Option<Response>)> {
-    read_rows(path, None, None).unwrap().into_iter().map(|row: Row| (row.prompt, row.demonstration)).collect()
+    read_rows(path, None, None).unwrap().into_iter().map(|row| (row.prompt, row.demonstration)).collect()
 }
 
 /// The Parquet file is one by pyarrow (see make.py beside it).

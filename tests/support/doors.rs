@@ -84,12 +84,14 @@ pub fn json_list(bytes: &[u8]) -> Result<()> {
 }
 
 /// A table of text.
+#[cfg(feature = "tables")]
 pub fn csv(bytes: &[u8]) -> Result<()> {
     let num_lines = bytes.split(|byte| matches!(byte, b'\n' | b'\r')).count();
     rows_of("rows.csv", bytes, num_lines)
 }
 
 /// A table in columns.
+#[cfg(feature = "tables")]
 pub fn parquet(bytes: &[u8]) -> Result<()> {
     rows_of("rows.parquet", bytes, 200_000 + 4 * bytes.len())
 }
