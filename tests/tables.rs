@@ -5,6 +5,7 @@ use std::path::Path;
 
 use gsil::data::data_folder::{Split, files_of};
 use gsil::data::rows::{Columns, Prompt, Response, read_rows};
+#[cfg(feature = "tables")]
 use serde_json::json;
 
 use crate::support::binary::{ending_model, gsil, read, read_json_lines, text, text_model, write_rows};
