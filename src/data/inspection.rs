@@ -187,14 +187,22 @@ impl<'a> Prepared<'a> {
     fn new(preparation: Preparation<'a>, eos_token_ids: &'a [u32], files: &'a [FileRows]) -> Self {
         let place = |file: &FileRows, row: &Row| FileKind::of(&file.path).place(row.line);
         let rows = files.iter().flat_map(|file| file.rows.iter().map(move |row| (place(file, row), file, row)));
+        let rows: Vec<_> = rows.collect();
+        let outcomes = preparation.outcomes(files);
+        let is_example = |outcome: &Outcome| matches!(outcome, Ok(Ok(_)));
+        // Only what is left out has to be made again, without the limit.
+        let left_out = rows.iter().zip(&outcomes).filter(|(_, outcome)| !is_example(outcome));
+        let left_out: Vec<FileRows> = left_out
+            .map(|((_, file, row), _)| FileRows { path: file.path.clone(), rows: vec![(*row).clone()] })
+            .collect();
         let unlimited = Preparation { max_length: usize::MAX, ..preparation };
-        Prepared {
-            preparation,
-            eos_token_ids,
-            rows: rows.collect(),
-            outcomes: preparation.outcomes(files),
-            whole: unlimited.outcomes(files).into_iter().map(|outcome| outcome.ok()?.ok()).collect(),
-        }
+        let mut again = unlimited.outcomes(&left_out).into_iter();
+        let whole = |outcome: &Outcome| match outcome {
+            Ok(Ok(example)) => Some(example.clone()),
+            _ => again.next()?.ok()?.ok(),
+        };
+        let whole = outcomes.iter().map(whole).collect();
+        Prepared { preparation, eos_token_ids, rows, outcomes, whole }
     }
 
     fn warnings(&self) -> Result<Vec<Warning>> {
