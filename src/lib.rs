@@ -7,7 +7,7 @@
 //! Read in the order in which a batch travels:
 //!
 //! 1. [`config`]: what a run is told. [`error`]: what can go wrong. [`device`]: where tensors live.
-//! 2. [`data`]: JSONL rows, chat template, token ids, batches and their masks.
+//! 2. [`data`]: rows of files, chat template, token ids, batches and their masks.
 //! 3. [`formats`]: model files in and out. [`model`]: the decoder. [`ops`]: its operations with their gradients.
 //! 4. [`objective`]: log-probs, log-ratios, implicit rewards, losses.
 //! 5. [`generate`]: self-generation. [`train`]: the algorithm. [`eval`]: held-out figures.

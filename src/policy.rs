@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 
-use crate::data::examples::{Example, prepare_examples};
-use crate::data::rows::{Row, read_good_rows, read_rows};
+use crate::config::RunConfig;
+use crate::data::examples::{Example, FileRows, Preparation};
+use crate::data::rows::{Columns, read_good_rows, read_rows};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::formats::{ModelFiles, open_model};
@@ -48,26 +49,33 @@ impl Policy {
         Ok(Policy { files, config, tokenizer, eos_token_ids })
     }
 
-    /// Reads a data file as token ids for this model; prompt and response together have at most `max_length` tokens, and
+    /// Reads data files as token ids for this model; prompt and response together have at most `max_length` tokens, and
     /// fit the model's context. What is left out is counted and said.
     ///
     /// # Errors
     /// [`Error::Input`] for a bad line, unless those are skipped; for a row that the tokenizer refuses; if no row is left.
     pub fn read_examples(
         &self,
-        path: &Path,
-        wanted: Wanted,
+        files: &[PathBuf],
+        wanted: &Wanted,
         max_length: usize,
         console: &Console,
     ) -> Result<Vec<Example>> {
-        let rows = wanted.read(path, console)?;
-        let max_length = max_length.min(self.config.max_position_embeddings);
-        let (examples, dropped) =
-            prepare_examples(&rows, self.tokenizer.as_ref(), self.config.vocab_size, max_length, path)?;
+        let (examples, dropped) = self.preparation(max_length).examples(&wanted.read(files, console)?)?;
         if dropped.total() > 0 {
-            console.warn(format!("{}: {dropped}", path.display()));
+            let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
+            console.warn(format!("{}: {dropped}", names.join(", ")));
         }
         Ok(examples)
+    }
+
+    /// How rows become examples for this model.
+    pub fn preparation(&self, max_length: usize) -> Preparation<'_> {
+        Preparation {
+            tokenizer: self.tokenizer.as_ref(),
+            vocab_size: self.config.vocab_size,
+            max_length: max_length.min(self.config.max_position_embeddings),
+        }
     }
 
     /// Reads the weights onto a device, with a progress bar.
@@ -94,28 +102,47 @@ fn aligned_model(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Which rows of a data file are read.
-#[derive(Clone, Copy, Debug)]
+/// Which rows of data files are read, and how.
+#[derive(Clone, Debug, Default)]
 pub struct Wanted {
     /// The first so many; all if none.
     pub max_rows: Option<usize>,
     /// Bad lines are counted and said instead of ending the command.
     pub skip_bad_rows: bool,
+    /// The columns of prompt and response; None: rows are recognised by their keys.
+    pub columns: Option<Columns>,
 }
 
 impl Wanted {
-    /// The rows of a file. Skipped lines are counted and said.
+    /// What a configuration says of its data, with another number of rows.
+    pub fn new(config: &RunConfig, max_rows: Option<usize>) -> Self {
+        Wanted { max_rows, skip_bad_rows: config.skip_bad_rows, columns: Columns::of(config) }
+    }
+
+    /// The rows of some files, one after another. Skipped lines are counted and said.
     ///
     /// # Errors
-    /// [`Error::Input`] for a bad line, unless those are skipped, and if there is no row.
-    pub fn read(self, path: &Path, console: &Console) -> Result<Vec<Row>> {
-        if !self.skip_bad_rows {
-            return read_rows(path, self.max_rows);
+    /// [`Error::Input`] for a bad line, unless those are skipped, and for a file without rows.
+    pub fn read(&self, files: &[PathBuf], console: &Console) -> Result<Vec<FileRows>> {
+        let mut read: Vec<FileRows> = Vec::new();
+        for path in files {
+            let num_rows: usize = read.iter().map(|file| file.rows.len()).sum();
+            let max_rows = self.max_rows.map(|max_rows| max_rows - num_rows);
+            if max_rows == Some(0) {
+                break;
+            }
+            let columns = self.columns.as_ref();
+            let rows = if self.skip_bad_rows {
+                let (rows, skipped) = read_good_rows(path, max_rows, columns)?;
+                if let Some(skipped) = skipped {
+                    console.warn(skipped.to_string());
+                }
+                rows
+            } else {
+                read_rows(path, max_rows, columns)?
+            };
+            read.push(FileRows { path: path.clone(), rows });
         }
-        let (rows, skipped) = read_good_rows(path, self.max_rows)?;
-        if let Some(skipped) = skipped {
-            console.warn(skipped.to_string());
-        }
-        Ok(rows)
+        Ok(read)
     }
 }

@@ -18,6 +18,9 @@ const GOOD: [&str; 8] = [
     r#"{"prompt":"a","response":"b"}"#,
 ];
 
+const LIST: &str = r#"[{"prompt":"a","completion":"b"}, {"messages":[{"role":"user","content":"a"}]},
+ {"prompt_ids":[1,2],"response_ids":[3]}]"#;
+
 /// Promise R15: one line of eight is damaged. If it is bad, it is the one that is named, and the other seven are read
 /// where bad lines are skipped.
 #[test]
@@ -43,14 +46,28 @@ fn five_thousand_damaged_lines_are_rows_or_are_named() {
     assert!(num_read > 500 && num_refused > 2_500, "{num_read} read, {num_refused} refused");
 }
 
+#[test]
+fn two_thousand_damaged_json_lists_are_read_or_refused() {
+    doors::json_list(LIST.as_bytes()).unwrap();
+    let mut random = Random(32);
+    let mut num_refused = 0;
+    for _ in 0..2_000 {
+        if let Err(error) = doors::json_list(&damaged_text(&mut random, LIST)) {
+            doors::assert_input_error(&error, "rows.json");
+            num_refused += 1;
+        }
+    }
+    assert!((1_000..2_000).contains(&num_refused), "{num_refused} refused");
+}
+
 /// The message behind the file's name, for the second of three lines.
 fn message(line: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.jsonl");
     let good = b"{\"prompt\":\"a\"}";
     std::fs::write(&path, [&good[..], line, good].join(&b'\n')).unwrap();
-    let error = read_rows(&path, None).unwrap_err();
-    let (rows, skipped) = read_good_rows(&path, None).unwrap();
+    let error = read_rows(&path, None, None).unwrap_err();
+    let (rows, skipped) = read_good_rows(&path, None, None).unwrap();
     assert_eq!((rows.len(), skipped.unwrap().count), (2, 1), "the good lines are read all the same");
     error.to_string().split_once("rows.jsonl, ").unwrap().1.to_owned()
 }

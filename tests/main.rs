@@ -17,11 +17,13 @@ mod command_line;
 mod export;
 mod export_readers;
 mod house;
+mod inspect;
 mod kills;
 mod real_model;
 mod refusals;
 mod report;
 mod resume;
+mod tables;
 
 mod help_examples;
 mod hostile_config;
@@ -30,5 +32,7 @@ mod hostile_gguf;
 mod hostile_paths;
 mod hostile_rows;
 mod hostile_safetensors;
+#[cfg(feature = "tables")]
+mod hostile_tables;
 mod hostile_template;
 mod hostile_tokenizer;

@@ -122,7 +122,7 @@ fn completions_are_what_each_shell_reads() {
 fn there_is_a_manual_page_for_every_verb() {
     let folder = tempdir().unwrap();
     let written = gsil(folder.path(), &["man", "--output", "man"]).succeeded().stdout;
-    for verb in ["", "-train", "-resume", "-chat", "-export", "-man"] {
+    for verb in ["", "-train", "-resume", "-chat", "-export", "-man", "-inspect", "-inspect-data"] {
         let page = read(&folder.path().join(format!("man/gsil{verb}.1")));
         assert!(page.contains(&format!(".TH gsil{verb} 1")), "{verb}: {page}");
         assert!(written.contains(&format!("gsil{verb}.1")), "{written}");

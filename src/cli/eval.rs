@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use burn::module::Module;
 use clap::Args;
 
-use super::{ModelArgs, config_with, open_reference, print_line};
+use super::{ModelArgs, RowArgs, config_for_rows, open_reference, print_line};
+use crate::data::data_folder::{Split, files_of};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{evaluate, reference_rows};
@@ -23,26 +24,25 @@ pub(super) struct EvalArgs {
     /// The model that the policy started from: adds implicit-reward accuracy.
     #[arg(long)]
     reference: Option<PathBuf>,
-    /// Held-out demonstrations: a JSONL file.
+    /// Held-out demonstrations: a file (.jsonl, .json, .csv, .tsv, .parquet), or a folder with a valid file.
     #[arg(long)]
     data: PathBuf,
-    /// Count and report lines of data that are no rows, instead of stopping at the first.
-    #[arg(long)]
-    skip_bad_rows: bool,
+    #[command(flatten)]
+    rows: RowArgs,
     /// Changes to the configuration: `evaluation.max_rows=50`, `evaluation.answer_marker="####"`, ..
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }
 
 pub(super) fn eval(args: EvalArgs) -> Result<()> {
-    let config = config_with(&args.overrides)?;
+    let config = config_for_rows(&args.overrides, &args.rows)?;
     let console = Console::stderr();
     let device_name = device::resolve_name(&args.model.device);
     let policy = Policy::open(&args.model.model)?;
     let reference = args.reference.as_deref().map(|path| open_reference(path, &policy)).transpose()?;
-    let skip_bad_rows = args.skip_bad_rows || config.skip_bad_rows;
-    let wanted = Wanted { max_rows: Some(config.evaluation.max_rows), skip_bad_rows };
-    let examples = policy.read_examples(&args.data, wanted, usize::MAX, &console)?;
+    let wanted = Wanted::new(&config, Some(config.evaluation.max_rows));
+    let files = files_of(&args.data, Split::Validation)?;
+    let examples = policy.read_examples(&files, &wanted, usize::MAX, &console)?;
     let settings = evaluation_settings(&config, &policy, device_name);
     let device = device::open(device_name)?;
     let never = || Ok(());

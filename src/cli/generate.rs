@@ -7,8 +7,9 @@ use burn::module::Module;
 use clap::Args;
 use serde::Serialize;
 
-use super::{ModelArgs, print_json, print_line};
-use crate::data::examples::{PromptIds, prepare_prompts};
+use super::{ModelArgs, RowArgs, config_for_rows, print_json, print_line};
+use crate::data::data_folder::{Split, files_of};
+use crate::data::examples::{FileRows, PromptIds, prepare_prompts};
 use crate::data::rows::{Prompt, Row};
 use crate::device;
 use crate::error::{Error, Result};
@@ -26,9 +27,8 @@ pub(super) struct GenerateArgs {
     model: ModelArgs,
     #[command(flatten)]
     source: Source,
-    /// Count and report lines of data that are no rows, instead of stopping at the first.
-    #[arg(long)]
-    skip_bad_rows: bool,
+    #[command(flatten)]
+    rows: RowArgs,
     /// Longest response, in tokens.
     #[arg(long, default_value_t = 256)]
     max_new_tokens: usize,
@@ -55,7 +55,7 @@ struct Source {
     /// One prompt; the response is printed as text.
     #[arg(long)]
     prompt: Option<String>,
-    /// A JSONL file of prompts; one JSON line is printed for each row.
+    /// A file of prompts (.jsonl, .json, .csv, .tsv, .parquet), or a folder with a train file; one JSON line is printed for each row.
     #[arg(long)]
     data: Option<PathBuf>,
 }
@@ -75,8 +75,8 @@ pub(super) fn generate(args: GenerateArgs) -> Result<()> {
     check_ranges(&args)?;
     let console = Console::stderr();
     let policy = Policy::open(&args.model.model)?;
-    let wanted = Wanted { max_rows: None, skip_bad_rows: args.skip_bad_rows };
-    let prompts = prompts(&args.source, wanted, &policy, &console)?;
+    let wanted = Wanted::new(&config_for_rows(&[], &args.rows)?, None);
+    let prompts = prompts(&args.source, &wanted, &policy, &console)?;
     let device = device::open(device::resolve_name(&args.model.device))?;
     let model = policy.load(&device, &console)?.valid();
     let requests: Vec<Request> = prompts
@@ -117,17 +117,24 @@ fn print_response(source: &Source, index: usize, policy: &Policy, response: &Res
     print_json(&GeneratedRow { index, response: text, token_ids, finished: *finished, log_prob: response.log_prob() })
 }
 
-fn prompts(source: &Source, wanted: Wanted, policy: &Policy, console: &Console) -> Result<Vec<PromptIds>> {
-    let (rows, path) = match (&source.prompt, &source.data) {
+fn prompts(source: &Source, wanted: &Wanted, policy: &Policy, console: &Console) -> Result<Vec<PromptIds>> {
+    let files = match (&source.prompt, &source.data) {
         (Some(text), _) => {
             let prompt = Prompt::Text(text.clone());
-            (vec![Row { line: 1, prompt, demonstration: None, self_generated: None }], PathBuf::from("--prompt"))
+            let rows = vec![Row { line: 1, prompt, demonstration: None, self_generated: None }];
+            vec![FileRows { path: PathBuf::from("--prompt"), rows }]
         }
-        (None, Some(path)) => (wanted.read(path, console)?, path.clone()),
+        (None, Some(path)) => wanted.read(&files_of(path, Split::Train)?, console)?,
         (None, None) => return Err(Error::usage("give --prompt or --data")),
     };
     let longest = policy.config.max_position_embeddings - 1;
-    prepare_prompts(&rows, policy.tokenizer.as_ref(), policy.config.vocab_size, longest, &path)
+    let mut prompts: Vec<PromptIds> = Vec::new();
+    for FileRows { path, rows } in &files {
+        let first = prompts.len();
+        let own = prepare_prompts(rows, policy.tokenizer.as_ref(), policy.config.vocab_size, longest, path)?;
+        prompts.extend(own.into_iter().map(|prompt| PromptIds { index: first + prompt.index, ..prompt }));
+    }
+    Ok(prompts)
 }
 
 fn check_ranges(args: &GenerateArgs) -> Result<()> {

@@ -1,8 +1,8 @@
 //! `gsil man`: manual pages, one a verb.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command, CommandFactory};
 
 use super::{Cli, print_line, print_text};
 use crate::error::{Error, Result};
@@ -24,17 +24,19 @@ pub(super) fn man(args: ManArgs) -> Result<()> {
         return print_text(&page(&command)?);
     };
     std::fs::create_dir_all(&folder).map_err(Error::writing("create", &folder))?;
-    let verbs = command.get_subcommands().filter(|verb| verb.get_name() != "help");
-    for command in std::iter::once(&command).chain(verbs) {
-        let name = command.get_display_name().unwrap_or("gsil").to_owned();
-        let path = folder.join(format!("{name}.1"));
-        std::fs::write(&path, page(command)?).map_err(Error::writing("write", &path))?;
-        print_line(&path.display().to_string())?;
-    }
-    Ok(())
+    write_pages(&command, &folder)
 }
 
-fn page(command: &clap::Command) -> Result<String> {
+/// The page of a command and those of its verbs, down to the last.
+fn write_pages(command: &Command, folder: &Path) -> Result<()> {
+    let path = folder.join(format!("{}.1", command.get_display_name().unwrap_or("gsil")));
+    std::fs::write(&path, page(command)?).map_err(Error::writing("write", &path))?;
+    print_line(&path.display().to_string())?;
+    let mut verbs = command.get_subcommands().filter(|verb| verb.get_name() != "help");
+    verbs.try_for_each(|verb| write_pages(verb, folder))
+}
+
+fn page(command: &Command) -> Result<String> {
     let mut page = Vec::new();
     clap_mangen::Man::new(command.clone()).render(&mut page).map_err(Error::writing("write", "a manual page"))?;
     String::from_utf8(page).map_err(|error| Error::usage(format!("cannot print: {error}")))

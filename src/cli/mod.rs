@@ -9,6 +9,7 @@ mod eval;
 mod export;
 pub mod failure;
 mod generate;
+mod inspect;
 mod man;
 mod report;
 mod score;
@@ -47,6 +48,8 @@ enum Verb {
     Score(score::ScoreArgs),
     /// Held-out figures of a model, as JSON.
     Eval(eval::EvalArgs),
+    /// What training will make of a data file.
+    Inspect(inspect::InspectArgs),
     /// A run or a model in the form that other programs take: transformers, peft, llama.cpp and Ollama, mlx-lm, TRL.
     Export(export::ExportArgs),
     /// How fast this machine is: device peaks, operations, training, generation. A table to post.
@@ -75,6 +78,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Chat(args) => chat::chat(args),
         Verb::Score(args) => score::score(args),
         Verb::Eval(args) => eval::eval(args),
+        Verb::Inspect(args) => inspect::inspect(args),
         Verb::Export(args) => export::export(args),
         Verb::Bench(args) => bench::bench(args),
         Verb::Devices => devices::devices(),
@@ -95,9 +99,39 @@ struct ModelArgs {
     device: String,
 }
 
-/// Default configuration changed by `key=value` and checked.
-fn config_with(overrides: &[String]) -> Result<RunConfig> {
-    changed(RunConfig::default(), overrides)
+/// How the rows of a data file are read.
+#[derive(Debug, Args)]
+struct RowArgs {
+    /// Count and report lines of data that are no rows, instead of stopping at the first.
+    #[arg(long)]
+    skip_bad_rows: bool,
+    /// The column that holds the prompt, if its name is not one of the known ones.
+    #[arg(long, value_name = "NAME", requires = "response_column")]
+    prompt_column: Option<String>,
+    /// The column that holds the response.
+    #[arg(long, value_name = "NAME", requires = "prompt_column")]
+    response_column: Option<String>,
+}
+
+impl RowArgs {
+    /// Flags win over the configuration.
+    fn apply(&self, config: &mut RunConfig) {
+        config.skip_bad_rows |= self.skip_bad_rows;
+        for (key, flag) in
+            [(&mut config.prompt_column, &self.prompt_column), (&mut config.response_column, &self.response_column)]
+        {
+            if flag.is_some() {
+                key.clone_from(flag);
+            }
+        }
+    }
+}
+
+/// Default configuration changed by `key=value` and by flags about rows, and checked.
+fn config_for_rows(overrides: &[String], rows: &RowArgs) -> Result<RunConfig> {
+    let mut config = RunConfig::default();
+    rows.apply(&mut config);
+    changed(config, overrides)
 }
 
 /// A configuration changed by `key=value` and checked.

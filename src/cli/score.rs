@@ -7,8 +7,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
 use serde::Serialize;
 
-use super::{ModelArgs, config_with, open_reference, print_json};
+use super::{ModelArgs, RowArgs, config_for_rows, open_reference, print_json};
 use crate::data::batch::Sequence;
+use crate::data::data_folder::{Split, files_of};
 use crate::data::examples::Example;
 use crate::device;
 use crate::error::Result;
@@ -31,12 +32,11 @@ pub(super) struct ScoreArgs {
     /// The frozen model that log-ratios are taken against.
     #[arg(long)]
     reference: Option<PathBuf>,
-    /// Responses to score: a JSONL file. Pair rows also have a self-generated response.
+    /// Responses to score: a file (.jsonl, .json, .csv, .tsv, .parquet), or a folder with a train file. Pair rows also have a self-generated response.
     #[arg(long)]
     data: PathBuf,
-    /// Count and report lines of data that are no rows, instead of stopping at the first.
-    #[arg(long)]
-    skip_bad_rows: bool,
+    #[command(flatten)]
+    rows: RowArgs,
     /// The loss: `objective.name=bernoulli objective.scale=0.1 objective.shift=0`.
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
@@ -78,14 +78,14 @@ struct RowScores {
 }
 
 pub(super) fn score(args: ScoreArgs) -> Result<()> {
-    let config = config_with(&args.overrides)?;
+    let config = config_for_rows(&args.overrides, &args.rows)?;
     let objective = Objective::new(&config.objective);
     let console = Console::stderr();
     let device_name = device::resolve_name(&args.model.device);
     let policy = Policy::open(&args.model.model)?;
     let reference = args.reference.as_deref().map(|path| open_reference(path, &policy)).transpose()?;
-    let wanted = Wanted { max_rows: None, skip_bad_rows: args.skip_bad_rows || config.skip_bad_rows };
-    let examples = policy.read_examples(&args.data, wanted, usize::MAX, &console)?;
+    let files = files_of(&args.data, Split::Train)?;
+    let examples = policy.read_examples(&files, &Wanted::new(&config, None), usize::MAX, &console)?;
     let device = device::open(device_name)?;
     let multiple = num_tokens_multiple(device_name);
     // One model in memory at a time.

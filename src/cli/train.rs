@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::print_line;
+use super::{RowArgs, print_line};
 use crate::config::RunConfig;
 use crate::device;
 use crate::doctor;
@@ -28,12 +28,11 @@ pub(super) struct TrainArgs {
     /// The model to start from: a Hugging Face folder or a .gguf file.
     #[arg(long)]
     model: Option<String>,
-    /// Demonstrations: a JSONL file.
+    /// Demonstrations: a file (.jsonl, .json, .csv, .tsv, .parquet), or a folder of train and valid files.
     #[arg(long)]
     data: Option<String>,
-    /// Count and report lines of data that are no rows, instead of stopping at the first.
-    #[arg(long)]
-    skip_bad_rows: bool,
+    #[command(flatten)]
+    rows: RowArgs,
     /// The run folder to make; runs/NAME if not given.
     #[arg(long)]
     output: Option<PathBuf>,
@@ -111,7 +110,7 @@ fn resolved_config(args: &TrainArgs) -> Result<RunConfig> {
     if let Some(output) = &args.output {
         config.output = Some(output.to_string_lossy().into_owned());
     }
-    config.skip_bad_rows |= args.skip_bad_rows;
+    args.rows.apply(&mut config);
     if let Some(device) = &args.device {
         config.device.clone_from(device);
     }

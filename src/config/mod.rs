@@ -13,6 +13,8 @@ mod ranges;
 mod sampling;
 mod training;
 
+pub(crate) use overrides::nearest;
+
 pub use objective::{ObjectiveConfig, ObjectiveName};
 pub use sampling::{EvaluationConfig, GenerationConfig, Unfinished, WeightFormat, WordProblemsConfig};
 pub use training::{LoraConfig, OptimizerName, ScheduleName, TrainConfig};
@@ -30,8 +32,13 @@ pub struct RunConfig {
     /// The model to start from: a GGUF file or a Hugging Face model folder. Default none: it must be given, unless
     /// `word_problems` makes a model of its own.
     pub model: Option<String>,
-    /// The demonstrations: a JSONL file. Default none: it must be given, unless `word_problems` makes them.
+    /// The demonstrations: a file (.jsonl, .json, .csv, .tsv, .parquet), or a folder of train and valid files. Default
+    /// none: it must be given, unless `word_problems` makes them.
     pub data: Option<String>,
+    /// The column that holds the prompt, here and in `evaluation.data`. Default none: rows are recognised by their keys.
+    pub prompt_column: Option<String>,
+    /// The column that holds the response. Given together with `prompt_column`.
+    pub response_column: Option<String>,
     /// The run folder to write. Default none: the caller makes up a name.
     pub output: Option<String>,
     /// Where tensors live, as `gsil devices` names them. Default `auto`: a GPU if there is one, else the CPU.
@@ -77,6 +84,8 @@ impl Default for RunConfig {
         Self {
             model: None,
             data: None,
+            prompt_column: None,
+            response_column: None,
             output: None,
             device: "auto".to_owned(),
             seed: 0,

@@ -9,7 +9,7 @@ use super::{LoraConfig, RunConfig, TrainConfig, WordProblemsConfig, parse, range
 use crate::error::{Error, Result};
 
 /// The nearest known word, if any is near. Where `known` are dotted keys, `lr` finds `train.lr`.
-pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // 0.7 is where clap draws the line for flags.
     let mut best = (0.7, None);
     for key in known {

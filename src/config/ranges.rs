@@ -174,6 +174,8 @@ fn check_texts(config: &RunConfig) -> Result<()> {
         ("device", Some(&config.device)),
         ("model", config.model.as_ref()),
         ("data", config.data.as_ref()),
+        ("prompt_column", config.prompt_column.as_ref()),
+        ("response_column", config.response_column.as_ref()),
         ("output", config.output.as_ref()),
         ("evaluation.data", config.evaluation.data.as_ref()),
         ("evaluation.answer_marker", config.evaluation.answer_marker.as_ref()),
@@ -242,12 +244,23 @@ fn check_iterations(config: &RunConfig) -> Result<()> {
     Ok(())
 }
 
-/// The built-in task brings its own model and data.
+/// Columns are named in pairs; the built-in task brings its own model and data.
 fn check_sources(config: &RunConfig) -> Result<()> {
+    let columns = [("prompt_column", &config.prompt_column), ("response_column", &config.response_column)];
+    let (given, missing): (Vec<_>, Vec<_>) = columns.into_iter().partition(|(_, column)| column.is_some());
+    if let (Some((given, _)), Some((missing, _))) = (given.first(), missing.first()) {
+        let message = format!("must be given with `{given}`: a row is read by both or by neither");
+        return Err(Error::config(*missing, message));
+    }
     if config.word_problems.is_none() {
         return Ok(());
     }
-    let sources = [("model", &config.model), ("data", &config.data), ("evaluation.data", &config.evaluation.data)];
+    let sources = [
+        ("model", &config.model),
+        ("data", &config.data),
+        ("evaluation.data", &config.evaluation.data),
+        ("prompt_column", &config.prompt_column),
+    ];
     match sources.into_iter().find(|(_, source)| source.is_some()) {
         Some((key, _)) => Err(Error::config(key, "`word_problems` makes its own model and data; only one can be used")
             .with_hint("switch the built-in task off with word_problems=none")),

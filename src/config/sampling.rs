@@ -66,7 +66,8 @@ pub enum Unfinished {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluationConfig {
-    /// Held-out demonstrations: a JSONL file. Default none: no evaluation, unless `word_problems` makes a test set.
+    /// Held-out demonstrations: a file as for `data`. Default none: the valid files of a `data` folder, if it has any,
+    /// else no evaluation, unless `word_problems` makes a test set.
     pub data: Option<String>,
     /// At most this many rows are scored. Default 200: minutes on a CPU.
     pub max_rows: usize,

@@ -4,10 +4,11 @@
 //! counted. Not here: padding and masks ([`super::batch`]).
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use super::data_file::FileKind;
 use super::rows::{Prompt, Response, Row};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 /// A prompt with its responses, as token ids that the model can read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {
-    /// The row's number in the file, counted from 0. It stays the same whatever other rows are dropped.
+    /// The row's number in the data, counted from 0. It stays the same whatever other rows are dropped.
     pub index: usize,
     /// Never empty.
     pub prompt_ids: Vec<u32>,
@@ -59,7 +60,8 @@ impl Dropped {
         self.reasons().iter().map(|(count, _)| count).sum()
     }
 
-    fn reasons(&self) -> [(usize, String); 5] {
+    /// Every reason with its count, in words.
+    pub fn reasons(&self) -> [(usize, String); 5] {
         let max_length = self.max_length;
         [
             (self.no_demonstration, "without a demonstration".to_owned()),
@@ -73,7 +75,8 @@ impl Dropped {
         ]
     }
 
-    fn count(&mut self, reason: Reason) {
+    /// One row more is left out.
+    pub fn count(&mut self, reason: Reason) {
         *match reason {
             Reason::NoDemonstration => &mut self.no_demonstration,
             Reason::EmptyResponse => &mut self.empty_response,
@@ -97,9 +100,9 @@ impl fmt::Display for Dropped {
     }
 }
 
-/// Why a row is left out.
-#[derive(Clone, Copy, Debug)]
-enum Reason {
+/// Why a row is left out; see the fields of [`Dropped`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
     NoDemonstration,
     EmptyResponse,
     PromptTooLong,
@@ -107,42 +110,69 @@ enum Reason {
     SelfGeneratedTooLong,
 }
 
-/// Tokenizes rows for training, in file order. `max_length` bounds prompt plus response, in tokens; `path` is the data
-/// file that errors name.
-///
-/// # Errors
-/// [`Error::Input`] with the line for a row that the tokenizer or its chat template refuses, an id outside the
-/// vocabulary, a prompt without tokens, and text without a tokenizer; and if no row is left.
-pub fn prepare_examples(
-    rows: &[Row],
-    tokenizer: Option<&Tokenizer>,
-    vocab_size: usize,
-    max_length: usize,
-    path: &Path,
-) -> Result<(Vec<Example>, Dropped)> {
-    let encoder = RowEncoder { tokenizer, vocab_size, path };
-    let prepared: Vec<_> =
-        rows.par_iter().enumerate().map(|(index, row)| prepare_example(&encoder, index, row, max_length)).collect();
-    let mut examples = Vec::new();
-    let mut dropped = Dropped { max_length, ..Dropped::default() };
-    for outcome in prepared {
-        match outcome? {
-            Ok(example) => examples.push(example),
-            Err(reason) => dropped.count(reason),
+/// The rows of one file; a data set may have several.
+#[derive(Clone, Debug)]
+pub struct FileRows {
+    /// What errors name.
+    pub path: PathBuf,
+    /// In the file's order.
+    pub rows: Vec<Row>,
+}
+
+/// What became of a row: an example, or why it is left out; an error if the tokenizer or its chat template refuses it, for
+/// an id outside the vocabulary, a prompt without tokens, and text without a tokenizer.
+pub type Outcome = Result<std::result::Result<Example, Reason>>;
+
+/// How rows become examples.
+#[derive(Clone, Copy)]
+pub struct Preparation<'a> {
+    /// None: rows are given as token ids.
+    pub tokenizer: Option<&'a Tokenizer>,
+    pub vocab_size: usize,
+    /// Bounds prompt plus response, in tokens.
+    pub max_length: usize,
+}
+
+impl Preparation<'_> {
+    /// Tokenizes rows for training, in the order of the files.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with the line for the first row that is refused (see [`Outcome`]), and if no row is left.
+    pub fn examples(&self, files: &[FileRows]) -> Result<(Vec<Example>, Dropped)> {
+        let mut examples = Vec::new();
+        let mut dropped = Dropped { max_length: self.max_length, ..Dropped::default() };
+        for outcome in self.outcomes(files) {
+            match outcome? {
+                Ok(example) => examples.push(example),
+                Err(reason) => dropped.count(reason),
+            }
         }
+        if examples.is_empty() {
+            let path = files.first().map_or(Path::new("data"), |file| &file.path);
+            let error = Error::input(path, format!("no row is left to train on: {dropped}"));
+            let is_length = dropped.no_demonstration + dropped.empty_response < dropped.total();
+            return Err(if is_length { error.with_hint("raise max_length, or shorten the rows") } else { error });
+        }
+        Ok((examples, dropped))
     }
-    if examples.is_empty() {
-        let error = Error::input(path, format!("no row is left to train on: {dropped}"));
-        let is_length = dropped.no_demonstration + dropped.empty_response < dropped.total();
-        return Err(if is_length { error.with_hint("raise max_length, or shorten the rows") } else { error });
+
+    /// What becomes of every row.
+    pub fn outcomes(&self, files: &[FileRows]) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        for FileRows { path, rows } in files {
+            let encoder = RowEncoder { tokenizer: self.tokenizer, vocab_size: self.vocab_size, path };
+            let first = outcomes.len();
+            let prepare = |(i, row): (usize, &Row)| prepare_example(&encoder, first + i, row, self.max_length);
+            outcomes.extend(rows.par_iter().enumerate().map(prepare).collect::<Vec<_>>());
+        }
+        outcomes
     }
-    Ok((examples, dropped))
 }
 
 /// Tokenizes the prompts of rows for generation, in file order; responses are not looked at.
 ///
 /// # Errors
-/// [`Error::Input`] with the line as for [`prepare_examples`], and for a prompt of more than `max_prompt_tokens`.
+/// [`Error::Input`] with the line as for [`Preparation::examples`], and for a prompt of more than `max_prompt_tokens`.
 pub fn prepare_prompts(
     rows: &[Row],
     tokenizer: Option<&Tokenizer>,
@@ -164,12 +194,7 @@ pub fn prepare_prompts(
     prepared.into_iter().collect()
 }
 
-fn prepare_example(
-    encoder: &RowEncoder<'_>,
-    index: usize,
-    row: &Row,
-    max_length: usize,
-) -> Result<std::result::Result<Example, Reason>> {
+fn prepare_example(encoder: &RowEncoder<'_>, index: usize, row: &Row, max_length: usize) -> Outcome {
     let Some(demonstration) = &row.demonstration else { return Ok(Err(Reason::NoDemonstration)) };
     if is_empty(demonstration) || row.self_generated.as_ref().is_some_and(is_empty) {
         return Ok(Err(Reason::EmptyResponse));
@@ -253,7 +278,7 @@ impl RowEncoder<'_> {
     }
 
     fn error(&self, row: &Row, message: impl Into<String>) -> Error {
-        Error::input(self.path, message).at(format!("line {}", row.line))
+        Error::input(self.path, message).at(FileKind::of(self.path).place(row.line))
     }
 
     /// An error that the model's tokenizer raised about this row.
@@ -281,7 +306,8 @@ mod tests {
     }
 
     fn prepare(rows: &[Row], max_length: usize) -> Result<(Vec<Example>, Dropped)> {
-        prepare_examples(rows, None, 10, max_length, Path::new("rows.jsonl"))
+        let file = FileRows { path: "rows.jsonl".into(), rows: rows.to_vec() };
+        Preparation { tokenizer: None, vocab_size: 10, max_length }.examples(&[file])
     }
 
     #[test]
@@ -318,6 +344,19 @@ mod tests {
              (4 tokens), 1 longer than max_length (4 tokens) with the demonstration, 1 longer than max_length (4 tokens) \
              with the self-generated response"
         );
+    }
+
+    #[test]
+    fn rows_of_several_files_are_numbered_on_and_errors_name_the_file() {
+        let file = |name: &str, rows: &[Row]| FileRows { path: name.into(), rows: rows.to_vec() };
+        let good = ids_row(1, &[1], Some(&[2]), None);
+        let preparation = Preparation { tokenizer: None, vocab_size: 10, max_length: 4 };
+        let files = [file("a.jsonl", &[good.clone(), good.clone()]), file("b.jsonl", &[good])];
+        let (examples, _) = preparation.examples(&files).unwrap();
+        assert_eq!(examples.iter().map(|example| example.index).collect::<Vec<_>>(), [0, 1, 2]);
+        let bad = file("b.parquet", &[ids_row(3, &[1], Some(&[10]), None)]);
+        let error = preparation.examples(&[files[0].clone(), bad]).unwrap_err().to_string();
+        assert!(error.starts_with("b.parquet, row 3: token id 10"), "{error}");
     }
 
     #[test]

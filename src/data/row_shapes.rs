@@ -2,9 +2,10 @@
 //!
 //! One function per shape, all ending in a [`Row`]. Not here: files and lines ([`super::rows`]).
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::rows::{Message, Parsed, Problem, Prompt, Response, Row};
+use super::rows::{Columns, Message, Object, Parsed, Problem, Prompt, Response, Row};
+use crate::config::nearest;
 
 /// The shapes of a row, as a person would write them.
 pub(super) const SHAPES: &str = "\
@@ -15,38 +16,143 @@ pub(super) const SHAPES: &str = "\
 
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
-type Object = Map<String, Value>;
+/// Every key that a shape reads.
+pub(super) const KEYS: [&str; 19] = [
+    "prompt_ids",
+    "response_ids",
+    "demonstration_ids",
+    "self_generated_ids",
+    "chosen",
+    "rejected",
+    "demonstration",
+    "self_generated",
+    "messages",
+    "conversations",
+    "prompt",
+    "completion",
+    "response",
+    "instruction",
+    "input",
+    "output",
+    "instances",
+    "question",
+    "answer",
+];
 
-/// Recognises the shape. The order matters where a row has the keys of two shapes: the more specific one is first.
-pub(super) fn parse_row(object: &Object, line: usize) -> Parsed<Row> {
-    let has = |key| present(object, key).is_some();
-    let row = |prompt, demonstration, self_generated| Row { line, prompt, demonstration, self_generated };
-    if has("prompt_ids") || has("response_ids") || has("demonstration_ids") {
-        ids_row(object, line)
-    } else if has("chosen") || has("rejected") {
-        preference_row(object, line)
-    } else if has("demonstration") || has("self_generated") {
-        Ok(row(prompt(object)?, response(object, "demonstration")?, response(object, "self_generated")?))
-    } else if let Some(messages) = present(object, "messages") {
-        let (prompt, demonstration) = split_conversation(parse_messages(messages, "messages")?, "messages")?;
-        Ok(row(prompt, demonstration, None))
-    } else if let Some(turns) = present(object, "conversations") {
-        let (prompt, demonstration) = split_conversation(parse_sharegpt(turns)?, "conversations")?;
-        Ok(row(prompt, demonstration, None))
-    } else if has("prompt") {
-        if has("completion") && has("response") {
-            return Err(Problem::new("both `completion` and `response` are given: which one is the response?"));
+/// What kind of row an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    Columns,
+    TokenIds,
+    Preference,
+    Pair,
+    Messages,
+    Conversations,
+    Prompt,
+    Instruction,
+    Question,
+}
+
+impl Shape {
+    /// Recognises the shape. The order matters where a row has the keys of two shapes: the more specific one is first.
+    pub(super) fn of(object: &Object, columns: Option<&Columns>) -> Parsed<Self> {
+        let has = |keys: &[&str]| keys.iter().any(|key| present(object, key).is_some());
+        let shapes: [(&[&str], Shape); 8] = [
+            (&["prompt_ids", "response_ids", "demonstration_ids"], Shape::TokenIds),
+            (&["chosen", "rejected"], Shape::Preference),
+            (&["demonstration", "self_generated"], Shape::Pair),
+            (&["messages"], Shape::Messages),
+            (&["conversations"], Shape::Conversations),
+            (&["prompt"], Shape::Prompt),
+            (&["instruction"], Shape::Instruction),
+            (&["question"], Shape::Question),
+        ];
+        match columns {
+            Some(_) => Ok(Shape::Columns),
+            None => shapes
+                .into_iter()
+                .find(|(keys, _)| has(keys))
+                .map_or_else(|| Err(unknown_shape(object)), |(_, shape)| Ok(shape)),
         }
-        let key = if has("completion") { "completion" } else { "response" };
-        Ok(row(prompt(object)?, response(object, key)?, None))
-    } else if has("instruction") {
-        instruction_row(object, line)
-    } else if has("question") {
-        let answer = Response::Text(text(required(object, "answer")?, "answer")?);
-        Ok(row(Prompt::Text(text(required(object, "question")?, "question")?), Some(answer), None))
-    } else {
-        Err(unknown_shape(object))
     }
+
+    /// As a person would say it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Shape::Columns => "the columns that were named",
+            Shape::TokenIds => "token ids",
+            Shape::Preference => "prompt, chosen, rejected",
+            Shape::Pair => "prompt, demonstration, self_generated",
+            Shape::Messages => "messages",
+            Shape::Conversations => "conversations (ShareGPT)",
+            Shape::Prompt => "prompt and completion or response",
+            Shape::Instruction => "instruction, input, output (Alpaca)",
+            Shape::Question => "question and answer",
+        }
+    }
+}
+
+/// The row that an object is, by its shape.
+pub(super) fn parse_row(object: &Object, columns: Option<&Columns>, line: usize) -> Parsed<Row> {
+    let row = |prompt, demonstration, self_generated| Row { line, prompt, demonstration, self_generated };
+    let shape = Shape::of(object, columns)?;
+    if let Some(columns) = columns {
+        check_columns(object, columns)?;
+        return Ok(row(prompt(object, &columns.prompt)?, response(object, &columns.response)?, None));
+    }
+    match shape {
+        Shape::TokenIds => ids_row(object, line),
+        Shape::Preference => preference_row(object, line),
+        Shape::Pair => {
+            let (demonstration, self_generated) =
+                (response(object, "demonstration")?, response(object, "self_generated")?);
+            Ok(row(prompt(object, "prompt")?, demonstration, self_generated))
+        }
+        Shape::Messages => {
+            let messages = parse_messages(required(object, "messages")?, "messages")?;
+            let (prompt, demonstration) = split_conversation(messages, "messages")?;
+            Ok(row(prompt, demonstration, None))
+        }
+        Shape::Conversations => {
+            let turns = parse_sharegpt(required(object, "conversations")?)?;
+            let (prompt, demonstration) = split_conversation(turns, "conversations")?;
+            Ok(row(prompt, demonstration, None))
+        }
+        Shape::Instruction => instruction_row(object, line),
+        Shape::Question => {
+            let answer = Response::Text(text(required(object, "answer")?, "answer")?);
+            Ok(row(Prompt::Text(text(required(object, "question")?, "question")?), Some(answer), None))
+        }
+        Shape::Prompt | Shape::Columns => {
+            let has = |key| present(object, key).is_some();
+            if has("completion") && has("response") {
+                return Err(Problem::new("both `completion` and `response` are given: which one is the response?"));
+            }
+            let key = if has("completion") { "completion" } else { "response" };
+            Ok(row(prompt(object, "prompt")?, response(object, key)?, None))
+        }
+    }
+}
+
+/// A named column that a row does not have is a mistake, not an empty one.
+fn check_columns(object: &Object, columns: &Columns) -> Parsed<()> {
+    let Some(missing) = [&columns.prompt, &columns.response].into_iter().find(|name| !object.contains_key(*name))
+    else {
+        return Ok(());
+    };
+    let names = || object.keys().map(String::as_str);
+    let problem = Problem::new(format!("no column `{missing}`: {}", listed(object)));
+    Err(match nearest(missing, names()) {
+        Some(name) => problem.with_hint(format!("did you mean `{}`?", name.escape_debug())),
+        None => problem.with_hint("name two of these with --prompt-column and --response-column"),
+    })
+}
+
+/// The keys of a row, in words.
+fn listed(object: &Object) -> String {
+    let keys: Vec<String> = object.keys().take(12).map(|key| format!("`{}`", key.escape_debug())).collect();
+    let more = if object.len() > keys.len() { ", .." } else { "" };
+    if keys.is_empty() { "there are no keys".to_owned() } else { format!("the keys are {}{more}", keys.join(", ")) }
 }
 
 fn unknown_shape(object: &Object) -> Problem {
@@ -57,10 +163,14 @@ fn unknown_shape(object: &Object) -> Problem {
         )
         .with_hint(format!("write each row as one of: {SHAPES}"));
     }
-    let keys: Vec<String> = object.keys().take(12).map(|key| format!("`{}`", key.escape_debug())).collect();
-    let found =
-        if keys.is_empty() { "there are no keys".to_owned() } else { format!("the keys are {}", keys.join(", ")) };
-    Problem::new(format!("no known shape: {found}")).with_hint(format!("the shapes are {SHAPES}"))
+    let separator = object.keys().next().filter(|_| object.len() == 1).and_then(|key| key.find([';', '\t', ',']));
+    let problem = Problem::new(format!("no known shape: {}", listed(object)));
+    match separator {
+        Some(_) => problem.with_hint("are the columns separated by another character? .csv needs commas, .tsv tabs"),
+        None => problem.with_hint(format!(
+            "name the columns with --prompt-column and --response-column, or write each row as one of: {SHAPES}"
+        )),
+    }
 }
 
 fn ids_row(object: &Object, line: usize) -> Parsed<Row> {
@@ -104,9 +214,9 @@ fn preference_row(object: &Object, line: usize) -> Parsed<Row> {
     }
     let before = if chosen.before.is_empty() { rejected_before } else { chosen.before };
     let prompt = if before.is_empty() {
-        prompt(object)?
+        prompt(object, "prompt")?
     } else {
-        if present(object, "prompt").is_some() && !is_part_of(&prompt(object)?, &before) {
+        if present(object, "prompt").is_some() && !is_part_of(&prompt(object, "prompt")?, &before) {
             return Err(Problem::field("prompt", "differs from the turns before the last of `chosen`"));
         }
         split_prompt(before, "chosen")?
@@ -139,11 +249,11 @@ fn is_part_of(prompt: &Prompt, before: &[Message]) -> bool {
     }
 }
 
-fn prompt(object: &Object) -> Parsed<Prompt> {
-    match required(object, "prompt")? {
+fn prompt(object: &Object, field: &str) -> Parsed<Prompt> {
+    match required(object, field)? {
         Value::String(text) => Ok(Prompt::Text(text.clone())),
-        value @ Value::Array(_) => split_prompt(parse_messages(value, "prompt")?, "prompt"),
-        other => Err(Problem::field("prompt", format!("expected text or a list of messages, got {}", kind(other)))),
+        value @ Value::Array(_) => split_prompt(parse_messages(value, field)?, field),
+        other => Err(Problem::field(field, format!("expected text or a list of messages, got {}", kind(other)))),
     }
 }
 
@@ -268,82 +378,4 @@ pub(super) fn kind(value: &Value) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn row(value: Value) -> Row {
-        parse_row(value.as_object().unwrap(), 1).unwrap()
-    }
-
-    fn user(content: &str) -> Message {
-        Message { role: "user".into(), content: content.into() }
-    }
-
-    fn answer(text: &str) -> Option<Response> {
-        Some(Response::Text(text.into()))
-    }
-
-    #[test]
-    fn every_shape_of_a_question_and_an_answer_is_the_same_row() {
-        let expected =
-            Row { line: 1, prompt: Prompt::Text("Q".into()), demonstration: answer("A"), self_generated: None };
-        for value in [
-            json!({"prompt": "Q", "completion": "A"}),
-            json!({"prompt": "Q", "response": "A", "rejected": null}),
-            json!({"instruction": "Q", "output": "A"}),
-            json!({"instruction": "Q", "input": "", "output": "A", "text": "all of it"}),
-            json!({"instruction": "Q", "instances": [{"input": "", "output": "A"}]}),
-            json!({"question": "Q", "answer": "A"}),
-            json!({"prompt": "Q", "chosen": "A"}),
-            json!({"prompt": "Q", "demonstration": "A"}),
-            json!({"prompt": "Q", "completion": [{"role": "assistant", "content": "A"}]}),
-        ] {
-            assert_eq!(row(value.clone()), expected, "{value}");
-        }
-        let with_input = row(json!({"instruction": "Add.", "input": "1 2", "output": "3"}));
-        assert_eq!(with_input.prompt, Prompt::Text("Add.\n\n1 2".into()));
-    }
-
-    #[test]
-    fn every_shape_of_a_conversation_is_the_same_row() {
-        let prompt = Prompt::Messages(vec![user("Q")]);
-        let expected = Row { line: 1, prompt, demonstration: answer("A"), self_generated: None };
-        let turns = json!([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]);
-        for value in [
-            json!({"messages": turns}),
-            json!({"prompt": "Q", "messages": turns}),
-            json!({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}),
-            json!({"prompt": [turns[0]], "completion": "A"}),
-            json!({"prompt": [turns[0]], "completion": [turns[1]]}),
-            json!({"chosen": turns}),
-            json!({"prompt": "Q", "chosen": turns}),
-        ] {
-            assert_eq!(row(value.clone()), expected, "{value}");
-        }
-        let open = row(json!({"messages": [{"role": "user", "content": "Q"}]}));
-        assert_eq!((open.prompt, open.demonstration), (Prompt::Messages(vec![user("Q")]), None));
-    }
-
-    #[test]
-    fn both_sides_of_a_pair_are_kept() {
-        let text = |value| row(value).self_generated;
-        assert_eq!(text(json!({"prompt": "Q", "chosen": "A", "rejected": "B"})), answer("B"));
-        assert_eq!(text(json!({"prompt": "Q", "demonstration": "A", "self_generated": "B"})), answer("B"));
-        let side = |answer: &str| json!([{"role": "user", "content": "Q"}, {"role": "assistant", "content": answer}]);
-        let preference = row(json!({"prompt": "Q", "chosen": side("A"), "rejected": side("B")}));
-        assert_eq!((preference.demonstration, preference.self_generated), (answer("A"), answer("B")));
-        assert_eq!(preference.prompt, Prompt::Messages(vec![user("Q")]));
-    }
-
-    #[test]
-    fn ids_may_stand_in_every_place() {
-        let ids = row(json!({"prompt_ids": [1, 2], "demonstration_ids": [3], "self_generated_ids": [4294967295_u32]}));
-        assert_eq!(ids.prompt, Prompt::Ids(vec![1, 2]));
-        assert_eq!(ids.demonstration, Some(Response::Ids(vec![3])));
-        assert_eq!(ids.self_generated, Some(Response::Ids(vec![u32::MAX])));
-        assert_eq!(row(json!({"prompt_ids": [1], "response_ids": [3]})).demonstration, Some(Response::Ids(vec![3])));
-        assert_eq!(row(json!({"prompt": "shown", "prompt_ids": [1]})).prompt, Prompt::Ids(vec![1]));
-    }
-}
+mod tests;

@@ -1,19 +1,20 @@
-//! Rows of training data: JSON Lines, one object a line, in any of the shapes that people have.
+//! Rows of training data: JSON, CSV or Parquet (told apart by the file's ending), in any of the shapes that people have.
 //!
-//! A shape is recognised by its keys (next: `row_shapes.rs`) and becomes one [`Row`]; other keys are ignored. Nothing
+//! Whatever the file, a row is first a JSON object (`json_rows.rs`, `csv_rows.rs`, `parquet_rows.rs`). Its shape is
+//! recognised by its keys (next: `row_shapes.rs`) and becomes one [`Row`]; other keys are ignored. Nothing
 //! is guessed: a line that fits no shape stops the reading with its number, the field and what was expected, or is
 //! skipped and counted where the user says so.
 //! Not here: tokens ([`super::tokenizer`]) and lengths ([`super::examples`]).
 
 use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::row_shapes::{kind, parse_row};
-use super::strict_json;
+use super::data_file::FileKind;
+use super::json_rows;
+use super::row_shapes::{KEYS, Shape, parse_row};
+use crate::config::RunConfig;
 use crate::error::{Error, Result};
 
 /// One turn of a conversation.
@@ -45,10 +46,10 @@ pub enum Response {
     Ids(Vec<u32>),
 }
 
-/// One line of a data file.
+/// One row of a data file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// The line in the file, counted from 1, blank lines included.
+    /// The line in the file, counted from 1, blank lines included; the row, where rows are not lines (Parquet, a JSON list).
     pub line: usize,
     /// What the model is given.
     pub prompt: Prompt,
@@ -58,8 +59,25 @@ pub struct Row {
     pub self_generated: Option<Response>,
 }
 
-const MAX_LINE_BYTES: usize = 16 << 20;
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+/// The longest row, as text.
+pub(super) const MAX_ROW_BYTES: usize = 16 << 20;
+
+/// Which columns hold prompt and response, whatever they are called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Columns {
+    /// Text or messages.
+    pub prompt: String,
+    /// Text or one assistant message.
+    pub response: String,
+}
+
+impl Columns {
+    /// What `prompt_column` and `response_column` say; None if they are not given.
+    pub fn of(config: &RunConfig) -> Option<Self> {
+        let (prompt, response) = (config.prompt_column.clone()?, config.response_column.clone()?);
+        Some(Columns { prompt, response })
+    }
+}
 
 /// The lines of a data file that were no rows and were skipped.
 #[derive(Debug)]
@@ -77,15 +95,15 @@ impl fmt::Display for Skipped {
     }
 }
 
-/// Reads all rows of a JSON Lines file, or the first `max_rows`.
+/// Reads all rows of a data file, or the first `max_rows`; shapes are recognised unless `columns` are named.
 ///
 /// A byte order mark, Windows line ends and blank lines are accepted.
 /// # Errors
-/// [`Error::Input`] with line and field for the first bad line, and for a file without rows. A line of more than
-/// 16 MiB is refused before it is read.
-pub fn read_rows(path: &Path, max_rows: Option<usize>) -> Result<Vec<Row>> {
+/// [`Error::Input`] with line and field for the first bad line, and for a file without rows. A row of more than
+/// 16 MiB is refused; where rows are JSON before it is read.
+pub fn read_rows(path: &Path, max_rows: Option<usize>, columns: Option<&Columns>) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for_each_line(path, |row| {
+    for_each_row(path, columns, |row| {
         rows.extend(row?);
         Ok(max_rows.is_none_or(|max_rows| rows.len() < max_rows))
     })?;
@@ -96,10 +114,14 @@ pub fn read_rows(path: &Path, max_rows: Option<usize>) -> Result<Vec<Row>> {
 ///
 /// # Errors
 /// [`Error::Input`] for a file that cannot be read or has no good row.
-pub fn read_good_rows(path: &Path, max_rows: Option<usize>) -> Result<(Vec<Row>, Option<Skipped>)> {
+pub fn read_good_rows(
+    path: &Path,
+    max_rows: Option<usize>,
+    columns: Option<&Columns>,
+) -> Result<(Vec<Row>, Option<Skipped>)> {
     let mut rows = Vec::new();
     let mut skipped: Option<Skipped> = None;
-    for_each_line(path, |row| {
+    for_each_row(path, columns, |row| {
         match (row, &mut skipped) {
             (Ok(row), _) => rows.extend(row),
             (Err(_), Some(skipped)) => skipped.count += 1,
@@ -115,30 +137,81 @@ pub fn read_good_rows(path: &Path, max_rows: Option<usize>) -> Result<(Vec<Row>,
 }
 
 fn no_rows(path: &Path) -> Error {
-    Error::input(path, "no rows").with_hint("a data file has one JSON object a line")
+    Error::input(path, "no rows").with_hint(match FileKind::of(path) {
+        FileKind::JsonLines | FileKind::Json => "a data file has one JSON object a line",
+        FileKind::Csv | FileKind::Tsv => "the first line names the columns; the rows follow it",
+        FileKind::Parquet => "the table is empty",
+    })
 }
 
-/// Hands every line to `take`, blank ones as `Ok(None)`, until it answers false. Memory is bounded by the longest line
-/// allowed.
-fn for_each_line(path: &Path, mut take: impl FnMut(Result<Option<Row>>) -> Result<bool>) -> Result<()> {
-    let mut reader = BufReader::new(File::open(path).map_err(Error::reading(path))?);
-    let mut bytes = Vec::new();
-    for line in 1.. {
-        bytes.clear();
-        reader.by_ref().take(MAX_LINE_BYTES as u64 + 1).read_until(b'\n', &mut bytes).map_err(Error::reading(path))?;
-        if bytes.is_empty() {
-            break;
+/// Hands every row of a file to `take`, blank lines as `Ok(None)`, until it answers false.
+fn for_each_row(
+    path: &Path,
+    columns: Option<&Columns>,
+    mut take: impl FnMut(Result<Option<Row>>) -> Result<bool>,
+) -> Result<()> {
+    let kind = FileKind::of(path);
+    for_each_object(path, columns, &mut |number, object| {
+        let parse = |object: Option<Object>| object.map(|object| parse_row(&object, columns, number)).transpose();
+        take(object.and_then(parse).map_err(|problem| problem.into_error(path, kind, number)))
+    })
+}
+
+/// How many rows have which shape, in the order in which shapes first occur; rows that have none are left out.
+///
+/// # Errors
+/// [`Error::Input`] for a file that cannot be read.
+pub fn count_shapes(
+    path: &Path,
+    max_rows: Option<usize>,
+    columns: Option<&Columns>,
+) -> Result<Vec<(&'static str, usize)>> {
+    let mut counts: Vec<(&'static str, usize)> = Vec::new();
+    let mut num_rows = 0;
+    for_each_object(path, columns, &mut |_, object| {
+        if let Ok(Some(object)) = object
+            && let Ok(shape) = Shape::of(&object, columns)
+        {
+            num_rows += 1;
+            match counts.iter_mut().find(|(name, _)| *name == shape.name()) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((shape.name(), 1)),
+            }
         }
-        let is_cut = bytes.len() > MAX_LINE_BYTES && !bytes.ends_with(b"\n");
-        if !take(parse_line(&bytes, line).map_err(|problem| problem.into_error(path, line)))? {
-            break;
+        Ok(max_rows.is_none_or(|max_rows| num_rows < max_rows))
+    })?;
+    Ok(counts)
+}
+
+/// Hands every row to `take` as the JSON object that it is or would be.
+fn for_each_object(path: &Path, columns: Option<&Columns>, take: &mut Take<'_>) -> Result<()> {
+    match FileKind::of(path) {
+        FileKind::JsonLines => json_rows::for_each_line(path, take),
+        FileKind::Json => json_rows::for_each_of_document(path, take),
+        #[cfg(feature = "tables")]
+        FileKind::Csv => super::csv_rows::for_each_record(path, b',', take),
+        #[cfg(feature = "tables")]
+        FileKind::Tsv => super::csv_rows::for_each_record(path, b'\t', take),
+        #[cfg(feature = "tables")]
+        FileKind::Parquet => {
+            let named = columns.map_or_else(Vec::new, |columns| vec![&*columns.prompt, &*columns.response]);
+            let is_wanted = |name: &str| named.contains(&name) || (named.is_empty() && KEYS.contains(&name));
+            super::parquet_rows::for_each_row(path, &is_wanted, take)
         }
-        if is_cut {
-            reader.skip_until(b'\n').map_err(Error::reading(path))?;
+        #[cfg(not(feature = "tables"))]
+        FileKind::Csv | FileKind::Tsv | FileKind::Parquet => {
+            let _ = (columns, KEYS);
+            Err(Error::input(path, "this program was built without the feature `tables`, which reads such files")
+                .with_hint("build it with `--features tables`, or write the rows as JSON Lines (.jsonl)"))
         }
     }
-    Ok(())
 }
+
+/// A row as JSON.
+pub(super) type Object = Map<String, Value>;
+
+/// Takes a row's number (its line where rows are lines) and what was read; answers whether it wants more.
+pub(super) type Take<'t> = dyn FnMut(usize, Parsed<Option<Object>>) -> Result<bool> + 't;
 
 /// What is wrong with a line, before the file's name is known.
 #[derive(Debug)]
@@ -157,7 +230,7 @@ impl Problem {
         Problem { place: Some(format!("`{field}`")), ..Problem::new(message) }
     }
 
-    fn column(column: usize, message: impl Into<String>) -> Self {
+    pub(super) fn column(column: usize, message: impl Into<String>) -> Self {
         Problem { place: Some(format!("column {column}")), ..Problem::new(message) }
     }
 
@@ -165,50 +238,16 @@ impl Problem {
         Problem { hint: Some(hint.into()), ..self }
     }
 
-    fn into_error(self, path: &Path, line: usize) -> Error {
+    fn into_error(self, path: &Path, kind: FileKind, number: usize) -> Error {
         let place = self.place.map(|place| format!(", {place}")).unwrap_or_default();
-        let error = Error::input(path, self.message).at(format!("line {line}{place}"));
-        error.with_hint(
-            self.hint.unwrap_or_else(|| "mend the line, or pass --skip-bad-rows to leave out such lines".to_owned()),
-        )
+        let error = Error::input(path, self.message).at(format!("{}{place}", kind.place(number)));
+        let unit = kind.unit();
+        let mend = || format!("mend the {unit}, or pass --skip-bad-rows to leave out such {unit}s");
+        error.with_hint(self.hint.unwrap_or_else(mend))
     }
 }
 
 pub(super) type Parsed<T> = std::result::Result<T, Problem>;
-
-/// `None` for a blank line.
-fn parse_line(bytes: &[u8], line: usize) -> Parsed<Option<Row>> {
-    if bytes.len() > MAX_LINE_BYTES {
-        return Err(Problem::new(format!("the line is longer than {} MiB", MAX_LINE_BYTES >> 20)));
-    }
-    let is_utf16 = line == 1 && (bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF"));
-    if is_utf16 {
-        return Err(Problem::new("the file is UTF-16").with_hint("save it as UTF-8"));
-    }
-    let mark = if line == 1 && bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
-    let text = std::str::from_utf8(&bytes[mark..])
-        .map_err(|error| Problem::column(mark + error.valid_up_to() + 1, "not UTF-8"))?
-        .trim_ascii_end();
-    let indent = mark + text.len() - text.trim_ascii_start().len();
-    let text = text.trim_ascii_start();
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let value = strict_json::parse(text).map_err(|problem| {
-        let is_document = line == 1 && matches!(text, "{" | "[");
-        let problem = Problem::column(indent + problem.column, format!("invalid JSON: {}", problem.message));
-        if is_document {
-            problem.with_hint("each row must stand on one line: JSON Lines, not one JSON document")
-        } else {
-            problem
-        }
-    })?;
-    match value {
-        Value::Object(object) => parse_row(&object, line).map(Some),
-        other => Err(Problem::new(format!("a row must be a JSON object, not {}", kind(&other)))
-            .with_hint("one object a line, without a list around them")),
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -218,7 +257,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rows.jsonl");
         std::fs::write(&path, bytes).unwrap();
-        read_rows(&path, None)
+        read_rows(&path, None, None)
     }
 
     /// The error without the folder, which differs from run to run.
@@ -239,13 +278,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rows.jsonl");
         std::fs::write(&path, "{\"prompt\":\"a\"}\n\n{\"prompt\":\"b\"}\n broken").unwrap();
-        assert_eq!(read_rows(&path, Some(2)).unwrap().len(), 2);
-        assert!(read_rows(&path, Some(3)).is_err());
+        assert_eq!(read_rows(&path, Some(2), None).unwrap().len(), 2);
+        assert!(read_rows(&path, Some(3), None).is_err());
     }
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = read_rows(Path::new("no-such-rows.jsonl"), None).unwrap_err();
+        let error = read_rows(Path::new("no-such-rows.jsonl"), None, None).unwrap_err();
         assert!(error.to_string().starts_with("no-such-rows.jsonl: cannot read: "), "{error}");
     }
 
@@ -316,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_huge_line_and_deep_nesting_are_errors() {
-        assert_eq!(message(&vec![b' '; MAX_LINE_BYTES + 9]), "line 1: the line is longer than 16 MiB");
+        assert_eq!(message(&vec![b' '; MAX_ROW_BYTES + 9]), "line 1: the line is longer than 16 MiB");
         let nested = format!("{{\"prompt\":{}", "[".repeat(1_000_000));
         assert_eq!(message(nested.as_bytes()), "line 1, column 137: invalid JSON: recursion limit exceeded");
     }
@@ -325,16 +364,18 @@ mod tests {
     fn skipped_lines_are_counted_and_the_first_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rows.jsonl");
-        let too_long = "x".repeat(2 * MAX_LINE_BYTES + 7);
+        let too_long = "x".repeat(2 * MAX_ROW_BYTES + 7);
         std::fs::write(&path, format!("{{\"prompt\":\"a\"}}\n{{}}\n\n{too_long}\n{{\"prompt\":\"b\"}}\n[\n")).unwrap();
-        let (rows, skipped) = read_good_rows(&path, None).unwrap();
+        let (rows, skipped) = read_good_rows(&path, None, None).unwrap();
         assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [1, 5], "a long line is one line");
         let text = skipped.unwrap().to_string();
         let expected = format!("3 bad lines skipped; the first: {}, line 2: no known shape", path.display());
         assert!(text.starts_with(&expected), "{text}");
-        let (rows, skipped) = read_good_rows(&path, Some(1)).unwrap();
+        let (rows, skipped) = read_good_rows(&path, Some(1), None).unwrap();
         assert!(rows.len() == 1 && skipped.is_none(), "reading ends with the last row that is wanted");
         std::fs::write(&path, "{}\n{}").unwrap();
-        assert!(read_good_rows(&path, None).unwrap_err().to_string().contains("no good rows: 2 bad lines skipped"));
+        assert!(
+            read_good_rows(&path, None, None).unwrap_err().to_string().contains("no good rows: 2 bad lines skipped")
+        );
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn parse(text: &str) -> Result<Value, JsonProblem> {
 }
 
 /// A value in which no object has the same key twice.
-struct UniqueKeys(Value);
+pub(super) struct UniqueKeys(pub(super) Value);
 
 impl<'de> Deserialize<'de> for UniqueKeys {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -100,6 +100,27 @@ impl Tokenizer {
         &self.eos_token_ids
     }
 
+    /// Whether a token is one that the tokenizer calls special.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.inner.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
+    }
+
+    /// Whether a text ends in the text of an end token, which [`Self::encode_response`] then writes only once.
+    pub fn ends_in_end_token(&self, text: &str) -> bool {
+        let end_tokens = self.eos_token_ids.iter().filter_map(|&id| self.inner.id_to_token(id));
+        end_tokens.into_iter().any(|token| !token.is_empty() && text.trim_end().ends_with(&token))
+    }
+
+    /// Whether the chat template says where the assistant begins; None without a template.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the template cannot render a question.
+    pub fn has_generation_prompt(&self) -> Result<Option<bool>> {
+        let Some(template) = &self.chat_template else { return Ok(None) };
+        let question = [Message { role: "user".to_owned(), content: "A question?".to_owned() }];
+        Ok(Some(template.render(&question, true)? != template.render(&question, false)?))
+    }
+
     /// Whether prompts go through a chat template.
     pub fn has_chat_template(&self) -> bool {
         self.chat_template.is_some()

@@ -27,6 +27,7 @@ pub mod optimizer;
 pub mod pairs;
 mod reporting;
 pub mod retention;
+mod run_data;
 pub mod run_dir;
 pub mod schedule;
 pub mod self_generation;

@@ -1,7 +1,7 @@
 //! Before the first step: everything is opened and checked, then the run folder is made, so that a mistake leaves nothing
 //! behind.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::Device;
@@ -11,6 +11,7 @@ use super::checkpoint::{self, Progress, Saved, Stage};
 use super::environment::{self, began_with, check_same_rows};
 use super::estimate::{bytes_of_a_run, estimate_seconds};
 use super::retention::Keep;
+use super::run_data::RunFiles;
 use super::run_dir::RunDir;
 use super::signals::StopRequest;
 use crate::config::{RunConfig, Unfinished, WordProblemsConfig};
@@ -241,30 +242,25 @@ impl Opened {
             })
         };
         let policy = Policy::open(Path::new(&needed(&config.model, "model")?))?;
-        let data = needed(&config.data, "data")?;
-        let read = |path: &str, max_rows| {
-            let wanted = Wanted { max_rows, skip_bad_rows: config.skip_bad_rows };
-            policy.read_examples(Path::new(path), wanted, config.train.max_length, console)
+        let files = RunFiles::find(config, &needed(&config.data, "data")?, console)?;
+        let read = |files: &[PathBuf], max_rows| {
+            policy.read_examples(files, &Wanted::new(config, max_rows), config.train.max_length, console)
         };
-        let examples = read(&data, config.max_rows)?;
+        let examples = read(&files.train, config.max_rows)?;
         if let Some(row) =
             examples.iter().find(|e| e.self_generated_ids.is_some() != examples[0].self_generated_ids.is_some())
         {
             let message = "some rows bring a second (rejected) response and some do not";
-            return Err(Error::input(&data, message)
+            return Err(Error::input(&files.train[0], message)
                 .at(format!("row {}", row.index))
                 .with_hint("give one to every row, or to none: then the policy generates its own"));
         }
-        let held_out = match &config.evaluation.data {
-            Some(path) => {
-                let examples = read(path, Some(config.evaluation.max_rows))?;
-                HeldOut { examples, settings: evaluation_settings(config, &policy, &device_name) }
-            }
-            None => {
-                let settings = evaluation_settings(config, &policy, &device_name);
-                let examples = examples[..NUM_PROBE_ROWS.min(examples.len())].to_vec();
-                HeldOut { examples, settings: eval::Settings { generate_rows: 0, held_out: false, ..settings } }
-            }
+        let settings = evaluation_settings(config, &policy, &device_name);
+        let held_out = if files.held_out.is_empty() {
+            let examples = examples[..NUM_PROBE_ROWS.min(examples.len())].to_vec();
+            HeldOut { examples, settings: eval::Settings { generate_rows: 0, held_out: false, ..settings } }
+        } else {
+            HeldOut { examples: read(&files.held_out, Some(config.evaluation.max_rows))?, settings }
         };
         if policy.eos_token_ids.is_empty()
             && Objective::new(&config.objective).needs_self_generated()

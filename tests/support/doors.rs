@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use gsil::config::RunConfig;
 use gsil::data::chat_template::ChatTemplate;
-use gsil::data::rows::{Message, read_good_rows, read_rows};
+use gsil::data::rows::{Message, count_shapes, read_good_rows, read_rows};
 use gsil::data::tokenizer::Tokenizer;
 use gsil::formats::safetensors::open_safetensors;
 use gsil::formats::{TokenizerFiles, open_model};
@@ -72,18 +72,45 @@ pub fn chat_template(source: &str) -> Result<()> {
     template.render(&messages, true).map(|_| ())
 }
 
-/// Read strictly and read with bad lines skipped, a file gives the same rows and the same first problem.
+/// JSON Lines.
 pub fn rows(bytes: &[u8]) -> Result<()> {
-    let path = saved("rows.jsonl", bytes);
-    match (read_rows(&path, None), read_good_rows(&path, None)) {
+    let num_lines = bytes.split(|byte| *byte == b'\n').count();
+    rows_of("rows.jsonl", bytes, num_lines)
+}
+
+/// One list of rows.
+pub fn json_list(bytes: &[u8]) -> Result<()> {
+    rows_of("rows.json", bytes, bytes.len())
+}
+
+/// A table of text.
+#[cfg(feature = "tables")]
+pub fn csv(bytes: &[u8]) -> Result<()> {
+    let num_lines = bytes.split(|byte| matches!(byte, b'\n' | b'\r')).count();
+    rows_of("rows.csv", bytes, num_lines)
+}
+
+/// A table in columns.
+#[cfg(feature = "tables")]
+pub fn parquet(bytes: &[u8]) -> Result<()> {
+    rows_of("rows.parquet", bytes, 200_000 + 4 * bytes.len())
+}
+
+/// Read strictly and read with bad rows skipped, a file gives the same rows and the same first problem, and no more rows
+/// than it can have.
+fn rows_of(name: &str, bytes: &[u8], max_rows: usize) -> Result<()> {
+    let path = saved(name, bytes);
+    match (read_rows(&path, None, None), read_good_rows(&path, None, None)) {
         (Ok(strict), Ok((good, None))) => {
             assert_eq!(strict, good);
+            assert!(good.len() <= max_rows);
+            let shapes = count_shapes(&path, None, None).unwrap();
+            assert_eq!(shapes.iter().map(|(_, count)| count).sum::<usize>(), good.len());
             Ok(())
         }
         (Err(error), Ok((good, Some(skipped)))) => {
             assert_eq!(skipped.first.to_string(), error.to_string());
-            let num_lines = bytes.split(|byte| *byte == b'\n').count();
-            assert!(!good.is_empty() && good.len() + skipped.count <= num_lines);
+            assert!(!good.is_empty() && good.len() + skipped.count <= max_rows);
             Err(error)
         }
         (Err(error), Err(_)) => Err(error),

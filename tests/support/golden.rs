@@ -3,7 +3,7 @@
 //! `tiny_llama` is the policy, `tiny_llama_reference` the reference: 2 layers, hidden 64, 4 heads, 2 key-value heads,
 //! vocabulary 515, tied embeddings. `tiny_pairs.jsonl` has three pairs as token ids.
 
-use gsil::data::examples::prepare_examples;
+use gsil::data::examples::{FileRows, Preparation};
 use gsil::data::rows::read_rows;
 use gsil::formats::safetensors::{SafetensorsFile, open_safetensors};
 use gsil::model::CausalLm;
@@ -46,8 +46,9 @@ pub fn numbers(value: &Value) -> Vec<f32> {
 /// The three pairs, with the oracle's log-probs under its reference.
 pub fn pairs() -> Vec<Pair> {
     let path = fixture("golden/tiny_pairs.jsonl");
-    let rows = read_rows(&path, None).unwrap();
-    let (examples, _) = prepare_examples(&rows, None, VOCAB_SIZE, NUM_TOKENS, &path).unwrap();
+    let rows = read_rows(&path, None, None).unwrap();
+    let preparation = Preparation { tokenizer: None, vocab_size: VOCAB_SIZE, max_length: NUM_TOKENS };
+    let (examples, _) = preparation.examples(&[FileRows { path, rows }]).unwrap();
     let reference = numbers(&values()["reference_log_prob"]);
     let num_pairs = examples.len();
     let scored = |token_ids: &[u32], row: usize| ScoredResponse {

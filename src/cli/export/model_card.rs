@@ -7,10 +7,12 @@ use super::Target;
 use super::source::{Run, Source};
 use crate::cli::train::results;
 use crate::config::{RunConfig, TrainConfig};
-use crate::data::rows::read_rows;
+use crate::data::data_folder::{Split, files_of};
 use crate::error::Result;
 use crate::formats::quantize::Precision;
 use crate::model::ModelConfig;
+use crate::policy::Wanted;
+use crate::report::console::Console;
 use crate::train::iteration_folder;
 use crate::train::self_generation::{DEMONSTRATIONS_FILE, DemonstrationRow};
 
@@ -106,11 +108,15 @@ fn data(run: &Run) -> Result<String> {
     let scored: Vec<DemonstrationRow> =
         run.dir.read_lines(&format!("{}/{DEMONSTRATIONS_FILE}", iteration_folder(0)))?;
     let count = match scored.len() {
-        0 => read_rows(path, run.config.max_rows)
-            .map_or_else(|_| "rows not counted".into(), |r| format!("{} rows", r.len())),
+        0 => num_rows(path, &run.config).map_or_else(|_| "rows not counted".into(), |count| format!("{count} rows")),
         count => format!("{count} demonstrations"),
     };
     Ok(format!("`{}`, {count}", file_name(path)))
+}
+
+fn num_rows(path: &Path, config: &RunConfig) -> Result<usize> {
+    let files = Wanted::new(config, config.max_rows).read(&files_of(path, Split::Train)?, &Console::stderr())?;
+    Ok(files.iter().map(|file| file.rows.len()).sum())
 }
 
 fn trained(config: &RunConfig) -> String {

@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::source::{Run, Source};
+use crate::data::data_folder::{Split, files_of};
 use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -121,9 +122,9 @@ fn examples(run: &Run, console: &Console) -> Result<(Policy, Vec<Example>)> {
         false => Path::new(run.config.model.as_deref().unwrap_or_default()).to_owned(),
     };
     let policy = Policy::open(&model)?;
-    let data = Path::new(run.config.data.as_deref().unwrap_or_default());
-    let wanted = Wanted { max_rows: run.config.max_rows, skip_bad_rows: run.config.skip_bad_rows };
-    let examples = policy.read_examples(data, wanted, run.config.train.max_length, console)?;
+    let files = files_of(Path::new(run.config.data.as_deref().unwrap_or_default()), Split::Train)?;
+    let wanted = Wanted::new(&run.config, run.config.max_rows);
+    let examples = policy.read_examples(&files, &wanted, run.config.train.max_length, console)?;
     check_same_rows(&run.dir, &examples)?;
     Ok((policy, examples))
 }

@@ -1,0 +1,109 @@
+//! `gsil inspect data`: what training will make of a data file.
+
+mod page;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::{RowArgs, config_for_rows, print_line, print_text};
+use crate::data::data_folder::{Split, files_of};
+use crate::data::inspection::Inspection;
+use crate::data::rows::count_shapes;
+use crate::error::{Error, Result};
+use crate::policy::{Policy, Wanted};
+use crate::report::console::Console;
+
+const EXAMPLES: &str = "Examples:
+  gsil inspect data train.jsonl --model SmolLM2
+  gsil inspect data train.jsonl --model SmolLM2 --rows 0 train.max_length=512";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct InspectArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// How rows are read, which tokens are learnt, what is left out, what looks wrong.
+    Data(DataArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+struct DataArgs {
+    /// A file (.jsonl, .json, .csv, .tsv, .parquet), or a folder with a train file.
+    data: PathBuf,
+    /// The model whose tokenizer and chat template are used: a Hugging Face folder or a .gguf file.
+    #[arg(long)]
+    model: PathBuf,
+    #[command(flatten)]
+    rows: RowArgs,
+    /// So many rows are shown as training sees them.
+    #[arg(long = "rows", value_name = "N", default_value_t = 3)]
+    num_shown: usize,
+    /// The same facts as one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Changes to the configuration, `train.max_length=512` for instance.
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+/// What is printed.
+#[derive(Serialize)]
+struct Facts {
+    files: Vec<String>,
+    model: String,
+    /// The shapes that were recognised, with how many rows have each.
+    shapes: Vec<ShapeCount>,
+    #[serde(flatten)]
+    inspection: Inspection,
+}
+
+#[derive(Serialize)]
+struct ShapeCount {
+    shape: &'static str,
+    count: usize,
+}
+
+pub(super) fn inspect(args: InspectArgs) -> Result<()> {
+    let What::Data(args) = args.what;
+    let facts = facts(&args)?;
+    if args.json {
+        let json = serde_json::to_string_pretty(&facts).map_err(|e| Error::usage(format!("cannot encode: {e}")))?;
+        return print_line(&json);
+    }
+    let has_colours =
+        std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    print_text(&page::page(&facts, has_colours))
+}
+
+fn facts(args: &DataArgs) -> Result<Facts> {
+    let config = config_for_rows(&args.overrides, &args.rows)?;
+    let policy = Policy::open(&args.model)?;
+    let wanted = Wanted::new(&config, config.max_rows);
+    let files = files_of(&args.data, Split::Train)?;
+    let rows = wanted.read(&files, &Console::stderr())?;
+    let mut shapes: Vec<ShapeCount> = Vec::new();
+    for file in &rows {
+        for (shape, count) in count_shapes(&file.path, Some(file.rows.len()), wanted.columns.as_ref())? {
+            match shapes.iter_mut().find(|known| known.shape == shape) {
+                Some(known) => known.count += count,
+                None => shapes.push(ShapeCount { shape, count }),
+            }
+        }
+    }
+    let max_length = config.train.max_length;
+    let preparation = policy.preparation(max_length);
+    Ok(Facts {
+        files: rows.iter().map(|file| file.path.display().to_string()).collect(),
+        model: args.model.display().to_string(),
+        shapes,
+        inspection: Inspection::new(preparation, &policy.eos_token_ids, max_length, &rows, args.num_shown)?,
+    })
+}

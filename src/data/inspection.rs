@@ -1,0 +1,408 @@
+//! What training will make of rows: counts, lengths, masks, and what looks wrong. Facts alone; the page is
+//! [`crate::cli`]'s.
+//!
+//! Everything comes from the functions that training calls: [`Preparation`] makes and drops the examples, [`Batch`] says
+//! which tokens are learnt.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::batch::{Batch, Sequence};
+use super::data_file::FileKind;
+use super::examples::{Dropped, Example, FileRows, Outcome, Preparation};
+use super::rows::{Response, Row};
+use super::tokenizer::Tokenizer;
+use crate::error::Result;
+
+/// Bars of a histogram.
+const NUM_BINS: usize = 16;
+
+/// The facts of some data files under one model.
+#[derive(Debug, Serialize)]
+pub struct Inspection {
+    /// Rows that were read.
+    pub num_rows: usize,
+    /// Rows that are trained on.
+    pub num_used: usize,
+    /// Rows that are left out, by reason.
+    pub dropped: Vec<Count>,
+    /// Rows that the tokenizer refuses: training ends at the first.
+    pub num_refused: usize,
+    /// What is wrong with the first of them.
+    pub first_refusal: Option<String>,
+    /// The limit on prompt plus response, in tokens: `train.max_length`, or the model's context if that is less.
+    pub max_length: usize,
+    /// Whether that limit is the model's context.
+    pub is_limited_by_context: bool,
+    /// In tokens, of all rows with a response, the ones that are too long included.
+    pub lengths: Lengths,
+    /// What looks wrong, in plain words.
+    pub warnings: Vec<Warning>,
+    /// The first rows as training sees them.
+    pub rows: Vec<ShownRow>,
+}
+
+/// So many rows for a reason.
+#[derive(Debug, Serialize)]
+pub struct Count {
+    pub count: usize,
+    pub reason: String,
+}
+
+/// The lengths of prompt, response and both, in tokens.
+#[derive(Debug, Serialize)]
+pub struct Lengths {
+    pub prompt: Distribution,
+    pub response: Distribution,
+    pub total: Distribution,
+}
+
+/// How a length is spread. All zero without rows.
+#[derive(Debug, Default, Serialize)]
+pub struct Distribution {
+    pub count: usize,
+    pub min: usize,
+    pub median: usize,
+    pub p90: usize,
+    pub p99: usize,
+    pub max: usize,
+    pub mean: f64,
+    pub histogram: Vec<Bin>,
+}
+
+/// Lengths from `from` up to and with `to`.
+#[derive(Debug, Serialize)]
+pub struct Bin {
+    pub from: usize,
+    pub to: usize,
+    pub count: usize,
+}
+
+/// Something that looks wrong.
+#[derive(Debug, Serialize)]
+pub struct Warning {
+    /// A word for scripts.
+    pub kind: &'static str,
+    /// Rows that it holds for.
+    pub count: usize,
+    /// The first of them, as `line 7`; None for what is no matter of rows.
+    pub first: Option<String>,
+    pub message: String,
+}
+
+/// A row as training sees it.
+#[derive(Debug, Serialize)]
+pub struct ShownRow {
+    /// `line 7`.
+    pub place: String,
+    pub file: String,
+    /// Why it is left out; None if it is trained on.
+    pub dropped: Option<String>,
+    pub num_prompt_tokens: usize,
+    pub num_response_tokens: usize,
+    /// Prompt and demonstration. Empty for a row that never becomes tokens.
+    pub demonstration: Vec<Run>,
+    /// Prompt and the response to tell it from, if the row has one.
+    pub self_generated: Option<Vec<Run>>,
+}
+
+/// Neighbouring tokens that training treats alike.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Run {
+    pub part: Part,
+    /// Special tokens included. Token ids with spaces between them if there is no tokenizer.
+    pub text: String,
+    pub token_ids: Vec<u32>,
+}
+
+/// What training does with a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Is read.
+    Prompt,
+    /// Is learnt.
+    Trained,
+    /// Is learnt, and ends the response.
+    End,
+}
+
+/// Rows with what becomes of them.
+struct Prepared<'a> {
+    preparation: Preparation<'a>,
+    eos_token_ids: &'a [u32],
+    /// Each row with its place and its file.
+    rows: Vec<(String, &'a FileRows, &'a Row)>,
+    /// Under the limit, as training does it.
+    outcomes: Vec<Outcome>,
+    /// Without a limit: every row that has tokens.
+    whole: Vec<Option<Example>>,
+}
+
+impl Inspection {
+    /// Looks at `files`; the first `num_shown` rows are kept as training sees them.
+    ///
+    /// # Errors
+    /// As [`Tokenizer`]'s, for the model's own files; rows that are refused are counted.
+    pub fn new(
+        preparation: Preparation<'_>,
+        eos_token_ids: &[u32],
+        asked_max_length: usize,
+        files: &[FileRows],
+        num_shown: usize,
+    ) -> Result<Self> {
+        let prepared = Prepared::new(preparation, eos_token_ids, files);
+        let mut dropped = Dropped { max_length: preparation.max_length, ..Dropped::default() };
+        prepared.outcomes.iter().flatten().filter_map(|outcome| outcome.as_ref().err()).for_each(|r| dropped.count(*r));
+        let mut refusals = prepared.outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
+        let first_refusal = refusals.next().map(ToString::to_string);
+        let num_refused = usize::from(first_refusal.is_some()) + refusals.count();
+        let lengths = |length: fn(&Example) -> usize| Distribution::new(prepared.whole.iter().flatten().map(length));
+        Ok(Inspection {
+            num_rows: prepared.rows.len(),
+            num_used: prepared.rows.len() - num_refused - dropped.total(),
+            dropped: dropped
+                .reasons()
+                .into_iter()
+                .filter(|(count, _)| *count > 0)
+                .map(|(count, reason)| Count { count, reason })
+                .collect(),
+            num_refused,
+            first_refusal,
+            max_length: preparation.max_length,
+            is_limited_by_context: preparation.max_length < asked_max_length,
+            lengths: Lengths {
+                prompt: lengths(|example| example.prompt_ids.len()),
+                response: lengths(|example| example.demonstration_ids.len()),
+                total: lengths(|example| example.prompt_ids.len() + example.demonstration_ids.len()),
+            },
+            warnings: prepared.warnings()?,
+            rows: (0..num_shown.min(prepared.rows.len())).map(|i| prepared.shown(i)).collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl<'a> Prepared<'a> {
+    fn new(preparation: Preparation<'a>, eos_token_ids: &'a [u32], files: &'a [FileRows]) -> Self {
+        let place = |file: &FileRows, row: &Row| FileKind::of(&file.path).place(row.line);
+        let rows = files.iter().flat_map(|file| file.rows.iter().map(move |row| (place(file, row), file, row)));
+        let rows: Vec<_> = rows.collect();
+        let outcomes = preparation.outcomes(files);
+        let is_example = |outcome: &Outcome| matches!(outcome, Ok(Ok(_)));
+        // Only what is left out has to be made again, without the limit.
+        let left_out = rows.iter().zip(&outcomes).filter(|(_, outcome)| !is_example(outcome));
+        let left_out: Vec<FileRows> = left_out
+            .map(|((_, file, row), _)| FileRows { path: file.path.clone(), rows: vec![(*row).clone()] })
+            .collect();
+        let unlimited = Preparation { max_length: usize::MAX, ..preparation };
+        let mut again = unlimited.outcomes(&left_out).into_iter();
+        let whole = |outcome: &Outcome| match outcome {
+            Ok(Ok(example)) => Some(example.clone()),
+            _ => again.next()?.ok()?.ok(),
+        };
+        let whole = outcomes.iter().map(whole).collect();
+        Prepared { preparation, eos_token_ids, rows, outcomes, whole }
+    }
+
+    fn warnings(&self) -> Result<Vec<Warning>> {
+        let tokenizer = self.preparation.tokenizer;
+        let is_end = |id: Option<&u32>| id.is_some_and(|id| self.eos_token_ids.contains(id));
+        let mut warnings = Vec::new();
+        if let Some(tokenizer) = tokenizer
+            && tokenizer.has_generation_prompt()? == Some(false)
+        {
+            let message = "the chat template does not say where the assistant begins (add_generation_prompt has no effect): the model must guess whose turn it is";
+            warnings.push(Warning {
+                kind: "no_generation_prompt",
+                count: self.rows.len(),
+                first: None,
+                message: message.to_owned(),
+            });
+        }
+        let starts_twice = |example: &Example| match (example.prompt_ids.as_slice(), tokenizer) {
+            ([first, second, ..], Some(tokenizer)) => first == second && tokenizer.is_special(*first),
+            _ => false,
+        };
+        let ends_in_text = |row: &Row| match (&row.demonstration, tokenizer) {
+            (Some(Response::Text(text)), Some(tokenizer)) => tokenizer.ends_in_end_token(text),
+            _ => false,
+        };
+        let examples = |test: &dyn Fn(&Example) -> bool| -> Vec<usize> {
+            let tested = self.whole.iter().enumerate();
+            tested.filter(|(_, example)| example.as_ref().is_some_and(test)).map(|(i, _)| i).collect()
+        };
+        let in_text = self.rows.iter().enumerate().filter(|(_, (_, _, row))| ends_in_text(row)).map(|(i, _)| i);
+        let duplicates = self.duplicates();
+        let kinds = [
+            (
+                "double_bos",
+                examples(&starts_twice),
+                "the prompt begins with the same special token twice: it stands in the text and in the template",
+            ),
+            (
+                "no_end_token",
+                examples(&|example| !is_end(example.demonstration_ids.last())),
+                "the response does not end in an end token: the model is not taught to stop",
+            ),
+            (
+                "end_token_in_text",
+                in_text.collect(),
+                "the text of the response ends in the end token already; it is taken off and written once",
+            ),
+            (
+                "only_end_token",
+                examples(&|example| example.demonstration_ids.len() == 1 && is_end(example.demonstration_ids.first())),
+                "the response is the end token alone",
+            ),
+            ("duplicate", duplicates.rows, "prompt and response repeat an earlier row, token for token"),
+            ("duplicate_prompt", duplicates.prompts, "the prompt repeats an earlier one, with another response"),
+        ];
+        for (kind, rows, message) in kinds {
+            if let Some(first) = rows.first() {
+                let first = Some(self.rows[*first].0.clone());
+                warnings.push(Warning { kind, count: rows.len(), first, message: message.to_owned() });
+            }
+        }
+        Ok(warnings)
+    }
+
+    fn duplicates(&self) -> Duplicates {
+        let mut seen: HashMap<&[u32], Vec<&[u32]>> = HashMap::new();
+        let mut duplicates = Duplicates::default();
+        for (i, example) in self.whole.iter().enumerate() {
+            let Some(example) = example else { continue };
+            let responses = seen.entry(&example.prompt_ids).or_default();
+            let response = example.demonstration_ids.as_slice();
+            if responses.contains(&response) {
+                duplicates.rows.push(i);
+                continue;
+            }
+            if !responses.is_empty() {
+                duplicates.prompts.push(i);
+            }
+            responses.push(response);
+        }
+        duplicates
+    }
+
+    fn shown(&self, i: usize) -> Result<ShownRow> {
+        let (place, file, _) = &self.rows[i];
+        let dropped = match &self.outcomes[i] {
+            Ok(Ok(_)) => None,
+            Ok(Err(reason)) => {
+                let mut dropped = Dropped { max_length: self.preparation.max_length, ..Dropped::default() };
+                dropped.count(*reason);
+                dropped.reasons().into_iter().find(|(count, _)| *count > 0).map(|(_, words)| words)
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        let example = self.whole[i].as_ref();
+        let runs = |example: &Example, response: &[u32]| {
+            runs(&example.prompt_ids, response, self.eos_token_ids, self.preparation.tokenizer)
+        };
+        let demonstration = example.map(|example| runs(example, &example.demonstration_ids)).transpose()?;
+        let self_generated =
+            example.and_then(|example| Some(runs(example, example.self_generated_ids.as_ref()?))).transpose()?;
+        Ok(ShownRow {
+            place: place.clone(),
+            file: file.path.display().to_string(),
+            dropped,
+            num_prompt_tokens: example.map_or(0, |example| example.prompt_ids.len()),
+            num_response_tokens: example.map_or(0, |example| example.demonstration_ids.len()),
+            demonstration: demonstration.unwrap_or_default(),
+            self_generated,
+        })
+    }
+}
+
+/// Rows, by their index, that repeat earlier ones.
+#[derive(Default)]
+struct Duplicates {
+    /// Prompt and response.
+    rows: Vec<usize>,
+    /// The prompt alone.
+    prompts: Vec<usize>,
+}
+
+/// The tokens of a sequence, parted by what the batch of training says of them: a token is learnt if the row before it
+/// is one of those that are scored.
+fn runs(
+    prompt_ids: &[u32],
+    response_ids: &[u32],
+    eos_token_ids: &[u32],
+    tokenizer: Option<&Tokenizer>,
+) -> Result<Vec<Run>> {
+    let batch = Batch::new(&[Sequence { prompt_ids, response_ids }], 1);
+    let ids = [prompt_ids, response_ids].concat();
+    let mut parts = vec![Part::Prompt; ids.len()];
+    for row in &batch.rows {
+        let token = *row as usize + 1;
+        let is_end = token + 1 == ids.len() && eos_token_ids.contains(&ids[token]);
+        parts[token] = if is_end { Part::End } else { Part::Trained };
+    }
+    let mut runs: Vec<Run> = Vec::new();
+    for (id, part) in ids.into_iter().zip(parts) {
+        match runs.last_mut() {
+            Some(run) if run.part == part => run.token_ids.push(id),
+            _ => runs.push(Run { part, text: String::new(), token_ids: vec![id] }),
+        }
+    }
+    for run in &mut runs {
+        run.text = match tokenizer {
+            Some(tokenizer) => tokenizer.decode_all(&run.token_ids)?,
+            None => run.token_ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" "),
+        };
+    }
+    Ok(runs)
+}
+
+impl Distribution {
+    fn new(lengths: impl Iterator<Item = usize>) -> Self {
+        let mut lengths: Vec<usize> = lengths.collect();
+        lengths.sort_unstable();
+        let (Some(&min), Some(&max)) = (lengths.first(), lengths.last()) else { return Self::default() };
+        let at = |share: f64| lengths[((lengths.len() - 1) as f64 * share).round() as usize];
+        let width = (max - min + 1).div_ceil(NUM_BINS);
+        let bin = |from: usize| {
+            let to = from + width - 1;
+            let count = lengths.partition_point(|len| *len <= to) - lengths.partition_point(|len| *len < from);
+            Bin { from, to, count }
+        };
+        Distribution {
+            count: lengths.len(),
+            min,
+            median: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            max,
+            mean: lengths.iter().sum::<usize>() as f64 / lengths.len() as f64,
+            histogram: (min..=max).step_by(width).map(bin).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_token_of_a_response_is_marked_only_if_it_ends_it() {
+        let parts = |response: &[u32]| -> Vec<(Part, String)> {
+            runs(&[5, 6], response, &[2], None).unwrap().into_iter().map(|run| (run.part, run.text)).collect()
+        };
+        let prompt = (Part::Prompt, "5 6".to_owned());
+        assert_eq!(parts(&[7, 2]), [prompt.clone(), (Part::Trained, "7".into()), (Part::End, "2".into())]);
+        assert_eq!(parts(&[2, 7]), [prompt, (Part::Trained, "2 7".into())]);
+    }
+
+    #[test]
+    fn a_distribution_counts_every_length_once() {
+        let lengths = Distribution::new((1..=100).rev());
+        assert_eq!((lengths.min, lengths.median, lengths.p90, lengths.p99, lengths.max), (1, 51, 90, 99, 100));
+        assert_eq!(lengths.mean, 50.5);
+        assert_eq!(lengths.histogram.iter().map(|bin| bin.count).sum::<usize>(), 100);
+        assert_eq!((lengths.histogram[0].from, lengths.histogram.last().unwrap().to), (1, 105));
+        assert_eq!(Distribution::new([7, 7].into_iter()).histogram.len(), 1);
+    }
+}

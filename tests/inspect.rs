@@ -1,0 +1,132 @@
+//! `gsil inspect data`: the page, and that its figures are those of training.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::binary::{ending_model, gsil, text_model, write_rows};
+
+const ROWS: &str = r#"{"prompt":"Hello","completion":"Hi there"}
+{"messages":[{"role":"user","content":"Name one."},{"role":"assistant","content":"One<|im_end|>"}]}
+{"prompt":"Hello","completion":"Hi there"}
+{"prompt":"Hello","completion":"  "}
+{"prompt":"Alone"}
+{"prompt":"Tell me all of it, from the beginning to the end, and then again","completion":"No, that would be too long"}
+"#;
+
+/// As it was printed and looked at; the median of four values is the third.
+const START: &str = "\
+data        rows.jsonl
+model       text
+shape       prompt and completion or response (5 rows)
+            messages (1 row)
+rows        6 read, 3 used, 3 dropped, 0 refused
+max_length  60 tokens, prompt and response together (train.max_length)
+
+-- line 1, used; 29 prompt and 7 response tokens
+<|im_start|>system
+You are a small model.<|im_end|>
+<|im_start|>user
+Hello<|im_end|>
+<|im_start|>assistant
+«Hi there»‹END <|im_end|>›
+
+-- line 2, used; 33 prompt and 4 response tokens
+<|im_start|>system
+You are a small model.<|im_end|>
+<|im_start|>user
+Name one.<|im_end|>
+<|im_start|>assistant
+«One»‹END <|im_end|>›
+
+marks: prompt, read only  «trained»  ‹END end token, trained›
+
+tokens    min  median  90%  99%  max  mean
+------------------------------------------
+prompt     29      33   67   67   67  39.5
+response    4       7   21   21   21   9.8
+both       36      37   88   88   88  49.2
+";
+
+const RESPONSES: &str = "
+response
+   4-5  1 ████████████████████
+   6-7  2 ████████████████████████████████████████
+   8-9  0
+";
+
+const LIMIT: &str = "
+  60-63 0   <- max_length 60 lies here
+";
+
+const END: &str = "
+dropped: 1 row without a demonstration
+dropped: 1 row with an empty response
+dropped: 1 row whose prompt alone fills max_length (60 tokens)
+nothing is cut: an answer without its end teaches the model not to stop
+
+warning: 1 row: the text of the response ends in the end token already; it is taken off and written once (the first: line 2)
+warning: 1 row: prompt and response repeat an earlier row, token for token (the first: line 3)
+";
+
+#[test]
+fn the_page_shows_what_is_trained_in_brackets_where_there_are_no_colours() {
+    let folder = tempfile::tempdir().unwrap();
+    text_model(folder.path());
+    fs::write(folder.path().join("rows.jsonl"), ROWS).unwrap();
+    let overrides = ["train.max_length=60", "generation.max_new_tokens=8"];
+    let arguments = [&["inspect", "data", "rows.jsonl", "--model", "text", "--rows", "2"], &overrides[..]].concat();
+    let page = gsil(folder.path(), &arguments).succeeded().stdout;
+    assert!(page.starts_with(START), "{page}");
+    assert!(page.contains(RESPONSES), "{page}");
+    assert!(page.contains(LIMIT), "{page}");
+    assert!(page.ends_with(END), "{page}");
+    let json: Value =
+        serde_json::from_str(&gsil(folder.path(), &[&arguments[..], &["--json"]].concat()).succeeded().stdout).unwrap();
+    assert_eq!((&json["num_rows"], &json["num_used"], &json["max_length"]), (&6.into(), &3.into(), &60.into()));
+    let kinds: Vec<&str> = json["warnings"].as_array().unwrap().iter().map(|w| w["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["end_token_in_text", "duplicate"]);
+    let runs = json["rows"][0]["demonstration"].as_array().unwrap();
+    assert_eq!(runs.iter().map(|run| run["part"].as_str().unwrap()).collect::<Vec<_>>(), ["prompt", "trained", "end"]);
+}
+
+#[test]
+fn the_figures_are_those_that_training_says() {
+    let folder = tempfile::tempdir().unwrap();
+    ending_model(folder.path());
+    write_rows(&folder.path().join("rows.jsonl"), 40);
+    let overrides = ["train.max_length=9", "generation.max_new_tokens=2", "generation.unfinished=mask"];
+    let inspect = ["inspect", "data", "rows.jsonl", "--model", "tiny", "--json"];
+    let facts: Value =
+        serde_json::from_str(&gsil(folder.path(), &[&inspect[..], &overrides].concat()).succeeded().stdout).unwrap();
+    let train = ["train", "--model", "tiny", "--data", "rows.jsonl", "--device", "flex", "--output", "run"];
+    let said = gsil(folder.path(), &[&train[..], &overrides].concat()).succeeded().stderr;
+    let used = facts["num_used"].as_u64().unwrap();
+    assert!(said.contains(&format!("data       {used} demonstrations, ")), "{used}: {said}");
+    let dropped: Vec<String> = facts["dropped"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|dropped| format!("{} {}", dropped["count"], dropped["reason"].as_str().unwrap()))
+        .collect();
+    let num_dropped = 40 - used;
+    assert!(num_dropped > 0 && used > 0, "{facts}");
+    assert!(said.contains(&format!("{num_dropped} rows dropped: {}", dropped.join(", "))), "{dropped:?}: {said}");
+    let histogram = facts["lengths"]["total"]["histogram"].as_array().unwrap();
+    assert_eq!(histogram.iter().map(|bin| bin["count"].as_u64().unwrap()).sum::<u64>(), 40);
+    assert_eq!(facts["rows"].as_array().unwrap().len(), 3);
+    assert_eq!(facts["rows"][0]["demonstration"][0]["part"], "prompt");
+}
+
+#[test]
+fn a_row_that_the_tokenizer_refuses_is_named_as_training_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    text_model(folder.path());
+    let rows = "{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"prompt\":\"a\",\"completion\":\"b<|im_end|>c\"}\n";
+    fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let page = gsil(folder.path(), &["inspect", "data", "rows.jsonl", "--model", "text"]).succeeded().stdout;
+    assert!(page.contains("refused: 1 row; training ends at the first: rows.jsonl, line 2: "), "{page}");
+    let stderr =
+        gsil(folder.path(), &["score", "--data", "rows.jsonl", "--model", "text", "--device", "flex"]).failed(3);
+    assert!(stderr.contains("rows.jsonl, line 2: "), "{stderr}");
+}
