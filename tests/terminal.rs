@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use gsil::config::RunConfig;
 use tempfile::tempdir;
 
 use crate::support::binary::{
@@ -128,4 +129,35 @@ fn there_is_a_manual_page_for_every_verb() {
         assert!(written.contains(&format!("gsil{verb}.1")), "{written}");
     }
     assert!(read(&folder.path().join("man/gsil-train.1")).contains("evaluation.data=test.jsonl"), "with its examples");
+}
+
+#[test]
+fn init_writes_a_configuration_that_trains_and_never_overwrites() {
+    let folder = tempdir().unwrap();
+    let model = text(ending_model(folder.path()));
+    write_rows(&folder.path().join("rows.jsonl"), 40);
+    let init = ["init", "--model", &model, "--data", "rows.jsonl", "--output", "first.ron"];
+    assert_eq!(gsil(folder.path(), &init).succeeded().stdout, "first.ron\n");
+    let written = read(&folder.path().join("first.ron"));
+    let config = RunConfig::from_ron(&written, "first.ron").unwrap();
+    // 40 rows of up to 7 + 7 tokens: by 8 they make batches of 5.
+    assert_eq!((config.train.max_length, config.train.batch_size, config.generation.max_new_tokens), (32, 5, 8));
+    assert_eq!((config.model, config.data), (Some(model.clone()), Some("rows.jsonl".to_owned())));
+    let stderr = gsil(folder.path(), &init).failed(2);
+    assert!(stderr.contains("first.ron exists already"), "{stderr}");
+    assert_eq!(read(&folder.path().join("first.ron")), written);
+    let changes = ["--device", "flex", "--output", "run", "generation.unfinished=mask"];
+    gsil(folder.path(), &[&["train", "--config", "first.ron"], &changes[..]].concat()).succeeded();
+    assert!(folder.path().join("run/model/model.safetensors").exists());
+}
+
+#[test]
+fn init_without_model_and_data_leaves_them_to_be_filled_in() {
+    let folder = tempdir().unwrap();
+    gsil(folder.path(), &["init"]).succeeded();
+    let written = read(&folder.path().join("gsil.ron"));
+    assert!(written.contains("// model: ") && written.contains("// data: "), "{written}");
+    let config = RunConfig::from_ron(&written, "gsil.ron").unwrap();
+    assert_eq!((&config.model, config.keep_best), (&None, 1));
+    assert_eq!(config.train.max_length, RunConfig::default().train.max_length);
 }

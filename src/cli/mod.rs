@@ -9,6 +9,7 @@ mod eval;
 mod export;
 pub mod failure;
 mod generate;
+mod init;
 mod inspect;
 mod man;
 mod report;
@@ -36,6 +37,8 @@ pub struct Cli {
 enum Verb {
     /// Align a model with demonstrations. Without arguments: the quickstart, a small task from nothing.
     Train(train::TrainArgs),
+    /// A commented configuration to begin with, fitted to your model and data.
+    Init(init::InitArgs),
     /// Continue a stopped run.
     Resume(train::ResumeArgs),
     /// Answer prompts.
@@ -72,6 +75,7 @@ enum Verb {
 pub fn run(cli: Cli) -> Result<()> {
     match cli.verb {
         Verb::Train(args) => train::train(args),
+        Verb::Init(args) => init::init(args),
         Verb::Resume(args) => train::resume(args),
         Verb::Generate(args) => generate::generate(args),
         Verb::Report(args) => report::report(args),

@@ -1,0 +1,258 @@
+//! `gsil init`: a configuration to begin with, fitted to a model and its data, every line with its reason.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{RowArgs, config_for_rows, print_line};
+use crate::config::{RunConfig, TrainConfig};
+use crate::data::data_folder::{Split, files_of};
+use crate::error::{Error, Result};
+use crate::policy::{Policy, Wanted};
+use crate::report::console::Console;
+
+/// So many rows are measured: enough to know their lengths.
+const MAX_MEASURED_ROWS: usize = 2000;
+/// Above it all weights and their moments want more memory than most laptops have.
+const MAX_PARAMETERS_IN_FULL: usize = 300_000_000;
+/// Longer rows are rare, and cost memory that all others do without.
+const LONGEST_MAX_LENGTH: usize = 1024;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  gsil init --model SmolLM2 --data train.jsonl --output first.ron
+  gsil init --output empty.ron            # without model and data: to fill in")]
+pub(super) struct InitArgs {
+    /// The model to start from: a Hugging Face folder or a .gguf file.
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// Demonstrations: a file, or a folder with a train file.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    rows: RowArgs,
+    /// The file to write. Nothing is overwritten.
+    #[arg(long, default_value = "gsil.ron")]
+    output: PathBuf,
+}
+
+/// What is known of model and data, in tokens.
+#[derive(Debug, Default)]
+struct Measured {
+    num_parameters: usize,
+    context: usize,
+    num_rows: usize,
+    longest: usize,
+    longest_response: usize,
+    mean_response: f64,
+}
+
+pub(super) fn init(args: InitArgs) -> Result<()> {
+    let console = Console::stderr();
+    let measured = measure(&args, &console)?;
+    let text = configuration(&args, measured.as_ref());
+    let mut config = RunConfig::from_ron(&text, &args.output.to_string_lossy())?;
+    config.resolve();
+    config.validate()?;
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&args.output).map_err(|error| {
+        match error.kind() == std::io::ErrorKind::AlreadyExists {
+            true => Error::usage(format!("{} exists already", args.output.display()))
+                .with_hint("nothing is overwritten: choose another --output"),
+            false => Error::writing("create", &args.output)(error),
+        }
+    })?;
+    file.write_all(text.as_bytes()).map_err(Error::writing("write", &args.output))?;
+    console.say(format!("look it over, then: gsil train --config {}", args.output.display()));
+    print_line(&args.output.display().to_string())
+}
+
+/// None unless both model and data are given.
+fn measure(args: &InitArgs, console: &Console) -> Result<Option<Measured>> {
+    let (Some(model), Some(data)) = (&args.model, &args.data) else { return Ok(None) };
+    let policy = Policy::open(model)?;
+    let config = config_for_rows(&[], &args.rows)?;
+    let rows = Wanted::new(&config, Some(MAX_MEASURED_ROWS)).read(&files_of(data, Split::Train)?, console)?;
+    let (examples, dropped) = policy.preparation(usize::MAX).examples(&rows)?;
+    if dropped.total() > 0 {
+        console.warn(dropped.to_string());
+    }
+    let responses = || examples.iter().map(|example| example.demonstration_ids.len());
+    let longest = examples.iter().map(|example| example.prompt_ids.len() + example.demonstration_ids.len()).max();
+    Ok(Some(Measured {
+        num_parameters: policy.config.num_parameters(),
+        context: policy.config.max_position_embeddings,
+        num_rows: examples.len(),
+        longest: longest.unwrap_or(0),
+        longest_response: responses().max().unwrap_or(0),
+        mean_response: responses().sum::<usize>() as f64 / examples.len().max(1) as f64,
+    }))
+}
+
+/// The file's text.
+fn configuration(args: &InitArgs, measured: Option<&Measured>) -> String {
+    let named = |key: &str, path: &Option<PathBuf>, what: &str| match path {
+        Some(path) => format!("    {key}: {},\n", quoted(path)),
+        None => format!("    // {key}: \"..\", // {what}\n"),
+    };
+    let mut text = format!(
+        "// A first configuration. To run it:\n//\n//     gsil train --config {}\n//\n\
+         // What is not here has its default: add --dry-run to see every key. `gsil inspect data` shows how the rows are read.\n(\n",
+        args.output.display()
+    );
+    text += &named("model", &args.model, "the model to start from");
+    text += &named("data", &args.data, "demonstrations: JSONL, CSV or Parquet, or a folder with train and valid files");
+    for (key, column) in [("prompt_column", &args.rows.prompt_column), ("response_column", &args.rows.response_column)]
+    {
+        if let Some(column) = column {
+            text += &format!("    {key}: {},\n", quoted(Path::new(column)));
+        }
+    }
+    text +=
+        &format!("    skip_bad_rows: {}, // true: damaged lines are counted and left out\n", args.rows.skip_bad_rows);
+    text += "    iterations: 1, // rounds of answering and learning: another one costs as much again\n";
+    text += "    save_every: 50, // updates; a crash loses no more\n";
+    text += "    keep_last: 3, // checkpoints\n";
+    text += "    keep_best: 1, // and the one that gives held-out demonstrations the highest log-prob\n";
+    text += &sections(&Choices::of(measured));
+    text + ")\n"
+}
+
+/// A text of RON.
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.to_string_lossy())
+}
+
+/// The values that depend on model and data, each with its reason.
+#[derive(Debug)]
+struct Choices {
+    lora: bool,
+    parameters: String,
+    scale: f64,
+    scale_reason: String,
+    max_length: usize,
+    length_reason: String,
+    max_new_tokens: usize,
+    response_reason: String,
+    batch_size: usize,
+    micro_batch_size: usize,
+}
+
+impl Choices {
+    fn of(measured: Option<&Measured>) -> Self {
+        let Some(measured) = measured else { return Self::unmeasured() };
+        let room = measured.context.min(LONGEST_MAX_LENGTH);
+        let max_length = measured.longest.next_multiple_of(32).clamp(32.min(room), room);
+        let wanted = (measured.longest_response + measured.longest_response / 4).next_multiple_of(8);
+        let length_reason = match measured.longest > max_length {
+            true => format!("tokens; the longest row has {}: longer ones are left out", measured.longest),
+            false => format!("tokens; the longest row has {}", measured.longest),
+        };
+        Choices {
+            lora: measured.num_parameters > MAX_PARAMETERS_IN_FULL,
+            parameters: format!("{:.0} million parameters", measured.num_parameters as f64 / 1e6),
+            scale: two_digits((20.0 / measured.mean_response.max(1.0)).clamp(0.01, 1.0)),
+            scale_reason: format!("about 20 by the mean response of {:.0} tokens, at most 1", measured.mean_response),
+            max_length,
+            length_reason,
+            max_new_tokens: wanted.clamp(1, max_length - max_length / 4),
+            response_reason: format!("a quarter more than the longest response, {}", measured.longest_response),
+            batch_size: (measured.num_rows / 8).clamp(1, 8),
+            micro_batch_size: if max_length <= 512 { 2 } else { 1 }.min((measured.num_rows / 8).clamp(1, 8)),
+        }
+    }
+
+    fn unmeasured() -> Self {
+        let TrainConfig { batch_size, micro_batch_size, max_length, .. } = TrainConfig::default();
+        Choices {
+            lora: false,
+            parameters: "many parameters".to_owned(),
+            scale: 1.0,
+            scale_reason: "about 20 by the mean length of responses in tokens, at most 1".to_owned(),
+            max_length,
+            length_reason: "tokens; longer rows are left out".to_owned(),
+            max_new_tokens: 256,
+            response_reason: "a little more than the longest response".to_owned(),
+            batch_size,
+            micro_batch_size,
+        }
+    }
+}
+
+fn two_digits(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+fn sections(choices: &Choices) -> String {
+    let Choices { scale, scale_reason, max_length, length_reason, max_new_tokens, response_reason, .. } = choices;
+    let Choices { batch_size, micro_batch_size, parameters, .. } = choices;
+    let (lora, lr) = match choices.lora {
+        true => (format!("    lora: (rank: 8, alpha: 16), // an adapter: {parameters} are many for a laptop\n"), 1e-4),
+        false => {
+            ("    // lora: (rank: 8, alpha: 16), // an adapter instead of all weights: far less memory\n".into(), 1e-5)
+        }
+    };
+    format!(
+        "{lora}    objective: (
+        name: bernoulli, // the loss
+        scale: {scale:?}, // {scale_reason}
+    ),
+    generation: (
+        max_new_tokens: {max_new_tokens}, // {response_reason}
+        batch_size: 16, // prompts answered side by side
+    ),
+    train: (
+        lr: {lr:e}, // the usual one for {what}
+        epochs: 1, // more, and the answers are no longer the policy's own
+        batch_size: {batch_size}, // pairs an update
+        micro_batch_size: {micro_batch_size}, // pairs at once: lower it if memory runs out
+        activation_checkpointing: false, // true: far less memory, about a third slower
+        max_length: {max_length}, // {length_reason}
+    ),
+    evaluation: (
+        // data: \"..\", // held-out demonstrations; a folder's valid file is taken by itself
+        max_rows: 200,
+        generate_rows: 50, // answers compared with the demonstrations' where these end in a marked number
+    ),
+",
+        what = if choices.lora { "an adapter" } else { "all weights" },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choices(longest: usize, longest_response: usize, context: usize, num_rows: usize) -> Choices {
+        let mean_response = longest_response as f64 / 2.0;
+        let num_parameters = 135_000_000;
+        Choices::of(Some(&Measured { num_parameters, context, num_rows, longest, longest_response, mean_response }))
+    }
+
+    #[test]
+    fn lengths_hold_every_row_within_the_models_context_and_leave_room_for_a_prompt() {
+        for (longest, response, context) in
+            [(90, 40, 8192), (5000, 4000, 8192), (600, 590, 512), (2, 1, 8192), (20, 18, 24)]
+        {
+            let choices = choices(longest, response, context, 100);
+            assert!(choices.max_length <= context.min(LONGEST_MAX_LENGTH), "{choices:?}");
+            assert!(choices.max_length >= longest.min(context).min(LONGEST_MAX_LENGTH), "{choices:?}");
+            assert!((1..choices.max_length).contains(&choices.max_new_tokens), "{choices:?}");
+        }
+        assert_eq!((choices(90, 40, 8192, 100).max_length, choices(90, 40, 8192, 100).max_new_tokens), (96, 56));
+    }
+
+    #[test]
+    fn the_scale_follows_the_length_of_responses() {
+        let scale = |response: usize| choices(2 * response, response, 8192, 100).scale;
+        assert_eq!([scale(20), scale(400), scale(20_000)], [1.0, 0.1, 0.01]);
+    }
+
+    #[test]
+    fn few_rows_make_small_batches_and_a_large_model_an_adapter() {
+        assert_eq!([3, 30, 1000].map(|num_rows| choices(90, 40, 8192, num_rows).batch_size), [1, 3, 8]);
+        let large = Measured { num_parameters: 1_500_000_000, context: 4096, num_rows: 100, ..Measured::default() };
+        assert!(Choices::of(Some(&large)).lora && !choices(90, 40, 8192, 100).lora);
+    }
+}
