@@ -12,7 +12,6 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::generate::sampler::{Sampling, answer_seed};
 use crate::generate::{Decoding, Event, Generator, Request};
-use crate::policy::Policy;
 use crate::report::console::{Console, talk};
 
 #[derive(Debug, Args)]
@@ -30,7 +29,7 @@ pub(super) struct ChatArgs {
 pub(super) fn chat(args: ChatArgs) -> Result<()> {
     check_temperature(args.temperature)?;
     let console = Console::stderr();
-    let policy = Policy::open(&args.model.model)?;
+    let policy = args.model.open()?;
     let Some(tokenizer) = policy.tokenizer.as_ref().filter(|tokenizer| tokenizer.has_chat_template()) else {
         return Err(Error::input(&args.model.model, "has no chat template")
             .with_hint("chat needs an instruction-tuned model; `gsil generate --prompt` continues plain text"));

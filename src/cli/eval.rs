@@ -9,7 +9,7 @@ use super::{ModelArgs, config_with, open_reference, print_line};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{evaluate, reference_rows};
-use crate::policy::{Policy, Wanted};
+use crate::policy::Wanted;
 use crate::report::console::Console;
 use crate::train::setup::evaluation_settings;
 
@@ -35,11 +35,11 @@ pub(super) fn eval(args: EvalArgs) -> Result<()> {
     let config = config_with(&args.overrides)?;
     let console = Console::stderr();
     let device_name = device::resolve_name(&args.model.device);
-    let policy = Policy::open(&args.model.model)?;
-    let reference = args.reference.as_deref().map(|path| open_reference(path, &policy)).transpose()?;
+    let policy = args.model.open()?;
+    let reference = args.reference.as_deref().map(|path| open_reference(path, &policy, &args.model.hub)).transpose()?;
     let skip_bad_rows = args.skip_bad_rows || config.skip_bad_rows;
     let wanted = Wanted { max_rows: Some(config.evaluation.max_rows), skip_bad_rows };
-    let examples = policy.read_examples(&args.data, wanted, usize::MAX, &console)?;
+    let examples = policy.read_examples(&args.model.hub.data(&args.data)?, wanted, usize::MAX, &console)?;
     let settings = evaluation_settings(&config, &policy, device_name);
     let device = device::open(device_name)?;
     let never = || Ok(());

@@ -79,10 +79,10 @@ pub(super) fn score(args: ScoreArgs) -> Result<()> {
     let objective = Objective::new(&config.objective);
     let console = Console::stderr();
     let device_name = device::resolve_name(&args.model.device);
-    let policy = Policy::open(&args.model.model)?;
-    let reference = args.reference.as_deref().map(|path| open_reference(path, &policy)).transpose()?;
+    let policy = args.model.open()?;
+    let reference = args.reference.as_deref().map(|path| open_reference(path, &policy, &args.model.hub)).transpose()?;
     let wanted = Wanted { max_rows: None, skip_bad_rows: args.skip_bad_rows || config.skip_bad_rows };
-    let examples = policy.read_examples(&args.data, wanted, usize::MAX, &console)?;
+    let examples = policy.read_examples(&args.model.hub.data(&args.data)?, wanted, usize::MAX, &console)?;
     let device = device::open(device_name)?;
     let multiple = num_tokens_multiple(device_name);
     // One model in memory at a time.

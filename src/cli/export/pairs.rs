@@ -15,6 +15,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::replace_file;
 use crate::formats::file_system::Disk;
+use crate::formats::hub;
 use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
 use crate::train::environment::check_same_rows;
@@ -117,12 +118,12 @@ fn examples(run: &Run, console: &Console) -> Result<(Policy, Vec<Example>)> {
     let aligned = run.dir.join(MODEL_FOLDER);
     let model = match aligned.exists() {
         true => aligned,
-        false => Path::new(run.config.model.as_deref().unwrap_or_default()).to_owned(),
+        false => hub::model(run.config.model.as_deref().unwrap_or_default(), run.config.offline, console)?.path,
     };
     let policy = Policy::open(&model)?;
-    let data = Path::new(run.config.data.as_deref().unwrap_or_default());
+    let data = hub::data_set(run.config.data.as_deref().unwrap_or_default(), run.config.offline, console)?.path;
     let wanted = Wanted { max_rows: run.config.max_rows, skip_bad_rows: run.config.skip_bad_rows };
-    let examples = policy.read_examples(data, wanted, run.config.train.max_length, console)?;
+    let examples = policy.read_examples(&data, wanted, run.config.train.max_length, console)?;
     check_same_rows(&run.dir, &examples)?;
     Ok((policy, examples))
 }

@@ -30,7 +30,7 @@ mod transfer;
 use std::path::{Path, PathBuf};
 
 pub use self::address::Address;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::report::console::Console;
 
 /// Where a model or a data set lies on this machine, and what it is called.
