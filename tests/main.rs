@@ -16,6 +16,8 @@ mod command_line;
 mod export;
 mod export_readers;
 mod house;
+#[cfg(feature = "hub")]
+mod hub;
 mod kills;
 mod real_model;
 mod refusals;

@@ -12,6 +12,8 @@ pub mod faulty_disk;
 pub mod gguf_builder;
 pub mod golden;
 pub mod memory;
+#[cfg(feature = "hub")]
+pub mod mock_hub;
 pub mod mutations;
 #[cfg(unix)]
 pub mod recipe;
