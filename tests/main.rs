@@ -18,6 +18,8 @@ mod export_readers;
 mod house;
 #[cfg(feature = "hub")]
 mod hub;
+#[cfg(feature = "hub")]
+mod hub_faults;
 mod kills;
 mod real_model;
 mod refusals;
@@ -27,6 +29,8 @@ mod resume;
 mod hostile_config;
 mod hostile_folder;
 mod hostile_gguf;
+#[cfg(feature = "hub")]
+mod hostile_hub;
 mod hostile_paths;
 mod hostile_rows;
 mod hostile_safetensors;

@@ -148,13 +148,13 @@ impl Repository<'_> {
         // A byte more than was promised is damage, however many more would come.
         while part.num_bytes <= part.remote.num_bytes {
             match content.body.read(&mut buffer) {
-                Ok(0) if part.num_missing() > 0 => return Ok(Err(torn(part))),
+                Ok(0) if part.num_missing() > 0 => return Ok(Err(torn(part, "the connection was closed"))),
                 Ok(0) => break,
                 Ok(count) => {
                     part.write(&buffer[..count])?;
                     advance(count as u64);
                 }
-                Err(error) => return Ok(Err(Failure::BrokenOff(error.to_string()))),
+                Err(error) => return Ok(Err(torn(part, &error.to_string()))),
             }
         }
         Ok(Ok(()))
@@ -173,8 +173,9 @@ impl Repository<'_> {
     }
 }
 
-fn torn(part: &Part) -> Failure {
-    Failure::BrokenOff(format!("the transfer ended after {} of {} bytes", part.num_bytes, part.remote.num_bytes))
+fn torn(part: &Part, why: &str) -> Failure {
+    let (num_bytes, expected) = (part.num_bytes, part.remote.num_bytes);
+    Failure::BrokenOff(format!("the transfer ended after {num_bytes} of {expected} bytes: {why}"))
 }
 
 fn check_space(part: &Part) -> Result<()> {
