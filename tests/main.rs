@@ -17,6 +17,10 @@ mod command_line;
 mod export;
 mod export_readers;
 mod house;
+#[cfg(feature = "hub")]
+mod hub;
+#[cfg(feature = "hub")]
+mod hub_faults;
 mod inspect;
 mod kills;
 mod real_model;
@@ -29,6 +33,8 @@ mod help_examples;
 mod hostile_config;
 mod hostile_folder;
 mod hostile_gguf;
+#[cfg(feature = "hub")]
+mod hostile_hub;
 mod hostile_paths;
 mod hostile_rows;
 mod hostile_safetensors;

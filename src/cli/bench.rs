@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::hub::HubArgs;
 use super::{changed, print_json, print_text};
 use crate::bench::machine::Machine;
 use crate::bench::model::{NUM_LAYERS, Source};
@@ -26,9 +27,12 @@ pub(super) struct BenchArgs {
     /// auto, flex, ndarray, wgpu, wgpu:N; see `gsil devices`.
     #[arg(long, default_value = "auto")]
     device: String,
-    /// A Hugging Face folder or a .gguf file. Default: random weights in the shape of SmolLM2-135M.
+    /// A Hugging Face folder, a .gguf file, or one of the hub (owner/name). Default: random weights in the shape of
+    /// SmolLM2-135M.
     #[arg(long)]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    hub: HubArgs,
     /// Layers of the random model.
     #[arg(long, default_value_t = NUM_LAYERS, conflicts_with = "model")]
     layers: usize,
@@ -75,7 +79,8 @@ struct WorkloadRow {
     matmul_share: f64,
 }
 
-pub(super) fn bench(args: BenchArgs) -> Result<()> {
+pub(super) fn bench(mut args: BenchArgs) -> Result<()> {
+    args.model = args.model.map(|given| args.hub.model(&given)).transpose()?; // here, not in each workload's process
     let BenchArgs { pairs, tokens, steps, requests, layers, .. } = args;
     let size = Size { pairs, tokens, steps, requests };
     check_size(&size)?;

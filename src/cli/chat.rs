@@ -51,7 +51,8 @@ pub(super) fn chat(args: ChatArgs) -> Result<()> {
     let console = Console::stderr();
     let device = device::open(device::resolve_name(&args.model.device))?;
     let models = std::iter::once(&args.model.model).chain(&args.compare);
-    let speakers = models.map(|path| Speaker::open(path, &device, &console)).collect::<Result<Vec<_>>>()?;
+    let open = |given| Speaker::open(given, &args.model.hub.model(given)?, &device, &console);
+    let speakers = models.map(|given: &PathBuf| open(given)).collect::<Result<Vec<_>>>()?;
     let interrupts = Interrupts::listen()?;
     let manner = Manner {
         temperature: args.temperature,

@@ -10,7 +10,7 @@ use crate::data::data_folder::{Split, files_of};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{evaluate, reference_rows};
-use crate::policy::{Policy, Wanted};
+use crate::policy::Wanted;
 use crate::report::console::Console;
 use crate::train::setup::evaluation_settings;
 
@@ -38,10 +38,10 @@ pub(super) fn eval(args: EvalArgs) -> Result<()> {
     let config = config_for_rows(&args.overrides, &args.rows)?;
     let console = Console::stderr();
     let device_name = device::resolve_name(&args.model.device);
-    let policy = Policy::open(&args.model.model)?;
-    let reference = args.reference.as_deref().map(|path| open_reference(path, &policy)).transpose()?;
+    let policy = args.model.open()?;
+    let reference = args.reference.as_deref().map(|path| open_reference(path, &policy, &args.model.hub)).transpose()?;
     let wanted = Wanted::new(&config, Some(config.evaluation.max_rows));
-    let files = files_of(&args.data, Split::Validation)?;
+    let files = files_of(&args.model.hub.data(&args.data)?, Split::Validation)?;
     let examples = policy.read_examples(&files, &wanted, usize::MAX, &console)?;
     let settings = evaluation_settings(&config, &policy, device_name);
     let device = device::open(device_name)?;

@@ -22,9 +22,11 @@ use serde_json::{Value, json};
 
 use self::model_card::ModelCard;
 use self::source::Source;
+use super::hub::HubArgs;
 use crate::error::{Error, Result};
 use crate::formats::file_system::Disk;
 use crate::formats::hf_folder::ModelFolder;
+use crate::formats::hub::{self, Address};
 use crate::formats::peft::{PeftAdapter, peft_name};
 use crate::formats::quantize::Precision;
 use crate::formats::safetensors::{TensorToWrite, open_safetensors};
@@ -41,9 +43,11 @@ use crate::train::checkpoint::aligned_parameters;
   gsil export runs/night --format gguf --output night-gguf
   gsil export runs/night --format pairs --output pairs-of-night.jsonl")]
 pub(super) struct ExportArgs {
-    /// A run folder, a Hugging Face folder or a .gguf file.
+    /// A run folder, a Hugging Face folder, a .gguf file, or a model of the hub (owner/name).
     #[arg(value_name = "RUN_OR_MODEL")]
     source: PathBuf,
+    #[command(flatten)]
+    hub: HubArgs,
     #[arg(long)]
     format: Format,
     /// The folder to make, for `pairs` the file. Nothing is overwritten.
@@ -104,7 +108,7 @@ pub(super) fn export(args: ExportArgs) -> Result<()> {
     check_combination(&args)?;
     check_output(&args.output, args.format)?;
     let console = Console::stderr();
-    let source = Source::open(&args.source)?;
+    let source = Source::open(&args.source, args.hub.offline, &console)?;
     let target = Target::of(&args);
     match args.format {
         Format::Hf | Format::Mlx => model_folder(&source, &target, args.format)?,
@@ -250,11 +254,14 @@ fn adapter_folder(source: &Source, target: &Target) -> Result<()> {
         tensors.push(TensorToWrite::new(peft_name, shape, move || file.read_f32(name)));
     }
     let policy = Policy::open(&source.model_path()?)?;
+    let model = run.config.model.as_deref().unwrap_or_default();
+    let base = hub::address(model)?;
     let adapter = PeftAdapter {
         rank: lora.rank,
         alpha: lora.alpha,
         target_modules: &lora.target_modules,
-        base_model: run.config.model.as_deref().unwrap_or_default(),
+        base_model: base.as_ref().map_or(model, |base| &base.repository),
+        revision: base.as_ref().and_then(Address::commit),
         model_card: &ModelCard { source, target, library: "peft" }.text(&policy.config)?,
         precision: target.precision,
     };

@@ -74,9 +74,10 @@ struct GeneratedRow<'a> {
 pub(super) fn generate(args: GenerateArgs) -> Result<()> {
     check_ranges(&args)?;
     let console = Console::stderr();
-    let policy = Policy::open(&args.model.model)?;
+    let policy = args.model.open()?;
     let wanted = Wanted::new(&config_for_rows(&[], &args.rows)?, None);
-    let prompts = prompts(&args.source, &wanted, &policy, &console)?;
+    let data = args.source.data.as_deref().map(|given| args.model.hub.data(given)).transpose()?;
+    let prompts = prompts(&args.source.prompt, data, &wanted, &policy, &console)?;
     let device = device::open(device::resolve_name(&args.model.device))?;
     let model = policy.load(&device, &console)?.valid();
     let requests: Vec<Request> = prompts
@@ -117,14 +118,20 @@ fn print_response(source: &Source, index: usize, policy: &Policy, response: &Res
     print_json(&GeneratedRow { index, response: text, token_ids, finished: *finished, log_prob: response.log_prob() })
 }
 
-fn prompts(source: &Source, wanted: &Wanted, policy: &Policy, console: &Console) -> Result<Vec<PromptIds>> {
-    let files = match (&source.prompt, &source.data) {
+fn prompts(
+    prompt: &Option<String>,
+    data: Option<PathBuf>,
+    wanted: &Wanted,
+    policy: &Policy,
+    console: &Console,
+) -> Result<Vec<PromptIds>> {
+    let files = match (prompt, data) {
         (Some(text), _) => {
             let prompt = Prompt::Text(text.clone());
             let rows = vec![Row { line: 1, prompt, demonstration: None, self_generated: None }];
             vec![FileRows { path: PathBuf::from("--prompt"), rows }]
         }
-        (None, Some(path)) => wanted.read(&files_of(path, Split::Train)?, console)?,
+        (None, Some(path)) => wanted.read(&files_of(&path, Split::Train)?, console)?,
         (None, None) => return Err(Error::usage("give --prompt or --data")),
     };
     let longest = policy.config.max_position_embeddings - 1;

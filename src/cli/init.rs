@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::hub::HubArgs;
 use super::{RowArgs, config_for_rows, print_line};
 use crate::config::{RunConfig, TrainConfig};
 use crate::data::data_folder::{Split, files_of};
@@ -25,14 +26,16 @@ const LONGEST_MAX_LENGTH: usize = 1024;
   gsil init --model SmolLM2 --data train.jsonl --output first.ron
   gsil init --output empty.ron            # without model and data: to fill in")]
 pub(super) struct InitArgs {
-    /// The model to start from: a Hugging Face folder or a .gguf file.
+    /// The model to start from: a Hugging Face folder, a .gguf file, or one of the hub (owner/name).
     #[arg(long)]
     model: Option<PathBuf>,
-    /// Demonstrations: a file, or a folder with a train file.
+    /// Demonstrations: a file, a folder with a train file, or a data set of the hub.
     #[arg(long)]
     data: Option<PathBuf>,
     #[command(flatten)]
     rows: RowArgs,
+    #[command(flatten)]
+    hub: HubArgs,
     /// The file to write. Nothing is overwritten.
     #[arg(long, default_value = "gsil.ron")]
     output: PathBuf,
@@ -71,9 +74,10 @@ pub(super) fn init(args: InitArgs) -> Result<()> {
 /// None unless both model and data are given.
 fn measure(args: &InitArgs, console: &Console) -> Result<Option<Measured>> {
     let (Some(model), Some(data)) = (&args.model, &args.data) else { return Ok(None) };
-    let policy = Policy::open(model)?;
+    let policy = Policy::open(&args.hub.model(model)?)?;
     let config = config_for_rows(&[], &args.rows)?;
-    let rows = Wanted::new(&config, Some(MAX_MEASURED_ROWS)).read(&files_of(data, Split::Train)?, console)?;
+    let rows =
+        Wanted::new(&config, Some(MAX_MEASURED_ROWS)).read(&files_of(&args.hub.data(data)?, Split::Train)?, console)?;
     let (examples, dropped) = policy.preparation(usize::MAX).examples(&rows)?;
     if dropped.total() > 0 {
         console.warn(dropped.to_string());

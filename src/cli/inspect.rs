@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::hub::HubArgs;
 use super::{RowArgs, config_for_rows, print_line, print_text};
 use crate::data::data_folder::{Split, files_of};
 use crate::data::inspection::Inspection;
@@ -38,11 +39,13 @@ enum What {
 struct DataArgs {
     /// A file (.jsonl, .json, .csv, .tsv, .parquet), or a folder with a train file.
     data: PathBuf,
-    /// The model whose tokenizer and chat template are used: a Hugging Face folder or a .gguf file.
+    /// The model whose tokenizer and chat template are used: a Hugging Face folder, a .gguf file, or one of the hub.
     #[arg(long)]
     model: PathBuf,
     #[command(flatten)]
     rows: RowArgs,
+    #[command(flatten)]
+    hub: HubArgs,
     /// So many rows are shown as training sees them.
     #[arg(long = "rows", value_name = "N", default_value_t = 3)]
     num_shown: usize,
@@ -85,9 +88,9 @@ pub(super) fn inspect(args: InspectArgs) -> Result<()> {
 
 fn facts(args: &DataArgs) -> Result<Facts> {
     let config = config_for_rows(&args.overrides, &args.rows)?;
-    let policy = Policy::open(&args.model)?;
+    let policy = Policy::open(&args.hub.model(&args.model)?)?;
     let wanted = Wanted::new(&config, config.max_rows);
-    let files = files_of(&args.data, Split::Train)?;
+    let files = files_of(&args.hub.data(&args.data)?, Split::Train)?;
     let rows = wanted.read(&files, &Console::stderr())?;
     let mut shapes: Vec<ShapeCount> = Vec::new();
     for file in &rows {

@@ -9,6 +9,7 @@ mod eval;
 mod export;
 pub mod failure;
 mod generate;
+mod hub;
 mod init;
 mod inspect;
 mod man;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+use self::hub::HubArgs;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::policy::Policy;
@@ -95,12 +97,21 @@ pub fn run(cli: Cli) -> Result<()> {
 /// A model and where it runs.
 #[derive(Debug, Args)]
 struct ModelArgs {
-    /// A Hugging Face folder or a .gguf file.
+    /// A Hugging Face folder, a .gguf file, or one of the hub: owner/name, owner/name@revision, owner/name@revision/x.gguf.
     #[arg(long)]
     model: PathBuf,
     /// auto, flex, ndarray, wgpu, wgpu:N; see `gsil devices`.
     #[arg(long, default_value = "auto")]
     device: String,
+    #[command(flatten)]
+    hub: HubArgs,
+}
+
+impl ModelArgs {
+    /// Opens the model; one of the hub is fetched if need be.
+    fn open(&self) -> Result<Policy> {
+        Policy::open(&self.hub.model(&self.model)?)
+    }
 }
 
 /// How the rows of a data file are read.
@@ -147,8 +158,8 @@ fn changed(mut config: RunConfig, overrides: &[String]) -> Result<RunConfig> {
 }
 
 /// Opens the model that a policy's log-ratios are taken against.
-fn open_reference(path: &Path, policy: &Policy) -> Result<Policy> {
-    let reference = Policy::open(path)?;
+fn open_reference(path: &Path, policy: &Policy, hub: &HubArgs) -> Result<Policy> {
+    let reference = Policy::open(&hub.model(path)?)?;
     let (ours, theirs) = (policy.config.vocab_size, reference.config.vocab_size);
     if ours != theirs {
         return Err(Error::input(path, format!("has {theirs} token ids, the model has {ours}"))

@@ -82,9 +82,9 @@ pub(super) fn score(args: ScoreArgs) -> Result<()> {
     let objective = Objective::new(&config.objective);
     let console = Console::stderr();
     let device_name = device::resolve_name(&args.model.device);
-    let policy = Policy::open(&args.model.model)?;
-    let reference = args.reference.as_deref().map(|path| open_reference(path, &policy)).transpose()?;
-    let files = files_of(&args.data, Split::Train)?;
+    let policy = args.model.open()?;
+    let reference = args.reference.as_deref().map(|path| open_reference(path, &policy, &args.model.hub)).transpose()?;
+    let files = files_of(&args.model.hub.data(&args.data)?, Split::Train)?;
     let examples = policy.read_examples(&files, &Wanted::new(&config, None), usize::MAX, &console)?;
     let device = device::open(device_name)?;
     let multiple = num_tokens_multiple(device_name);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::hub::HubArgs;
 use super::{RowArgs, print_line};
 use crate::config::RunConfig;
 use crate::device;
@@ -25,14 +26,18 @@ pub(super) struct TrainArgs {
     /// A configuration file (RON). Every key has a default.
     #[arg(long)]
     config: Option<PathBuf>,
-    /// The model to start from: a Hugging Face folder or a .gguf file.
+    /// The model to start from: a Hugging Face folder, a .gguf file, or one of the hub: owner/name, owner/name@revision,
+    /// owner/name@revision/x.gguf. The run keeps the commit that the revision has now.
     #[arg(long)]
     model: Option<String>,
-    /// Demonstrations: a file (.jsonl, .json, .csv, .tsv, .parquet), or a folder of train and valid files.
+    /// Demonstrations: a file (.jsonl, .json, .csv, .tsv, .parquet), a folder of train and valid files, or a data set of the
+    /// hub: owner/name, owner/name@revision/path.
     #[arg(long)]
     data: Option<String>,
     #[command(flatten)]
     rows: RowArgs,
+    #[command(flatten)]
+    hub: HubArgs,
     /// The run folder to make; runs/NAME if not given.
     #[arg(long)]
     output: Option<PathBuf>,
@@ -54,6 +59,8 @@ pub(super) struct TrainArgs {
 pub(super) struct ResumeArgs {
     /// The run folder.
     dir: PathBuf,
+    #[command(flatten)]
+    hub: HubArgs,
     /// Accept settings that differ from those that the run began with, where that is sound: how often to save and how much
     /// to keep, the number of epochs, and the sizes of micro-batches.
     #[arg(long)]
@@ -84,7 +91,7 @@ pub(super) fn resume(args: ResumeArgs) -> Result<()> {
         console.say(format!("this run is finished; the aligned model is {}", args.dir.join(MODEL_FOLDER).display()));
         return print_results(&rows);
     }
-    let changes = Changes { overrides: args.overrides, allow: args.allow_changes };
+    let changes = Changes { overrides: args.overrides, allow: args.allow_changes, offline: args.hub.offline };
     let (run, model) = Run::resume(&args.dir, &changes, console)?;
     doctor::ensure_sound(run.device_name(), run.console())?;
     print_results(&run.train(model)?)
@@ -111,6 +118,7 @@ fn resolved_config(args: &TrainArgs) -> Result<RunConfig> {
         config.output = Some(output.to_string_lossy().into_owned());
     }
     args.rows.apply(&mut config);
+    config.offline |= args.hub.offline;
     if let Some(device) = &args.device {
         config.device.clone_from(device);
     }

@@ -29,11 +29,12 @@ use crate::error::Result;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
-    /// The model to start from: a GGUF file or a Hugging Face model folder. Default none: it must be given, unless
-    /// `word_problems` makes a model of its own.
+    /// The model to start from: a GGUF file, a Hugging Face model folder, or one of the hub (`owner/name`,
+    /// `owner/name@revision`, `owner/name@revision/x.gguf`). Default none: it must be given, unless `word_problems` makes a
+    /// model of its own.
     pub model: Option<String>,
-    /// The demonstrations: a file (.jsonl, .json, .csv, .tsv, .parquet), or a folder of train and valid files. Default
-    /// none: it must be given, unless `word_problems` makes them.
+    /// The demonstrations: a file (.jsonl, .json, .csv, .tsv, .parquet), a folder of train and valid files, or a data set of
+    /// the hub (`owner/name`, `owner/name@revision/path`). Default none: it must be given, unless `word_problems` makes them.
     pub data: Option<String>,
     /// The column that holds the prompt, here and in `evaluation.data`. Default none: rows are recognised by their keys.
     pub prompt_column: Option<String>,
@@ -43,6 +44,9 @@ pub struct RunConfig {
     pub output: Option<String>,
     /// Where tensors live, as `gsil devices` names them. Default `auto`: a GPU if there is one, else the CPU.
     pub device: String,
+    /// Nothing is fetched from the Hugging Face hub: `model` and `data` of it must be in its cache. Default false.
+    /// HF_HUB_OFFLINE=1 says the same.
+    pub offline: bool,
     /// Decides every random choice of the run. Default 0: any number will do, the same one repeats the run.
     pub seed: u64,
     /// Rounds of self-generation and training. Default 1: each costs a pass of generation over the data, and one shows
@@ -88,6 +92,7 @@ impl Default for RunConfig {
             response_column: None,
             output: None,
             device: "auto".to_owned(),
+            offline: false,
             seed: 0,
             iterations: 1,
             save_every: 50,

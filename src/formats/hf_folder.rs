@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
 pub(super) const WEIGHTS: &str = "model.safetensors";
-const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
+pub(super) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 pub(super) const CHAT_TEMPLATE: &str = "chat_template.jinja";
@@ -81,17 +81,24 @@ fn file_in(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
     };
     let real = fs::canonicalize(&path).map_err(Error::reading(&path))?;
     let real_folder = fs::canonicalize(folder).map_err(Error::reading(folder))?;
-    if real.starts_with(&real_folder) || blobs_of_snapshot(&real_folder).is_some_and(|blobs| real.starts_with(blobs)) {
+    if real.starts_with(&real_folder) || blobs_of_snapshot(&real_folder).iter().any(|blobs| real.starts_with(blobs)) {
         return Ok(Some(path));
     }
     Err(Error::input(&path, "is a symbolic link that leads out of the model folder")
         .with_hint("put the file itself into the folder"))
 }
 
-/// `blobs` beside the `snapshots` folder that this is an entry of: where the Hugging Face cache keeps the files.
-fn blobs_of_snapshot(real_folder: &Path) -> Option<PathBuf> {
-    let snapshots = real_folder.parent().filter(|parent| parent.ends_with("snapshots"))?;
-    Some(snapshots.with_file_name("blobs"))
+/// Where the Hugging Face cache keeps the files of the `snapshots` folder that this is an entry of: `blobs` beside it, and
+/// `blobs` beside the repository's folder, for files that several repositories share.
+fn blobs_of_snapshot(real_folder: &Path) -> Vec<PathBuf> {
+    let Some(snapshots) = real_folder.parent().filter(|parent| parent.ends_with("snapshots")) else {
+        return Vec::new();
+    };
+    let repository = snapshots.parent().filter(|folder| {
+        folder.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("models--"))
+    });
+    let shared = repository.map(|folder| folder.with_file_name("blobs"));
+    [Some(snapshots.with_file_name("blobs")), shared].into_iter().flatten().collect()
 }
 
 /// The bytes of a small file, or `None` if it is not there.
@@ -183,6 +190,17 @@ fn shards_by_name<'a>(index: &'a Value, index_path: &Path) -> Result<BTreeMap<&'
     Ok(shards)
 }
 
+/// The files that the index of a folder names; `None` without an index.
+///
+/// # Errors
+/// [`Error::Input`] for an index that is damaged or names anything but plain files.
+#[cfg(feature = "hub")]
+pub(super) fn shard_names(folder: &Path) -> Result<Option<Vec<String>>> {
+    let Some(index) = read_json(folder, WEIGHTS_INDEX)? else { return Ok(None) };
+    let shards = shards_by_name(&index, &folder.join(WEIGHTS_INDEX))?;
+    Ok(Some(shards.into_keys().map(str::to_owned).collect()))
+}
+
 fn stored_as(file: usize, name: &str) -> TensorPlace {
     TensorPlace { file, name_in_file: name.to_owned(), row_order: RowOrder::AsStored }
 }
@@ -198,14 +216,19 @@ fn no_weights(folder: &Path) -> Error {
     }
 }
 
-/// Only a plain name of this folder, so that no index leads to a file elsewhere, on any system.
+/// A plain name ending in `.safetensors`, so that no index leads to a file elsewhere.
 fn is_shard_name(name: &str) -> bool {
+    is_plain_name(name) && name.ends_with(".safetensors")
+}
+
+/// One name of a file in the folder that it is joined to, on any system.
+pub(super) fn is_plain_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let is_one = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
     let is_odd = |c: char| c.is_control() || "/\\:*?\"<>|".contains(c);
     let stem = name.split('.').next().unwrap_or_default();
     let is_plain = is_one && !stem.is_empty() && !name.contains(is_odd) && name.len() <= MAX_FILE_NAME_BYTES;
-    is_plain && name.ends_with(".safetensors") && !is_windows_device(stem)
+    is_plain && !is_windows_device(stem)
 }
 
 /// `CON`, `nul`, `COM1` ..: on Windows a device, whatever follows the first dot.

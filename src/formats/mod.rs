@@ -11,7 +11,7 @@
 //!
 //! Reading order: [`hf_folder`], [`safetensors`], [`gguf`], [`dequantize`], `gguf_model`, `gguf_config`,
 //! `gguf_tokenizer`; then what writes: [`quantize`], `safetensors_write`, `hf_write`, [`gguf_write`], [`gguf_model_write`],
-//! [`gguf_tokenizer_write`], [`peft`].
+//! [`gguf_tokenizer_write`], [`peft`]; and where models of other people come from: [`hub`].
 
 pub(crate) mod atomic_write;
 pub mod dequantize;
@@ -32,6 +32,7 @@ pub mod gguf_tokenizer_write;
 pub mod gguf_write;
 pub mod hf_folder;
 mod hf_write;
+pub mod hub;
 pub mod peft;
 pub mod quantize;
 pub mod safetensors;

@@ -27,6 +27,8 @@ pub struct PeftAdapter<'a> {
     pub target_modules: &'a [String],
     /// What the adapter belongs on: a path or a name on the Hugging Face hub.
     pub base_model: &'a str,
+    /// The commit, if it is a name on the hub.
+    pub revision: Option<&'a str>,
     /// The text of `README.md`.
     pub model_card: &'a str,
     /// The type of the tensors: not Q8_0, which these folders do not have.
@@ -55,6 +57,7 @@ impl PeftAdapter<'_> {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": self.base_model,
+            "revision": self.revision,
             "r": self.rank,
             "lora_alpha": self.alpha,
             "target_modules": self.target_modules,
@@ -97,6 +100,7 @@ mod tests {
             alpha: 4,
             target_modules: &["q_proj".to_owned()],
             base_model: "owner/name",
+            revision: None,
             model_card: "card",
             precision: Precision::F32,
         };

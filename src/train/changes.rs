@@ -27,6 +27,8 @@ pub struct Changes {
     /// `key=value`.
     pub overrides: Vec<String>,
     pub allow: bool,
+    /// Fetch nothing from the hub, whatever the run began with.
+    pub offline: bool,
 }
 
 /// Compares the settings that a run began with to those it is to go on with. True if they differ and may.
@@ -59,10 +61,10 @@ struct Difference {
     after: Value,
 }
 
-/// Where the run folder lies is not one of its settings.
+/// Where the run folder lies and whether it may fetch is not one of its settings.
 fn differences(before: &RunConfig, after: &RunConfig) -> Result<Vec<Difference>> {
     let tree = |config: &RunConfig| {
-        let config = RunConfig { output: None, ..config.clone() };
+        let config = RunConfig { output: None, offline: false, ..config.clone() };
         serde_json::to_value(&config).map_err(|error| Error::config("config.ron", error.to_string()))
     };
     let mut found = Vec::new();

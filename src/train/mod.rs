@@ -33,6 +33,7 @@ pub mod schedule;
 pub mod self_generation;
 pub mod setup;
 pub mod signals;
+mod sources;
 pub mod step;
 
 use std::path::Path;

@@ -14,6 +14,7 @@ use super::retention::Keep;
 use super::run_data::RunFiles;
 use super::run_dir::RunDir;
 use super::signals::StopRequest;
+use super::sources::Sources;
 use crate::config::{RunConfig, Unfinished, WordProblemsConfig};
 use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
@@ -102,10 +103,9 @@ impl Run {
                 }
             }
         } else {
-            for path in [&mut config.model, &mut config.data, &mut config.evaluation.data].into_iter().flatten() {
-                *path = absolute(path); // so that the run can be resumed from anywhere
-            }
-            opened = Opened::open(&config, &console)?;
+            let sources = Sources::find(&config, &console)?;
+            config = sources.pinned;
+            opened = Opened::open(&sources.local, &console)?;
             dir = RunDir::create(files, output)?;
         }
         if let Err(error) = dir.check_space(bytes_of_a_run(&config, &opened.model)) {
@@ -145,7 +145,9 @@ impl Run {
         changes.overrides.iter().try_for_each(|assignment| config.set(assignment))?;
         config.validate()?;
         let is_changed = check_changes(&before, &config, changes.allow)?;
-        let mut opened = Opened::open(&with_task_paths(&config, &dir), &console)?;
+        config.offline |= changes.offline;
+        let sources = Sources::find(&with_task_paths(&config, &dir), &console)?;
+        let mut opened = Opened::open(&sources.local, &console)?;
         check_same_rows(&dir, &opened.examples)?;
         let resumed = checkpoint::load_newest(&dir, &|problem| console.warn(problem))?;
         Self::forget_what_follows(&dir, resumed.as_ref().map(|saved| &saved.progress))?;
@@ -184,7 +186,9 @@ impl Run {
     }
 
     fn write_environment(&self) -> Result<()> {
-        let environment = environment::describe(&self.device_name, &self.examples, &self.config.to_ron()?);
+        let mut environment = environment::describe(&self.device_name, &self.examples, &self.config.to_ron()?);
+        environment["model"] = self.config.model.as_deref().into();
+        environment["data"] = self.config.data.as_deref().into();
         self.dir.write(environment::FILE, &(environment.to_string() + "\n"))
     }
 
@@ -210,7 +214,7 @@ impl Run {
         let objective = &self.config.objective;
         console.say(format!(
             "model      {} ({} parameters, {} trained)",
-            self.files.path.display(),
+            self.config.model.as_deref().map_or_else(|| self.files.path.display().to_string(), str::to_owned),
             millions(config.num_parameters()),
             millions(trained)
         ));
@@ -329,10 +333,6 @@ pub fn evaluation_settings(config: &RunConfig, policy: &Policy, device_name: &st
         eos_token_ids: policy.eos_token_ids.clone(),
         seed: config.seed,
     }
-}
-
-fn absolute(path: &str) -> String {
-    std::fs::canonicalize(path).map_or_else(|_| path.to_owned(), |path| path.to_string_lossy().into_owned())
 }
 
 /// The built-in word problems lie inside the run folder.

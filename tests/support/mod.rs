@@ -11,7 +11,11 @@ pub mod faulty_disk;
 #[path = "../../src/formats/gguf_builder.rs"]
 pub mod gguf_builder;
 pub mod golden;
+#[cfg(feature = "hub")]
+pub mod hub_place;
 pub mod memory;
+#[cfg(feature = "hub")]
+pub mod mock_hub;
 pub mod mutations;
 #[cfg(unix)]
 pub mod recipe;

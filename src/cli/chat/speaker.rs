@@ -35,16 +35,18 @@ pub struct Speaker {
 }
 
 impl Speaker {
+    /// The model in `path`, under the name that was given for it.
+    ///
     /// # Errors
     /// Whatever is wrong with the model; [`Error::Input`] if it has no chat template.
-    pub fn open(path: &Path, device: &Device, console: &Console) -> Result<Self> {
+    pub fn open(name: &Path, path: &Path, device: &Device, console: &Console) -> Result<Self> {
         let policy = Policy::open(path)?;
         if !policy.tokenizer.as_ref().is_some_and(Tokenizer::has_chat_template) {
-            return Err(Error::input(path, "has no chat template")
+            return Err(Error::input(name, "has no chat template")
                 .with_hint("chat needs an instruction-tuned model; `gsil generate --prompt` continues plain text"));
         }
         let generator = Generator::new(&policy.load(device, console)?.valid(), WeightFormat::F32)?;
-        Ok(Speaker { name: path.display().to_string(), policy, generator, messages: Vec::new(), num_answers: 0 })
+        Ok(Speaker { name: name.display().to_string(), policy, generator, messages: Vec::new(), num_answers: 0 })
     }
 
     pub fn forget(&mut self) {

@@ -1,6 +1,6 @@
 //! `--format gguf`: the model as one file, and a `Modelfile` that tells Ollama where it is and where a response ends.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Target;
 use super::model_card::ModelCard;
@@ -12,6 +12,7 @@ use crate::formats::gguf::open_gguf;
 use crate::formats::gguf_model_write::GgufArchitecture;
 use crate::formats::gguf_tokenizer_write::tokenizer_metadata;
 use crate::formats::gguf_write::{MetadataEntries, MetadataToWrite, write_gguf};
+use crate::formats::hub;
 use crate::formats::open_model;
 use crate::model::config::RopeScaling;
 use crate::model::rotary::rotary_factors;
@@ -92,9 +93,9 @@ fn tokenizer_entries(source: &Source, policy: &Policy) -> Result<MetadataEntries
 /// The GGUF file that is exported, or that the run began with if it is still there and has the very same tokenizer.
 fn original_gguf(source: &Source, policy: &Policy) -> Option<PathBuf> {
     let Some(run) = source.as_run() else { return source.path.is_file().then(|| source.path.clone()) };
-    let base = Path::new(run.config.model.as_deref()?);
-    let original = base.is_file().then(|| open_model(base).ok()).flatten()?;
-    (original.tokenizer.is_some() && original.tokenizer == policy.files.tokenizer).then(|| base.to_owned())
+    let base = hub::model(run.config.model.as_deref()?, true, &Console::stderr()).ok()?.path; // only if it is here
+    let original = base.is_file().then(|| open_model(&base).ok()).flatten()?;
+    (original.tokenizer.is_some() && original.tokenizer == policy.files.tokenizer).then_some(base)
 }
 
 /// Ollama takes the chat template from the file; where a response ends it does not always know.

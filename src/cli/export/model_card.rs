@@ -9,6 +9,7 @@ use crate::cli::train::results;
 use crate::config::{RunConfig, TrainConfig};
 use crate::data::data_folder::{Split, files_of};
 use crate::error::Result;
+use crate::formats::hub;
 use crate::formats::quantize::Precision;
 use crate::model::ModelConfig;
 use crate::policy::Wanted;
@@ -48,10 +49,16 @@ impl ModelCard<'_> {
         );
         let body = match self.source.as_run() {
             Some(run) => of_run(run, &size, tensors)?,
-            None => of_model(&self.source.path, &size, tensors),
+            None => of_model(&self.source.name, &size, tensors),
         };
+        let base = match self.source.as_run() {
+            Some(run) => run.config.model.as_deref(),
+            None => Some(self.source.name.as_str()),
+        };
+        let base = base.map(hub::address).transpose()?.flatten();
+        let base = base.map_or(String::new(), |base| format!("base_model: {}\n", base.repository));
         Ok(format!(
-            "---\nlibrary_name: {library}\npipeline_tag: text-generation\nlicense: # fill in\ntags:\n- gsil\n---\n\n\
+            "---\nlibrary_name: {library}\npipeline_tag: text-generation\n{base}license: # fill in\ntags:\n- gsil\n---\n\n\
              # {}\n\n{body}\n## Licence\n\nNot recorded. It follows from the licences of the base model and of the data: \
              fill in `license` above.\n",
             self.target.title
@@ -59,17 +66,17 @@ impl ModelCard<'_> {
     }
 }
 
-fn of_model(path: &Path, size: &str, tensors: &str) -> String {
+fn of_model(name: &str, size: &str, tensors: &str) -> String {
     format!(
         "`{}` in another format, written by gsil {}. Nothing was trained.\n\n{size}; {tensors} tensors.\n",
-        file_name(path),
+        public_name(name),
         env!("CARGO_PKG_VERSION")
     )
 }
 
 fn of_run(run: &Run, size: &str, tensors: &str) -> Result<String> {
     let config = &run.config;
-    let base = config.model.as_deref().map_or_else(|| "none".into(), |path| file_name(Path::new(path)));
+    let base = config.model.as_deref().map_or_else(|| "none".into(), public_name);
     let base = match config.word_problems {
         Some(_) => "random weights, made by the run itself".to_owned(),
         None => format!("`{base}`"),
@@ -98,20 +105,26 @@ fn of_run(run: &Run, size: &str, tensors: &str) -> Result<String> {
     ))
 }
 
-/// File names alone: a published card should not tell of somebody's folders.
-fn file_name(path: &Path) -> String {
-    path.file_name().map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy()).into_owned()
+/// Names on the hub, and file names alone: a published card should not tell of somebody's folders.
+fn public_name(given: &str) -> String {
+    if let Ok(Some(address)) = hub::address(given) {
+        return address.to_string();
+    }
+    Path::new(given).file_name().map_or_else(|| given.to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 fn data(run: &Run) -> Result<String> {
-    let Some(path) = run.config.data.as_deref().map(Path::new) else { return Ok("none".into()) };
+    let Some(given) = run.config.data.as_deref() else { return Ok("none".into()) };
     let scored: Vec<DemonstrationRow> =
         run.dir.read_lines(&format!("{}/{DEMONSTRATIONS_FILE}", iteration_folder(0)))?;
     let count = match scored.len() {
-        0 => num_rows(path, &run.config).map_or_else(|_| "rows not counted".into(), |count| format!("{count} rows")),
+        // Rows of a hub's data set are counted only if they are here.
+        0 => hub::data_set(given, true, &Console::stderr())
+            .and_then(|data| num_rows(&data.path, &run.config))
+            .map_or_else(|_| "rows not counted".into(), |count| format!("{count} rows")),
         count => format!("{count} demonstrations"),
     };
-    Ok(format!("`{}`, {count}", file_name(path)))
+    Ok(format!("`{}`, {count}", public_name(given)))
 }
 
 fn num_rows(path: &Path, config: &RunConfig) -> Result<usize> {

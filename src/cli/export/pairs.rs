@@ -16,6 +16,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::replace_file;
 use crate::formats::file_system::Disk;
+use crate::formats::hub;
 use crate::policy::MODEL_FOLDER;
 use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
@@ -119,10 +120,11 @@ fn examples(run: &Run, console: &Console) -> Result<(Policy, Vec<Example>)> {
     let aligned = run.dir.join(MODEL_FOLDER);
     let model = match aligned.exists() {
         true => aligned,
-        false => Path::new(run.config.model.as_deref().unwrap_or_default()).to_owned(),
+        false => hub::model(run.config.model.as_deref().unwrap_or_default(), run.config.offline, console)?.path,
     };
     let policy = Policy::open(&model)?;
-    let files = files_of(Path::new(run.config.data.as_deref().unwrap_or_default()), Split::Train)?;
+    let data = hub::data_set(run.config.data.as_deref().unwrap_or_default(), run.config.offline, console)?.path;
+    let files = files_of(&data, Split::Train)?;
     let wanted = Wanted::new(&run.config, run.config.max_rows);
     let examples = policy.read_examples(&files, &wanted, run.config.train.max_length, console)?;
     check_same_rows(&run.dir, &examples)?;

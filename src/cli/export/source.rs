@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::formats::file_system::Disk;
+use crate::formats::hub::{self, Located};
 use crate::policy::MODEL_FOLDER;
+use crate::report::console::Console;
 use crate::train::run_dir::RunDir;
 use crate::train::setup::with_task_paths;
 use crate::train::{EVALUATIONS_FILE, EvaluationRow};
@@ -14,6 +16,8 @@ use crate::train::{EVALUATIONS_FILE, EvaluationRow};
 /// A model, and the run that made it if there is one.
 pub(super) struct Source {
     pub path: PathBuf,
+    /// What it is called: the path, or its name on the hub with the commit.
+    pub name: String,
     run: Option<Run>,
 }
 
@@ -25,13 +29,16 @@ pub(super) struct Run {
 }
 
 impl Source {
-    /// Recognises a run by its `config.ron`, a model by its `config.json` or as a file.
+    /// Recognises a run by its `config.ron`, a model by its `config.json`, as a file or by its name on the hub. Of what the
+    /// hub has nothing is fetched if `offline`.
     ///
     /// # Errors
-    /// [`Error::Input`] if it is neither or does not read, [`Error::Locked`] if the run is in use.
-    pub fn open(path: &Path) -> Result<Self> {
+    /// [`Error::Input`] if it is neither or does not read, [`Error::Locked`] if the run is in use; see [`hub::model`].
+    pub fn open(given: &Path, offline: bool, console: &Console) -> Result<Self> {
+        let Located { path, name } = hub::model(&given.to_string_lossy(), offline, console)?;
+        let path = if given.exists() { given } else { &path };
         let run = match path.join("config.ron").exists() {
-            true => Some(Run::open(path)?),
+            true => Some(Run::open(path, offline)?),
             false if path.is_file() || path.join("config.json").exists() => None,
             false => {
                 return Err(Error::input(path, "is neither a run nor a model").with_hint(
@@ -39,7 +46,7 @@ impl Source {
                 ));
             }
         };
-        Ok(Source { path: path.to_owned(), run })
+        Ok(Source { path: path.to_owned(), name, run })
     }
 
     /// The aligned model of a run; else the model itself.
@@ -74,11 +81,12 @@ impl Source {
 }
 
 impl Run {
-    fn open(path: &Path) -> Result<Self> {
+    fn open(path: &Path, offline: bool) -> Result<Self> {
         let dir = RunDir::open(Arc::new(Disk), path)?;
         let config_path = dir.join("config.ron");
         let text = std::fs::read_to_string(&config_path).map_err(Error::reading(&config_path))?;
-        let config = with_task_paths(&RunConfig::from_ron(&text, &config_path.to_string_lossy())?, &dir);
+        let mut config = with_task_paths(&RunConfig::from_ron(&text, &config_path.to_string_lossy())?, &dir);
+        config.offline |= offline;
         let evaluations = dir.read_lines(EVALUATIONS_FILE)?;
         Ok(Run { dir, config, evaluations })
     }

@@ -1,0 +1,46 @@
+//! Where a run's model and data lie on this machine, and what the run folder calls them so that a resumed run finds the same
+//! ones.
+
+use crate::config::RunConfig;
+use crate::error::Result;
+use crate::formats::hub::{self, Located};
+use crate::report::console::Console;
+
+/// One configuration in two forms.
+pub(super) struct Sources {
+    /// With absolute paths, and the commits that revisions of the hub were resolved to: what the run folder remembers.
+    pub pinned: RunConfig,
+    /// With paths of this machine alone: what is opened.
+    pub local: RunConfig,
+}
+
+impl Sources {
+    /// Finds the model and the data; fetches what is on the hub and not in its cache.
+    ///
+    /// # Errors
+    /// See [`hub::model`] and [`hub::data_set`].
+    pub fn find(config: &RunConfig, console: &Console) -> Result<Self> {
+        let mut sources = Sources { pinned: config.clone(), local: config.clone() };
+        let Sources { pinned, local } = &mut sources;
+        let model = config.model.as_deref().map(|given| hub::model(given, config.offline, console)).transpose()?;
+        set(&mut pinned.model, &mut local.model, model);
+        let find = |given: &Option<String>| -> Result<Option<Located>> {
+            given.as_deref().map(|given| hub::data_set(given, config.offline, console)).transpose()
+        };
+        set(&mut pinned.data, &mut local.data, find(&config.data)?);
+        set(&mut pinned.evaluation.data, &mut local.evaluation.data, find(&config.evaluation.data)?);
+        Ok(sources)
+    }
+}
+
+fn set(pinned: &mut Option<String>, local: &mut Option<String>, located: Option<Located>) {
+    if let Some(Located { path, name }) = located {
+        *pinned = Some(absolute(&name));
+        *local = Some(path.to_string_lossy().into_owned());
+    }
+}
+
+/// So that the run can be resumed from anywhere. A name of the hub is no path and stays.
+fn absolute(path: &str) -> String {
+    std::fs::canonicalize(path).map_or_else(|_| path.to_owned(), |path| path.to_string_lossy().into_owned())
+}
