@@ -38,10 +38,10 @@ pub fn list() -> Vec<DeviceInfo> {
     ];
     let of_kind = |(kind, device_type): (&'static str, DeviceType)| {
         let devices = catch_unwind(|| Device::enumerate(device_type).into_vec()).unwrap_or_default();
-        devices.into_iter().enumerate().map(move |(i, device)| DeviceInfo {
-            name: format!("{kind}:{i}"),
-            description: describe(&device),
-        })
+        devices
+            .into_iter()
+            .enumerate()
+            .map(move |(i, device)| DeviceInfo { name: format!("{kind}:{i}"), description: describe(&device) })
     };
     kinds.into_iter().flat_map(of_kind).collect()
 }

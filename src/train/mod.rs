@@ -11,6 +11,7 @@
 //! start for comparison (`continued_sft_lr`), and evaluation after every stage. A run is a list of stages; a checkpoint
 //! names the stage and the updates done in it, so a stopped run continues from there. Next: [`fit`], [`step`].
 
+mod answering;
 pub mod backward;
 pub mod binding;
 pub mod changes;
