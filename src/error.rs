@@ -23,6 +23,9 @@ pub enum Error {
     /// The device is missing, lost, out of memory, or not compiled in.
     #[error("device `{device}`: {message}")]
     Device { device: String, message: String, hint: Option<String> },
+    /// A server that is to write responses does not answer, answers nonsense, or serves another model.
+    #[error("server {url}: {message}")]
+    Server { url: String, message: String, hint: Option<String> },
     /// Training produced numbers that must not be trained on or saved.
     #[error("{message}")]
     Training { message: String, hint: Option<String> },
@@ -64,6 +67,11 @@ impl Error {
         Error::Device { device: device.into(), message: message.into(), hint: None }
     }
 
+    /// A server that does not do what it is for.
+    pub fn server(url: impl Into<String>, message: impl Into<String>) -> Self {
+        Error::Server { url: url.into(), message: message.into(), hint: None }
+    }
+
     /// Non-finite or collapsed training.
     pub fn training(message: impl Into<String>) -> Self {
         Error::Training { message: message.into(), hint: None }
@@ -96,6 +104,7 @@ impl Error {
             | Error::Config { hint, .. }
             | Error::Input { hint, .. }
             | Error::Device { hint, .. }
+            | Error::Server { hint, .. }
             | Error::Training { hint, .. } => *hint = Some(advice.into()),
             Error::Disk { .. } | Error::DiskFull { .. } | Error::Locked { .. } | Error::Stopped { .. } => {}
         }
@@ -109,6 +118,7 @@ impl Error {
             | Error::Config { hint, .. }
             | Error::Input { hint, .. }
             | Error::Device { hint, .. }
+            | Error::Server { hint, .. }
             | Error::Training { hint, .. } => hint.as_deref(),
             Error::Disk { .. } => Some("free some space or choose another --output; what was saved before is intact"),
             Error::DiskFull { .. } => {
@@ -119,13 +129,13 @@ impl Error {
         }
     }
 
-    /// 2 usage or config, 3 bad input file, 4 memory or device, 5 non-finite or collapsed training, 6 disk,
+    /// 2 usage or config, 3 bad input file, 4 memory, device or server, 5 non-finite or collapsed training, 6 disk,
     /// 7 run folder locked, 128 + n stopped by signal n after saving.
     pub fn exit_code(&self) -> i32 {
         match self {
             Error::Usage { .. } | Error::Config { .. } => 2,
             Error::Input { .. } => 3,
-            Error::Device { .. } => 4,
+            Error::Device { .. } | Error::Server { .. } => 4,
             Error::Training { .. } => 5,
             Error::Disk { .. } | Error::DiskFull { .. } => 6,
             Error::Locked { .. } => 7,

@@ -11,10 +11,12 @@ mod overrides;
 mod parse;
 mod ranges;
 mod sampling;
+mod server;
 mod training;
 
 pub use objective::{ObjectiveConfig, ObjectiveName};
 pub use sampling::{EvaluationConfig, GenerationConfig, Unfinished, WeightFormat, WordProblemsConfig};
+pub use server::ServerConfig;
 pub use training::{LoraConfig, OptimizerName, ScheduleName, TrainConfig};
 
 use serde::{Deserialize, Serialize};
@@ -56,6 +58,8 @@ pub struct RunConfig {
     pub objective: ObjectiveConfig,
     /// How the reference writes its responses.
     pub generation: GenerationConfig,
+    /// A server that writes the responses, by its `url`. Default none: they are written here.
+    pub server: Option<ServerConfig>,
     /// How the policy is trained inside an iteration.
     pub train: TrainConfig,
     /// Train a low-rank adapter instead of all weights. Default none: all weights, the strongest where memory allows.
@@ -88,6 +92,7 @@ impl Default for RunConfig {
             skip_bad_rows: false,
             objective: ObjectiveConfig::default(),
             generation: GenerationConfig::default(),
+            server: None,
             train: TrainConfig::default(),
             lora: None,
             sft: None,
@@ -111,7 +116,7 @@ impl RunConfig {
     /// Changes one value: `train.lr=1e-4`, `objective.name=brier`, `evaluation.answer_marker="####"`,
     /// `train.betas=[0.9, 0.98]`. Values are written as in the file; a text may go without quotes.
     ///
-    /// Setting a key inside `lora`, `sft` or `word_problems` switches that section on with its defaults;
+    /// Setting a key inside `server`, `lora`, `sft` or `word_problems` switches that section on with its defaults;
     /// `lora=none` switches it off, and `none` also empties an optional value. On an error nothing changes.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::collections::btree_map::Entry;
 use super::answering::{Answering, Found, OpenRequest};
 use super::json_lines::json_line;
 use super::pairs::{Pair, SelfGeneratedCounts, make_pairs};
+use super::served::Served;
 use super::setup::Run;
 use super::{collapse, iteration_folder};
 use crate::config::GenerationConfig;
@@ -79,11 +80,16 @@ impl Run {
                 return Err(Error::input(self.dir.join(&file), "responses are missing")
                     .with_hint("the reference that wrote them is gone; start a new run"));
             }
-            match self.are_given() {
-                true => self.score_given(reference, &file, &mut found)?,
-                false => Answering::new(self, reference, &file, &mut found, open.len()).decode(&open)?,
+            match (self.are_given(), &self.config.server) {
+                (true, _) => self.score_given(reference, &file, &mut found)?,
+                (false, None) => Answering::new(self, reference, &file, &mut found, open.len()).decode(&open)?,
+                (false, Some(server)) => {
+                    let served = Served::prepare(self, server, iteration, reference)?;
+                    served.answer(&open, Answering::new(self, reference, &file, &mut found, open.len()))?;
+                }
             }
             self.dir.sync_lines(&file)?;
+            self.forget_served_policy(iteration)?;
         }
         let mut of_example = |index| (0..num_samples).filter_map(|sample| found.remove(&(index, sample))).collect();
         let responses: Vec<Vec<Response>> = self.examples.iter().map(|example| of_example(example.index)).collect();
@@ -118,7 +124,10 @@ impl Run {
                 )
             })
             .unzip();
-        let mut groups = inseparable(reference, &requests, self.config.generation.batch_size);
+        let mut groups = match self.config.server {
+            Some(_) => (0..requests.len()).map(|i| vec![i]).collect(),
+            None => inseparable(reference, &requests, self.config.generation.batch_size),
+        };
         groups.retain(|group| group.iter().any(|i| !found.contains_key(&places[*i])));
         let open = groups.into_iter().flatten();
         open.map(|i| OpenRequest { place: places[i], request: requests[i].clone() }).collect()

@@ -12,6 +12,7 @@ use super::environment::{self, began_with, check_same_rows};
 use super::estimate::{bytes_of_a_run, estimate_seconds};
 use super::retention::Keep;
 use super::run_dir::RunDir;
+use super::served;
 use super::signals::StopRequest;
 use crate::config::{RunConfig, Unfinished, WordProblemsConfig};
 use crate::data::examples::Example;
@@ -226,7 +227,9 @@ impl Run {
         console.say(format!("device     {}", self.device_name));
         console.say(format!("run folder {}", self.dir.path().display()));
         let seconds = estimate_seconds(&self.config, model, &self.examples, held_out, self.num_tokens_multiple)?;
-        console.say(format!("time       about {} for the whole run, at the speed just measured", duration(seconds)));
+        let part = if self.config.server.is_some() { " without the server's part" } else { "" };
+        console
+            .say(format!("time       about {} for the whole run{part}, at the speed just measured", duration(seconds)));
         Ok(())
     }
 }
@@ -255,6 +258,7 @@ impl Opened {
                 .at(format!("row {}", row.index))
                 .with_hint("give one to every row, or to none: then the policy generates its own"));
         }
+        served::check(config, &policy, &examples)?;
         let held_out = match &config.evaluation.data {
             Some(path) => {
                 let examples = read(path, Some(config.evaluation.max_rows))?;
