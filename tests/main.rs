@@ -21,6 +21,7 @@ mod real_model;
 mod refusals;
 mod report;
 mod resume;
+mod server;
 
 mod hostile_config;
 mod hostile_folder;

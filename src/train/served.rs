@@ -78,6 +78,8 @@ impl<'a> Served<'a> {
         let is_handed_over = !config.on_policy_ready.is_empty();
         if is_handed_over {
             let folder = run.dir.join(iteration_folder(iteration)).join(POLICY_FOLDER);
+            // The server may work somewhere else.
+            let folder = std::path::absolute(&folder).map_err(Error::reading(&folder))?;
             run.write_model(reference, &folder)?;
             run.console.say(format!("policy for the server: {}", folder.display()));
             run_command(run, config, iteration, &folder)?;

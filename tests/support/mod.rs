@@ -12,6 +12,8 @@ pub mod faulty_disk;
 pub mod gguf_builder;
 pub mod golden;
 pub mod memory;
+#[cfg(all(unix, feature = "server"))]
+pub mod mock_server;
 pub mod mutations;
 #[cfg(unix)]
 pub mod recipe;
