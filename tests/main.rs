@@ -8,6 +8,7 @@ mod examples;
 mod faults;
 mod golden;
 mod gradients;
+mod replicas;
 mod training;
 
 mod bad_input;

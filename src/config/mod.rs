@@ -38,6 +38,9 @@ pub struct RunConfig {
     pub output: Option<String>,
     /// Where tensors live, as `gsil devices` names them. Default `auto`: a GPU if there is one, else the CPU.
     pub device: String,
+    /// Several devices, to divide each training step over: `["wgpu:0", "wgpu:1"]`. The first one is also what `device` is
+    /// to all other work; leave that alone then. Default none: only `device`.
+    pub devices: Vec<String>,
     /// Decides every random choice of the run. Default 0: any number will do, the same one repeats the run.
     pub seed: u64,
     /// Rounds of self-generation and training. Default 1: each costs a pass of generation over the data, and one shows
@@ -83,6 +86,7 @@ impl Default for RunConfig {
             data: None,
             output: None,
             device: "auto".to_owned(),
+            devices: Vec::new(),
             seed: 0,
             iterations: 1,
             save_every: 50,
@@ -125,6 +129,14 @@ impl RunConfig {
     pub fn set(&mut self, assignment: &str) -> Result<()> {
         *self = overrides::with_assignment(self, assignment)?;
         Ok(())
+    }
+
+    /// The devices to use, never none; the first one does all work that is not divided.
+    pub fn device_names(&self) -> Vec<&str> {
+        match self.devices.as_slice() {
+            [] => vec![&self.device],
+            names => names.iter().map(String::as_str).collect(),
+        }
     }
 
     /// Fills the values whose default depends on others: `objective.scale` from the loss, `train.lr` and `sft.lr` from

@@ -280,8 +280,10 @@ mod tests {
 
     #[test]
     fn every_misspelt_key_finds_its_own_name() {
-        for key in known_keys() {
-            for typo in [format!("{key}s"), format!("_{key}"), key.replacen('e', "ee", 1) + "x"] {
+        let keys = known_keys();
+        for key in &keys {
+            let typos = [format!("{key}s"), format!("_{key}"), key.replacen('e', "ee", 1) + "x"];
+            for typo in typos.iter().filter(|typo| !keys.contains(typo)) {
                 let error = error_of(&format!("{typo}=1"));
                 assert!(error.ends_with(&format!("| did you mean `{key}`?")), "{typo}: {error}");
             }

@@ -196,6 +196,15 @@ fn check_texts(config: &RunConfig) -> Result<()> {
             return Err(Error::config(key, "must not be empty"));
         }
     }
+    if config.devices.iter().any(|name| name.trim().is_empty()) {
+        return Err(Error::config("devices", "must not name an empty text"));
+    }
+    if let Some(first) = config.devices.first()
+        && ![first.as_str(), "auto"].contains(&config.device.as_str())
+    {
+        let message = format!("`{}` contradicts `devices`, whose first is `{first}`", config.device);
+        return Err(Error::config("device", message).with_hint("give one of the two: device=auto, or devices=[]"));
+    }
     let Some(lora) = &config.lora else { return Ok(()) };
     let key = "lora.target_modules";
     if lora.target_modules.is_empty() {
@@ -414,7 +423,7 @@ mod tests {
 
     #[test]
     fn keys_that_do_not_fit_each_other_are_refused() {
-        let cases: [(&[&str], &str); 15] = [
+        let cases: [(&[&str], &str); 17] = [
             (&["train.micro_batch_size=9"], "train.micro_batch_size: 9 is more than train.batch_size, 8"),
             (&["sft.batch_size=1"], "sft.micro_batch_size: 2 is more than sft.batch_size, 1"),
             (&["generation.max_new_tokens=1024"], "generation.max_new_tokens: 1024 leaves no room"),
@@ -425,6 +434,8 @@ mod tests {
             (&["lora.target_modules=[\"q_proj\", \"q_proj\"]"], "lora.target_modules: names `q_proj` twice"),
             (&["model=m.gguf"], "model: `word_problems` makes its own"),
             (&["word_problems.num_train=20000"], "word_problems.num_train: with num_test"),
+            (&["device=flex", "devices=[ndarray, flex]"], "device: `flex` contradicts `devices`"),
+            (&["devices=[\"flex\", \"\"]"], "devices: must not name an empty text"),
             (&["server.url=localhost:8000"], "server.url: `localhost:8000` is no address"),
             (&["server.url=http://me:key@host/v1"], "server.url: names a user"),
             (&["server.on_policy_ready=[]"], "server.on_policy_ready: must say how"),

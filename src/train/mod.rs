@@ -26,6 +26,7 @@ pub mod manifest;
 pub mod metrics;
 pub mod optimizer;
 pub mod pairs;
+pub mod replicas;
 mod reporting;
 pub mod retention;
 pub mod run_dir;

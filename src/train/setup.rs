@@ -10,6 +10,7 @@ use super::changes::{Changes, check_changes};
 use super::checkpoint::{self, Progress, Saved, Stage};
 use super::environment::{self, began_with, check_same_rows};
 use super::estimate::{bytes_of_a_run, estimate_seconds};
+use super::replicas::Replicas;
 use super::retention::Keep;
 use super::run_dir::RunDir;
 use super::served;
@@ -49,6 +50,8 @@ pub struct Run {
     pub(super) examples: Vec<Example>,
     pub(super) held_out: HeldOut,
     pub(super) num_tokens_multiple: usize,
+    /// The devices that training steps are divided over, beside the first.
+    pub(super) replicas: Replicas,
     /// The checkpoint that the run continues from.
     pub(super) resumed: Option<Saved>,
 }
@@ -67,6 +70,7 @@ struct Opened {
     model: CausalLm,
     examples: Vec<Example>,
     held_out: HeldOut,
+    replicas: Replicas,
 }
 
 impl Run {
@@ -91,7 +95,7 @@ impl Run {
         RunDir::check_free(output)?;
         let (dir, opened);
         if config.word_problems.is_some() {
-            let device = device::open(device::resolve_name(&config.device))?;
+            let device = device::open(device::resolve_name(config.device_names()[0]))?;
             dir = RunDir::create(files, output)?;
             let made = make_task(&config, &dir, &device);
             match made.and_then(|()| Opened::open(&with_task_paths(&config, &dir), &console)) {
@@ -188,9 +192,9 @@ impl Run {
         self.dir.write(environment::FILE, &(environment.to_string() + "\n"))
     }
 
-    /// The device that `auto` or the configuration stands for.
-    pub fn device_name(&self) -> &str {
-        &self.device_name
+    /// The devices that `auto` or the configuration stands for.
+    pub fn device_names(&self) -> Vec<&str> {
+        self.config.device_names().into_iter().map(device::resolve_name).collect()
     }
 
     /// Where the run talks to a person.
@@ -224,7 +228,11 @@ impl Run {
             objective.shift,
             self.config.iterations
         ));
-        console.say(format!("device     {}", self.device_name));
+        let devices = match self.config.devices.len() {
+            0 | 1 => self.device_name.clone(),
+            _ => format!("{}; training steps on {}", self.device_name, self.config.devices.join(", ")),
+        };
+        console.say(format!("device     {devices}"));
         console.say(format!("run folder {}", self.dir.path().display()));
         let seconds = estimate_seconds(&self.config, model, &self.examples, held_out, self.num_tokens_multiple)?;
         let part = if self.config.server.is_some() { " without the server's part" } else { "" };
@@ -236,8 +244,12 @@ impl Run {
 
 impl Opened {
     fn open(config: &RunConfig, console: &Console) -> Result<Self> {
-        let device_name = device::resolve_name(&config.device).to_owned();
+        let names = config.device_names();
+        let device_name = device::resolve_name(names[0]).to_owned();
         let device = device::open(&device_name)?;
+        let others: Result<Vec<Device>> =
+            names[1..].iter().map(|name| device::open(device::resolve_name(name))).collect();
+        let replicas = Replicas::new(others?)?;
         let needed = |value: &Option<String>, key: &str| {
             value.clone().ok_or_else(|| {
                 Error::config(key, "is not given").with_hint(format!("pass --{key}, or `{key}: \"..\"` in the config"))
@@ -283,7 +295,7 @@ impl Opened {
             Some(lora) => model.with_adapters(lora.rank, lora.alpha as f64, &lora.target_modules, config.seed),
             None => model,
         };
-        Ok(Opened { device_name, policy, model, examples, held_out })
+        Ok(Opened { device_name, policy, model, examples, held_out, replicas })
     }
 
     fn into_run(
@@ -294,7 +306,8 @@ impl Opened {
         resumed: Option<Saved>,
     ) -> Result<(Run, CausalLm)> {
         let run = Run {
-            num_tokens_multiple: num_tokens_multiple(&self.device_name),
+            num_tokens_multiple: config.device_names().into_iter().map(num_tokens_multiple).max().unwrap_or(1),
+            replicas: self.replicas,
             dir,
             config,
             console,
