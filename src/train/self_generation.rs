@@ -89,6 +89,8 @@ impl Run {
                 }
             }
             self.dir.sync_lines(&file)?;
+        }
+        if self.config.server.is_some() {
             self.forget_served_policy(iteration)?;
         }
         let mut of_example = |index| (0..num_samples).filter_map(|sample| found.remove(&(index, sample))).collect();

@@ -51,7 +51,6 @@ pub struct TextAnswer {
     pub finished: bool,
     /// What the server counts; None if it does not say.
     pub num_prompt_tokens: Option<usize>,
-    pub num_new_tokens: Option<usize>,
 }
 
 /// A server that can be asked.

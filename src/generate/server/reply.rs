@@ -55,7 +55,6 @@ struct Choice {
 #[derive(Deserialize)]
 struct Usage {
     prompt_tokens: Option<usize>,
-    completion_tokens: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -88,13 +87,9 @@ pub fn read_answer(reply: &Reply) -> Result<TextAnswer, Failure> {
     if text.is_empty() && !finished {
         return Err(Failure::passing("an empty answer that is said to be too long"));
     }
-    let count = |count: fn(&Usage) -> Option<usize>| usage.as_ref().and_then(count).filter(|count| *count > 0);
-    Ok(TextAnswer {
-        text: text.clone(),
-        finished,
-        num_prompt_tokens: count(|usage| usage.prompt_tokens),
-        num_new_tokens: count(|usage| usage.completion_tokens),
-    })
+    // Some servers count 0 where they had the prompt in a cache.
+    let num_prompt_tokens = usage.and_then(|usage| usage.prompt_tokens).filter(|count| *count > 0);
+    Ok(TextAnswer { text: text.clone(), finished, num_prompt_tokens })
 }
 
 /// The names in a reply of `/models`.
@@ -161,12 +156,7 @@ mod tests {
             "choices": [{"index": 0, "text": " four", "logprobs": null, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
         });
-        let expected = TextAnswer {
-            text: " four".to_owned(),
-            finished: true,
-            num_prompt_tokens: Some(5),
-            num_new_tokens: Some(2),
-        };
+        let expected = TextAnswer { text: " four".to_owned(), finished: true, num_prompt_tokens: Some(5) };
         assert_eq!(answer(&body.to_string()).unwrap(), expected);
         let cut = answer(r#"{"choices":[{"text":"a","finish_reason":"length"}]}"#).unwrap();
         assert!(!cut.finished && cut.num_prompt_tokens.is_none());
