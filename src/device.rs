@@ -1,9 +1,12 @@
 //! A device by its name: the only file that names a Burn backend's constructor.
 //!
 //! `flex` is the fast CPU backend, `ndarray` a second CPU backend that checks the first, `wgpu` a graphics card through
-//! Vulkan, Metal or DX12. `auto` takes a graphics card where there is one and `flex` elsewhere. Next: [`crate::model`].
+//! Vulkan, Metal or DX12, `cuda` and `rocm` one through its maker's own software. `auto` takes a graphics card that `wgpu`
+//! finds where there is one and `flex` elsewhere. Next: [`crate::model`].
 
 mod failure;
+#[cfg(any(feature = "cuda", feature = "rocm"))]
+mod vendor;
 
 pub use failure::{of_panic as error_of_panic, of_report as error_of_report};
 
@@ -41,7 +44,7 @@ pub fn adapter(name: &str) -> Option<Adapter> {
     if prefers_few_shapes(name) { adapter_of(name) } else { None }
 }
 
-/// Opens the device called `name`: `auto`, `flex` (or `cpu`), `ndarray`, `wgpu` or `wgpu:N`.
+/// Opens the device called `name`: `auto`, `flex` (or `cpu`), `ndarray`, `wgpu` or `wgpu:N`, and so with `cuda` and `rocm`.
 ///
 /// # Errors
 /// [`Error::Device`] if there is no such device, it is not compiled in, or it does not start.
@@ -50,14 +53,20 @@ pub fn open(name: &str) -> Result<Device> {
         "auto" => open_auto(),
         "flex" | "cpu" => flex(),
         "ndarray" => ndarray(),
-        _ => match name.strip_prefix("wgpu") {
-            Some("") => wgpu(name, None),
-            Some(index) => match index.strip_prefix(':').and_then(|n| n.parse().ok()) {
-                Some(index) => wgpu(name, Some(index)),
-                None => Err(unknown(name)),
-            },
-            None => Err(unknown(name)),
+        _ => match kind_and_index(name) {
+            Some(("wgpu", index)) => wgpu(name, index),
+            Some(("cuda", index)) => cuda(name, index),
+            Some(("rocm", index)) => rocm(name, index),
+            _ => Err(unknown(name)),
         },
+    }
+}
+
+/// `wgpu` is `("wgpu", None)`, `wgpu:1` is `("wgpu", Some(1))`.
+fn kind_and_index(name: &str) -> Option<(&str, Option<usize>)> {
+    match name.split_once(':') {
+        None => Some((name, None)),
+        Some((kind, index)) => Some((kind, Some(index.parse().ok()?))),
     }
 }
 
@@ -85,7 +94,7 @@ pub fn keep_freed_memory() -> bool {
 
 /// True where many small kernels of changing shape are costly, so that batches are padded to few shapes.
 pub fn prefers_few_shapes(name: &str) -> bool {
-    name.starts_with("wgpu")
+    ["wgpu", "cuda", "rocm"].iter().any(|kind| name.starts_with(kind))
 }
 
 /// True for the fast CPU backend, whose tensors are plain memory of this process.
@@ -110,6 +119,8 @@ pub fn resolve_name(name: &str) -> &str {
 /// Every device of this machine and build, in the order of preference.
 pub fn list() -> Vec<DeviceInfo> {
     let mut devices = list_wgpu();
+    #[cfg(any(feature = "cuda", feature = "rocm"))]
+    devices.extend(vendor::list());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     if cfg!(feature = "flex") {
         devices.push(DeviceInfo { name: "flex".into(), description: format!("CPU, {threads} threads") });
@@ -125,10 +136,11 @@ fn open_auto() -> Result<Device> {
 }
 
 fn unknown(name: &str) -> Error {
-    Error::device(name, "no such device").with_hint("known: auto, flex, ndarray, wgpu, wgpu:N; see `gsil devices`")
+    Error::device(name, "no such device")
+        .with_hint("known: auto, flex, ndarray, wgpu, wgpu:N, cuda, cuda:N, rocm, rocm:N; see `gsil devices`")
 }
 
-#[cfg(not(all(feature = "flex", feature = "ndarray", feature = "wgpu")))]
+#[cfg(not(all(feature = "flex", feature = "ndarray", feature = "wgpu", feature = "cuda", feature = "rocm")))]
 fn not_compiled_in(name: &str, feature: &str) -> Error {
     Error::device(name, "this build has no such backend").with_hint(format!("build with `--features {feature}`"))
 }
@@ -225,6 +237,26 @@ fn wgpu(name: &str, index: Option<usize>) -> Result<Device> {
     gpu::open(name, index)
 }
 
+#[cfg(feature = "cuda")]
+fn cuda(name: &str, index: Option<usize>) -> Result<Device> {
+    vendor::open(name, || Device::cuda(index.unwrap_or(0)))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(name: &str, _index: Option<usize>) -> Result<Device> {
+    Err(not_compiled_in(name, "cuda"))
+}
+
+#[cfg(feature = "rocm")]
+fn rocm(name: &str, index: Option<usize>) -> Result<Device> {
+    vendor::open(name, || Device::rocm(index.unwrap_or(0)))
+}
+
+#[cfg(not(feature = "rocm"))]
+fn rocm(name: &str, _index: Option<usize>) -> Result<Device> {
+    Err(not_compiled_in(name, "rocm"))
+}
+
 #[cfg(feature = "wgpu")]
 fn adapter_of(name: &str) -> Option<Adapter> {
     let index = name.strip_prefix("wgpu")?;
@@ -267,7 +299,7 @@ mod tests {
 
     #[test]
     fn an_unknown_device_is_an_error_that_lists_the_known_ones() {
-        for name in ["tpu", "wgpu:", "wgpu:x", "wgpu2", ""] {
+        for name in ["tpu", "wgpu:", "wgpu:x", "wgpu2", "cuda:", "rocm:-1", "flex:0", ""] {
             let error = open(name).unwrap_err();
             assert_eq!(error.exit_code(), 4, "{name}");
             assert!(error.hint().unwrap_or_default().contains("gsil devices"), "{name}");

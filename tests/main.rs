@@ -8,7 +8,7 @@ mod examples;
 mod faults;
 mod golden;
 mod gradients;
-mod terminal;
+mod replicas;
 mod training;
 
 mod bad_input;
@@ -16,6 +16,7 @@ mod bench;
 mod command_line;
 mod export;
 mod export_readers;
+mod help_examples;
 mod house;
 #[cfg(feature = "hub")]
 mod hub;
@@ -27,9 +28,10 @@ mod real_model;
 mod refusals;
 mod report;
 mod resume;
+mod server;
 mod tables;
+mod terminal;
 
-mod help_examples;
 mod hostile_config;
 mod hostile_folder;
 mod hostile_gguf;

@@ -80,7 +80,9 @@ pub(super) fn train(args: TrainArgs) -> Result<()> {
         None => free_run_folder(args.config.as_deref().or(config.data.as_deref().map(Path::new))),
     };
     let console = Console::stderr();
-    doctor::ensure_sound(device::resolve_name(&config.device), &console)?;
+    for name in config.device_names() {
+        doctor::ensure_sound(device::resolve_name(name), &console)?;
+    }
     let (run, model) = Run::start(config, &output, console)?;
     print_results(&run.train(model)?)
 }
@@ -93,7 +95,9 @@ pub(super) fn resume(args: ResumeArgs) -> Result<()> {
     }
     let changes = Changes { overrides: args.overrides, allow: args.allow_changes, offline: args.hub.offline };
     let (run, model) = Run::resume(&args.dir, &changes, console)?;
-    doctor::ensure_sound(run.device_name(), run.console())?;
+    for name in run.device_names() {
+        doctor::ensure_sound(name, run.console())?;
+    }
     print_results(&run.train(model)?)
 }
 

@@ -11,12 +11,14 @@ mod overrides;
 mod parse;
 mod ranges;
 mod sampling;
+mod server;
 mod training;
 
 pub(crate) use overrides::nearest;
 
 pub use objective::{ObjectiveConfig, ObjectiveName};
 pub use sampling::{EvaluationConfig, GenerationConfig, Unfinished, WeightFormat, WordProblemsConfig};
+pub use server::ServerConfig;
 pub use training::{LoraConfig, OptimizerName, ScheduleName, TrainConfig};
 
 use serde::{Deserialize, Serialize};
@@ -47,6 +49,9 @@ pub struct RunConfig {
     /// Nothing is fetched from the Hugging Face hub: `model` and `data` of it must be in its cache. Default false.
     /// HF_HUB_OFFLINE=1 says the same.
     pub offline: bool,
+    /// Several devices, to divide each training step over: `["wgpu:0", "wgpu:1"]`. The first one is also what `device` is
+    /// to all other work; leave that alone then. Default none: only `device`.
+    pub devices: Vec<String>,
     /// Decides every random choice of the run. Default 0: any number will do, the same one repeats the run.
     pub seed: u64,
     /// Rounds of self-generation and training. Default 1: each costs a pass of generation over the data, and one shows
@@ -67,6 +72,8 @@ pub struct RunConfig {
     pub objective: ObjectiveConfig,
     /// How the reference writes its responses.
     pub generation: GenerationConfig,
+    /// A server that writes the responses, by its `url`. Default none: they are written here.
+    pub server: Option<ServerConfig>,
     /// How the policy is trained inside an iteration.
     pub train: TrainConfig,
     /// Train a low-rank adapter instead of all weights. Default none: all weights, the strongest where memory allows.
@@ -93,6 +100,7 @@ impl Default for RunConfig {
             output: None,
             device: "auto".to_owned(),
             offline: false,
+            devices: Vec::new(),
             seed: 0,
             iterations: 1,
             save_every: 50,
@@ -102,6 +110,7 @@ impl Default for RunConfig {
             skip_bad_rows: false,
             objective: ObjectiveConfig::default(),
             generation: GenerationConfig::default(),
+            server: None,
             train: TrainConfig::default(),
             lora: None,
             sft: None,
@@ -125,7 +134,7 @@ impl RunConfig {
     /// Changes one value: `train.lr=1e-4`, `objective.name=brier`, `evaluation.answer_marker="####"`,
     /// `train.betas=[0.9, 0.98]`. Values are written as in the file; a text may go without quotes.
     ///
-    /// Setting a key inside `lora`, `sft` or `word_problems` switches that section on with its defaults;
+    /// Setting a key inside `server`, `lora`, `sft` or `word_problems` switches that section on with its defaults;
     /// `lora=none` switches it off, and `none` also empties an optional value. On an error nothing changes.
     ///
     /// # Errors
@@ -134,6 +143,14 @@ impl RunConfig {
     pub fn set(&mut self, assignment: &str) -> Result<()> {
         *self = overrides::with_assignment(self, assignment)?;
         Ok(())
+    }
+
+    /// The devices to use, never none; the first one does all work that is not divided.
+    pub fn device_names(&self) -> Vec<&str> {
+        match self.devices.as_slice() {
+            [] => vec![&self.device],
+            names => names.iter().map(String::as_str).collect(),
+        }
     }
 
     /// Fills the values whose default depends on others: `objective.scale` from the loss, `train.lr` and `sft.lr` from

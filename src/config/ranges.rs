@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::{LoraConfig, RunConfig, TrainConfig, WordProblemsConfig};
+use super::{LoraConfig, RunConfig, ServerConfig, TrainConfig, WordProblemsConfig};
 use crate::error::{Error, Result};
 
 /// The values a number may have. Counts are compared as `f64`: exact far beyond every limit here.
@@ -37,6 +37,8 @@ const COUNT: Range = from_to(1.0, 1e9);
 const COUNT_OR_OFF: Range = from_to(0.0, 1e9);
 /// Lengths in tokens: up to a context of 2^20.
 const TOKENS: Range = from_to(1.0, 1_048_576.0);
+/// Times to wait: up to a day.
+const SECONDS: Range = from_to(1.0, 86_400.0);
 /// Widths and depths of the built-in model.
 const MODEL_SIZE: Range = from_to(1.0, 4096.0);
 
@@ -79,6 +81,7 @@ pub(super) fn validate(config: &RunConfig) -> Result<()> {
     check_texts(config)?;
     check_sizes(config)?;
     check_iterations(config)?;
+    config.server.iter().try_for_each(|server| check_server(config, server))?;
     check_sources(config)
 }
 
@@ -115,6 +118,16 @@ fn numbers(config: &RunConfig) -> Vec<Number> {
         ("evaluation.generate_rows", Some(evaluation.generate_rows as f64), COUNT_OR_OFF),
         ("evaluation.max_new_tokens", evaluation.max_new_tokens.map(|tokens| tokens as f64), TOKENS),
     ];
+    if let Some(server) = &config.server {
+        list.extend([
+            ("server.max_in_flight", Some(server.max_in_flight as f64), from_to(1.0, 1024.0)),
+            ("server.requests_per_minute", Some(server.requests_per_minute as f64), COUNT_OR_OFF),
+            ("server.timeout_s", Some(server.timeout_s as f64), SECONDS),
+            ("server.max_retries", Some(server.max_retries as f64), from_to(0.0, 100.0)),
+            ("server.ready_timeout_s", Some(server.ready_timeout_s as f64), SECONDS),
+            ("server.tolerance", Some(server.tolerance), above(0.0, 10.0)),
+        ]);
+    }
     if let Some(lora) = &config.lora {
         list.push(("lora.rank", Some(lora.rank as f64), from_to(1.0, 4096.0)));
         list.push(("lora.alpha", Some(lora.alpha as f64), from_to(1.0, 65_536.0)));
@@ -185,6 +198,15 @@ fn check_texts(config: &RunConfig) -> Result<()> {
             return Err(Error::config(key, "must not be empty"));
         }
     }
+    if config.devices.iter().any(|name| name.trim().is_empty()) {
+        return Err(Error::config("devices", "must not name an empty text"));
+    }
+    if let Some(first) = config.devices.first()
+        && ![first.as_str(), "auto"].contains(&config.device.as_str())
+    {
+        let message = format!("`{}` contradicts `devices`, whose first is `{first}`", config.device);
+        return Err(Error::config("device", message).with_hint("give one of the two: device=auto, or devices=[]"));
+    }
     let Some(lora) = &config.lora else { return Ok(()) };
     let key = "lora.target_modules";
     if lora.target_modules.is_empty() {
@@ -244,6 +266,29 @@ fn check_iterations(config: &RunConfig) -> Result<()> {
     Ok(())
 }
 
+/// An address that can be called, and a server that can always have the policy that it is to serve.
+fn check_server(config: &RunConfig, server: &ServerConfig) -> Result<()> {
+    let host = ["http://", "https://"].iter().find_map(|scheme| server.url.strip_prefix(scheme));
+    if host.is_none_or(|host| host.is_empty() || host.contains(char::is_whitespace)) {
+        return Err(Error::config("server.url", format!("`{}` is no address", server.url))
+            .with_hint("for example: http://localhost:8000/v1"));
+    }
+    if server.url.contains(['@', '?']) {
+        let problem = Error::config("server.url", "names a user or a key: it would be written into the run folder");
+        return Err(problem.with_hint("give the key in the environment, as GSIL_API_KEY"));
+    }
+    let makes_policies = config.iterations > 1 || config.sft.is_some() || config.word_problems.is_some();
+    if server.on_policy_ready.is_empty() && makes_policies {
+        let message = "must say how the server gets a policy that the run makes: it is not the start model alone";
+        return Err(Error::config("server.on_policy_ready", message)
+            .with_hint("name a command that serves the folder it is given, or use iterations=1 without sft"));
+    }
+    match server.on_policy_ready.first().is_some_and(|program| program.trim().is_empty()) {
+        true => Err(Error::config("server.on_policy_ready", "begins with an empty text; it must be a program")),
+        false => Ok(()),
+    }
+}
+
 /// Columns are named in pairs; the built-in task brings its own model and data.
 fn check_sources(config: &RunConfig) -> Result<()> {
     let columns = [("prompt_column", &config.prompt_column), ("response_column", &config.response_column)];
@@ -277,6 +322,7 @@ mod tests {
     fn complete() -> RunConfig {
         let mut config = RunConfig {
             max_rows: Some(10),
+            server: Some(ServerConfig { on_policy_ready: vec!["serve".to_owned()], ..ServerConfig::default() }),
             lora: Some(LoraConfig::default()),
             sft: Some(TrainConfig::default()),
             continued_sft_lr: Some(1e-4),
@@ -356,6 +402,8 @@ mod tests {
             "generation.temperature",
             "generation.top_k",
             "evaluation.generate_rows",
+            "server.requests_per_minute",
+            "server.max_retries",
             "word_problems.slip_probability",
             "train.max_tokens",
             "train.betas",
@@ -388,7 +436,7 @@ mod tests {
 
     #[test]
     fn keys_that_do_not_fit_each_other_are_refused() {
-        let cases: [(&[&str], &str); 11] = [
+        let cases: [(&[&str], &str); 17] = [
             (&["train.micro_batch_size=9"], "train.micro_batch_size: 9 is more than train.batch_size, 8"),
             (&["sft.batch_size=1"], "sft.micro_batch_size: 2 is more than sft.batch_size, 1"),
             (&["generation.max_new_tokens=1024"], "generation.max_new_tokens: 1024 leaves no room"),
@@ -399,6 +447,12 @@ mod tests {
             (&["lora.target_modules=[\"q_proj\", \"q_proj\"]"], "lora.target_modules: names `q_proj` twice"),
             (&["model=m.gguf"], "model: `word_problems` makes its own"),
             (&["word_problems.num_train=20000"], "word_problems.num_train: with num_test"),
+            (&["device=flex", "devices=[ndarray, flex]"], "device: `flex` contradicts `devices`"),
+            (&["devices=[\"flex\", \"\"]"], "devices: must not name an empty text"),
+            (&["server.url=localhost:8000"], "server.url: `localhost:8000` is no address"),
+            (&["server.url=http://me:key@host/v1"], "server.url: names a user"),
+            (&["server.on_policy_ready=[]"], "server.on_policy_ready: must say how"),
+            (&["server.on_policy_ready=[\" \"]"], "server.on_policy_ready: begins with an empty text"),
             (&["word_problems.num_heads=5"], "word_problems.hidden_size: 96 must be a multiple of 10"),
         ];
         for (assignments, start) in cases {

@@ -95,6 +95,18 @@ impl Tokenizer {
         guarded(&self.path, "decode with", || self.inner.decode(ids, false))
     }
 
+    /// Token ids of `text` where it stands, after a prompt; without an end token.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the tokenizer cannot represent the text.
+    pub fn encode_after(&self, prompt_ids: &[u32], text: &str) -> Result<Vec<u32>> {
+        let whole = self.encode(&format!("{}{text}", self.decode_all(prompt_ids)?))?;
+        match whole.strip_prefix(prompt_ids) {
+            Some(ids) => Ok(ids.to_vec()),
+            None => self.encode(text),
+        }
+    }
+
     /// The tokens that end a response. Never empty.
     pub fn eos_token_ids(&self) -> &[u32] {
         &self.eos_token_ids

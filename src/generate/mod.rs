@@ -1,4 +1,4 @@
-//! Self-generation: the policy answers prompts. Token ids in, token ids out; no strings.
+//! Self-generation: the policy answers prompts. Token ids in, token ids out; no strings, except where a [`server`] answers.
 //!
 //! On the CPU, prompts are decoded with packed weights, each in a slot of its own that the next prompt takes over as soon as
 //! it is free ([`continuous`]). Other devices decode batches of prompts of similar length, padded to one length ([`padded`]);
@@ -9,6 +9,7 @@
 mod continuous;
 mod padded;
 pub mod sampler;
+pub mod server;
 
 use serde::{Deserialize, Serialize};
 

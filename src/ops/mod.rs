@@ -60,8 +60,8 @@ const MAX_KEPT_LOGITS: usize = 64 << 20;
     Autodiff,
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
-    Cube: cfg(feature = "wgpu"),
-    Fusion: cfg(feature = "wgpu")
+    Cube: cfg(feature = "cubecl"),
+    Fusion: cfg(feature = "cubecl")
 )]
 pub trait ModelOps: Backend {
     /// The product of two matrices, either of which may be a transposed view.
@@ -218,7 +218,7 @@ pub trait ModelOps: Backend {
 }
 
 /// Shapes of results, which Burn's fusion is told in advance and believes without looking.
-#[cfg(feature = "wgpu")]
+#[cfg(feature = "cubecl")]
 mod fused_shapes {
     use burn::backend::fusion::custom::TensorSpec;
     use burn::tensor::Shape;
@@ -276,6 +276,10 @@ pub struct RmsProp {
 
 #[cfg(feature = "ndarray")]
 impl ModelOps for burn::backend::NdArray {}
+
+/// Graphics cards without our shaders: CUDA and ROCm alone.
+#[cfg(all(feature = "cubecl", not(feature = "wgpu")))]
+impl ModelOps for burn_cubecl::CubeBackend {}
 
 /// `y = x weightᵀ`, with the weight as Hugging Face stores it.
 ///

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// What may change with `--allow-changes`: how long and how carefully, and what fits into memory, but not what is learnt. A
 /// changed number of epochs stretches the learning-rate schedule from here on; other micro-batches change the last bits.
-pub const CHANGEABLE: [&str; 11] = [
+pub const CHANGEABLE: [&str; 20] = [
     "save_every",
     "keep_last",
     "keep_best",
@@ -19,6 +19,15 @@ pub const CHANGEABLE: [&str; 11] = [
     "sft.max_tokens",
     "sft.activation_checkpointing",
     "generation.batch_size",
+    "server.url",
+    "server.model",
+    "server.max_in_flight",
+    "server.requests_per_minute",
+    "server.timeout_s",
+    "server.max_retries",
+    "server.on_policy_ready",
+    "server.ready_timeout_s",
+    "server.tolerance",
 ];
 
 /// What is asked of a resumed run besides going on.
@@ -88,10 +97,11 @@ fn collect(key: &str, before: &Value, after: &Value, found: &mut Vec<Difference>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::TrainConfig;
+    use crate::config::{ServerConfig, TrainConfig};
 
     fn changed(assignments: &[&str]) -> RunConfig {
-        let mut config = RunConfig { sft: Some(TrainConfig::default()), ..RunConfig::default() };
+        let (sft, server) = (Some(TrainConfig::default()), Some(ServerConfig::default()));
+        let mut config = RunConfig { sft, server, ..RunConfig::default() };
         assignments.iter().for_each(|assignment| config.set(assignment).unwrap());
         config
     }
@@ -99,7 +109,11 @@ mod tests {
     #[test]
     fn every_changeable_key_exists_and_may_change_when_asked() {
         for key in CHANGEABLE {
-            let value = if key.ends_with("checkpointing") { "true" } else { "7" };
+            let value = match key.rsplit(['_', '.']).next() {
+                Some("checkpointing") => "true",
+                Some("ready") => "[serve]",
+                _ => "7",
+            };
             let now = changed(&[&format!("{key}={value}")]);
             assert!(check_changes(&changed(&[]), &now, true).unwrap(), "{key}");
             let error = check_changes(&changed(&[]), &now, false).unwrap_err();

@@ -21,7 +21,7 @@ use crate::objective::{Objective, log_probs};
 
 const NUM_DECODED_TOKENS: usize = 8;
 
-/// Seconds that the whole run takes.
+/// Seconds that the whole run takes, without those that a server takes for its part.
 ///
 /// # Errors
 /// A failing device.
@@ -47,6 +47,7 @@ pub fn estimate_seconds(
     let one_side = supervised(&config.train, config.train.epochs);
     let iteration = if Objective::new(&config.objective).needs_self_generated() {
         let samples = config.generation.samples_per_prompt as f64;
+        let decode = if config.server.is_some() { 0.0 } else { decode };
         let generating = num_rows * samples * response_tokens * decode;
         generating + num_rows * sequence_tokens * forward + 2.0 * samples * one_side
     } else {
@@ -66,13 +67,15 @@ pub fn estimate_seconds(
 }
 
 /// What a run keeps at once: its checkpoints with one more while it is written, the start where it is needed again, the
-/// model.
+/// model, and the policy that a server is given.
 pub fn bytes_of_a_run(config: &RunConfig, model: &CausalLm) -> u64 {
     let optimizer = Optimizer::new(&config.train);
     let checkpoint = checkpoint::num_bytes(model, Some(&optimizer));
     let start = if config.continued_sft_lr.is_some() { checkpoint::num_bytes(model, None) } else { 0 };
+    let hands_over = config.server.as_ref().is_some_and(|server| !server.on_policy_ready.is_empty());
+    let num_models = if hands_over { 2 } else { 1 };
     let num_checkpoints = (config.keep_last + config.keep_best + 1) as u64;
-    num_checkpoints * checkpoint + start + 4 * model.config().num_parameters() as u64
+    num_checkpoints * checkpoint + start + num_models * 4 * model.config().num_parameters() as u64
 }
 
 fn seconds_per_forward_token(

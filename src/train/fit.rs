@@ -95,7 +95,7 @@ impl Run {
             let batch: Vec<&Pair> = batch.iter().map(|i| &fit.pairs[*i]).collect();
 
             let lr = learning_rate(fit.config, step, num_steps);
-            let (updated, metrics) = updater.update(model, &mut optimizer, &batch, lr)?;
+            let (updated, metrics) = updater.update_on(&self.replicas, model, &mut optimizer, &batch, lr)?;
             model = updated;
             progress = progress.next();
             bar.note(&format!("loss {:.3}  {:.0} tokens/s", metrics.loss, metrics.tokens_per_s));

@@ -11,6 +11,7 @@
 //! start for comparison (`continued_sft_lr`), and evaluation after every stage. A run is a list of stages; a checkpoint
 //! names the stage and the updates done in it, so a stopped run continues from there. Next: [`fit`], [`step`].
 
+mod answering;
 pub mod backward;
 pub mod binding;
 pub mod changes;
@@ -25,12 +26,14 @@ pub mod manifest;
 pub mod metrics;
 pub mod optimizer;
 pub mod pairs;
+pub mod replicas;
 mod reporting;
 pub mod retention;
 mod run_data;
 pub mod run_dir;
 pub mod schedule;
 pub mod self_generation;
+pub mod served;
 pub mod setup;
 pub mod signals;
 mod sources;
@@ -298,6 +301,13 @@ impl Run {
     /// Writes the aligned model as a Hugging Face folder, adapters merged.
     fn export(&self, model: &CausalLm) -> Result<()> {
         let folder = self.dir.join(MODEL_FOLDER);
+        self.write_model(model, &folder)?;
+        self.console.say(format!("aligned model: {}", folder.display()));
+        Ok(())
+    }
+
+    /// Writes a policy with all that belongs to it, adapters merged.
+    fn write_model(&self, model: &CausalLm, folder: &Path) -> Result<()> {
         let beside_weights = ModelFolder {
             config: &self.files.config,
             generation_config: self.files.generation_config.as_ref(),
@@ -307,10 +317,8 @@ impl Run {
         };
         let tensors = weights::tensors_to_write(model).into_iter().map(|tensor| tensor.checked(check_finite)).collect();
         beside_weights
-            .write(self.dir.files(), &folder, tensors)
-            .map_err(|error| self.dir.with_space(error, 4 * model.config().num_parameters() as u64))?;
-        self.console.say(format!("aligned model: {}", folder.display()));
-        Ok(())
+            .write(self.dir.files(), folder, tensors)
+            .map_err(|error| self.dir.with_space(error, 4 * model.config().num_parameters() as u64))
     }
 
     fn describe(&self, stage: Stage) -> String {

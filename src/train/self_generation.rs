@@ -5,16 +5,18 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use super::answering::{Answering, Found, OpenRequest};
 use super::json_lines::json_line;
 use super::pairs::{Pair, SelfGeneratedCounts, make_pairs};
+use super::served::Served;
 use super::setup::Run;
 use super::{collapse, iteration_folder};
-use crate::config::{GenerationConfig, WeightFormat};
+use crate::config::GenerationConfig;
 use crate::data::batch::Sequence;
 use crate::data::examples::Example;
 use crate::error::{Error, Result};
 use crate::generate::sampler::{Sampling, answer_seed};
-use crate::generate::{Decoding, Event, Generator, Request, Response, inseparable};
+use crate::generate::{Decoding, Request, Response, inseparable};
 use crate::model::CausalLm;
 use crate::objective::log_probs;
 use crate::report::console::Unit;
@@ -53,15 +55,6 @@ struct CountsRow {
     counts: SelfGeneratedCounts,
 }
 
-/// Responses by the row of the data file and the number of the sample.
-type Found = BTreeMap<(usize, usize), Response>;
-
-/// A prompt to answer and where its response belongs.
-struct OpenRequest {
-    place: (usize, usize),
-    request: Request,
-}
-
 /// One line of `demonstrations.jsonl`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DemonstrationRow {
@@ -87,11 +80,18 @@ impl Run {
                 return Err(Error::input(self.dir.join(&file), "responses are missing")
                     .with_hint("the reference that wrote them is gone; start a new run"));
             }
-            match self.are_given() {
-                true => self.score_given(reference, &file, &mut found)?,
-                false => self.answer(reference, &open, &file, &mut found)?,
+            match (self.are_given(), &self.config.server) {
+                (true, _) => self.score_given(reference, &file, &mut found)?,
+                (false, None) => Answering::new(self, reference, &file, &mut found, open.len()).decode(&open)?,
+                (false, Some(server)) => {
+                    let served = Served::prepare(self, server, iteration, reference)?;
+                    served.answer(&open, Answering::new(self, reference, &file, &mut found, open.len()))?;
+                }
             }
             self.dir.sync_lines(&file)?;
+        }
+        if self.config.server.is_some() {
+            self.forget_served_policy(iteration)?;
         }
         let mut of_example = |index| (0..num_samples).filter_map(|sample| found.remove(&(index, sample))).collect();
         let responses: Vec<Vec<Response>> = self.examples.iter().map(|example| of_example(example.index)).collect();
@@ -126,7 +126,10 @@ impl Run {
                 )
             })
             .unzip();
-        let mut groups = inseparable(reference, &requests, self.config.generation.batch_size);
+        let mut groups = match self.config.server {
+            Some(_) => (0..requests.len()).map(|i| vec![i]).collect(),
+            None => inseparable(reference, &requests, self.config.generation.batch_size),
+        };
         groups.retain(|group| group.iter().any(|i| !found.contains_key(&places[*i])));
         let open = groups.into_iter().flatten();
         open.map(|i| OpenRequest { place: places[i], request: requests[i].clone() }).collect()
@@ -163,58 +166,6 @@ impl Run {
             bar.advance(count as u64);
             self.stop.check()
         })
-    }
-
-    /// Generates, and writes down each response that is not there yet.
-    fn answer(&self, reference: &CausalLm, open: &[OpenRequest], file: &str, found: &mut Found) -> Result<()> {
-        let requests: Vec<Request> = open.iter().map(|open| open.request.clone()).collect();
-        let mut bar = self.console.bar("generating", requests.len() as u64, Unit::Count("responses"));
-        let (mut num_tokens, started) = (0, std::time::Instant::now());
-        let (mut drift, mut num_scored) = (0.0, 0); // of 16-bit copies of the weights, nats and tokens
-        let is_approximate = self.config.generation.weights != WeightFormat::F32;
-        let mut generator = Generator::new(reference, self.config.generation.weights)?;
-        generator.answer(&requests, &self.decoding(), &mut |event| {
-            match event {
-                Event::Token(..) => {
-                    num_tokens += 1;
-                    bar.note(&format!("{:.0} tokens/s", num_tokens as f64 / started.elapsed().as_secs_f64()));
-                }
-                Event::Done(i, response) => {
-                    bar.advance(1);
-                    let (index, sample) = open[i].place;
-                    if let Entry::Vacant(entry) = found.entry((index, sample)) {
-                        let response_text = self.decode(&response)?;
-                        let decoded_log_prob = is_approximate.then(|| response.log_prob());
-                        let response = match is_approximate {
-                            true => self.score_again(reference, &open[i].request, response)?,
-                            false => response,
-                        };
-                        drift += decoded_log_prob.map_or(0.0, |decoded| (decoded - response.log_prob()).abs());
-                        num_scored += response.token_ids.len();
-                        let row = SelfGeneratedRow { index, sample, response_text, decoded_log_prob, response };
-                        self.dir.append(file, &row)?;
-                        entry.insert(row.response);
-                    }
-                }
-            }
-            self.stop.check()
-        })?;
-        if is_approximate && num_scored > 0 {
-            let drift = drift / num_scored as f64;
-            self.console.say(format!(
-                "responses decoded with 16-bit weights and scored again with the weights themselves: their log-probs \
-                 differ by {drift:.5} nats a token"
-            ));
-        }
-        Ok(())
-    }
-
-    /// The response with the reference's own log-probs, where decoding only came near to them. Each response is scored by
-    /// itself: its numbers then do not depend on which others a stopped run had finished.
-    fn score_again(&self, reference: &CausalLm, request: &Request, response: Response) -> Result<Response> {
-        let sequence = Sequence { prompt_ids: &request.prompt_ids, response_ids: &response.token_ids };
-        let mut scores = log_probs::score(reference, &[sequence], 1, self.num_tokens_multiple, &mut |_| Ok(()))?;
-        Ok(Response { token_log_probs: scores.pop().unwrap_or_default(), ..response })
     }
 
     /// The reference log-prob (nats) of every demonstration, in the order of the examples.
@@ -300,7 +251,7 @@ impl Run {
         ));
     }
 
-    fn decoding(&self) -> Decoding {
+    pub(super) fn decoding(&self) -> Decoding {
         let GenerationConfig { temperature, top_k, top_p, max_new_tokens, batch_size, .. } = self.config.generation;
         Decoding {
             sampling: Sampling { temperature, top_k, top_p },
@@ -349,7 +300,7 @@ impl Run {
         Ok(())
     }
 
-    fn decode(&self, response: &Response) -> Result<Option<String>> {
+    pub(super) fn decode(&self, response: &Response) -> Result<Option<String>> {
         self.tokenizer.as_ref().map(|tokenizer| tokenizer.decode(&response.token_ids)).transpose()
     }
 }

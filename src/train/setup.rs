@@ -10,9 +10,11 @@ use super::changes::{Changes, check_changes};
 use super::checkpoint::{self, Progress, Saved, Stage};
 use super::environment::{self, began_with, check_same_rows};
 use super::estimate::{bytes_of_a_run, estimate_seconds};
+use super::replicas::Replicas;
 use super::retention::Keep;
 use super::run_data::RunFiles;
 use super::run_dir::RunDir;
+use super::served;
 use super::signals::StopRequest;
 use super::sources::Sources;
 use crate::config::{RunConfig, Unfinished, WordProblemsConfig};
@@ -50,6 +52,8 @@ pub struct Run {
     pub(super) examples: Vec<Example>,
     pub(super) held_out: HeldOut,
     pub(super) num_tokens_multiple: usize,
+    /// The devices that training steps are divided over, beside the first.
+    pub(super) replicas: Replicas,
     /// The checkpoint that the run continues from.
     pub(super) resumed: Option<Saved>,
 }
@@ -68,6 +72,7 @@ struct Opened {
     model: CausalLm,
     examples: Vec<Example>,
     held_out: HeldOut,
+    replicas: Replicas,
 }
 
 impl Run {
@@ -92,7 +97,7 @@ impl Run {
         RunDir::check_free(output)?;
         let (dir, opened);
         if config.word_problems.is_some() {
-            let device = device::open(device::resolve_name(&config.device))?;
+            let device = device::open(device::resolve_name(config.device_names()[0]))?;
             dir = RunDir::create(files, output)?;
             let made = make_task(&config, &dir, &device);
             match made.and_then(|()| Opened::open(&with_task_paths(&config, &dir), &console)) {
@@ -192,9 +197,9 @@ impl Run {
         self.dir.write(environment::FILE, &(environment.to_string() + "\n"))
     }
 
-    /// The device that `auto` or the configuration stands for.
-    pub fn device_name(&self) -> &str {
-        &self.device_name
+    /// The devices that `auto` or the configuration stands for.
+    pub fn device_names(&self) -> Vec<&str> {
+        self.config.device_names().into_iter().map(device::resolve_name).collect()
     }
 
     /// Where the run talks to a person.
@@ -228,18 +233,28 @@ impl Run {
             objective.shift,
             self.config.iterations
         ));
-        console.say(format!("device     {}", self.device_name));
+        let devices = match self.config.devices.len() {
+            0 | 1 => self.device_name.clone(),
+            _ => format!("{}; training steps on {}", self.device_name, self.config.devices.join(", ")),
+        };
+        console.say(format!("device     {devices}"));
         console.say(format!("run folder {}", self.dir.path().display()));
         let seconds = estimate_seconds(&self.config, model, &self.examples, held_out, self.num_tokens_multiple)?;
-        console.say(format!("time       about {} for the whole run, at the speed just measured", duration(seconds)));
+        let part = if self.config.server.is_some() { " without the server's part" } else { "" };
+        console
+            .say(format!("time       about {} for the whole run{part}, at the speed just measured", duration(seconds)));
         Ok(())
     }
 }
 
 impl Opened {
     fn open(config: &RunConfig, console: &Console) -> Result<Self> {
-        let device_name = device::resolve_name(&config.device).to_owned();
+        let names = config.device_names();
+        let device_name = device::resolve_name(names[0]).to_owned();
         let device = device::open(&device_name)?;
+        let others: Result<Vec<Device>> =
+            names[1..].iter().map(|name| device::open(device::resolve_name(name))).collect();
+        let replicas = Replicas::new(others?)?;
         let needed = |value: &Option<String>, key: &str| {
             value.clone().ok_or_else(|| {
                 Error::config(key, "is not given").with_hint(format!("pass --{key}, or `{key}: \"..\"` in the config"))
@@ -259,6 +274,7 @@ impl Opened {
                 .at(format!("row {}", row.index))
                 .with_hint("give one to every row, or to none: then the policy generates its own"));
         }
+        served::check(config, &policy, &examples)?;
         let settings = evaluation_settings(config, &policy, &device_name);
         let held_out = if files.held_out.is_empty() {
             let examples = examples[..NUM_PROBE_ROWS.min(examples.len())].to_vec();
@@ -279,7 +295,7 @@ impl Opened {
             Some(lora) => model.with_adapters(lora.rank, lora.alpha as f64, &lora.target_modules, config.seed),
             None => model,
         };
-        Ok(Opened { device_name, policy, model, examples, held_out })
+        Ok(Opened { device_name, policy, model, examples, held_out, replicas })
     }
 
     fn into_run(
@@ -290,7 +306,8 @@ impl Opened {
         resumed: Option<Saved>,
     ) -> Result<(Run, CausalLm)> {
         let run = Run {
-            num_tokens_multiple: num_tokens_multiple(&self.device_name),
+            num_tokens_multiple: config.device_names().into_iter().map(num_tokens_multiple).max().unwrap_or(1),
+            replicas: self.replicas,
             dir,
             config,
             console,

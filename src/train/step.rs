@@ -1,8 +1,9 @@
-//! One optimizer update: micro-batches of pairs, gradients accumulated as if they were one batch, clipped, applied.
+//! One optimizer update: micro-batches of pairs, gradients accumulated as if they were one batch, on one device or several,
+//! clipped, applied.
 
 use std::time::Instant;
 
-use burn::optim::GradientsAccumulator;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::backward;
@@ -10,6 +11,7 @@ use super::gradients::{clip_factor, global_norm, scale};
 use super::metrics::{PairValues, StepMetrics};
 use super::optimizer::Optimizer;
 use super::pairs::{Pair, ScoredResponse, micro_batches};
+use super::replicas::Replicas;
 use crate::config::TrainConfig;
 use crate::data::batch::{Batch, Sequence};
 use crate::error::{Error, Result};
@@ -42,20 +44,23 @@ impl Updater<'_> {
         pairs: &[&Pair],
         lr: f64,
     ) -> Result<(CausalLm, StepMetrics)> {
+        self.update_on(&Replicas::default(), model, optimizer, pairs, lr)
+    }
+
+    /// [`Self::update`] with micro-batches divided over several devices: the same but for rounding.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn update_on(
+        &self,
+        replicas: &Replicas,
+        model: CausalLm,
+        optimizer: &mut Optimizer,
+        pairs: &[&Pair],
+        lr: f64,
+    ) -> Result<(CausalLm, StepMetrics)> {
         let started = Instant::now();
-        let mut sum = GradientsAccumulator::new();
-        let mut values = PairValues::default();
-        for micro_batch in self.micro_batches(pairs) {
-            let batch = self.batch(micro_batch);
-            let saves_memory = self.config.activation_checkpointing;
-            let (gradients, read) = backward::gradients(&model, &batch, saves_memory, |hidden| {
-                let log_probs = sequence_log_probs(&model, hidden, &batch, !saves_memory);
-                self.loss(log_probs, micro_batch, pairs.len())
-            });
-            sum.accumulate(&model, gradients);
-            values.add(micro_batch, &weights::to_host(read)?);
-        }
-        let mut gradients = sum.grads();
+        let (mut gradients, values) = self.gradients(replicas, &model, pairs)?;
         let grad_norm = global_norm(&model, &gradients);
         let odd = values.not_finite();
         if !(odd.is_empty() && grad_norm.is_finite()) {
@@ -71,6 +76,51 @@ impl Updater<'_> {
         }
         let model = optimizer.step(model, gradients, lr);
         Ok((model, StepMetrics::new(&values, grad_norm, lr, started.elapsed().as_secs_f64())))
+    }
+
+    /// Gradients of the mean loss of `pairs`, where the model is, and what was read of each pair.
+    fn gradients(
+        &self,
+        replicas: &Replicas,
+        model: &CausalLm,
+        pairs: &[&Pair],
+    ) -> Result<(GradientsParams, PairValues)> {
+        let micro_batches: Vec<&[&Pair]> = self.micro_batches(pairs).collect();
+        let num_devices = replicas.num_devices();
+        let mut shares = replicas.each(model, |device, replica| {
+            let own: Vec<&[&Pair]> = micro_batches.iter().skip(device).step_by(num_devices).copied().collect();
+            self.share(replica, &own, pairs.len())
+        });
+        let (mut sum, mut read) = (GradientsAccumulator::new(), Vec::new());
+        let device = model.device().without_autodiff();
+        for (i, share) in shares.drain(..).enumerate() {
+            let Share { gradients, values } = share?;
+            let gradients = if i == 0 { gradients } else { gradients.to_device(&device, model) };
+            sum.accumulate(model, gradients);
+            read.push(values.into_iter());
+        }
+        let mut all = PairValues::default();
+        for (i, micro_batch) in micro_batches.iter().enumerate() {
+            let values = read[i % num_devices].next().expect("a device reads every micro-batch of its share");
+            all.add(micro_batch, &values);
+        }
+        Ok((sum.grads(), all))
+    }
+
+    /// One device's part of an update.
+    fn share(&self, model: &CausalLm, micro_batches: &[&[&Pair]], num_pairs_of_update: usize) -> Result<Share> {
+        let (mut sum, mut values) = (GradientsAccumulator::new(), Vec::new());
+        for micro_batch in micro_batches {
+            let batch = self.batch(micro_batch);
+            let saves_memory = self.config.activation_checkpointing;
+            let (gradients, read) = backward::gradients(model, &batch, saves_memory, |hidden| {
+                let log_probs = sequence_log_probs(model, hidden, &batch, !saves_memory);
+                self.loss(log_probs, micro_batch, num_pairs_of_update)
+            });
+            sum.accumulate(model, gradients);
+            values.push(weights::to_host(read)?);
+        }
+        Ok(Share { gradients: sum.grads(), values })
     }
 
     /// The pairs of one update, as they are computed together.
@@ -110,6 +160,13 @@ impl Updater<'_> {
         let read = Tensor::cat(read.map(without_graph).to_vec(), 0);
         (loss.total.sum() / num_pairs_of_update as f64, read)
     }
+}
+
+/// What one device found.
+struct Share {
+    gradients: GradientsParams,
+    /// For each of its micro-batches.
+    values: Vec<Vec<f32>>,
 }
 
 fn without_graph(tensor: Tensor<1>) -> Tensor<1> {

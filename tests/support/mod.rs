@@ -16,6 +16,8 @@ pub mod hub_place;
 pub mod memory;
 #[cfg(feature = "hub")]
 pub mod mock_hub;
+#[cfg(all(unix, feature = "server"))]
+pub mod mock_server;
 pub mod mutations;
 #[cfg(unix)]
 pub mod recipe;

@@ -1,0 +1,224 @@
+//! Text completions by any server with OpenAI's interface, many at a time, with patience for a server in trouble.
+//!
+//! ```text
+//! mod       what is asked and answered; the threads that ask
+//! http      one request and its reply
+//! reply     what a reply means: an answer, a failure that may pass, a failure that stays
+//! pace      when a request may be sent
+//! ```
+//! It knows neither token ids nor which policy is served; that is [`crate::train`]'s.
+
+mod http;
+mod pace;
+mod reply;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::sampler::Sampling;
+use crate::config::ServerConfig;
+use crate::error::{Error, Result};
+use http::Http;
+use pace::{Pace, backoff};
+use reply::{Failure, read_answer, read_models};
+
+/// How long a waiting thread takes to notice that it need not wait any more.
+const BLINK: Duration = Duration::from_millis(50);
+/// Seeds as every server takes them: below 2^31.
+const SEED_BITS: u64 = 0x7fff_ffff;
+
+/// A prompt to continue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextRequest {
+    /// Exactly as the model is to read it, beginning token included.
+    pub prompt: String,
+    pub seed: u64,
+    pub max_new_tokens: usize,
+    pub sampling: Sampling,
+}
+
+/// How a prompt was continued.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextAnswer {
+    /// Without the end token.
+    pub text: String,
+    /// False if it was cut at the token limit.
+    pub finished: bool,
+    /// What the server counts; None if it does not say.
+    pub num_prompt_tokens: Option<usize>,
+}
+
+/// A server that can be asked.
+#[derive(Clone)]
+pub struct Server {
+    http: Http,
+    url: String,
+    model: String,
+    max_in_flight: usize,
+    max_retries: usize,
+    pace: Arc<Pace>,
+}
+
+impl Server {
+    /// Prepares to ask; nothing is sent yet. The key is the environment's.
+    ///
+    /// # Errors
+    /// A build without HTTP, a key that is no header.
+    pub fn new(config: &ServerConfig) -> Result<Self> {
+        let url = config.url.trim_end_matches('/').to_owned();
+        Ok(Server {
+            http: Http::new(&url, Duration::from_secs(config.timeout_s as u64), config.max_in_flight)?,
+            url,
+            model: String::new(),
+            max_in_flight: config.max_in_flight,
+            max_retries: config.max_retries,
+            pace: Arc::new(Pace::new(config.requests_per_minute)),
+        })
+    }
+
+    /// The same server, asked for the model with this name.
+    pub fn with_model(self, model: String) -> Self {
+        Server { model, ..self }
+    }
+
+    /// The names of the models that it lists, at the first try.
+    ///
+    /// # Errors
+    /// [`Error::Server`].
+    pub fn models(&self) -> Result<Vec<String>> {
+        let listed = self.http.get("/models").and_then(|reply| read_models(&reply));
+        listed.map_err(|failure| self.error(failure.message).with_hint("is it running, and is server.url right?"))
+    }
+
+    /// Continues every prompt. `on_answer` hears of each answer as it comes, in any order; `check` is called several times
+    /// a second meanwhile. An error of either ends the work, and answers that are on their way are lost.
+    ///
+    /// # Errors
+    /// [`Error::Server`] for a request that failed for good, named by `name`.
+    pub fn complete_all(
+        &self,
+        requests: Vec<TextRequest>,
+        name: &dyn Fn(usize) -> String,
+        on_answer: &mut dyn FnMut(usize, TextAnswer) -> Result<()>,
+        check: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
+        let num_requests = requests.len();
+        let work = Arc::new(Work { requests, next: AtomicUsize::new(0), is_over: AtomicBool::new(false) });
+        let _over = SetOnDrop(Arc::clone(&work));
+        let (sender, receiver) = channel();
+        for _ in 0..self.max_in_flight.min(num_requests) {
+            let (server, work, sender) = (self.clone(), Arc::clone(&work), sender.clone());
+            // Not a scoped thread: a person who stops the run does not wait for a server that hangs.
+            thread::spawn(move || {
+                while let Some(i) = work.take() {
+                    let answered = server.complete(&work.requests[i], &work.is_over);
+                    if sender.send((i, answered)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        let mut num_answered = 0;
+        while num_answered < num_requests {
+            match receiver.recv_timeout(BLINK) {
+                Ok((i, Ok(answer))) => {
+                    num_answered += 1;
+                    on_answer(i, answer)?;
+                }
+                Ok((i, Err(message))) => return Err(self.error(format!("{}: {message}", name(i)))),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(self.error("a thread that asks it died".to_owned())),
+            }
+            check()?;
+        }
+        Ok(())
+    }
+
+    /// One answer, after as many tries as may be; a message if there is none.
+    fn complete(&self, request: &TextRequest, is_over: &AtomicBool) -> std::result::Result<TextAnswer, String> {
+        let body = self.body(request);
+        for num_failures in 1.. {
+            wait_until(self.pace.turn(Instant::now()), is_over);
+            let answered = self.http.post("/completions", &body).and_then(|reply| read_answer(&reply));
+            let Failure { message, may_pass, retry_after } = match answered {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            if !may_pass || num_failures > self.max_retries || is_over.load(Ordering::Relaxed) {
+                let tries = if num_failures == 1 { "try" } else { "tries" };
+                return Err(format!("{message} ({num_failures} {tries})"));
+            }
+            let wait = retry_after.unwrap_or_else(|| backoff(num_failures));
+            if retry_after.is_some() {
+                self.pace.hold(Instant::now() + wait); // it is the server that is busy, not this request
+            }
+            wait_until(Instant::now() + wait, is_over);
+        }
+        unreachable!("the loop ends by an answer or a failure")
+    }
+
+    /// Everything that shapes the distribution is said, because servers' own defaults differ and follow the model's
+    /// `generation_config.json`. Servers ignore what they do not know.
+    fn body(&self, request: &TextRequest) -> String {
+        let Sampling { temperature, top_k, top_p } = request.sampling;
+        json!({
+            "model": self.model,
+            "prompt": request.prompt,
+            "max_tokens": request.max_new_tokens,
+            "seed": request.seed & SEED_BITS,
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "min_p": 0.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "repetition_penalty": 1.0, // vLLM's name
+            "repeat_penalty": 1.0,     // llama.cpp's and Ollama's
+            "add_special_tokens": false, // vLLM: the prompt has its beginning token
+            "stream": false,
+        })
+        .to_string()
+    }
+
+    /// An error that names the server, with the key taken out of whatever it said.
+    fn error(&self, message: String) -> Error {
+        Error::server(&self.url, self.http.without_key(&message))
+    }
+}
+
+/// What the threads share.
+struct Work {
+    requests: Vec<TextRequest>,
+    next: AtomicUsize,
+    is_over: AtomicBool,
+}
+
+impl Work {
+    fn take(&self) -> Option<usize> {
+        let i = self.next.fetch_add(1, Ordering::Relaxed);
+        (i < self.requests.len() && !self.is_over.load(Ordering::Relaxed)).then_some(i)
+    }
+}
+
+/// Sends the threads home, however the work ends.
+struct SetOnDrop(Arc<Work>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+fn wait_until(moment: Instant, is_over: &AtomicBool) {
+    while let Some(rest) = moment.checked_duration_since(Instant::now()) {
+        if rest.is_zero() || is_over.load(Ordering::Relaxed) {
+            return;
+        }
+        thread::sleep(rest.min(BLINK));
+    }
+}
