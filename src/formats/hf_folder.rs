@@ -10,8 +10,8 @@
 //! | `README.md` | no | if given |
 //!
 //! A folder cannot make this program open a file elsewhere: shard names are plain names ending in `.safetensors`, and
-//! symbolic links may lead to files of the folder or, as in the Hugging Face cache, from `snapshots/REVISION` to `blobs`,
-//! nowhere else. Pickle files (`pytorch_model.bin`) can run code and are never read.
+//! symbolic links may lead to files of the folder or, as in the Hugging Face cache, from `snapshots/REVISION` to `blobs` of
+//! the repository or of the cache, nowhere else. Pickle files (`pytorch_model.bin`) can run code and are never read.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -338,5 +338,21 @@ mod tests {
         let link_to_folder = parent.path().join("main");
         std::os::unix::fs::symlink(&snapshot, &link_to_folder).unwrap();
         assert_eq!(open_model_folder(&link_to_folder).unwrap().weights.names().count(), 2);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn files_that_repositories_of_the_cache_share_are_followed_from_repositories_alone() {
+        for (repository, is_followed) in [("models--o--n", true), ("other", false)] {
+            let parent = tempfile::tempdir().unwrap();
+            let snapshot = parent.path().join(repository).join("snapshots/0a1b");
+            let shared = parent.path().join("blobs/0a");
+            fs::create_dir_all(&shared).unwrap();
+            fs::create_dir_all(snapshot.parent().unwrap()).unwrap();
+            fs::rename(written(parent.path()), &snapshot).unwrap();
+            fs::rename(snapshot.join(WEIGHTS), shared.join("0a1b")).unwrap();
+            std::os::unix::fs::symlink(shared.join("0a1b"), snapshot.join(WEIGHTS)).unwrap();
+            assert_eq!(open_model_folder(&snapshot).is_ok(), is_followed, "{repository}");
+        }
     }
 }

@@ -95,6 +95,8 @@ fn locate(given: &str, address: Option<Address>, kind: Kind, offline: bool, cons
 
 #[cfg(not(feature = "hub"))]
 fn fetched(address: &Address, kind: Kind, _: bool, _: &Console) -> Result<Located> {
+    use crate::error::Error;
+
     Err(Error::usage(format!(
         "{address}: no such file or folder, and this build fetches no {} from the Hugging Face hub",
         kind.noun()
