@@ -23,7 +23,7 @@ pub enum Error {
     /// The device is missing, lost, out of memory, or not compiled in.
     #[error("device `{device}`: {message}")]
     Device { device: String, message: String, hint: Option<String> },
-    /// A server that is to write responses does not answer, answers nonsense, or serves another model.
+    /// A server (of responses, of models) does not answer, answers nonsense, or serves something else.
     #[error("server {url}: {message}")]
     Server { url: String, message: String, hint: Option<String> },
     /// Training produced numbers that must not be trained on or saved.

@@ -15,8 +15,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hf_hub::{Repo, RepoType};
-
 use super::Kind;
 use super::address::{Address, is_commit};
 use crate::error::{Error, Result};
@@ -31,11 +29,12 @@ pub(super) struct RepositoryCache {
 
 impl RepositoryCache {
     pub fn new(cache: &Path, address: &Address, kind: Kind) -> Self {
-        let repo_type = match kind {
-            Kind::Model => RepoType::Model,
-            Kind::DataSet => RepoType::Dataset,
+        let kind = match kind {
+            Kind::Model => "models",
+            Kind::DataSet => "datasets",
         };
-        let name = Repo::new(address.repository.clone(), repo_type).folder_name();
+        // What huggingface_hub calls it.
+        let name = format!("{kind}--{}", address.repository.replace('/', "--"));
         RepositoryCache { locks: cache.join(".locks").join(&name), folder: cache.join(name) }
     }
 
