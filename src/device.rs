@@ -4,8 +4,10 @@
 //! Vulkan, Metal or DX12. `auto` takes a graphics card where there is one and `flex` elsewhere. Next: [`crate::model`].
 
 mod failure;
+mod memory;
 
-pub use failure::of_panic as error_of_panic;
+pub use failure::{of_panic as error_of_panic, remember_advice};
+pub use memory::HostMemory;
 
 use burn::tensor::Device;
 

@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod devices;
 mod doctor;
+mod estimate;
 mod eval;
 mod export;
 pub mod failure;
@@ -33,6 +34,8 @@ pub struct Cli {
 enum Verb {
     /// Align a model with demonstrations. Without arguments: the quickstart, a small task from nothing.
     Train(train::TrainArgs),
+    /// What a run would need, before it starts: memory by phase, room on the disk, time; and what to change if it does not fit.
+    Estimate(estimate::EstimateArgs),
     /// Continue a stopped run.
     Resume(train::ResumeArgs),
     /// Answer prompts.
@@ -62,6 +65,7 @@ enum Verb {
 pub fn run(cli: Cli) -> Result<()> {
     match cli.verb {
         Verb::Train(args) => train::train(args),
+        Verb::Estimate(args) => estimate::estimate(args),
         Verb::Resume(args) => train::resume(args),
         Verb::Generate(args) => generate::generate(args),
         Verb::Report(args) => report::report(args),

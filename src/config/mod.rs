@@ -11,10 +11,12 @@ mod overrides;
 mod parse;
 mod ranges;
 mod sampling;
+mod size;
 mod training;
 
 pub use objective::{ObjectiveConfig, ObjectiveName};
 pub use sampling::{EvaluationConfig, GenerationConfig, Unfinished, WeightFormat, WordProblemsConfig};
+pub use size::parse_bytes;
 pub use training::{LoraConfig, OptimizerName, ScheduleName, TrainConfig};
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +38,9 @@ pub struct RunConfig {
     pub output: Option<String>,
     /// Where tensors live, as `gsil devices` names them. Default `auto`: a GPU if there is one, else the CPU.
     pub device: String,
+    /// The most memory that a run may take, such as `8GiB` or `6.5 GB`; one that is estimated to need more is refused before
+    /// it starts. Default none: all that the machine has.
+    pub memory_limit: Option<String>,
     /// Decides every random choice of the run. Default 0: any number will do, the same one repeats the run.
     pub seed: u64,
     /// Rounds of self-generation and training. Default 1: each costs a pass of generation over the data, and one shows
@@ -79,6 +84,7 @@ impl Default for RunConfig {
             data: None,
             output: None,
             device: "auto".to_owned(),
+            memory_limit: None,
             seed: 0,
             iterations: 1,
             save_every: 50,

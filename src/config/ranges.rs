@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::{LoraConfig, RunConfig, TrainConfig, WordProblemsConfig};
+use super::{LoraConfig, RunConfig, TrainConfig, WordProblemsConfig, parse_bytes};
 use crate::error::{Error, Result};
 
 /// The values a number may have. Counts are compared as `f64`: exact far beyond every limit here.
@@ -172,6 +172,7 @@ fn stage_numbers(section: &str, train: &TrainConfig) -> Vec<Number> {
 fn check_texts(config: &RunConfig) -> Result<()> {
     let texts = [
         ("device", Some(&config.device)),
+        ("memory_limit", config.memory_limit.as_ref()),
         ("model", config.model.as_ref()),
         ("data", config.data.as_ref()),
         ("output", config.output.as_ref()),
@@ -182,6 +183,10 @@ fn check_texts(config: &RunConfig) -> Result<()> {
         if text.is_some_and(|text| text.trim().is_empty()) {
             return Err(Error::config(key, "must not be empty"));
         }
+    }
+    if let Some(limit) = config.memory_limit.as_ref().filter(|limit| parse_bytes(limit).is_none()) {
+        let problem = Error::config("memory_limit", format!("`{limit}` is no size"));
+        return Err(problem.with_hint("a number with its unit, such as 8GiB, 6.5GB or 900MB"));
     }
     let Some(lora) = &config.lora else { return Ok(()) };
     let key = "lora.target_modules";
@@ -375,7 +380,7 @@ mod tests {
 
     #[test]
     fn keys_that_do_not_fit_each_other_are_refused() {
-        let cases: [(&[&str], &str); 11] = [
+        let cases: [(&[&str], &str); 12] = [
             (&["train.micro_batch_size=9"], "train.micro_batch_size: 9 is more than train.batch_size, 8"),
             (&["sft.batch_size=1"], "sft.micro_batch_size: 2 is more than sft.batch_size, 1"),
             (&["generation.max_new_tokens=1024"], "generation.max_new_tokens: 1024 leaves no room"),
@@ -386,6 +391,7 @@ mod tests {
             (&["lora.target_modules=[\"q_proj\", \"q_proj\"]"], "lora.target_modules: names `q_proj` twice"),
             (&["model=m.gguf"], "model: `word_problems` makes its own"),
             (&["word_problems.num_train=20000"], "word_problems.num_train: with num_test"),
+            (&["memory_limit=8 gigs"], "memory_limit: `8 gigs` is no size"),
             (&["word_problems.num_heads=5"], "word_problems.hidden_size: 96 must be a multiple of 10"),
         ];
         for (assignments, start) in cases {

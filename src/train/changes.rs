@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// What may change with `--allow-changes`: how long and how carefully, and what fits into memory, but not what is learnt. A
 /// changed number of epochs stretches the learning-rate schedule from here on; other micro-batches change the last bits.
-pub const CHANGEABLE: [&str; 11] = [
+pub const CHANGEABLE: [&str; 12] = [
     "save_every",
     "keep_last",
     "keep_best",
@@ -19,6 +19,7 @@ pub const CHANGEABLE: [&str; 11] = [
     "sft.max_tokens",
     "sft.activation_checkpointing",
     "generation.batch_size",
+    "memory_limit",
 ];
 
 /// What is asked of a resumed run besides going on.

@@ -245,8 +245,9 @@ impl Run {
         if self.config.continued_sft_lr.is_some() {
             let tensors = weights::trained_tensors_to_write(model);
             let path = self.dir.join(START_FILE);
+            let num_bytes = checkpoint::num_bytes(weights::num_trained_parameters(model) as u64, None);
             replace_file(self.dir.files(), &path, |file| write_tensors(file, &path, tensors, &Default::default()))
-                .map_err(|error| self.dir.with_space(error, checkpoint::num_bytes(model, None)))?;
+                .map_err(|error| self.dir.with_space(error, num_bytes))?;
         }
         let held_out = &self.held_out;
         let path = self.dir.join(HELD_OUT_FILE);

@@ -9,7 +9,11 @@ use burn::tensor::Device;
 use super::changes::{Changes, check_changes};
 use super::checkpoint::{self, Progress, Saved, Stage};
 use super::environment::{self, began_with, check_same_rows};
-use super::estimate::{bytes_of_a_run, estimate_seconds};
+use super::estimate::batches::RowLengths;
+use super::estimate::limits::Limits;
+use super::estimate::memory::{Memory, Subject};
+use super::estimate::time::{Standing, Work};
+use super::estimate::{advice, bytes, disk_bytes, memory_that_fits, phase_name, savings};
 use super::retention::Keep;
 use super::run_dir::RunDir;
 use super::signals::StopRequest;
@@ -54,18 +58,33 @@ pub struct Run {
 
 /// The rows that every stage is judged on: held out if there are any, else the first rows of the training data.
 #[derive(Debug)]
-pub(super) struct HeldOut {
+pub(crate) struct HeldOut {
     pub examples: Vec<Example>,
     pub settings: eval::Settings,
 }
 
+impl HeldOut {
+    /// Rows that are answered at each evaluation.
+    pub fn num_answered(&self) -> usize {
+        self.settings.generate_rows.min(self.examples.len())
+    }
+}
+
+/// What a run reads, with the weights still on the disk.
+pub(crate) struct Sources {
+    pub device_name: String,
+    pub device: Device,
+    pub policy: Policy,
+    pub examples: Vec<Example>,
+    pub held_out: HeldOut,
+    pub limits: Limits,
+}
+
 /// What both a new and a resumed run open and check.
 struct Opened {
-    device_name: String,
-    policy: Policy,
+    sources: Sources,
     model: CausalLm,
-    examples: Vec<Example>,
-    held_out: HeldOut,
+    memory: Memory,
 }
 
 impl Run {
@@ -93,7 +112,7 @@ impl Run {
             let device = device::open(device::resolve_name(&config.device))?;
             dir = RunDir::create(files, output)?;
             let made = make_task(&config, &dir, &device);
-            match made.and_then(|()| Opened::open(&with_task_paths(&config, &dir), &console)) {
+            match made.and_then(|()| Opened::open(&with_task_paths(&config, &dir), false, &console)) {
                 Ok(all) => opened = all,
                 Err(error) => {
                     dir.abandon();
@@ -104,10 +123,10 @@ impl Run {
             for path in [&mut config.model, &mut config.data, &mut config.evaluation.data].into_iter().flatten() {
                 *path = absolute(path); // so that the run can be resumed from anywhere
             }
-            opened = Opened::open(&config, &console)?;
+            opened = Opened::open(&config, false, &console)?;
             dir = RunDir::create(files, output)?;
         }
-        if let Err(error) = dir.check_space(bytes_of_a_run(&config, &opened.model)) {
+        if let Err(error) = dir.check_space(disk_bytes(&config, opened.model.config())) {
             dir.abandon();
             return Err(error);
         }
@@ -144,8 +163,8 @@ impl Run {
         changes.overrides.iter().try_for_each(|assignment| config.set(assignment))?;
         config.validate()?;
         let is_changed = check_changes(&before, &config, changes.allow)?;
-        let mut opened = Opened::open(&with_task_paths(&config, &dir), &console)?;
-        check_same_rows(&dir, &opened.examples)?;
+        let mut opened = Opened::open(&with_task_paths(&config, &dir), true, &console)?;
+        check_same_rows(&dir, &opened.sources.examples)?;
         let resumed = checkpoint::load_newest(&dir, &|problem| console.warn(problem))?;
         Self::forget_what_follows(&dir, resumed.as_ref().map(|saved| &saved.progress))?;
         if let Some(saved) = &resumed {
@@ -202,7 +221,7 @@ impl Run {
     }
 
     /// What a person wants to know before the first step.
-    fn say_header(&self, model: &CausalLm) -> Result<()> {
+    fn say_header(&self, model: &CausalLm, memory: &Memory, limits: &Limits) -> Result<()> {
         let config = model.config();
         let trained = weights::num_trained_parameters(model);
         let console = &self.console;
@@ -225,15 +244,44 @@ impl Run {
         ));
         console.say(format!("device     {}", self.device_name));
         console.say(format!("run folder {}", self.dir.path().display()));
-        let seconds = estimate_seconds(&self.config, model, &self.examples, held_out, self.num_tokens_multiple)?;
-        console.say(format!("time       about {} for the whole run, at the speed just measured", duration(seconds)));
+        let (peak, phase) = (bytes(memory.peak_bytes()), phase_name(memory.peak().phase));
+        console.say(format!("memory     about {peak} at its peak ({phase}); {}", limits.describe()));
+        if limits.available_bytes.is_some_and(|free| memory.peak_bytes() > free) {
+            console.warn("the run needs more memory than is free now: close other programs, or see `gsil estimate`");
+        }
+        let work = self.work()?;
+        let speed = work.measure_speed(model, self.num_tokens_multiple)?;
+        let seconds = work.seconds(speed).iter().map(|phase| phase.seconds).sum();
+        let what = if self.resumed.is_some() { "what is left" } else { "the whole run" };
+        console.say(format!("time       about {} for {what}, at the speed just measured", duration(seconds)));
         Ok(())
+    }
+
+    /// What is left to do.
+    fn work(&self) -> Result<Work<'_>> {
+        let standing = match &self.resumed {
+            Some(Saved { progress, .. }) => Some(Standing {
+                stage: progress.stage,
+                stage_steps: progress.stage_steps,
+                num_responses: self.num_responses(progress.stage)?,
+            }),
+            None => None,
+        };
+        Ok(Work {
+            config: &self.config,
+            examples: &self.examples,
+            num_held_out: self.held_out.examples.len(),
+            num_answered: self.held_out.num_answered(),
+            standing,
+        })
     }
 }
 
-impl Opened {
-    fn open(config: &RunConfig, console: &Console) -> Result<Self> {
+impl Sources {
+    /// Opens and checks model and data. The configuration is resolved and valid.
+    pub(crate) fn open(config: &RunConfig, console: &Console) -> Result<Self> {
         let device_name = device::resolve_name(&config.device).to_owned();
+        let limits = Limits::of(config, &device_name);
         let device = device::open(&device_name)?;
         let needed = |value: &Option<String>, key: &str| {
             value.clone().ok_or_else(|| {
@@ -274,12 +322,52 @@ impl Opened {
                 .at("config.json, field `eos_token_id`")
                 .with_hint("add eos_token_id to config.json, or set generation.unfinished=mask"));
         }
-        let model = policy.load(&device.autodiff(), console)?;
-        let model = match &config.lora {
+        Ok(Sources { device_name, device, policy, examples, held_out, limits })
+    }
+
+    /// Reads the weights, and adds fresh adapters if the configuration asks for them.
+    pub(crate) fn load(&self, config: &RunConfig, console: &Console) -> Result<CausalLm> {
+        let model = self.policy.load(&self.device.clone().autodiff(), console)?;
+        Ok(match &config.lora {
             Some(lora) => model.with_adapters(lora.rank, lora.alpha as f64, &lora.target_modules, config.seed),
             None => model,
-        };
-        Ok(Opened { device_name, policy, model, examples, held_out })
+        })
+    }
+
+    /// Gives `work` what an estimate of the memory is made of.
+    pub(crate) fn with_subject<T>(
+        &self,
+        config: &RunConfig,
+        is_resumed: bool,
+        work: impl FnOnce(&Subject<'_>) -> T,
+    ) -> T {
+        let lengths = |examples: &[Example]| examples.iter().map(RowLengths::of).collect::<Vec<_>>();
+        let (rows, held_out) = (lengths(&self.examples), lengths(&self.held_out.examples));
+        work(&Subject {
+            config,
+            model: &self.policy.config,
+            rows: &rows,
+            held_out: &held_out,
+            num_answered: self.held_out.num_answered(),
+            has_tokenizer: self.policy.tokenizer.is_some(),
+            is_flex: matches!(self.device_name.as_str(), "flex" | "cpu"),
+            num_tokens_multiple: num_tokens_multiple(&self.device_name),
+            is_resumed,
+        })
+    }
+}
+
+impl Opened {
+    /// Reads the weights only if the machine has the memory for the run.
+    fn open(config: &RunConfig, is_resumed: bool, console: &Console) -> Result<Self> {
+        let sources = Sources::open(config, console)?;
+        let memory = sources.with_subject(config, is_resumed, |subject| {
+            let memory = memory_that_fits(subject, &sources.limits, &sources.device_name)?;
+            device::remember_advice(advice(&savings::changes(subject, &memory), true));
+            Ok(memory)
+        })?;
+        let model = sources.load(config, console)?;
+        Ok(Opened { sources, model, memory })
     }
 
     fn into_run(
@@ -289,22 +377,23 @@ impl Opened {
         console: Console,
         resumed: Option<Saved>,
     ) -> Result<(Run, CausalLm)> {
+        let Opened { sources: Sources { device_name, policy, examples, held_out, limits, .. }, model, memory } = self;
         let run = Run {
-            num_tokens_multiple: num_tokens_multiple(&self.device_name),
+            num_tokens_multiple: num_tokens_multiple(&device_name),
             dir,
             config,
             console,
             stop: StopRequest::listen()?,
-            device_name: self.device_name,
-            files: self.policy.files,
-            tokenizer: self.policy.tokenizer,
-            eos_token_ids: self.policy.eos_token_ids,
-            examples: self.examples,
-            held_out: self.held_out,
+            device_name,
+            files: policy.files,
+            tokenizer: policy.tokenizer,
+            eos_token_ids: policy.eos_token_ids,
+            examples,
+            held_out,
             resumed,
         };
-        run.say_header(&self.model)?;
-        Ok((run, self.model))
+        run.say_header(&model, &memory, &limits)?;
+        Ok((run, model))
     }
 }
 
@@ -352,7 +441,7 @@ pub fn with_task_paths(config: &RunConfig, dir: &RunDir) -> RunConfig {
 }
 
 /// Makes the word problems and a model with random weights.
-fn make_task(config: &RunConfig, dir: &RunDir, device: &Device) -> Result<()> {
+pub(crate) fn make_task(config: &RunConfig, dir: &RunDir, device: &Device) -> Result<()> {
     let Some(task) = &config.word_problems else { return Ok(()) };
     let folder = dir.join("task");
     dir.create_folder("task")?;
@@ -385,7 +474,7 @@ fn millions(count: usize) -> String {
 }
 
 /// `45 s`, `12 min`, `3.5 h`.
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 90.0 => format!("{s:.0} s"),
         s if s < 5400.0 => format!("{:.0} min", s / 60.0),
