@@ -7,7 +7,7 @@ mod failure;
 mod memory;
 
 pub use failure::{of_panic as error_of_panic, remember_advice};
-pub use memory::HostMemory;
+pub use memory::{HostMemory, resident_bytes};
 
 use burn::tensor::Device;
 
@@ -112,6 +112,19 @@ pub fn resolve_name(name: &str) -> &str {
 /// Every device of this machine and build, in the order of preference.
 pub fn list() -> Vec<DeviceInfo> {
     let mut devices = list_wgpu();
+    devices.extend(list_processors());
+    devices
+}
+
+/// The adapter or processor behind a device's name. For a processor no graphics driver is asked: that would load its
+/// libraries, 90 MB of memory for nothing.
+pub fn description(name: &str) -> Option<String> {
+    let devices = if prefers_few_shapes(name) { list_wgpu() } else { list_processors() };
+    devices.into_iter().find(|device| device.name.starts_with(name)).map(|device| device.description)
+}
+
+fn list_processors() -> Vec<DeviceInfo> {
+    let mut devices = Vec::new();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     if cfg!(feature = "flex") {
         devices.push(DeviceInfo { name: "flex".into(), description: format!("CPU, {threads} threads") });

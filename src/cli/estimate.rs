@@ -176,14 +176,13 @@ impl Estimate {
         if self.changes.is_empty() {
             return String::new();
         }
-        let cells = |change: &Change| {
-            let saved = format!("{:.0}", change.saved_bytes as f64 / 1e6);
-            vec![change.assignments.join(" "), saved, change.cost.clone()]
-        };
-        let table = format_table(
-            &["to need less", "MB less", "at the cost of"],
-            &self.changes.iter().map(cells).collect::<Vec<_>>(),
-        );
+        let cells =
+            |change: &Change| vec![change.assignments.join(" "), format!("{:.0}", change.saved_bytes as f64 / 1e6)];
+        let rows: Vec<Vec<String>> = self.changes.iter().map(cells).collect();
+        let costs = ["at the cost of", ""].into_iter().chain(self.changes.iter().map(|change| change.cost.as_str()));
+        let table = format_table(&["to need less", "MB less"], &rows);
+        let lines: Vec<String> = table.lines().zip(costs).map(|(line, cost)| format!("{line}  {cost}")).collect();
+        let table: String = lines.iter().map(|line| format!("{}\n", line.trim_end())).collect();
         let fitting = match (&self.combination, &self.problem) {
             (Some(Combination { assignments, peak_bytes }), _) => {
                 format!("\nthe cheapest that fits ({}): {}\n", bytes(*peak_bytes), assignments.join(" "))

@@ -1,4 +1,4 @@
-//! How much memory this machine has: what an estimate is compared with.
+//! How much memory this machine has and this process takes: what an estimate begins from and is compared with.
 
 use sysinfo::System;
 
@@ -31,6 +31,14 @@ impl HostMemory {
     }
 }
 
+/// What this process holds in memory now; None where the system does not tell as plainly as Linux does.
+pub fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,8 +53,9 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_memory() {
+    fn this_machine_has_memory_and_this_process_takes_part_of_it() {
         let memory = HostMemory::of_this_machine().unwrap();
         assert!(memory.total_bytes > 100 << 20 && memory.available_bytes <= memory.total_bytes, "{memory:?}");
+        assert!(resident_bytes().is_none_or(|resident| (1 << 20..memory.total_bytes).contains(&resident)));
     }
 }

@@ -11,7 +11,7 @@ use super::checkpoint::{self, Progress, Saved, Stage};
 use super::environment::{self, began_with, check_same_rows};
 use super::estimate::batches::RowLengths;
 use super::estimate::limits::Limits;
-use super::estimate::memory::{Memory, Subject};
+use super::estimate::memory::{Memory, Subject, program_bytes};
 use super::estimate::time::{Standing, Work};
 use super::estimate::{advice, bytes, disk_bytes, memory_that_fits, phase_name, savings};
 use super::retention::Keep;
@@ -78,6 +78,8 @@ pub(crate) struct Sources {
     pub examples: Vec<Example>,
     pub held_out: HeldOut,
     pub limits: Limits,
+    /// What the process holds with all of this open.
+    pub program_bytes: u64,
 }
 
 /// What both a new and a resumed run open and check.
@@ -322,7 +324,8 @@ impl Sources {
                 .at("config.json, field `eos_token_id`")
                 .with_hint("add eos_token_id to config.json, or set generation.unfinished=mask"));
         }
-        Ok(Sources { device_name, device, policy, examples, held_out, limits })
+        let program_bytes = program_bytes(policy.tokenizer.as_ref().map_or(0, Tokenizer::vocab_size));
+        Ok(Sources { device_name, device, policy, examples, held_out, limits, program_bytes })
     }
 
     /// Reads the weights, and adds fresh adapters if the configuration asks for them.
@@ -349,7 +352,7 @@ impl Sources {
             rows: &rows,
             held_out: &held_out,
             num_answered: self.held_out.num_answered(),
-            has_tokenizer: self.policy.tokenizer.is_some(),
+            program_bytes: self.program_bytes,
             is_flex: matches!(self.device_name.as_str(), "flex" | "cpu"),
             num_tokens_multiple: num_tokens_multiple(&self.device_name),
             is_resumed,

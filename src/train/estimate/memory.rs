@@ -15,18 +15,22 @@ use super::batches::{
 };
 use super::sizes::{NUMBER, Sizes};
 use crate::config::{RunConfig, TrainConfig, WeightFormat};
+use crate::device::resident_bytes;
 use crate::model::ModelConfig;
 use crate::ops;
 use crate::train::checkpoint::Stage;
 use crate::train::optimizer::Optimizer;
 
-/// The program itself: its code, its threads, the files and rows it has open. Measured: 17 to 20 MB with the smallest model.
-const PROGRAM: u64 = 18_000_000;
+/// The program before it reads weights, where the system does not tell: its code, its threads. Measured with the smallest
+/// model.
+const PROGRAM: u64 = 12_500_000;
 /// A tokenizer holds its vocabulary and its merges in tables. Measured: 40 MB for 49,152 ids.
 const TOKENIZER_PER_ID: u64 = 800;
+/// What is added by code and stacks that only training touches. Measured with the smallest model.
+const PROGRAM_GROWTH: u64 = 7_000_000;
 /// Gaps that the allocator leaves between blocks of different sizes, as a share. Measured over the configurations of the
 /// README: 0 to 5 percent.
-const GAPS: f64 = 0.03;
+const GAPS: f64 = 0.04;
 /// Rows that a pass of decoding is filled up to (`generate::continuous`).
 const PASS_ROWS: usize = 64;
 /// Numbers to which the CPU's cache pads a head (`ops::slot_cache`), and tokens to which caches are rounded up.
@@ -41,14 +45,20 @@ pub struct Subject<'a> {
     pub held_out: &'a [RowLengths],
     /// Held-out rows that are answered at each evaluation.
     pub num_answered: usize,
-    /// Whether text is read: a tokenizer is open.
-    pub has_tokenizer: bool,
+    /// What the process holds before it reads the weights: see [`program_bytes`].
+    pub program_bytes: u64,
     /// The fast CPU backend: weights are packed for decoding, and its tensors are this process's memory.
     pub is_flex: bool,
     /// Spans of rows are filled up to a multiple of this.
     pub num_tokens_multiple: usize,
     /// Parameters and moments are read from a checkpoint first.
     pub is_resumed: bool,
+}
+
+/// What this process holds now, with model files, tokenizer and rows open and no weights read; where the system does not tell,
+/// what it held when it was measured with a tokenizer of so many ids.
+pub fn program_bytes(num_tokenizer_ids: usize) -> u64 {
+    resident_bytes().unwrap_or(PROGRAM + TOKENIZER_PER_ID * num_tokenizer_ids as u64)
 }
 
 /// A part of a run that has a memory of its own.
@@ -181,8 +191,7 @@ impl<'a> Arithmetic<'a> {
 
     /// A phase with the program, the weights and the gaps added.
     fn phase(&self, phase: Phase, others: &[(Part, u64)]) -> PhaseMemory {
-        let ids = if self.subject.has_tokenizer { self.subject.model.vocab_size as u64 } else { 0 };
-        let program = PROGRAM + TOKENIZER_PER_ID * ids;
+        let program = self.subject.program_bytes + PROGRAM_GROWTH;
         let weights = self.sizes.weights();
         let others_bytes: u64 = others.iter().map(|(_, bytes)| bytes).sum();
         let gaps = (GAPS * others_bytes as f64) as u64;
@@ -229,16 +238,18 @@ impl<'a> Arithmetic<'a> {
     /// With several micro-batches the gradients of the earlier ones are there all the time. Within one, activations go as
     /// gradients come: the fullest moment is at the begin of the backward pass, when the head's gradient is there and every
     /// activation still is, or at its end. With activation checkpointing only the inputs of the layers (`[N, D]` each, one
-    /// more for the head) wait for the backward pass, beside all of one layer.
+    /// more for the head) wait for the backward pass, beside all of one layer. They go one by one as gradients come, but
+    /// gradients rarely fit into the gaps that they leave: measured, memory is as if they stayed.
     fn training(&self, phase: Phase, train: &TrainConfig, shape: StageShape) -> PhaseMemory {
         let Sizes { model, .. } = self.sizes;
         let StageShape { largest: BatchShape { num_rows, num_responses }, num_micro_batches, num_updates } = shape;
         let (num_rows, num_responses, num_layers) =
             (num_rows as u64, num_responses as u64, model.num_hidden_layers as u64);
         let layer = num_rows * self.sizes.kept_of_layer();
-        let kept = match train.activation_checkpointing {
-            true => num_rows * (num_layers + 1) * self.sizes.hidden() + layer,
-            false => num_layers * layer + num_rows * self.sizes.hidden(),
+        let inputs = num_rows * (num_layers + 1) * self.sizes.hidden();
+        let (kept, left) = match train.activation_checkpointing {
+            true => (inputs + layer, inputs),
+            false => (num_layers * layer + num_rows * self.sizes.hidden(), 0),
         };
         let passing = num_rows * self.sizes.passing_backward();
         // Chosen rows, their norm, the gradients of both: `[R, D]` each.
@@ -254,8 +265,11 @@ impl<'a> Arithmetic<'a> {
             (Part::Activations, kept + passing),
             (Part::LogProbs, head + logits),
         ];
-        let end =
-            [(Part::Gradients, accumulated + gradients), (Part::Activations, layer + passing), (Part::LogProbs, 0)];
+        let end = [
+            (Part::Gradients, accumulated + gradients),
+            (Part::Activations, layer + passing + left),
+            (Part::LogProbs, 0),
+        ];
         let sum = |parts: &[(Part, u64)]| parts.iter().map(|(_, bytes)| bytes).sum::<u64>();
         let moments = self.moments(train);
         let mut parts = if sum(&begin) >= sum(&end) { begin.to_vec() } else { end.to_vec() };
