@@ -5,10 +5,12 @@
 //! finds where there is one and `flex` elsewhere. Next: [`crate::model`].
 
 mod failure;
+mod memory;
 #[cfg(any(feature = "cuda", feature = "rocm"))]
 mod vendor;
 
-pub use failure::{of_panic as error_of_panic, of_report as error_of_report};
+pub use failure::{of_panic as error_of_panic, of_report as error_of_report, remember_advice};
+pub use memory::{HostMemory, resident_bytes};
 
 use burn::tensor::Device;
 
@@ -121,6 +123,19 @@ pub fn list() -> Vec<DeviceInfo> {
     let mut devices = list_wgpu();
     #[cfg(any(feature = "cuda", feature = "rocm"))]
     devices.extend(vendor::list());
+    devices.extend(list_processors());
+    devices
+}
+
+/// The adapter or processor behind a device's name. For a processor no graphics driver is asked: that would load its
+/// libraries, 90 MB of memory for nothing.
+pub fn description(name: &str) -> Option<String> {
+    let devices = if matches!(name, "flex" | "cpu" | "ndarray") { list_processors() } else { list() };
+    devices.into_iter().find(|device| device.name.starts_with(name)).map(|device| device.description)
+}
+
+fn list_processors() -> Vec<DeviceInfo> {
+    let mut devices = Vec::new();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     if cfg!(feature = "flex") {
         devices.push(DeviceInfo { name: "flex".into(), description: format!("CPU, {threads} threads") });

@@ -4,6 +4,7 @@
 mod support;
 
 mod decoding;
+mod estimate;
 mod examples;
 mod faults;
 mod golden;

@@ -5,6 +5,7 @@ mod chat;
 mod completions;
 mod devices;
 mod doctor;
+mod estimate;
 mod eval;
 mod export;
 pub mod failure;
@@ -39,6 +40,8 @@ pub struct Cli {
 enum Verb {
     /// Align a model with demonstrations. Without arguments: the quickstart, a small task from nothing.
     Train(train::TrainArgs),
+    /// What a run would need, before it starts: memory by phase, room on the disk, time; and what to change if it does not fit.
+    Estimate(estimate::EstimateArgs),
     /// A commented configuration to begin with, fitted to your model and data.
     Init(init::InitArgs),
     /// Continue a stopped run.
@@ -77,6 +80,7 @@ enum Verb {
 pub fn run(cli: Cli) -> Result<()> {
     match cli.verb {
         Verb::Train(args) => train::train(args),
+        Verb::Estimate(args) => estimate::estimate(args),
         Verb::Init(args) => init::init(args),
         Verb::Resume(args) => train::resume(args),
         Verb::Generate(args) => generate::generate(args),

@@ -17,12 +17,9 @@ use crate::train::changes::Changes;
 use crate::train::setup::Run;
 use crate::train::{EvaluationRow, results_if_finished};
 
+/// What a run is told: a file, flags, single keys.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  gsil train --model SmolLM2 --data train.jsonl evaluation.data=test.jsonl
-  gsil train --model SmolLM2 --data train.jsonl lora.rank=8 train.lr=2e-4
-  gsil train --config gsil.ron --dry-run       # every setting")]
-pub(super) struct TrainArgs {
+pub(super) struct ConfigArgs {
     /// A configuration file (RON). Every key has a default.
     #[arg(long)]
     config: Option<PathBuf>,
@@ -38,18 +35,28 @@ pub(super) struct TrainArgs {
     rows: RowArgs,
     #[command(flatten)]
     hub: HubArgs,
-    /// The run folder to make; runs/NAME if not given.
-    #[arg(long)]
-    output: Option<PathBuf>,
     /// auto, flex, ndarray, wgpu, wgpu:N; see `gsil devices`.
     #[arg(long)]
     device: Option<String>,
-    /// Print the configuration that would be used, and stop.
-    #[arg(long)]
-    dry_run: bool,
     /// Changes to the configuration, `train.lr=1e-4` for instance.
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  gsil train --model SmolLM2 --data train.jsonl evaluation.data=test.jsonl
+  gsil train --model SmolLM2 --data train.jsonl lora.rank=8 train.lr=2e-4
+  gsil train --config gsil.ron --dry-run       # every setting")]
+pub(super) struct TrainArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The run folder to make; runs/NAME if not given.
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// Print the configuration that would be used, and stop.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -71,8 +78,9 @@ pub(super) struct ResumeArgs {
 }
 
 pub(super) fn train(args: TrainArgs) -> Result<()> {
-    let config = resolved_config(&args)?;
-    if args.dry_run {
+    let TrainArgs { config: args, output, dry_run } = args;
+    let config = resolved_config(&args, output.as_deref())?;
+    if dry_run {
         return print_line(config.to_ron()?.trim_end());
     }
     let output = match &config.output {
@@ -102,7 +110,7 @@ pub(super) fn resume(args: ResumeArgs) -> Result<()> {
 }
 
 /// Defaults, then the file, then `key=value`, then flags.
-fn resolved_config(args: &TrainArgs) -> Result<RunConfig> {
+pub(super) fn resolved_config(args: &ConfigArgs, output: Option<&Path>) -> Result<RunConfig> {
     let mut config = match &args.config {
         Some(path) => {
             let text = std::fs::read_to_string(path)
@@ -118,7 +126,7 @@ fn resolved_config(args: &TrainArgs) -> Result<RunConfig> {
             key.clone_from(flag);
         }
     }
-    if let Some(output) = &args.output {
+    if let Some(output) = output {
         config.output = Some(output.to_string_lossy().into_owned());
     }
     args.rows.apply(&mut config);
@@ -131,7 +139,7 @@ fn resolved_config(args: &TrainArgs) -> Result<RunConfig> {
     Ok(config)
 }
 
-fn asks_for_own_data(args: &TrainArgs) -> bool {
+fn asks_for_own_data(args: &ConfigArgs) -> bool {
     let assigned = |key: &str| args.overrides.iter().any(|a| a.starts_with(key));
     args.model.is_some() || args.data.is_some() || assigned("model=") || assigned("data=")
 }

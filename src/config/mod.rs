@@ -12,6 +12,7 @@ mod parse;
 mod ranges;
 mod sampling;
 mod server;
+mod size;
 mod training;
 
 pub(crate) use overrides::nearest;
@@ -19,6 +20,7 @@ pub(crate) use overrides::nearest;
 pub use objective::{ObjectiveConfig, ObjectiveName};
 pub use sampling::{EvaluationConfig, GenerationConfig, Unfinished, WeightFormat, WordProblemsConfig};
 pub use server::ServerConfig;
+pub use size::parse_bytes;
 pub use training::{LoraConfig, OptimizerName, ScheduleName, TrainConfig};
 
 use serde::{Deserialize, Serialize};
@@ -52,6 +54,9 @@ pub struct RunConfig {
     /// Several devices, to divide each training step over: `["wgpu:0", "wgpu:1"]`. The first one is also what `device` is
     /// to all other work; leave that alone then. Default none: only `device`.
     pub devices: Vec<String>,
+    /// The most memory that a run may take, such as `8GiB` or `6.5 GB`; one that is estimated to need more is refused before
+    /// it starts. Default none: all that the machine has.
+    pub memory_limit: Option<String>,
     /// Decides every random choice of the run. Default 0: any number will do, the same one repeats the run.
     pub seed: u64,
     /// Rounds of self-generation and training. Default 1: each costs a pass of generation over the data, and one shows
@@ -101,6 +106,7 @@ impl Default for RunConfig {
             device: "auto".to_owned(),
             offline: false,
             devices: Vec::new(),
+            memory_limit: None,
             seed: 0,
             iterations: 1,
             save_every: 50,

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::{LoraConfig, RunConfig, ServerConfig, TrainConfig, WordProblemsConfig};
+use super::{LoraConfig, RunConfig, ServerConfig, TrainConfig, WordProblemsConfig, parse_bytes};
 use crate::error::{Error, Result};
 
 /// The values a number may have. Counts are compared as `f64`: exact far beyond every limit here.
@@ -185,6 +185,7 @@ fn stage_numbers(section: &str, train: &TrainConfig) -> Vec<Number> {
 fn check_texts(config: &RunConfig) -> Result<()> {
     let texts = [
         ("device", Some(&config.device)),
+        ("memory_limit", config.memory_limit.as_ref()),
         ("model", config.model.as_ref()),
         ("data", config.data.as_ref()),
         ("prompt_column", config.prompt_column.as_ref()),
@@ -206,6 +207,10 @@ fn check_texts(config: &RunConfig) -> Result<()> {
     {
         let message = format!("`{}` contradicts `devices`, whose first is `{first}`", config.device);
         return Err(Error::config("device", message).with_hint("give one of the two: device=auto, or devices=[]"));
+    }
+    if let Some(limit) = config.memory_limit.as_ref().filter(|limit| parse_bytes(limit).is_none()) {
+        let problem = Error::config("memory_limit", format!("`{limit}` is no size"));
+        return Err(problem.with_hint("a number with its unit, such as 8GiB, 6.5GB or 900MB"));
     }
     let Some(lora) = &config.lora else { return Ok(()) };
     let key = "lora.target_modules";
@@ -436,7 +441,7 @@ mod tests {
 
     #[test]
     fn keys_that_do_not_fit_each_other_are_refused() {
-        let cases: [(&[&str], &str); 17] = [
+        let cases: [(&[&str], &str); 18] = [
             (&["train.micro_batch_size=9"], "train.micro_batch_size: 9 is more than train.batch_size, 8"),
             (&["sft.batch_size=1"], "sft.micro_batch_size: 2 is more than sft.batch_size, 1"),
             (&["generation.max_new_tokens=1024"], "generation.max_new_tokens: 1024 leaves no room"),
@@ -453,6 +458,7 @@ mod tests {
             (&["server.url=http://me:key@host/v1"], "server.url: names a user"),
             (&["server.on_policy_ready=[]"], "server.on_policy_ready: must say how"),
             (&["server.on_policy_ready=[\" \"]"], "server.on_policy_ready: begins with an empty text"),
+            (&["memory_limit=8 gigs"], "memory_limit: `8 gigs` is no size"),
             (&["word_problems.num_heads=5"], "word_problems.hidden_size: 96 must be a multiple of 10"),
         ];
         for (assignments, start) in cases {

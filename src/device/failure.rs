@@ -1,7 +1,23 @@
 //! Graphics libraries report exhausted memory and lost devices by panicking, or in a long list of what then failed too:
 //! which texts those are, and what helps.
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::error::Error;
+
+/// What helps the run that goes on in this process when memory runs out, if it was estimated.
+static ADVICE: Mutex<Option<String>> = Mutex::new(None);
+
+/// What helps any run, in the order of what saves most as a rule; the first two may change in the middle of a run.
+const GENERAL_ADVICE: &str = "in the order of what saves most: train.activation_checkpointing=true; \
+    train.micro_batch_size=1 or a lower train.max_tokens; generation.batch_size=1; these with `gsil resume DIR \
+    --allow-changes KEY=VALUE`. In a new run: a lower train.max_length; lora.rank=8; train.optimizer=rmsprop, then sgd. \
+    The last checkpoint is intact";
+
+/// From here on this is what is advised when memory runs out: what the estimate of the run says.
+pub fn remember_advice(advice: String) {
+    *ADVICE.lock().unwrap_or_else(PoisonError::into_inner) = Some(advice);
+}
 
 /// What such panics say, in lower case, of memory that ran out.
 const OUT_OF_MEMORY: [&str; 6] =
@@ -20,13 +36,9 @@ pub fn of_panic(text: &str) -> Option<Error> {
     let lower = text.to_lowercase();
     let says = |phrases: &[&str]| phrases.iter().any(|phrase| lower.contains(phrase));
     if says(&OUT_OF_MEMORY) {
-        // In the order of what saves most; the first two may change in the middle of a run.
         let error = Error::device("current", format!("ran out of memory\n{text}"));
-        return Some(error.with_hint(
-            "in the order of what saves most: train.activation_checkpointing=true; train.micro_batch_size=1 or a lower \
-             train.max_tokens; generation.batch_size=1; these with `gsil resume DIR --allow-changes KEY=VALUE`. In a new \
-             run: a lower train.max_length; lora.rank=8; train.optimizer=rmsprop, then sgd. The last checkpoint is intact",
-        ));
+        let estimated = ADVICE.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        return Some(error.with_hint(estimated.unwrap_or_else(|| GENERAL_ADVICE.to_owned())));
     }
     says(&LOST).then(|| {
         Error::device("current", format!("was lost\n{text}")).with_hint(

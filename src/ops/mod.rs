@@ -405,6 +405,16 @@ pub fn rmsprop(
     (Tensor::from_dispatch(parameter), Tensor::from_dispatch(mean_square))
 }
 
+/// Whether [`selected_log_probs`] keeps all logits where it may: not if they are too many.
+pub fn keeps_logits(num_rows: usize, vocab_size: usize) -> bool {
+    num_rows.saturating_mul(vocab_size) <= MAX_KEPT_LOGITS
+}
+
+/// Columns of logits that [`selected_log_probs`] computes at a time where it keeps none.
+pub fn columns_at_a_time(is_flex: bool) -> usize {
+    if is_flex { FEW_COLUMNS } else { MANY_COLUMNS }
+}
+
 /// Log-probs (nats) of given tokens straight from hidden states: `log softmax(h wᵀ)[target]`.
 ///
 /// With `keep_logits` a device may keep all logits for the backward pass, unless they are too many. Without, a few columns of
@@ -416,8 +426,8 @@ pub fn selected_log_probs(h: Tensor<2>, w: Tensor<2>, targets: Tensor<1, Int>, k
     let ([num_rows, size], [vocab_size, _]) = (h.dims(), w.dims());
     assert_eq!(size, w.dims()[1], "selected_log_probs: h is {:?}, w is {:?}", h.dims(), w.dims());
     assert_eq!(num_rows, targets.dims()[0], "selected_log_probs: one target a row");
-    let keep_logits = keep_logits && num_rows * vocab_size <= MAX_KEPT_LOGITS;
-    let chunk = if keep_logits || !is_flex(&h.device()) { MANY_COLUMNS } else { FEW_COLUMNS };
+    let keep_logits = keep_logits && keeps_logits(num_rows, vocab_size);
+    let chunk = if keep_logits { MANY_COLUMNS } else { columns_at_a_time(is_flex(&h.device())) };
     let options = LogProbOptions { chunk, keep_logits, need_dw: true };
     let (h, w, targets) = (h.into_dispatch(), w.into_dispatch(), targets.into_dispatch());
     let (both, _) = <Dispatch as ModelOps>::selected_log_probs(h, w, targets, options);

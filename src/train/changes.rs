@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// What may change with `--allow-changes`: how long and how carefully, and what fits into memory, but not what is learnt. A
 /// changed number of epochs stretches the learning-rate schedule from here on; other micro-batches change the last bits.
-pub const CHANGEABLE: [&str; 20] = [
+pub const CHANGEABLE: [&str; 21] = [
     "save_every",
     "keep_last",
     "keep_best",
@@ -28,6 +28,7 @@ pub const CHANGEABLE: [&str; 20] = [
     "server.on_policy_ready",
     "server.ready_timeout_s",
     "server.tolerance",
+    "memory_limit",
 ];
 
 /// What is asked of a resumed run besides going on.

@@ -60,7 +60,7 @@ impl std::fmt::Display for Stage {
 
 impl Stage {
     /// The order in which a run passes its stages.
-    fn rank(self) -> (usize, usize) {
+    pub(super) fn rank(self) -> (usize, usize) {
         match self {
             Stage::Sft => (0, 0),
             Stage::Iteration(iteration) => (1, iteration),
@@ -148,7 +148,8 @@ pub fn save(
     if let Err(error) = write_set(run_dir, &temporary, progress, model, optimizer) {
         // The first error is the one to report; a leftover is removed at the next save.
         let _ = remove(files, &temporary);
-        return Err(run_dir.with_space(error, num_bytes(model, optimizer)));
+        let trained = weights::num_trained_parameters(model) as u64;
+        return Err(run_dir.with_space(error, num_bytes(trained, optimizer)));
     }
     if target.exists() {
         // The same moment of the run, saved again: the old set stays readable until the new one is in place.
@@ -205,11 +206,10 @@ pub(super) fn check_finite(name: &str, values: &[f32]) -> Result<()> {
     }
 }
 
-/// The size of a checkpoint, a little more than the values alone.
-pub fn num_bytes(model: &CausalLm, optimizer: Option<&Optimizer>) -> u64 {
+/// The size of a checkpoint of so many trained numbers, a little more than the values alone.
+pub fn num_bytes(trained_numbers: u64, optimizer: Option<&Optimizer>) -> u64 {
     const BESIDES: u64 = 64 << 10; // names and shapes, state, manifest
-    let trained = weights::num_trained_parameters(model);
-    4 * trained as u64 * (1 + optimizer.map_or(0, Optimizer::num_averages)) + BESIDES
+    4 * trained_numbers * (1 + optimizer.map_or(0, Optimizer::num_averages)) + BESIDES
 }
 
 /// The newest checkpoint that is whole; None if the run has none yet. What stands in its way is told to `warn`.

@@ -14,15 +14,13 @@ const CONFIG: &str = "config";
 
 /// What a figure depends on besides the configuration.
 pub(super) fn describe(device_name: &str, examples: &[Example], config: &str) -> serde_json::Value {
-    let devices = device::list();
-    let description = devices.iter().find(|device| device.name.starts_with(device_name)).map(|d| d.description.clone());
     serde_json::json!({
         "gsil": env!("CARGO_PKG_VERSION"),
         "burn": "0.22.1",
         (FINGERPRINT): fingerprint(examples),
         (CONFIG): config,
         "device": device_name,
-        "device_description": description,
+        "device_description": device::description(device_name),
         "operating_system": std::env::consts::OS,
         "architecture": std::env::consts::ARCH,
         "threads": std::thread::available_parallelism().map_or(1, usize::from),

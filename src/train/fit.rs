@@ -163,7 +163,7 @@ fn mean_response_tokens(pairs: &[Pair]) -> f64 {
 }
 
 /// Every epoch of every stage has an order of its own; it follows from the seed, so that there is no state to save.
-fn epoch_seed(run_seed: u64, stage: Stage, epoch: usize) -> u64 {
+pub(super) fn epoch_seed(run_seed: u64, stage: Stage, epoch: usize) -> u64 {
     let stage = match stage {
         Stage::Iteration(iteration) => iteration,
         Stage::Sft => usize::MAX,
@@ -174,7 +174,7 @@ fn epoch_seed(run_seed: u64, stage: Stage, epoch: usize) -> u64 {
 }
 
 /// Fisher-Yates; `len` is far below 2^32, so the modulo's bias cannot be seen.
-fn shuffled(len: usize, seed: u64) -> Vec<usize> {
+pub(super) fn shuffled(len: usize, seed: u64) -> Vec<usize> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut order: Vec<usize> = (0..len).collect();
     for i in (1..len).rev() {

@@ -21,6 +21,7 @@ pub mod environment;
 pub mod estimate;
 pub mod fit;
 pub mod gradients;
+pub(crate) mod inputs;
 pub mod json_lines;
 pub mod manifest;
 pub mod metrics;
@@ -36,7 +37,7 @@ pub mod self_generation;
 pub mod served;
 pub mod setup;
 pub mod signals;
-mod sources;
+pub(crate) mod sources;
 pub mod step;
 
 use std::path::Path;
@@ -249,8 +250,9 @@ impl Run {
         if self.config.continued_sft_lr.is_some() {
             let tensors = weights::trained_tensors_to_write(model);
             let path = self.dir.join(START_FILE);
+            let num_bytes = checkpoint::num_bytes(weights::num_trained_parameters(model) as u64, None);
             replace_file(self.dir.files(), &path, |file| write_tensors(file, &path, tensors, &Default::default()))
-                .map_err(|error| self.dir.with_space(error, checkpoint::num_bytes(model, None)))?;
+                .map_err(|error| self.dir.with_space(error, num_bytes))?;
         }
         let held_out = &self.held_out;
         let path = self.dir.join(HELD_OUT_FILE);

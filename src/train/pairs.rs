@@ -46,11 +46,21 @@ pub fn micro_batches<'a, 'p>(
     micro_batch_size: usize,
     max_tokens: usize,
 ) -> impl Iterator<Item = &'a [&'p Pair]> {
+    split_micro_batches(pairs, |pair| pair.num_tokens(), micro_batch_size, max_tokens)
+}
+
+/// [`micro_batches`] of whatever has so many tokens.
+pub fn split_micro_batches<'a, T>(
+    pairs: &'a [T],
+    num_tokens_of: impl Fn(&T) -> usize,
+    micro_batch_size: usize,
+    max_tokens: usize,
+) -> impl Iterator<Item = &'a [T]> {
     let mut rest = pairs;
     std::iter::from_fn(move || {
         let mut num_tokens = 0;
-        let fits = |pair: &&&Pair| {
-            num_tokens += pair.num_tokens();
+        let fits = |pair: &&T| {
+            num_tokens += num_tokens_of(pair);
             max_tokens == 0 || num_tokens <= max_tokens
         };
         let count = rest.iter().take(micro_batch_size).take_while(fits).count().max(1);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::answering::{Answering, Found, OpenRequest};
+use super::checkpoint::Stage;
 use super::json_lines::json_line;
 use super::pairs::{Pair, SelfGeneratedCounts, make_pairs};
 use super::served::Served;
@@ -100,6 +101,14 @@ impl Run {
             self.show(&responses)?;
         }
         Ok(responses)
+    }
+
+    /// Responses of this stage that are written already.
+    pub(super) fn num_responses(&self, stage: Stage) -> Result<usize> {
+        let Stage::Iteration(iteration) = stage else { return Ok(0) };
+        let rows: Vec<SelfGeneratedRow> =
+            self.dir.read_lines(&format!("{}/{SELF_GENERATED_FILE}", iteration_folder(iteration)))?;
+        Ok(rows.len())
     }
 
     /// Preference rows bring a second response each; [`super::setup`] refuses data of which only some rows do.

@@ -1,7 +1,7 @@
 //! Before the first step: everything is opened and checked, then the run folder is made, so that a mistake leaves nothing
 //! behind.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
@@ -9,15 +9,17 @@ use burn::tensor::Device;
 use super::changes::{Changes, check_changes};
 use super::checkpoint::{self, Progress, Saved, Stage};
 use super::environment::{self, began_with, check_same_rows};
-use super::estimate::{bytes_of_a_run, estimate_seconds};
+use super::estimate::limits::Limits;
+use super::estimate::memory::Memory;
+use super::estimate::time::{Standing, Work};
+use super::estimate::{advice, bytes, disk_bytes, memory_that_fits, phase_name, savings};
+use super::inputs::{HeldOut, Inputs};
 use super::replicas::Replicas;
 use super::retention::Keep;
-use super::run_data::RunFiles;
 use super::run_dir::RunDir;
-use super::served;
 use super::signals::StopRequest;
 use super::sources::Sources;
-use crate::config::{RunConfig, Unfinished, WordProblemsConfig};
+use crate::config::{RunConfig, WordProblemsConfig};
 use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::word_problems::{self, make_word_problems};
@@ -29,15 +31,11 @@ use crate::formats::file_system::{Disk, FileSystem};
 use crate::formats::hf_folder::ModelFolder;
 use crate::formats::quantize::Precision;
 use crate::model::{CausalLm, ModelConfig, weights};
-use crate::objective::Objective;
-use crate::policy::{Policy, Wanted};
+use crate::policy::Policy;
 use crate::report::console::Console;
 
 /// Batches are padded to a multiple of this many tokens where every new shape costs a compilation.
 const FEW_SHAPES_MULTIPLE: usize = 32;
-
-/// Without held-out data so many training rows are scored before and after.
-const NUM_PROBE_ROWS: usize = 32;
 
 /// A run that is ready to train.
 pub struct Run {
@@ -58,21 +56,12 @@ pub struct Run {
     pub(super) resumed: Option<Saved>,
 }
 
-/// The rows that every stage is judged on: held out if there are any, else the first rows of the training data.
-#[derive(Debug)]
-pub(super) struct HeldOut {
-    pub examples: Vec<Example>,
-    pub settings: eval::Settings,
-}
-
 /// What both a new and a resumed run open and check.
 struct Opened {
-    device_name: String,
-    policy: Policy,
+    inputs: Inputs,
     model: CausalLm,
-    examples: Vec<Example>,
-    held_out: HeldOut,
     replicas: Replicas,
+    memory: Memory,
 }
 
 impl Run {
@@ -100,7 +89,7 @@ impl Run {
             let device = device::open(device::resolve_name(config.device_names()[0]))?;
             dir = RunDir::create(files, output)?;
             let made = make_task(&config, &dir, &device);
-            match made.and_then(|()| Opened::open(&with_task_paths(&config, &dir), &console)) {
+            match made.and_then(|()| Opened::open(&with_task_paths(&config, &dir), false, &console)) {
                 Ok(all) => opened = all,
                 Err(error) => {
                     dir.abandon();
@@ -110,10 +99,10 @@ impl Run {
         } else {
             let sources = Sources::find(&config, &console)?;
             config = sources.pinned;
-            opened = Opened::open(&sources.local, &console)?;
+            opened = Opened::open(&sources.local, false, &console)?;
             dir = RunDir::create(files, output)?;
         }
-        if let Err(error) = dir.check_space(bytes_of_a_run(&config, &opened.model)) {
+        if let Err(error) = dir.check_space(disk_bytes(&config, opened.model.config())) {
             dir.abandon();
             return Err(error);
         }
@@ -152,8 +141,8 @@ impl Run {
         let is_changed = check_changes(&before, &config, changes.allow)?;
         config.offline |= changes.offline;
         let sources = Sources::find(&with_task_paths(&config, &dir), &console)?;
-        let mut opened = Opened::open(&sources.local, &console)?;
-        check_same_rows(&dir, &opened.examples)?;
+        let mut opened = Opened::open(&sources.local, true, &console)?;
+        check_same_rows(&dir, &opened.inputs.examples)?;
         let resumed = checkpoint::load_newest(&dir, &|problem| console.warn(problem))?;
         Self::forget_what_follows(&dir, resumed.as_ref().map(|saved| &saved.progress))?;
         if let Some(saved) = &resumed {
@@ -212,7 +201,7 @@ impl Run {
     }
 
     /// What a person wants to know before the first step.
-    fn say_header(&self, model: &CausalLm) -> Result<()> {
+    fn say_header(&self, model: &CausalLm, memory: &Memory, limits: &Limits) -> Result<()> {
         let config = model.config();
         let trained = weights::num_trained_parameters(model);
         let console = &self.console;
@@ -239,63 +228,54 @@ impl Run {
         };
         console.say(format!("device     {devices}"));
         console.say(format!("run folder {}", self.dir.path().display()));
-        let seconds = estimate_seconds(&self.config, model, &self.examples, held_out, self.num_tokens_multiple)?;
+        let (peak, phase) = (bytes(memory.peak_bytes()), phase_name(memory.peak().phase));
+        console.say(format!("memory     about {peak} at its peak ({phase}); {}", limits.describe()));
+        if limits.available_bytes.is_some_and(|free| memory.peak_bytes() > free) {
+            console.warn("the run needs more memory than is free now: close other programs, or see `gsil estimate`");
+        }
+        let work = self.work()?;
+        let speed = work.measure_speed(model, self.num_tokens_multiple)?;
+        let seconds = work.seconds(speed).iter().map(|phase| phase.seconds).sum();
+        let what = if self.resumed.is_some() { "what is left" } else { "the whole run" };
         let part = if self.config.server.is_some() { " without the server's part" } else { "" };
-        console
-            .say(format!("time       about {} for the whole run{part}, at the speed just measured", duration(seconds)));
+        console.say(format!("time       about {} for {what}{part}, at the speed just measured", duration(seconds)));
         Ok(())
+    }
+
+    /// What is left to do.
+    fn work(&self) -> Result<Work<'_>> {
+        let standing = match &self.resumed {
+            Some(Saved { progress, .. }) => Some(Standing {
+                stage: progress.stage,
+                stage_steps: progress.stage_steps,
+                num_responses: self.num_responses(progress.stage)?,
+            }),
+            None => None,
+        };
+        Ok(Work {
+            config: &self.config,
+            examples: &self.examples,
+            num_held_out: self.held_out.examples.len(),
+            num_answered: self.held_out.num_answered(),
+            standing,
+        })
     }
 }
 
 impl Opened {
-    fn open(config: &RunConfig, console: &Console) -> Result<Self> {
-        let names = config.device_names();
-        let device_name = device::resolve_name(names[0]).to_owned();
-        let device = device::open(&device_name)?;
+    /// Reads the weights only if the machine has the memory for the run. The paths of the configuration are of this machine.
+    fn open(config: &RunConfig, is_resumed: bool, console: &Console) -> Result<Self> {
         let others: Result<Vec<Device>> =
-            names[1..].iter().map(|name| device::open(device::resolve_name(name))).collect();
+            config.device_names()[1..].iter().map(|name| device::open(device::resolve_name(name))).collect();
         let replicas = Replicas::new(others?)?;
-        let needed = |value: &Option<String>, key: &str| {
-            value.clone().ok_or_else(|| {
-                Error::config(key, "is not given").with_hint(format!("pass --{key}, or `{key}: \"..\"` in the config"))
-            })
-        };
-        let policy = Policy::open(Path::new(&needed(&config.model, "model")?))?;
-        let files = RunFiles::find(config, &needed(&config.data, "data")?, console)?;
-        let read = |files: &[PathBuf], max_rows| {
-            policy.read_examples(files, &Wanted::new(config, max_rows), config.train.max_length, console)
-        };
-        let examples = read(&files.train, config.max_rows)?;
-        if let Some(row) =
-            examples.iter().find(|e| e.self_generated_ids.is_some() != examples[0].self_generated_ids.is_some())
-        {
-            let message = "some rows bring a second (rejected) response and some do not";
-            return Err(Error::input(&files.train[0], message)
-                .at(format!("row {}", row.index))
-                .with_hint("give one to every row, or to none: then the policy generates its own"));
-        }
-        served::check(config, &policy, &examples)?;
-        let settings = evaluation_settings(config, &policy, &device_name);
-        let held_out = if files.held_out.is_empty() {
-            let examples = examples[..NUM_PROBE_ROWS.min(examples.len())].to_vec();
-            HeldOut { examples, settings: eval::Settings { generate_rows: 0, held_out: false, ..settings } }
-        } else {
-            HeldOut { examples: read(&files.held_out, Some(config.evaluation.max_rows))?, settings }
-        };
-        if policy.eos_token_ids.is_empty()
-            && Objective::new(&config.objective).needs_self_generated()
-            && config.generation.unfinished == Unfinished::Drop
-        {
-            return Err(Error::input(&policy.files.path, "names no end token: no response could ever be finished")
-                .at("config.json, field `eos_token_id`")
-                .with_hint("add eos_token_id to config.json, or set generation.unfinished=mask"));
-        }
-        let model = policy.load(&device.autodiff(), console)?;
-        let model = match &config.lora {
-            Some(lora) => model.with_adapters(lora.rank, lora.alpha as f64, &lora.target_modules, config.seed),
-            None => model,
-        };
-        Ok(Opened { device_name, policy, model, examples, held_out, replicas })
+        let inputs = Inputs::open(config, console)?;
+        let memory = inputs.with_subject(config, is_resumed, |subject| {
+            let memory = memory_that_fits(subject, &inputs.limits, &inputs.device_name)?;
+            device::remember_advice(advice(&savings::changes(subject, &memory), true));
+            Ok(memory)
+        })?;
+        let model = inputs.load(config, console)?;
+        Ok(Opened { inputs, model, memory, replicas })
     }
 
     fn into_run(
@@ -305,23 +285,25 @@ impl Opened {
         console: Console,
         resumed: Option<Saved>,
     ) -> Result<(Run, CausalLm)> {
+        let Opened { inputs: Inputs { device_name, policy, examples, held_out, limits, .. }, model, memory, replicas } =
+            self;
         let run = Run {
             num_tokens_multiple: config.device_names().into_iter().map(num_tokens_multiple).max().unwrap_or(1),
-            replicas: self.replicas,
+            replicas,
             dir,
             config,
             console,
             stop: StopRequest::listen()?,
-            device_name: self.device_name,
-            files: self.policy.files,
-            tokenizer: self.policy.tokenizer,
-            eos_token_ids: self.policy.eos_token_ids,
-            examples: self.examples,
-            held_out: self.held_out,
+            device_name,
+            files: policy.files,
+            tokenizer: policy.tokenizer,
+            eos_token_ids: policy.eos_token_ids,
+            examples,
+            held_out,
             resumed,
         };
-        run.say_header(&self.model)?;
-        Ok((run, self.model))
+        run.say_header(&model, &memory, &limits)?;
+        Ok((run, model))
     }
 }
 
@@ -365,7 +347,7 @@ pub fn with_task_paths(config: &RunConfig, dir: &RunDir) -> RunConfig {
 }
 
 /// Makes the word problems and a model with random weights.
-fn make_task(config: &RunConfig, dir: &RunDir, device: &Device) -> Result<()> {
+pub(crate) fn make_task(config: &RunConfig, dir: &RunDir, device: &Device) -> Result<()> {
     let Some(task) = &config.word_problems else { return Ok(()) };
     let folder = dir.join("task");
     dir.create_folder("task")?;
@@ -398,7 +380,7 @@ fn millions(count: usize) -> String {
 }
 
 /// `45 s`, `12 min`, `3.5 h`.
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 90.0 => format!("{s:.0} s"),
         s if s < 5400.0 => format!("{:.0} min", s / 60.0),

@@ -7,7 +7,7 @@ use crate::formats::hub::{self, Located};
 use crate::report::console::Console;
 
 /// One configuration in two forms.
-pub(super) struct Sources {
+pub(crate) struct Sources {
     /// With absolute paths, and the commits that revisions of the hub were resolved to: what the run folder remembers.
     pub pinned: RunConfig,
     /// With paths of this machine alone: what is opened.

@@ -1,0 +1,60 @@
+//! What a run may take: the machine's memory, or what the configuration allows.
+
+use super::bytes;
+use super::memory::Memory;
+use super::phase_name;
+use crate::config::{RunConfig, parse_bytes};
+use crate::device::{self, HostMemory};
+
+/// Limits of one device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Limits {
+    /// None where nobody says: the memory of a graphics card, as a rule.
+    pub bytes: Option<u64>,
+    /// `bytes` is the configuration's own limit, not the machine's.
+    pub is_configured: bool,
+    /// What is free now.
+    pub available_bytes: Option<u64>,
+    /// The largest single buffer of a graphics card.
+    pub max_buffer_bytes: Option<u64>,
+}
+
+impl Limits {
+    /// Those of the device with this name. On a graphics card it asks the driver: call it before the device is opened.
+    pub fn of(config: &RunConfig, device_name: &str) -> Self {
+        let adapter = device::adapter(device_name);
+        let is_card = device::prefers_few_shapes(device_name);
+        let host = if is_card { None } else { HostMemory::of_this_machine() };
+        let configured = config.memory_limit.as_deref().and_then(parse_bytes);
+        Limits {
+            bytes: configured.or(host.map(|host| host.total_bytes)),
+            is_configured: configured.is_some(),
+            available_bytes: host.map(|host| host.available_bytes),
+            max_buffer_bytes: adapter.map(|adapter| adapter.max_buffer_bytes),
+        }
+    }
+
+    /// Why a run does not fit; None if it does, or if nobody knows.
+    pub fn problem(&self, memory: &Memory) -> Option<String> {
+        let peak = memory.peak();
+        if let Some(limit) = self.bytes.filter(|limit| memory.peak_bytes() > *limit) {
+            let has = if self.is_configured { "memory_limit is" } else { "this machine has" };
+            let (needed, phase) = (bytes(memory.peak_bytes()), phase_name(peak.phase));
+            return Some(format!("the run needs about {needed} of memory ({phase}), {has} {}", bytes(limit)));
+        }
+        let limit = self.max_buffer_bytes.filter(|limit| memory.largest_tensor_bytes > *limit)?;
+        let largest = bytes(memory.largest_tensor_bytes);
+        Some(format!("the run has a tensor of {largest}, the largest buffer of this graphics card is {}", bytes(limit)))
+    }
+
+    /// What there is, in words.
+    pub fn describe(&self) -> String {
+        let free = self.available_bytes.map(|free| format!("{} are free", bytes(free)));
+        match (self.bytes, self.is_configured, free) {
+            (Some(limit), true, Some(free)) => format!("memory_limit is {}; {free}", bytes(limit)),
+            (Some(limit), true, None) => format!("memory_limit is {}", bytes(limit)),
+            (Some(total), false, Some(free)) => format!("{free} of {}", bytes(total)),
+            _ => "how much this device has, its driver does not say".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Memory by phase and part, in bytes: pure arithmetic over the settings, the architecture and the lengths of the rows.
+//!
+//! Each phase is taken at its fullest moment. Where a figure comes from stands beside it; what a layer keeps is in
+//! [`super::sizes`], what is computed at once in [`super::batches`]. The reference needs no memory of its own: its log-probs
+//! are numbers in the run folder.
+//!
+//! Live bytes are what the program holds. On Linux the allocator keeps freed memory ([`crate::device::keep_freed_memory`]),
+//! so that what a person sees grows to the fullest phase and stays there; blocks of different sizes leave gaps, which
+//! [`GAPS`] adds.
+
+use serde::Serialize;
+
+use super::batches::{
+    BatchShape, Pairing, RowLengths, StageShape, longest_response, pairing_of_iterations, stage_shape,
+};
+use super::sizes::{NUMBER, Sizes};
+use crate::config::{RunConfig, TrainConfig, WeightFormat};
+use crate::device::resident_bytes;
+use crate::model::ModelConfig;
+use crate::ops;
+use crate::train::checkpoint::Stage;
+use crate::train::optimizer::Optimizer;
+
+/// The program before it reads weights, where the system does not tell: its code, its threads. Measured with the smallest
+/// model.
+const PROGRAM: u64 = 12_500_000;
+/// A tokenizer holds its vocabulary and its merges in tables. Measured: 40 MB for 49,152 ids.
+const TOKENIZER_PER_ID: u64 = 800;
+/// What is added by code and stacks that only training touches. Measured with the smallest model.
+const PROGRAM_GROWTH: u64 = 7_000_000;
+/// Gaps that the allocator leaves between blocks of different sizes, as a share. Measured over the configurations of the
+/// README: 0 to 5 percent.
+const GAPS: f64 = 0.04;
+/// Rows that a pass of decoding is filled up to (`generate::continuous`).
+const PASS_ROWS: usize = 64;
+/// Numbers to which the CPU's cache pads a head (`ops::slot_cache`), and tokens to which caches are rounded up.
+const CACHE_MULTIPLE: usize = 32;
+
+/// What the arithmetic is done over.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    pub config: &'a RunConfig,
+    pub model: &'a ModelConfig,
+    pub rows: &'a [RowLengths],
+    pub held_out: &'a [RowLengths],
+    /// Held-out rows that are answered at each evaluation.
+    pub num_answered: usize,
+    /// What the process holds before it reads the weights: see [`program_bytes`].
+    pub program_bytes: u64,
+    /// The fast CPU backend: weights are packed for decoding, and its tensors are this process's memory.
+    pub is_flex: bool,
+    /// Spans of rows are filled up to a multiple of this.
+    pub num_tokens_multiple: usize,
+    /// Parameters and moments are read from a checkpoint first.
+    pub is_resumed: bool,
+}
+
+/// What this process holds now, with model files, tokenizer and rows open and no weights read; where the system does not tell,
+/// what it held when it was measured with a tokenizer of so many ids.
+pub fn program_bytes(num_tokenizer_ids: usize) -> u64 {
+    resident_bytes().unwrap_or(PROGRAM + TOKENIZER_PER_ID * num_tokenizer_ids as u64)
+}
+
+/// A part of a run that has a memory of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    Load,
+    Sft,
+    SelfGenerate,
+    Score,
+    Train,
+    Checkpoint,
+    Evaluate,
+}
+
+/// What memory is taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Code, threads, tokenizer.
+    Program,
+    Weights,
+    Gradients,
+    Optimizer,
+    /// What the graph keeps for the backward pass, and what comes and goes inside a layer.
+    Activations,
+    /// The head and the softmax over the vocabulary.
+    LogProbs,
+    /// Weights laid out for decoding.
+    PackedWeights,
+    KvCache,
+    /// Copies on the way to or from a file.
+    Copies,
+    /// What the allocator cannot fill.
+    Gaps,
+}
+
+impl Part {
+    /// Every part, in the order of a table's columns.
+    pub const ALL: [Part; 10] = [
+        Part::Program,
+        Part::Weights,
+        Part::Gradients,
+        Part::Optimizer,
+        Part::Activations,
+        Part::LogProbs,
+        Part::PackedWeights,
+        Part::KvCache,
+        Part::Copies,
+        Part::Gaps,
+    ];
+}
+
+/// The fullest moment of a phase.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PhaseMemory {
+    pub phase: Phase,
+    /// Parts that take anything.
+    pub parts: Vec<(Part, u64)>,
+}
+
+impl PhaseMemory {
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    pub fn of(&self, part: Part) -> u64 {
+        self.parts.iter().filter(|(other, _)| *other == part).map(|(_, bytes)| bytes).sum()
+    }
+}
+
+/// The phases of a run in their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Memory {
+    pub phases: Vec<PhaseMemory>,
+    /// The largest single tensor, which a graphics card must take as one buffer.
+    pub largest_tensor_bytes: u64,
+}
+
+impl Memory {
+    /// The fullest phase.
+    pub fn peak(&self) -> &PhaseMemory {
+        self.phases.iter().max_by_key(|phase| phase.bytes()).expect("a model is always loaded")
+    }
+
+    pub fn peak_bytes(&self) -> u64 {
+        self.peak().bytes()
+    }
+}
+
+/// The memory of a run.
+pub fn memory(subject: &Subject<'_>) -> Memory {
+    let arithmetic = Arithmetic::new(subject);
+    let config = subject.config;
+    let mut phases = vec![arithmetic.load()];
+    let mut largest = arithmetic.sizes.largest_weight();
+    if let Some(sft) = &config.sft {
+        let shape = arithmetic.stage(sft, Stage::Sft, Pairing::Demonstrations);
+        phases.push(arithmetic.training(Phase::Sft, sft, shape));
+        largest = largest.max(arithmetic.kept_logits(sft, shape.largest));
+        phases.extend(arithmetic.checkpoint(sft, shape));
+    }
+    if config.iterations > 0 {
+        let pairing = pairing_of_iterations(config);
+        if pairing == Pairing::Both && subject.rows.iter().any(|row| row.given.is_none()) {
+            phases.push(arithmetic.self_generate());
+        }
+        if pairing == Pairing::Both {
+            phases.push(arithmetic.score());
+        }
+        let shape = arithmetic.stage(&config.train, Stage::Iteration(0), pairing);
+        phases.push(arithmetic.training(Phase::Train, &config.train, shape));
+        largest = largest.max(arithmetic.kept_logits(&config.train, shape.largest));
+        phases.extend(arithmetic.checkpoint(&config.train, shape));
+    }
+    phases.push(arithmetic.evaluate());
+    Memory { phases, largest_tensor_bytes: largest }
+}
+
+/// The subject with what every phase begins from.
+struct Arithmetic<'a> {
+    subject: &'a Subject<'a>,
+    sizes: Sizes<'a>,
+}
+
+impl<'a> Arithmetic<'a> {
+    fn new(subject: &'a Subject<'a>) -> Self {
+        Arithmetic { subject, sizes: Sizes { model: subject.model, lora: subject.config.lora.as_ref() } }
+    }
+
+    /// A phase with the program, the weights and the gaps added.
+    fn phase(&self, phase: Phase, others: &[(Part, u64)]) -> PhaseMemory {
+        let program = self.subject.program_bytes + PROGRAM_GROWTH;
+        let weights = self.sizes.weights();
+        let others_bytes: u64 = others.iter().map(|(_, bytes)| bytes).sum();
+        let gaps = (GAPS * others_bytes as f64) as u64;
+        let all = [(Part::Program, program), (Part::Weights, weights)].into_iter();
+        let all = all.chain(others.iter().copied()).chain([(Part::Gaps, gaps)]);
+        PhaseMemory { phase, parts: all.filter(|(_, bytes)| *bytes > 0).collect() }
+    }
+
+    /// Values go from the file into the weights piece by piece. A resumed run then reads all trained parameters of the
+    /// checkpoint, and later all moments, before it puts them in place.
+    fn load(&self) -> PhaseMemory {
+        let copies = if self.subject.is_resumed { self.sizes.gradients() } else { 0 };
+        self.phase(Phase::Load, &[(Part::Copies, copies)])
+    }
+
+    fn stage(&self, train: &TrainConfig, stage: Stage, pairing: Pairing) -> StageShape {
+        let Subject { config, rows, num_tokens_multiple, .. } = *self.subject;
+        stage_shape(config, (train, stage), pairing, rows, (&self.sizes, num_tokens_multiple))
+    }
+
+    /// The moments of the optimizer; there are none before the end of the first update.
+    fn moments(&self, train: &TrainConfig) -> u64 {
+        self.sizes.gradients() * Optimizer::new(train).num_averages()
+    }
+
+    /// Logits that the log-prob operation keeps for its backward pass (`ops::selected_log_probs`).
+    fn kept_logits(&self, train: &TrainConfig, shape: BatchShape) -> u64 {
+        let vocab_size = self.subject.model.vocab_size;
+        let may_keep = self.subject.is_flex && !train.activation_checkpointing; // graphics cards compute them again
+        match may_keep && ops::keeps_logits(shape.num_responses, vocab_size) {
+            true => NUMBER * (shape.num_responses * vocab_size) as u64,
+            false => 0,
+        }
+    }
+
+    /// Columns of logits that are computed at a time, where they are not kept.
+    fn passing_logits(&self, num_responses: usize) -> u64 {
+        let columns = ops::columns_at_a_time(self.subject.is_flex).min(self.subject.model.vocab_size);
+        NUMBER * (num_responses * columns) as u64
+    }
+
+    /// The fullest moment of an update, from the second one on: moments are there.
+    ///
+    /// With several micro-batches the gradients of the earlier ones are there all the time. Within one, activations go as
+    /// gradients come: the fullest moment is at the begin of the backward pass, when the head's gradient is there and every
+    /// activation still is, or at its end. With activation checkpointing only the inputs of the layers (`[N, D]` each, one
+    /// more for the head) wait for the backward pass, beside all of one layer. They go one by one as gradients come, but
+    /// gradients rarely fit into the gaps that they leave: measured, memory is as if they stayed.
+    fn training(&self, phase: Phase, train: &TrainConfig, shape: StageShape) -> PhaseMemory {
+        let Sizes { model, .. } = self.sizes;
+        let StageShape { largest: BatchShape { num_rows, num_responses }, num_micro_batches, num_updates } = shape;
+        let (num_rows, num_responses, num_layers) =
+            (num_rows as u64, num_responses as u64, model.num_hidden_layers as u64);
+        let layer = num_rows * self.sizes.kept_of_layer();
+        let inputs = num_rows * (num_layers + 1) * self.sizes.hidden();
+        let (kept, left) = match train.activation_checkpointing {
+            true => (inputs + layer, inputs),
+            false => (num_layers * layer + num_rows * self.sizes.hidden(), 0),
+        };
+        let passing = num_rows * self.sizes.passing_backward();
+        // Chosen rows, their norm, the gradients of both: `[R, D]` each.
+        let head = 4 * num_responses * self.sizes.hidden();
+        let logits = match self.kept_logits(train, shape.largest) {
+            0 => self.passing_logits(shape.largest.num_responses),
+            kept => kept,
+        };
+        let gradients = self.sizes.gradients();
+        let accumulated = if num_micro_batches > 1 { gradients } else { 0 };
+        let begin = [
+            (Part::Gradients, accumulated + self.sizes.head_gradient()),
+            (Part::Activations, kept + passing),
+            (Part::LogProbs, head + logits),
+        ];
+        let end = [
+            (Part::Gradients, accumulated + gradients),
+            (Part::Activations, layer + passing + left),
+            (Part::LogProbs, 0),
+        ];
+        let sum = |parts: &[(Part, u64)]| parts.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        let moments = self.moments(train);
+        let mut parts = if sum(&begin) >= sum(&end) { begin.to_vec() } else { end.to_vec() };
+        if num_updates > 1 {
+            parts.push((Part::Optimizer, moments));
+        } else if sum(&parts) < gradients + moments {
+            parts = vec![(Part::Gradients, gradients), (Part::Optimizer, moments)]; // the update itself
+        }
+        self.phase(phase, &parts)
+    }
+
+    /// A checkpoint in the middle of a stage collects all moments on the host; weights are copied one at a time. At the end
+    /// of a stage there are no moments to write.
+    fn checkpoint(&self, train: &TrainConfig, shape: StageShape) -> Option<PhaseMemory> {
+        let moments = if shape.num_updates > self.subject.config.save_every { self.moments(train) } else { 0 };
+        (shape.num_updates > 0).then(|| {
+            let copies = moments + self.sizes.largest_weight();
+            self.phase(Phase::Checkpoint, &[(Part::Optimizer, self.moments(train)), (Part::Copies, copies)])
+        })
+    }
+
+    /// Passes without a graph over as many sequences as a micro-batch has.
+    fn score(&self) -> PhaseMemory {
+        let Subject { config, rows, num_tokens_multiple, .. } = *self.subject;
+        let shape = BatchShape::of_scoring(rows, 2 * config.train.micro_batch_size, num_tokens_multiple);
+        self.phase(Phase::Score, &self.forward(shape))
+    }
+
+    fn forward(&self, shape: BatchShape) -> [(Part, u64); 2] {
+        let head = 2 * shape.num_responses as u64 * self.sizes.hidden() + self.passing_logits(shape.num_responses);
+        [(Part::Activations, shape.num_rows as u64 * self.sizes.passing_forward()), (Part::LogProbs, head)]
+    }
+
+    fn self_generate(&self) -> PhaseMemory {
+        let Subject { config, model, rows, .. } = *self.subject;
+        let len = |row: &RowLengths| row.prompt + longest_response(config, row, model.max_position_embeddings);
+        let capacity = rows.iter().map(len).max().unwrap_or(0);
+        let num_answers = rows.len() * config.generation.samples_per_prompt;
+        self.phase(Phase::SelfGenerate, &self.decoding(num_answers, capacity, config.generation.weights))
+    }
+
+    /// Packed weights with one matrix on its way to them, or with the cache and the buffers of a pass: one is over before the
+    /// other begins. The log-probs of what was decoded are checked by scoring, which takes less.
+    fn decoding(&self, num_answers: usize, capacity: usize, format: WeightFormat) -> Vec<(Part, u64)> {
+        let Subject { config, model, is_flex, .. } = *self.subject;
+        let num_slots = config.generation.batch_size.min(num_answers);
+        let multiple = if is_flex { CACHE_MULTIPLE } else { 1 };
+        let tokens = (num_slots * capacity.next_multiple_of(CACHE_MULTIPLE)) as u64;
+        let cache = tokens * self.sizes.cached_token(multiple);
+        let logits = NUMBER * (num_slots * model.vocab_size) as u64;
+        if !is_flex {
+            let prompt = (num_slots * capacity) as u64 * self.sizes.passing_forward();
+            return vec![(Part::Activations, prompt), (Part::LogProbs, logits), (Part::KvCache, cache)];
+        }
+        let pass = PASS_ROWS.max(num_slots) as u64 * self.sizes.passing_forward();
+        let packed = (Part::PackedWeights, self.sizes.packed(format));
+        let copies = self.sizes.passing_packing();
+        match copies >= cache + pass + logits {
+            true => vec![packed, (Part::Copies, copies)],
+            false => vec![packed, (Part::Activations, pass), (Part::LogProbs, logits), (Part::KvCache, cache)],
+        }
+    }
+
+    /// Scores the held-out rows and answers some; the optimizer of the stage before is gone.
+    fn evaluate(&self) -> PhaseMemory {
+        let Subject { config, model, held_out, num_answered, num_tokens_multiple, .. } = *self.subject;
+        let shape = BatchShape::of_scoring(held_out, 2 * config.train.micro_batch_size, num_tokens_multiple);
+        let mut parts = self.forward(shape).to_vec();
+        if num_answered > 0 {
+            let limit = config.evaluation.max_new_tokens.unwrap_or(config.generation.max_new_tokens);
+            let len = |row: &RowLengths| (row.prompt + limit).min(model.max_position_embeddings);
+            let capacity = held_out.iter().take(num_answered).map(len).max().unwrap_or(0);
+            let answering = self.decoding(num_answered, capacity, WeightFormat::F32);
+            let sum = |parts: &[(Part, u64)]| parts.iter().map(|(_, bytes)| bytes).sum::<u64>();
+            parts = if sum(&answering) > sum(&parts) { answering } else { parts };
+        }
+        self.phase(Phase::Evaluate, &parts)
+    }
+}

@@ -1,0 +1,293 @@
+//! How long a run will take, from the speed of this model on this device.
+//!
+//! Two things are timed: a forward pass over a few demonstrations and, where the run writes responses, a few steps of
+//! decoding. A training step counts as three forward passes (four with activation checkpointing); responses are taken to be
+//! as long as demonstrations. Rough on purpose: minutes or hours, not seconds.
+
+use std::time::Instant;
+
+use burn::module::Module;
+use serde::Serialize;
+
+use super::batches::{Pairing, pairing_of_iterations};
+use super::memory::Phase;
+use crate::config::{RunConfig, TrainConfig};
+use crate::data::batch::Sequence;
+use crate::data::examples::Example;
+use crate::error::Result;
+use crate::generate::sampler::Sampling;
+use crate::generate::{Decoding, Event, Generator, Request};
+use crate::model::CausalLm;
+use crate::objective::log_probs;
+use crate::train::checkpoint::Stage;
+
+const NUM_DECODED_TOKENS: usize = 8;
+
+/// The speed of a model on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Speed {
+    pub seconds_per_forward_token: f64,
+    /// 0 where the run decodes nothing.
+    pub seconds_per_decoded_token: f64,
+}
+
+/// Where a resumed run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    pub stage: Stage,
+    /// Updates done in this stage.
+    pub stage_steps: usize,
+    /// Responses of this stage that are there already.
+    pub num_responses: usize,
+}
+
+/// Seconds of one phase over the whole run, or what is left of it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PhaseSeconds {
+    pub phase: Phase,
+    pub seconds: f64,
+}
+
+/// What a run works on.
+#[derive(Debug, Clone, Copy)]
+pub struct Work<'a> {
+    pub config: &'a RunConfig,
+    pub examples: &'a [Example],
+    pub num_held_out: usize,
+    /// Held-out rows that are answered.
+    pub num_answered: usize,
+    /// None: at the begin.
+    pub standing: Option<Standing>,
+}
+
+impl Work<'_> {
+    /// Rows bring their second responses themselves.
+    fn are_given(&self) -> bool {
+        self.examples.iter().all(|example| example.self_generated_ids.is_some())
+    }
+
+    fn self_generates(&self) -> bool {
+        let config = self.config;
+        config.iterations > 0 && pairing_of_iterations(config) == Pairing::Both && !self.are_given()
+    }
+
+    /// Times a forward pass, and decoding where the run does any.
+    ///
+    /// # Errors
+    /// A failing device.
+    pub fn measure_speed(&self, model: &CausalLm, num_tokens_multiple: usize) -> Result<Speed> {
+        let model = model.valid();
+        let decodes = self.self_generates() || self.num_answered > 0;
+        Ok(Speed {
+            seconds_per_forward_token: self.seconds_per_forward_token(&model, num_tokens_multiple)?,
+            seconds_per_decoded_token: if decodes { self.seconds_per_decoded_token(&model)? } else { 0.0 },
+        })
+    }
+
+    /// Seconds of each phase that the run has, or of what is left of it.
+    pub fn seconds(&self, speed: Speed) -> Vec<PhaseSeconds> {
+        let stages = self.stages();
+        let sum =
+            |of: &dyn Fn(Stage) -> f64| stages.iter().map(|stage| self.share_left(*stage) * of(*stage)).sum::<f64>();
+        let num_evaluations = stages.iter().filter(|stage| self.share_left(**stage) > 0.0).count();
+        let num_evaluations = num_evaluations + usize::from(self.standing.is_none());
+        let list = [
+            (Phase::Sft, sum(&|stage| if stage == Stage::Sft { self.training_seconds(stage, speed) } else { 0.0 })),
+            (Phase::SelfGenerate, stages.iter().map(|stage| self.generation_seconds(*stage, speed)).sum()),
+            (Phase::Score, stages.iter().map(|stage| self.scoring_seconds(*stage, speed)).sum()),
+            (Phase::Train, sum(&|stage| if stage == Stage::Sft { 0.0 } else { self.training_seconds(stage, speed) })),
+            (Phase::Evaluate, num_evaluations as f64 * self.evaluation_seconds(speed)),
+        ];
+        let list = list.into_iter().filter(|(_, seconds)| *seconds > 0.0);
+        list.map(|(phase, seconds)| PhaseSeconds { phase, seconds }).collect()
+    }
+
+    fn stages(&self) -> Vec<Stage> {
+        let config = self.config;
+        let sft = config.sft.as_ref().map(|_| Stage::Sft);
+        let continued = config.continued_sft_lr.filter(|_| config.iterations > 0).map(|_| Stage::ContinuedSft);
+        sft.into_iter().chain((0..config.iterations).map(Stage::Iteration)).chain(continued).collect()
+    }
+
+    fn of_stage(&self, stage: Stage) -> (&TrainConfig, usize) {
+        match (stage, &self.config.sft) {
+            (Stage::Sft, Some(sft)) => (sft, sft.epochs),
+            (Stage::ContinuedSft, _) => (&self.config.train, self.config.train.epochs * self.config.iterations),
+            _ => (&self.config.train, self.config.train.epochs),
+        }
+    }
+
+    /// Of the updates of a stage: 1 for one that is still to come, 0 for one that is done.
+    fn share_left(&self, stage: Stage) -> f64 {
+        let Some(standing) = self.standing else { return 1.0 };
+        match stage.rank().cmp(&standing.stage.rank()) {
+            std::cmp::Ordering::Less => 0.0,
+            std::cmp::Ordering::Greater => 1.0,
+            std::cmp::Ordering::Equal => {
+                let (train, epochs) = self.of_stage(stage);
+                let samples = if self.self_generates() { self.config.generation.samples_per_prompt } else { 1 };
+                let num_updates = (self.examples.len() * samples).div_ceil(train.batch_size) * epochs;
+                (1.0 - standing.stage_steps as f64 / num_updates as f64).max(0.0)
+            }
+        }
+    }
+
+    /// True while the responses of an iteration, or their log-probs, may be missing.
+    fn is_before_training(&self, stage: Stage) -> bool {
+        let is_begun = |standing: Standing| standing.stage == stage && standing.stage_steps > 0;
+        matches!(stage, Stage::Iteration(_)) && self.share_left(stage) > 0.0 && !self.standing.is_some_and(is_begun)
+    }
+
+    fn generation_seconds(&self, stage: Stage, speed: Speed) -> f64 {
+        if !self.is_before_training(stage) || !self.self_generates() {
+            return 0.0;
+        }
+        let is_here = |standing: &Standing| standing.stage == stage;
+        let num_there = self.standing.filter(is_here).map_or(0, |standing| standing.num_responses);
+        let num_wanted = self.examples.len() * self.config.generation.samples_per_prompt;
+        // A server's time is not known here.
+        let num_missing = if self.config.server.is_some() { 0 } else { num_wanted.saturating_sub(num_there) };
+        num_missing as f64 * self.response_tokens() * speed.seconds_per_decoded_token
+    }
+
+    /// Demonstrations, and given responses, under the reference.
+    fn scoring_seconds(&self, stage: Stage, speed: Speed) -> f64 {
+        if !self.is_before_training(stage) || pairing_of_iterations(self.config) == Pairing::Demonstrations {
+            return 0.0;
+        }
+        let sides = if self.are_given() { 2.0 } else { 1.0 };
+        sides * self.examples.len() as f64 * self.sequence_tokens() * speed.seconds_per_forward_token
+    }
+
+    fn training_seconds(&self, stage: Stage, speed: Speed) -> f64 {
+        let (train, epochs) = self.of_stage(stage);
+        let passes = if train.activation_checkpointing { 4.0 } else { 3.0 };
+        let one_side = epochs as f64 * self.examples.len() as f64 * self.sequence_tokens() * passes;
+        let sides = match (stage, pairing_of_iterations(self.config)) {
+            (Stage::Iteration(_), Pairing::Both) if self.are_given() => 2.0,
+            (Stage::Iteration(_), Pairing::Both) => 2.0 * self.config.generation.samples_per_prompt as f64,
+            _ => 1.0,
+        };
+        sides * one_side * speed.seconds_per_forward_token
+    }
+
+    fn evaluation_seconds(&self, speed: Speed) -> f64 {
+        let answers = if self.config.evaluation.sampled { 2.0 } else { 1.0 };
+        let scored = self.num_held_out as f64 * self.sequence_tokens() * speed.seconds_per_forward_token;
+        let answered = answers * self.num_answered as f64 * self.response_tokens();
+        scored + answered * speed.seconds_per_decoded_token
+    }
+
+    fn mean(&self, len: impl Fn(&Example) -> usize) -> f64 {
+        self.examples.iter().map(len).sum::<usize>() as f64 / self.examples.len().max(1) as f64
+    }
+
+    fn sequence_tokens(&self) -> f64 {
+        self.mean(|example| example.prompt_ids.len() + example.demonstration_ids.len())
+    }
+
+    fn response_tokens(&self) -> f64 {
+        self.mean(|example| example.demonstration_ids.len())
+    }
+
+    fn seconds_per_forward_token(&self, model: &CausalLm, num_tokens_multiple: usize) -> Result<f64> {
+        let batch_size = 2 * self.config.train.micro_batch_size;
+        let sequences: Vec<Sequence<'_>> = self
+            .examples
+            .iter()
+            .take(batch_size)
+            .map(|example| Sequence { prompt_ids: &example.prompt_ids, response_ids: &example.demonstration_ids })
+            .collect();
+        let num_tokens: usize = sequences.iter().map(|s| s.prompt_ids.len() + s.response_ids.len()).sum();
+        second_time(|| log_probs::score(model, &sequences, batch_size, num_tokens_multiple, &mut |_| Ok(())).map(drop))
+            .map(|seconds| seconds / num_tokens as f64)
+    }
+
+    fn seconds_per_decoded_token(&self, model: &CausalLm) -> Result<f64> {
+        let generation = &self.config.generation;
+        let requests: Vec<Request> = self
+            .examples
+            .iter()
+            .take(generation.batch_size)
+            .map(|example| Request { prompt_ids: example.prompt_ids.clone(), seed: 0, max_new_tokens: None })
+            .collect();
+        let decoding = Decoding {
+            sampling: Sampling::greedy(),
+            max_new_tokens: NUM_DECODED_TOKENS,
+            batch_size: requests.len(),
+            eos_token_ids: Vec::new(),
+        };
+        let mut generator = Generator::new(model, generation.weights)?;
+        let mut num_tokens = 0u32;
+        let seconds = second_time(|| {
+            num_tokens = 0;
+            generator.answer(&requests, &decoding, &mut |event| {
+                if let Event::Token(..) = event {
+                    num_tokens += 1;
+                }
+                Ok(())
+            })
+        })?;
+        Ok(seconds / f64::from(num_tokens.max(1)))
+    }
+}
+
+/// Seconds of the second call: the first one touches memory and, on a graphics card, compiles.
+fn second_time(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    work()?;
+    let started = Instant::now();
+    work()?;
+    Ok(started.elapsed().as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn examples(count: usize) -> Vec<Example> {
+        let example = |index| Example {
+            index,
+            prompt_ids: vec![3; 4],
+            demonstration_ids: vec![4; 6],
+            self_generated_ids: None,
+            demonstration_text: None,
+        };
+        (0..count).map(example).collect()
+    }
+
+    /// One forward token takes a second, one decoded token ten.
+    const SPEED: Speed = Speed { seconds_per_forward_token: 1.0, seconds_per_decoded_token: 10.0 };
+
+    fn seconds(config: &RunConfig, standing: Option<Standing>) -> Vec<(Phase, f64)> {
+        let examples = examples(16);
+        let work = Work { config, examples: &examples, num_held_out: 2, num_answered: 0, standing };
+        work.seconds(SPEED).into_iter().map(|phase| (phase.phase, phase.seconds)).collect()
+    }
+
+    #[test]
+    fn a_new_run_takes_all_of_its_phases() {
+        // 16 rows of 10 tokens, 6 of them response; two iterations, three evaluations of 2 rows.
+        let config = RunConfig { iterations: 2, ..RunConfig::default() };
+        let expected = [
+            (Phase::SelfGenerate, 2.0 * 16.0 * 6.0 * 10.0),
+            (Phase::Score, 2.0 * 160.0),
+            (Phase::Train, 2.0 * 2.0 * 3.0 * 160.0),
+            (Phase::Evaluate, 3.0 * 20.0),
+        ];
+        assert_eq!(seconds(&config, None), expected);
+    }
+
+    #[test]
+    fn a_resumed_run_takes_what_is_left() {
+        let config = RunConfig { iterations: 2, ..RunConfig::default() };
+        let at = |stage, stage_steps, num_responses| Some(Standing { stage, stage_steps, num_responses });
+        // In the middle of the two updates of the last iteration: half its training, one evaluation.
+        let expected = [(Phase::Train, 480.0), (Phase::Evaluate, 20.0)];
+        assert_eq!(seconds(&config, at(Stage::Iteration(1), 1, 16)), expected);
+        // While its responses are being written: a quarter of them is there.
+        let left = seconds(&config, at(Stage::Iteration(1), 0, 4));
+        assert_eq!(left[0], (Phase::SelfGenerate, 12.0 * 6.0 * 10.0));
+        assert_eq!(left[2], (Phase::Train, 960.0));
+        assert_eq!(seconds(&config, at(Stage::Done, 0, 0)), []);
+    }
+}
