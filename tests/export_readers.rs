@@ -53,7 +53,7 @@ fn exported(folder: &Path, source: &Path, format: &str, dtype: &str) -> PathBuf 
 fn the_gguf_package_reads_every_export_as_the_bytes_that_it_would_write() {
     let Some(python) = reader("GGUF exports in the gguf package") else { return };
     let folder = tempdir().unwrap();
-    let tiny = ["qwen2", "llama3", "llama_linear", "mistral"].map(|name| fixture("tiny_models").join(name));
+    let tiny = ["qwen2", "llama3", "llama_linear", "mistral", "qwen3"].map(|name| fixture("tiny_models").join(name));
     for source in [&tiny[..], &[text_model(folder.path())]].concat() {
         let plain = exported(folder.path(), &source, "hf", "f32");
         for dtype in ["f32", "f16", "bf16", "q8_0"] {

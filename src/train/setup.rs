@@ -279,6 +279,10 @@ impl Opened {
             Some(lora) => model.with_adapters(lora.rank, lora.alpha as f64, &lora.target_modules, config.seed),
             None => model,
         };
+        if weights::num_trained_parameters(&model) == 0 {
+            return Err(Error::config("lora.target_modules", "this model has none of these layers")
+                .with_hint("GPT-2 has no gate_proj; leave the key out to adapt every layer"));
+        }
         Ok(Opened { device_name, policy, model, examples, held_out })
     }
 
