@@ -12,7 +12,7 @@ use gsil::data::batch::{Batch, Sequence};
 use gsil::formats::hf_folder::write_model_folder;
 use gsil::formats::safetensors::{HostTensor, open_safetensors};
 use gsil::formats::{TensorToWrite, open_model};
-use gsil::model::{CausalLm, ModelConfig, weights};
+use gsil::model::{CausalLm, KvCache, ModelConfig, weights};
 use gsil::objective::log_probs::sequence_log_probs;
 use gsil::policy::Policy;
 use gsil::report::console::Console;
@@ -137,6 +137,30 @@ fn a_window_as_long_as_the_sequence_changes_no_bit_and_a_shorter_one_does() {
             |all: &[Vec<f32>]| all.iter().map(|row| row[23 * VOCAB_SIZE as usize..].to_vec()).collect::<Vec<_>>();
         assert_near(&device.name, &before(&shorter).concat(), &before(&none).concat(), 1e-4);
         assert!(last(&shorter).concat().iter().zip(last(&none).concat()).any(|(a, b)| (a - b).abs() > 1e-3));
+    }
+}
+
+/// The cache that devices other than the CPU decode with: prompts padded on the left, then one token at a time.
+#[test]
+fn decoding_over_a_padded_cache_gives_the_logits_of_the_full_forward() {
+    const NUM_NEW: usize = 20;
+    for device in cpu_devices() {
+        for name in MODELS {
+            let model = load_model(&folder_of(name), &device.device).valid();
+            let rows = [random_ids(1, 11 + NUM_NEW, VOCAB_SIZE), random_ids(2, 4 + NUM_NEW, VOCAB_SIZE)];
+            let full = logits(&model, &rows, 1);
+            let mut cache = KvCache::new(model.config(), &[11, 4], 11 + NUM_NEW, &model.device());
+            for step in 0..NUM_NEW {
+                let ids: Vec<i32> = match step {
+                    0 => rows[0][..11].iter().chain(&[0; 7]).chain(&rows[1][..4]).map(|id| *id as i32).collect(),
+                    _ => vec![rows[0][10 + step] as i32, rows[1][3 + step] as i32],
+                };
+                let found = weights::to_host(model.decode(&ids, &mut cache)).unwrap();
+                let at = |row: usize, token: usize| full[row].chunks(VOCAB_SIZE as usize).nth(token).unwrap();
+                let expected = [at(0, 10 + step), at(1, 3 + step)].concat();
+                assert_near(&format!("{}: {name}, step {step}", device.name), &found, &expected, VALUE_TOLERANCE);
+            }
+        }
     }
 }
 

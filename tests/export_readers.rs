@@ -119,4 +119,8 @@ fn transformers_gives_our_log_probs_on_folders_of_every_number_format() {
         let output = exported(folder.path(), &fixture("tiny_models").join(name), "mlx", "bf16");
         check(&python, "check_export.py", &[gsil_path(), &output]);
     }
+    for name in ["qwen3", "mistral_window", "phi3", "gemma3", "gpt2"] {
+        let output = exported(folder.path(), &fixture("tiny_models").join(name), "hf", "f32");
+        check(&python, "check_export.py", &[gsil_path(), &output]);
+    }
 }

@@ -126,21 +126,29 @@ pub(super) fn as_seen(weights: &mut Weights, config: &Value) -> Result<()> {
             insert(&mut seen, names.renamed(&name, false), place, &weights.path)?;
             continue;
         };
-        let transposed = fused.transposed && place.shape.len() == 2;
-        let num_rows = if transposed { place.shape[1] } else { place.shape.first().copied().unwrap_or(0) };
-        for (module, rows) in fused.seen.iter().zip(parts(fused, num_rows, config, &weights.path, &stored_name)?) {
-            let shape = match place.shape[..] {
-                [inputs, _] if transposed => vec![rows.len(), inputs],
-                _ => [&[rows.len()], place.shape.get(1..).unwrap_or_default()].concat(),
-            };
-            let arrangement = Arrangement::Part { rows, transposed };
-            let name_in_file = place.name_in_file.clone();
-            let part_place = TensorPlace { file: place.file, name_in_file, shape, arrangement };
-            insert(&mut seen, format!("model.layers.{layer}.{module}.{part}"), part_place, &weights.path)?;
+        for (module, place) in fused.seen.iter().zip(split(fused, &place, config, &weights.path)?) {
+            insert(&mut seen, format!("model.layers.{layer}.{module}.{part}"), place, &weights.path)?;
         }
     }
     weights.tensors = seen;
     Ok(())
+}
+
+/// The places of what a fused tensor is made of.
+fn split(fused: &Fused, place: &TensorPlace, config: &Value, path: &Path) -> Result<Vec<TensorPlace>> {
+    let transposed = fused.transposed && place.shape.len() == 2;
+    let num_rows = if transposed { place.shape[1] } else { place.shape.first().copied().unwrap_or(0) };
+    let parts = parts(fused, num_rows, config, path, &place.name_in_file)?;
+    let part = |rows: Range<usize>| TensorPlace {
+        file: place.file,
+        name_in_file: place.name_in_file.clone(),
+        shape: match place.shape[..] {
+            [inputs, _] if transposed => vec![rows.len(), inputs],
+            _ => [&[rows.len()], place.shape.get(1..).unwrap_or_default()].concat(),
+        },
+        arrangement: Arrangement::Part { rows, transposed },
+    };
+    Ok(parts.into_iter().map(part).collect())
 }
 
 fn insert(seen: &mut BTreeMap<String, TensorPlace>, name: String, place: TensorPlace, path: &Path) -> Result<()> {

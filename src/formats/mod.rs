@@ -1,16 +1,17 @@
 //! Models on disk: whatever is there, the rest of the program sees one view, the Hugging Face one.
 //!
 //! [`open_model`] takes a Hugging Face folder or a `.gguf` file and gives a [`ModelFiles`]: the configuration as
-//! `config.json` has it, the tokenizer as `tokenizer.json` has it, and [`Weights`] under Hugging Face names in
-//! `[out, in]` layout. Everything is checked when it is opened; a tensor's values are read when they are asked for.
+//! `config.json` has it, the tokenizer as `tokenizer.json` has it, and [`Weights`] under the Hugging Face names of Llama in
+//! `[out, in]` layout: families with other names are translated in `hf_names`. Everything is checked when it is opened; a
+//! tensor's values are read when they are asked for.
 //! [`hf_folder::ModelFolder`] writes the same view back, [`gguf_write`] and its kin write it as a GGUF file, and [`peft`]
 //! writes an adapter alone. Host data only: no tensor library here.
 //!
 //! Files come from strangers. No count or offset found in one is believed before it is checked against the file's size,
 //! nothing is memory-mapped, and pickle files are never read.
 //!
-//! Reading order: [`hf_folder`], [`safetensors`], [`gguf`], [`dequantize`], `gguf_model`, `gguf_config`,
-//! `gguf_tokenizer`; then what writes: [`quantize`], `safetensors_write`, `hf_write`, [`gguf_write`], [`gguf_model_write`],
+//! Reading order: [`architecture`], [`hf_folder`], `hf_names`, [`safetensors`], [`gguf`], [`dequantize`], `gguf_model`,
+//! `gguf_config`, `gguf_tokenizer`; then what writes: [`quantize`], `safetensors_write`, `hf_write`, [`gguf_write`], [`gguf_model_write`],
 //! [`gguf_tokenizer_write`], [`peft`].
 
 pub mod architecture;

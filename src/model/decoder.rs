@@ -188,9 +188,32 @@ impl Decoder {
         weights.input_norm.apply(&buffers.hidden, &mut buffers.normed);
         weights.qkv.multiply(team, &buffers.normed, Store::Replace, &mut buffers.qkv);
 
-        let place = |row: &Row| Place { layer, slot: row.slot, position: row.position };
+        self.read_queries(layer, rows, cache);
+        let Decoder { team, buffers, .. } = self;
+        let weights = &self.layers[layer];
         let heads = self.config.heads();
         let window = self.config.window(weights.layer_type);
+        let (num_groups, group_size) = (heads.num_key_value_heads, heads.group_size() * heads.head_dim);
+        buffers.attended.resize(rows.len() * num_groups * group_size, 0.0);
+        let (cache, queries) = (&*cache, &buffers.queries);
+        team.for_each_chunk(&mut buffers.attended, group_size, |i, out| {
+            let queries = &queries[i * cache.group_len()..][..cache.group_len()];
+            cache.attend(place(layer, &rows[i / num_groups]), window, i % num_groups, queries, out);
+        });
+        buffers.mixed.set_rows(rows.len());
+        for (i, row) in buffers.attended.chunks_exact(num_groups * group_size).enumerate() {
+            buffers.mixed.write_row(i, row);
+        }
+        let norm = weights.output_norms.as_ref().map(|norms| &norms.0);
+        let room = [&mut buffers.branch, &mut buffers.normed];
+        add_output(team, (&weights.output, norm), &buffers.mixed, &mut buffers.hidden, room);
+    }
+
+    /// Normalises and turns the heads of queries and keys where the model does, scales the queries and lays them out, and
+    /// puts keys and values into the cache.
+    fn read_queries(&mut self, layer: usize, rows: &[Row], cache: &mut SlotCache) {
+        let (buffers, weights) = (&mut self.buffers, &self.layers[layer]);
+        let heads = self.config.heads();
         let query_factor = heads.scale() * self.config.query_factor() as f32;
         let angles = match weights.layer_type {
             LayerType::Full => &buffers.angles,
@@ -214,25 +237,11 @@ impl Decoder {
                 angles.turn(i, k, &self.config);
             }
             q.iter_mut().for_each(|q| *q *= query_factor);
-            cache.write(place(row), k, v);
+            cache.write(place(layer, row), k, v);
             for (group, out) in q.chunks_exact(group_size).zip(queries.chunks_exact_mut(cache.group_len())) {
                 cache.lay_out_queries(group, out);
             }
         }
-
-        buffers.attended.resize(rows.len() * num_groups * group_size, 0.0);
-        let (cache, queries) = (&*cache, &buffers.queries);
-        team.for_each_chunk(&mut buffers.attended, group_size, |i, out| {
-            let queries = &queries[i * cache.group_len()..][..cache.group_len()];
-            cache.attend(place(&rows[i / num_groups]), window, i % num_groups, queries, out);
-        });
-        buffers.mixed.set_rows(rows.len());
-        for (i, row) in buffers.attended.chunks_exact(num_groups * group_size).enumerate() {
-            buffers.mixed.write_row(i, row);
-        }
-        let norm = weights.output_norms.as_ref().map(|norms| &norms.0);
-        let room = [&mut buffers.branch, &mut buffers.normed];
-        add_output(team, (&weights.output, norm), &buffers.mixed, &mut buffers.hidden, room);
     }
 
     /// `x + down(act(gate(norm(x))) * up(norm(x)))`, the output normalised first where there are four norms.
@@ -339,6 +348,11 @@ impl Projection {
             }
         }
     }
+}
+
+/// Where a row's keys and values are.
+fn place(layer: usize, row: &Row) -> Place {
+    Place { layer, slot: row.slot, position: row.position }
 }
 
 /// Adds a block's output to the hidden states; `room` is for an output that has a norm of its own.

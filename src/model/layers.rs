@@ -132,7 +132,7 @@ fn gelu_tanh(x: Tensor<2>) -> Tensor<2> {
 }
 
 /// `2 sqrt(2/pi)`.
-const GELU_SLOPE: f32 = 1.595_769_1;
+const GELU_SLOPE: f32 = 1.595_769;
 const GELU_CUBIC: f32 = 0.044_715;
 
 /// [`gelu_tanh`] of one number.

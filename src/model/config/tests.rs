@@ -113,3 +113,33 @@ fn options_of_single_architectures_are_refused_by_name() {
         assert!(error.to_string().contains(word), "{error}");
     }
 }
+
+/// The published `config.json` of each; counts by transformers 5.24.0 (`sum(p.numel() for p in model.parameters())`).
+#[test]
+fn published_models_have_the_parameters_that_transformers_counts() {
+    let shape = |vocab: u64, hidden: u64, inner: u64, layers: u64, heads: u64, kv: u64, context: u64| {
+        json!({"vocab_size": vocab, "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
+               "num_attention_heads": heads, "num_key_value_heads": kv, "max_position_embeddings": context})
+    };
+    let gemma = json!({"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "head_dim": 256,
+                       "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256, "sliding_window": 512,
+                       "attn_logit_softcapping": null, "final_logit_softcapping": null, "rope_scaling": null});
+    let qwen3 = json!({"architectures": ["Qwen3ForCausalLM"], "head_dim": 128, "tie_word_embeddings": true,
+                       "use_sliding_window": false, "sliding_window": null, "max_window_layers": 28});
+    let phi3 = json!({"architectures": ["Phi3ForCausalLM"], "sliding_window": 2047, "rope_scaling": null,
+                      "original_max_position_embeddings": 4096});
+    let gpt2 = json!({"architectures": ["GPT2LMHeadModel"], "n_embd": 768, "n_head": 12, "n_layer": 12,
+                      "n_positions": 1024, "vocab_size": 50257, "activation_function": "gelu_new"});
+    for (name, own, shape, expected) in [
+        ("Qwen3-0.6B", &qwen3, shape(151_936, 1024, 3072, 28, 16, 8, 40_960), 596_049_920),
+        ("Phi-3-mini-4k", &phi3, shape(32_064, 3072, 8192, 32, 32, 32, 4096), 3_821_079_552),
+        ("gemma-3-270m", &gemma, shape(262_144, 640, 2048, 18, 4, 1, 32_768), 268_098_176),
+        ("gemma-3-1b-it", &gemma, shape(262_144, 1152, 6912, 26, 4, 1, 32_768), 999_885_952),
+        ("gpt2", &gpt2, json!({}), 124_439_808_usize),
+    ] {
+        let mut config = own.clone();
+        shape.as_object().unwrap().iter().for_each(|(key, value)| config[key] = value.clone());
+        let config = ModelConfig::from_json(&config, None, Path::new(name)).unwrap();
+        assert_eq!(config.num_parameters(), expected, "{name}");
+    }
+}
