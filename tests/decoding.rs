@@ -22,8 +22,10 @@ const PROMPT_LENS: [usize; 6] = [5, 1, 13, 3, 8, 13];
 const MAX_NEW_TOKENS: usize = 24;
 
 /// Qwen2 (biases, tied head), Llama with llama3 rotary scaling, Llama with linear scaling and biases everywhere,
-/// Mistral with wide heads. All with grouped queries; all but Qwen2 with a head of their own.
-const TINY_MODELS: [&str; 4] = ["qwen2", "llama3", "llama_linear", "mistral"];
+/// Mistral with wide heads. All with grouped queries; all but Qwen2 with a head of their own. For the others see
+/// [`crate::architectures`].
+const TINY_MODELS: [&str; 9] =
+    ["qwen2", "llama3", "llama_linear", "mistral", "qwen3", "mistral_window", "phi3", "gemma3", "gpt2"];
 const TINY_VOCAB_SIZE: u32 = 64;
 
 #[test]

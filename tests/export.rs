@@ -19,7 +19,7 @@ use crate::support::binary::{
 use crate::support::{assert_near, fixture, flex, load_model, logits, random_ids};
 
 /// The architectures that GGUF and transformers agree on; `llama_linear` has a bias on every projection.
-const TINY_MODELS: [&str; 4] = ["qwen2", "llama3", "llama_linear", "mistral"];
+const TINY_MODELS: [&str; 5] = ["qwen2", "llama3", "llama_linear", "mistral", "qwen3"];
 
 fn exported(folder: &Path, source: &Path, format: &str, options: &[&str]) -> PathBuf {
     let output = folder.join(format!("{format}{}", options.concat()));

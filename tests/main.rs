@@ -3,6 +3,7 @@
 
 mod support;
 
+mod architectures;
 mod decoding;
 mod estimate;
 mod examples;

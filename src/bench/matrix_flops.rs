@@ -9,17 +9,22 @@ use crate::data::batch::Batch;
 use crate::model::ModelConfig;
 use crate::ops::{AttentionPlan, Span};
 
-/// Multiplications for one token in all layers' seven projections.
+/// Multiplications for one token in all layers' projections.
 fn projection_weights(config: &ModelConfig) -> f64 {
     let (d, q, kv) = (config.hidden_size, config.query_size(), config.key_value_size());
-    (config.num_hidden_layers * (2 * d * q + 2 * d * kv + 3 * d * config.intermediate_size)) as f64
+    (config.num_hidden_layers * (2 * d * q + 2 * d * kv + num_of_mlp(config) * d * config.intermediate_size)) as f64
 }
 
-/// The same for an adapter of this rank on all seven projections: rank times inputs and outputs of each.
+/// Projections of the feed-forward block.
+fn num_of_mlp(config: &ModelConfig) -> usize {
+    if config.gated_mlp { 3 } else { 2 }
+}
+
+/// The same for an adapter of this rank on all projections: rank times inputs and outputs of each.
 fn adapter_weights(config: &ModelConfig, rank: usize) -> f64 {
     let (d, q, kv, inner) =
         (config.hidden_size, config.query_size(), config.key_value_size(), config.intermediate_size);
-    let sizes = 2 * (d + q) + 2 * (d + kv) + 3 * (d + inner);
+    let sizes = 2 * (d + q) + 2 * (d + kv) + num_of_mlp(config) * (d + inner);
     (config.num_hidden_layers * rank * sizes) as f64
 }
 

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 
 use super::SEED;
 use crate::error::Result;
-use crate::model::config::RopeScaling;
+use crate::model::config::{Activation, LayerType, NormKind, RopeScaling};
 use crate::model::{CausalLm, ModelConfig, weights};
 use crate::policy::Policy;
 use crate::report::console::Console;
@@ -74,8 +74,20 @@ fn smollm2_135m(num_layers: usize) -> ModelConfig {
         qkv_bias: false,
         output_bias: false,
         mlp_bias: false,
+        norm: NormKind::Rms,
+        qk_norm: false,
+        output_norms: false,
+        activation: Activation::Silu,
+        gated_mlp: true,
+        scaled_embeddings: false,
+        learned_positions: false,
+        query_pre_attn_scalar: None,
+        rotary_dim: 64,
         rope_theta: 100_000.0,
         rope_scaling: RopeScaling::None,
+        rope_local_base_freq: None,
+        layer_types: vec![LayerType::Full; num_layers],
+        sliding_window: None,
         eos_token_ids: Vec::new(),
         initializer_range: 0.02,
     }

@@ -147,7 +147,7 @@ fn attention(bench: &mut Bench<'_>, config: &ModelConfig, size: &Size) -> Result
     let plan = AttentionPlan::separate(&vec![size.tokens; 2 * size.pairs]);
     let (n, q_size, kv_size) = (plan.num_rows(), config.query_size(), config.key_value_size());
     let flops = 4.0 * q_size as f64 * matrix_flops::keys_seen(&plan); // scores and weighted values
-    let layout = AttentionLayout { plan: Arc::new(plan), heads: config.heads() };
+    let layout = AttentionLayout::new(Arc::new(plan), config.heads(), None);
     let (q, k, v) = (bench.random([n, q_size]), bench.random([n, kv_size]), bench.random([n, kv_size]));
     let shapes = format!("[{n}, {q_size}], {} sequences", 2 * size.pairs);
     let fused = || drop(finish(device, ops::attention(q.clone(), k.clone(), v.clone(), layout.clone())));

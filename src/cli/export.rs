@@ -23,7 +23,9 @@ use serde_json::{Value, json};
 use self::model_card::ModelCard;
 use self::source::Source;
 use super::hub::HubArgs;
+use crate::config::LoraConfig;
 use crate::error::{Error, Result};
+use crate::formats::architecture::Architecture;
 use crate::formats::file_system::Disk;
 use crate::formats::hf_folder::ModelFolder;
 use crate::formats::hub::{self, Address};
@@ -209,7 +211,8 @@ fn generation_config(policy: &Policy) -> Option<Value> {
 /// `config.json` with what mlx-lm reads under one spelling only, or assumes otherwise than transformers does: it takes a
 /// model without `tie_word_embeddings` for one with tied embeddings, and does not know `rope_parameters`.
 fn explicit_config(policy: &Policy) -> Result<Value> {
-    let architecture = gguf::architecture_name(policy)?; // mlx-lm calls these families so, too
+    gguf::check_window(policy, "mlx")?;
+    let architecture = gguf::architecture_name(policy, "mlx")?; // mlx-lm calls these families so, too
     let ModelConfig { rope_theta, tie_word_embeddings, rms_norm_eps, head_dim, num_key_value_heads, .. } =
         policy.config;
     let rope_scaling = match &policy.config.rope_scaling {
@@ -235,12 +238,28 @@ fn explicit_config(policy: &Policy) -> Result<Value> {
     Ok(config)
 }
 
+/// peft finds modules by the names that transformers gives them: an adapter beside a part of a fused one has no place.
+fn check_peft_names(policy: &Policy, target_modules: &[String]) -> Result<()> {
+    let fused: &[&str] = match Architecture::of(&policy.files.config) {
+        Some(Architecture::Phi3) => &["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"],
+        Some(Architecture::Gpt2) => &LoraConfig::MODULES,
+        _ => &[],
+    };
+    let Some(module) = target_modules.iter().find(|module| fused.contains(&module.as_str())) else { return Ok(()) };
+    let class = Architecture::name_in(&policy.files.config);
+    Err(Error::input(&policy.files.path, format!("{class} has no module `{module}` of its own that peft could adapt"))
+        .at("lora.target_modules")
+        .with_hint("--format hf exports the whole model with its adapter merged"))
+}
+
 fn adapter_folder(source: &Source, target: &Target) -> Result<()> {
     let run = source.run("an adapter is the result of a training with lora.rank")?;
     let Some(lora) = &run.config.lora else {
         return Err(Error::usage(format!("{} trained all weights: it has no adapter", source.path.display()))
             .with_hint("--format hf exports the whole model; `gsil train .. lora.rank=8` trains an adapter"));
     };
+    let policy = Policy::open(&source.model_path()?)?;
+    check_peft_names(&policy, &lora.target_modules)?;
     let compares_sft = run.config.continued_sft_lr.is_some() && run.config.iterations > 0;
     let path = aligned_parameters(&run.dir, compares_sft)?;
     let file = open_safetensors(&path)?;
@@ -253,7 +272,6 @@ fn adapter_folder(source: &Source, target: &Target) -> Result<()> {
         let file = &file;
         tensors.push(TensorToWrite::new(peft_name, shape, move || file.read_f32(name)));
     }
-    let policy = Policy::open(&source.model_path()?)?;
     let model = run.config.model.as_deref().unwrap_or_default();
     let base = hub::address(model)?;
     let adapter = PeftAdapter {

@@ -110,7 +110,8 @@ pub struct LoraConfig {
     pub rank: usize,
     /// Strength before the division by `rank`; whole, as adapter files require. Default 16, twice the rank.
     pub alpha: usize,
-    /// The layers that get an adapter, by the last part of their name. Default: all of [`LoraConfig::MODULES`].
+    /// The layers that get an adapter, by the last part of their name; those that a model lacks are passed over (GPT-2 has no
+    /// gate). Default: all of [`LoraConfig::MODULES`].
     pub target_modules: Vec<String>,
 }
 

@@ -86,7 +86,7 @@ impl GgufBuilder {
     }
 }
 
-/// A complete model of architecture `llama` or `qwen2` with one layer: hidden 8, 2 heads of 4, 1 KV head, vocabulary 6,
+/// A complete model of architecture `llama`, `qwen2` or `qwen3` with one layer: hidden 8, 2 heads of 4, 1 KV head, vocabulary 6,
 /// no two neighbouring weights alike, tied embeddings, no tokenizer.
 pub fn tiny_model(architecture: &str) -> GgufBuilder {
     let key = |name: &str| format!("{architecture}.{name}");
@@ -113,6 +113,9 @@ pub fn tiny_model(architecture: &str) -> GgufBuilder {
         ("blk.0.ffn_up.weight", &[8, 12]),
         ("blk.0.ffn_down.weight", &[12, 8]),
     ];
+    if architecture == "qwen3" {
+        tensors.extend([("blk.0.attn_q_norm.weight", &[4u64][..]), ("blk.0.attn_k_norm.weight", &[4])]);
+    }
     if architecture == "qwen2" {
         tensors.extend([("blk.0.attn_q.bias", &[8u64][..]), ("blk.0.attn_k.bias", &[4]), ("blk.0.attn_v.bias", &[4])]);
     }

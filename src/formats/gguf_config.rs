@@ -1,6 +1,7 @@
 //! The configuration of a GGUF model, written as `config.json` and `generation_config.json`.
 //!
-//! Architectures `llama` (Llama, SmolLM, TinyLlama, Mistral) and `qwen2` are known. Tensor names are in `gguf_model`.
+//! Architectures `llama` (Llama, SmolLM, TinyLlama, Mistral), `qwen2` and `qwen3` are known. Tensor names are in
+//! `gguf_model`.
 //!
 //! # Rotary factors
 //! Llama 3.1 files carry a tensor `rope_freqs`: one factor for each rotary pair, by which its inverse frequency is
@@ -13,8 +14,14 @@ use super::gguf::GgufFile;
 use crate::error::{Error, Result};
 
 /// Architecture in GGUF; class and `model_type` in Hugging Face; whether query and key rows are interleaved.
-const ARCHITECTURES: [(&str, &str, &str, bool); 2] =
-    [("llama", "LlamaForCausalLM", "llama", true), ("qwen2", "Qwen2ForCausalLM", "qwen2", false)];
+const ARCHITECTURES: [(&str, &str, &str, bool); 3] = [
+    ("llama", "LlamaForCausalLM", "llama", true),
+    ("qwen2", "Qwen2ForCausalLM", "qwen2", false),
+    ("qwen3", "Qwen3ForCausalLM", "qwen3", false),
+];
+
+/// Architectures of GGUF that this program reads as Hugging Face folders only.
+const ONLY_AS_FOLDERS: [&str; 3] = ["gemma3", "phi3", "gpt2"];
 
 /// The rotary factors: part of the configuration, not of the weights.
 pub const ROTARY_FACTORS: &str = "rope_freqs.weight";
@@ -38,6 +45,11 @@ impl Dimensions {
         let architecture = file.metadata.string(key)?.ok_or_else(|| file.metadata.missing(key))?;
         let Some(&(_, class, model_type, interleaved)) = ARCHITECTURES.iter().find(|known| known.0 == architecture)
         else {
+            if ONLY_AS_FOLDERS.contains(&architecture) {
+                let message = format!("GGUF of the architecture {architecture:?} is not supported");
+                let hint = "its Hugging Face folder (config.json, model.safetensors) works";
+                return Err(Error::input(file.path(), message).with_hint(hint));
+            }
             let supported = ARCHITECTURES.map(|known| known.0).join(", ");
             return Err(Error::input(file.path(), format!("the architecture {architecture:?} is not supported"))
                 .with_hint(format!("supported in GGUF files: {supported}")));
@@ -112,6 +124,11 @@ pub fn config_json(file: &GgufFile, dimensions: &Dimensions) -> Result<Value> {
     }
     if let Some(window) = metadata.u64(&dimensions.key("attention.sliding_window"))? {
         config["sliding_window"] = window.into();
+        if dimensions.model_type == "llama" {
+            // A Llama has no window in transformers: this is a Mistral.
+            config["architectures"] = json!(["MistralForCausalLM"]);
+            config["model_type"] = "mistral".into();
+        }
     }
     for name in ["bos", "eos", "pad"] {
         let id_key = if name == "pad" { "padding" } else { name };

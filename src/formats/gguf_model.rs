@@ -6,7 +6,7 @@
 //! # Row order
 //! Hugging Face rotates pairs `(j, j + n/2)` of a head of `n` rows, GGUF's `llama` pairs `(2j, 2j + 1)`. So files of
 //! that architecture hold the rows of each query and key head interleaved: GGUF row `2j + s` is Hugging Face row
-//! `s n/2 + j`, for `s` in 0..2. Reading undoes it. `qwen2` files keep the Hugging Face order.
+//! `s n/2 + j`, for `s` in 0..2. Reading undoes it. `qwen2` and `qwen3` files keep the Hugging Face order.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::gguf::{GgufFile, open_gguf};
 use super::gguf_config::{Dimensions, ROTARY_FACTORS, config_json, generation_config_json};
 use super::gguf_tokenizer::tokenizer_files;
-use super::{ModelFiles, RowOrder, TensorPlace, WeightFile, Weights};
+use super::{Arrangement, ModelFiles, TensorPlace, WeightFile, Weights};
 use crate::error::{Error, Result};
 
 /// Tensors that a model has once: GGUF name, Hugging Face name.
@@ -45,6 +45,16 @@ pub(super) const LAYER_TENSORS: [(&str, &str); 16] = [
     ("ffn_down.weight", "mlp.down_proj.weight"),
     ("ffn_down.bias", "mlp.down_proj.bias"),
 ];
+
+/// More of them, in `qwen3` files.
+pub(super) const HEAD_NORM_TENSORS: [(&str, &str); 2] =
+    [("attn_q_norm.weight", "self_attn.q_norm.weight"), ("attn_k_norm.weight", "self_attn.k_norm.weight")];
+
+/// The layers' table of an architecture.
+pub(super) fn layer_tensors(architecture: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let head_norms = if architecture == "qwen3" { &HEAD_NORM_TENSORS[..] } else { &[] };
+    LAYER_TENSORS.iter().chain(head_norms).copied()
+}
 
 /// Opens a GGUF file as a Hugging Face model.
 pub fn open_gguf_model(path: &Path) -> Result<ModelFiles> {
@@ -81,7 +91,7 @@ fn check_vocabulary(file: &GgufFile, config: &Value) -> Result<()> {
 fn place_tensors(file: &GgufFile, dimensions: &Dimensions) -> Result<BTreeMap<String, TensorPlace>> {
     let mut tensors = BTreeMap::new();
     for name in file.names().filter(|name| *name != ROTARY_FACTORS) {
-        let hugging_face = hugging_face_name(name, dimensions.num_layers).ok_or_else(|| {
+        let hugging_face = hugging_face_name(name, dimensions).ok_or_else(|| {
             Error::input(file.path(), format!("is not part of a model of architecture `{}`", dimensions.architecture))
                 .at(format!("tensor `{name}`"))
         })?;
@@ -91,25 +101,27 @@ fn place_tensors(file: &GgufFile, dimensions: &Dimensions) -> Result<BTreeMap<St
             _ if hugging_face.contains(".k_proj.") => Some(dimensions.num_kv_heads),
             _ => None,
         };
-        let row_order = match heads {
-            None => RowOrder::AsStored,
+        let arrangement = match heads {
+            None => Arrangement::AsStored,
             Some(num_heads) => {
                 check_head_rows(file, name, num_heads, dimensions.head_dim)?;
-                RowOrder::Interleaved { num_heads: num_heads as usize }
+                Arrangement::Interleaved { num_heads: num_heads as usize }
             }
         };
-        tensors.insert(hugging_face, TensorPlace { file: 0, name_in_file: name.to_owned(), row_order });
+        let shape = file.shape(name).unwrap_or_default().to_vec();
+        tensors.insert(hugging_face, TensorPlace { file: 0, name_in_file: name.to_owned(), shape, arrangement });
     }
     Ok(tensors)
 }
 
-fn hugging_face_name(name: &str, num_layers: u64) -> Option<String> {
+fn hugging_face_name(name: &str, dimensions: &Dimensions) -> Option<String> {
+    let num_layers = dimensions.num_layers;
     if let Some((_, hugging_face)) = MODEL_TENSORS.iter().find(|(gguf, _)| *gguf == name) {
         return Some((*hugging_face).to_owned());
     }
     let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
     let layer: u64 = layer.parse().ok().filter(|number: &u64| *number < num_layers && number.to_string() == layer)?;
-    let (_, hugging_face) = LAYER_TENSORS.iter().find(|(gguf, _)| *gguf == rest)?;
+    let (_, hugging_face) = layer_tensors(&dimensions.architecture).find(|(gguf, _)| *gguf == rest)?;
     Some(format!("model.layers.{layer}.{hugging_face}"))
 }
 
@@ -193,7 +205,7 @@ mod tests {
 
     #[test]
     fn only_llama_has_interleaved_query_and_key_rows() {
-        for (architecture, interleaved) in [("llama", true), ("qwen2", false)] {
+        for (architecture, interleaved) in [("llama", true), ("qwen2", false), ("qwen3", false)] {
             let model = opened(&tiny_model(architecture).build()).unwrap();
             let Some(WeightFile::Gguf(file)) = model.weights.files.first() else { panic!("one GGUF file") };
             let moved = |gguf: &str, hugging_face: &str| {
@@ -209,6 +221,12 @@ mod tests {
     fn models_of_other_kinds_are_refused() {
         refused(GgufBuilder::default().u32("k", 1), "is missing from the metadata");
         refused(GgufBuilder::default().string("general.architecture", "bert"), "\"bert\" is not supported");
+        for architecture in ["gemma3", "phi3", "gpt2"] {
+            let error = opened(&tiny_model(architecture).build()).unwrap_err();
+            let expected = format!("GGUF of the architecture {architecture:?} is not supported");
+            assert!(error.to_string().contains(&expected), "{error}");
+            assert!(error.hint().unwrap().contains("Hugging Face folder"), "{error}");
+        }
         refused(tiny_model("llama").u32("split.count", 3), "one part of a model");
         let words = tiny_model("llama").strings("tokenizer.ggml.tokens", &["a", "b", "c", "d", "e", "f", "g"]);
         refused(words, "has 7 tokens, but the embedding has 6 rows");

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::gguf_config::ROTARY_FACTORS;
-use super::gguf_model::{LAYER_TENSORS, MODEL_TENSORS};
+use super::gguf_model::{MODEL_TENSORS, layer_tensors};
 use super::gguf_write::{GgufTensor, MetadataEntries, MetadataToWrite};
 use super::quantize::Precision;
 use super::safetensors::{HostTensor, TensorToWrite};
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// What GGUF metadata says of an architecture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GgufArchitecture {
-    /// `llama` or `qwen2`.
+    /// `llama`, `qwen2` or `qwen3`.
     pub name: &'static str,
     pub vocab_size: usize,
     pub hidden_size: usize,
@@ -85,7 +85,7 @@ impl GgufArchitecture {
         });
         let mut translated: Vec<GgufTensor<'a>> = factors.into_iter().collect();
         for tensor in tensors {
-            let Some(name) = gguf_name(tensor.name()) else {
+            let Some(name) = gguf_name(tensor.name(), self.name) else {
                 return Err(Error::input(path, "has no place in a GGUF file of this architecture")
                     .at(format!("tensor `{}`", tensor.name())));
             };
@@ -133,12 +133,12 @@ fn precision_of(shape: &[usize], precision: Precision) -> Precision {
     }
 }
 
-fn gguf_name(hugging_face: &str) -> Option<String> {
+fn gguf_name(hugging_face: &str, architecture: &str) -> Option<String> {
     if let Some((gguf, _)) = MODEL_TENSORS.iter().find(|(_, name)| *name == hugging_face) {
         return Some((*gguf).to_owned());
     }
     let (layer, rest) = hugging_face.strip_prefix("model.layers.")?.split_once('.')?;
-    let (gguf, _) = LAYER_TENSORS.iter().find(|(_, name)| *name == rest)?;
+    let (gguf, _) = layer_tensors(architecture).find(|(_, name)| *name == rest)?;
     Some(format!("blk.{layer}.{gguf}"))
 }
 
@@ -170,12 +170,13 @@ mod tests {
     #[test]
     fn every_tensor_of_the_tables_has_a_name_in_both_worlds() {
         for (gguf, hugging_face) in MODEL_TENSORS {
-            assert_eq!(gguf_name(hugging_face).as_deref(), Some(gguf));
+            assert_eq!(gguf_name(hugging_face, "llama").as_deref(), Some(gguf));
         }
-        for (gguf, hugging_face) in LAYER_TENSORS {
-            assert_eq!(gguf_name(&format!("model.layers.11.{hugging_face}")), Some(format!("blk.11.{gguf}")));
+        assert_eq!(layer_tensors("qwen3").count(), layer_tensors("llama").count() + 2);
+        for (gguf, hugging_face) in layer_tensors("qwen3") {
+            assert_eq!(gguf_name(&format!("model.layers.11.{hugging_face}"), "qwen3"), Some(format!("blk.11.{gguf}")));
         }
-        assert_eq!(gguf_name("model.layers.0.self_attn.q_norm.weight"), None);
+        assert_eq!(gguf_name("model.layers.0.self_attn.q_norm.weight", "llama"), None);
     }
 
     #[test]

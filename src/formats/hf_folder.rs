@@ -21,9 +21,10 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::file_bytes::FileBytes;
+use super::hf_names;
 pub use super::hf_write::{ModelFolder, write_model_folder};
 use super::safetensors::open_safetensors;
-use super::{ModelFiles, RowOrder, TensorPlace, TokenizerFiles, WeightFile, Weights};
+use super::{Arrangement, ModelFiles, TensorPlace, TokenizerFiles, WeightFile, Weights};
 use crate::error::{Error, Result};
 
 pub(super) const CONFIG: &str = "config.json";
@@ -51,13 +52,11 @@ pub fn open_model_folder(folder: &Path) -> Result<ModelFiles> {
     if !config.is_object() {
         return Err(Error::input(folder.join(CONFIG), "expected a JSON object"));
     }
-    Ok(ModelFiles {
-        path: folder.to_owned(),
-        config,
-        generation_config: read_json(folder, GENERATION_CONFIG)?,
-        tokenizer: open_tokenizer(folder)?,
-        weights: open_weights(folder)?,
-    })
+    let generation_config = read_json(folder, GENERATION_CONFIG)?;
+    let tokenizer = open_tokenizer(folder)?;
+    let mut weights = open_weights(folder)?;
+    hf_names::as_seen(&mut weights, &config)?;
+    Ok(ModelFiles { path: folder.to_owned(), config, generation_config, tokenizer, weights })
 }
 
 fn no_config(folder: &Path) -> Error {
@@ -146,7 +145,8 @@ fn open_weights(folder: &Path) -> Result<Weights> {
     if let Some(single) = file_in(folder, WEIGHTS)? {
         let file = open_safetensors(&single)?;
         for name in file.names() {
-            weights.tensors.insert(name.to_owned(), stored_as(0, name));
+            let shape = file.shape(name).unwrap_or_default();
+            weights.tensors.insert(name.to_owned(), stored_as(0, name, shape));
         }
         weights.files.push(WeightFile::Safetensors(file));
         return Ok(weights);
@@ -160,10 +160,10 @@ fn open_weights(folder: &Path) -> Result<Weights> {
         let path = file_in(folder, shard)?.ok_or_else(|| missing().with_hint("download the model again"))?;
         let file = open_safetensors(&path)?;
         for tensor in tensors {
-            if file.shape(tensor).is_none() {
+            let Some(shape) = file.shape(tensor) else {
                 return Err(Error::input(&index_path, format!("`{shard}` has no such tensor")).at(*tensor));
-            }
-            weights.tensors.insert((*tensor).clone(), stored_as(weights.files.len(), tensor));
+            };
+            weights.tensors.insert((*tensor).clone(), stored_as(weights.files.len(), tensor, shape));
         }
         weights.files.push(WeightFile::Safetensors(file));
     }
@@ -201,8 +201,8 @@ pub(super) fn shard_names(folder: &Path) -> Result<Option<Vec<String>>> {
     Ok(Some(shards.into_keys().map(str::to_owned).collect()))
 }
 
-fn stored_as(file: usize, name: &str) -> TensorPlace {
-    TensorPlace { file, name_in_file: name.to_owned(), row_order: RowOrder::AsStored }
+fn stored_as(file: usize, name: &str, shape: &[usize]) -> TensorPlace {
+    TensorPlace { file, name_in_file: name.to_owned(), shape: shape.to_owned(), arrangement: Arrangement::AsStored }
 }
 
 fn no_weights(folder: &Path) -> Error {

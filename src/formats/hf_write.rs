@@ -10,6 +10,7 @@ use super::TokenizerFiles;
 use super::atomic_write::{replace_folder, write_bytes, write_json, write_synced};
 use super::file_system::{Disk, FileSystem};
 use super::hf_folder::{CHAT_TEMPLATE, CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
+use super::hf_names::as_in_file;
 use super::quantize::Precision;
 use super::safetensors::{TensorToWrite, write_tensors_as};
 use crate::error::{Error, Result};
@@ -75,6 +76,7 @@ impl ModelFolder<'_> {
             write_bytes(MODEL_CARD, text.as_bytes())?;
         }
         let weights = folder.join(WEIGHTS);
+        let tensors = as_in_file(tensors, self.config);
         write_synced(files, &weights, |file| {
             write_tensors_as(file, &weights, tensors, &BTreeMap::new(), self.precision)
         })

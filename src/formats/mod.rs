@@ -1,18 +1,20 @@
 //! Models on disk: whatever is there, the rest of the program sees one view, the Hugging Face one.
 //!
 //! [`open_model`] takes a Hugging Face folder or a `.gguf` file and gives a [`ModelFiles`]: the configuration as
-//! `config.json` has it, the tokenizer as `tokenizer.json` has it, and [`Weights`] under Hugging Face names in
-//! `[out, in]` layout. Everything is checked when it is opened; a tensor's values are read when they are asked for.
+//! `config.json` has it, the tokenizer as `tokenizer.json` has it, and [`Weights`] under the Hugging Face names of Llama in
+//! `[out, in]` layout: families with other names are translated in `hf_names`. Everything is checked when it is opened; a
+//! tensor's values are read when they are asked for.
 //! [`hf_folder::ModelFolder`] writes the same view back, [`gguf_write`] and its kin write it as a GGUF file, and [`peft`]
 //! writes an adapter alone. Host data only: no tensor library here.
 //!
 //! Files come from strangers. No count or offset found in one is believed before it is checked against the file's size,
 //! nothing is memory-mapped, and pickle files are never read.
 //!
-//! Reading order: [`hf_folder`], [`safetensors`], [`gguf`], [`dequantize`], `gguf_model`, `gguf_config`,
-//! `gguf_tokenizer`; then what writes: [`quantize`], `safetensors_write`, `hf_write`, [`gguf_write`], [`gguf_model_write`],
-//! [`gguf_tokenizer_write`], [`peft`]; and where models of other people come from: [`hub`].
+//! Reading order: [`architecture`], [`hf_folder`], `hf_names`, [`safetensors`], [`gguf`], [`dequantize`], `gguf_model`,
+//! `gguf_config`, `gguf_tokenizer`; then what writes: [`quantize`], `safetensors_write`, `hf_write`, [`gguf_write`],
+//! [`gguf_model_write`], [`gguf_tokenizer_write`], [`peft`]; and where models of other people come from: [`hub`].
 
+pub mod architecture;
 pub(crate) mod atomic_write;
 pub mod dequantize;
 mod file_bytes;
@@ -31,6 +33,7 @@ mod gguf_tokenizer;
 pub mod gguf_tokenizer_write;
 pub mod gguf_write;
 pub mod hf_folder;
+mod hf_names;
 mod hf_write;
 pub mod hub;
 pub mod peft;
@@ -38,7 +41,8 @@ pub mod quantize;
 pub mod safetensors;
 mod safetensors_write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -118,16 +122,20 @@ struct TensorPlace {
     /// Index into `Weights::files`.
     file: usize,
     name_in_file: String,
-    row_order: RowOrder,
+    /// As seen, which is not always as stored.
+    shape: Vec<usize>,
+    arrangement: Arrangement,
 }
 
-/// The order of a tensor's rows in its file.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum RowOrder {
-    /// The Hugging Face order.
+/// How a tensor lies in its file.
+#[derive(Clone, Debug, PartialEq)]
+enum Arrangement {
+    /// As it is seen.
     AsStored,
     /// Each head's two rotary halves are interleaved: see `gguf_model`.
     Interleaved { num_heads: usize },
+    /// As some rows of the stored tensor, which may have to be transposed first: see `hf_names`.
+    Part { rows: Range<usize>, transposed: bool },
 }
 
 impl Weights {
@@ -138,11 +146,7 @@ impl Weights {
 
     /// The shape of a tensor, or `None` if there is none of this name.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        let place = self.tensors.get(name)?;
-        match &self.files[place.file] {
-            WeightFile::Safetensors(file) => file.shape(&place.name_in_file),
-            WeightFile::Gguf(file) => file.shape(&place.name_in_file),
-        }
+        self.tensors.get(name).map(|place| place.shape.as_slice())
     }
 
     /// Reads one tensor's values, row-major, whatever type they are stored in.
@@ -158,22 +162,27 @@ impl Weights {
             WeightFile::Safetensors(file) => file.read_f32(&place.name_in_file)?,
             WeightFile::Gguf(file) => file.read_f32(&place.name_in_file)?,
         };
-        Ok(match place.row_order {
-            RowOrder::AsStored => values,
-            RowOrder::Interleaved { num_heads } => {
-                let num_rows = self.shape(name).map_or(0, |shape| shape[0]);
-                gguf_model::deinterleave_rows(&values, num_rows, num_heads)
+        Ok(match &place.arrangement {
+            Arrangement::AsStored => values,
+            Arrangement::Interleaved { num_heads } => {
+                gguf_model::deinterleave_rows(&values, place.shape[0], *num_heads)
+            }
+            Arrangement::Part { rows, transposed } => {
+                let row_len: usize = place.shape[1..].iter().product();
+                let values = if *transposed { hf_names::transpose(&values, row_len) } else { values };
+                values[rows.start * row_len..rows.end * row_len].to_vec()
             }
         })
     }
 
     /// The bytes that all tensors take on disk, as stored.
     pub fn num_bytes(&self) -> u64 {
-        let bytes_of = |place: &TensorPlace| match &self.files[place.file] {
-            WeightFile::Safetensors(file) => file.num_bytes(&place.name_in_file),
-            WeightFile::Gguf(file) => file.num_bytes(&place.name_in_file),
+        let bytes_of = |(file, name): (usize, &str)| match &self.files[file] {
+            WeightFile::Safetensors(file) => file.num_bytes(name),
+            WeightFile::Gguf(file) => file.num_bytes(name),
         };
-        self.tensors.values().map(bytes_of).sum()
+        let stored = self.tensors.values().map(|place| (place.file, place.name_in_file.as_str()));
+        stored.collect::<BTreeSet<_>>().into_iter().map(bytes_of).sum()
     }
 }
 

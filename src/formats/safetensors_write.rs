@@ -53,6 +53,11 @@ impl<'a> TensorToWrite<'a> {
         TensorToWrite { name, shape, values }
     }
 
+    /// The same tensor under another name.
+    pub fn renamed(self, name: String) -> Self {
+        TensorToWrite { name, ..self }
+    }
+
     /// Its name in the file.
     pub fn name(&self) -> &str {
         &self.name

@@ -3,10 +3,12 @@
 //! All sequences of a batch share one write position. Prompts of different lengths are padded on the left, and a mask keeps
 //! every token from looking at padding. Memory is reserved once, for prompt and response together.
 
+use std::ops::Range;
+
 use burn::tensor::{Device, Tensor, TensorData, activation};
 
 use super::attention::Qkv;
-use super::config::ModelConfig;
+use super::config::{LayerType, ModelConfig};
 use super::rotary::Rotary;
 use crate::ops::Heads;
 
@@ -53,38 +55,69 @@ impl KvCache {
     ///
     /// # Panics
     /// If the cache is full.
-    pub(super) fn advance(&mut self, config: &ModelConfig, num_tokens: usize, device: &Device) -> NewTokens {
+    pub(super) fn advance(&mut self, config: &ModelConfig, num_tokens: usize, device: &Device) -> Advance {
         let (start, end) = (self.len, self.len + num_tokens);
         assert!(end <= self.capacity, "cache of {} tokens cannot take {end}", self.capacity);
-        let span = end.next_multiple_of(SPAN_TOKENS);
-        let batch = self.padding.len();
-        let mut positions = Vec::with_capacity(batch * num_tokens);
-        let mut mask = vec![MASKED; batch * num_tokens * span];
-        for (b, padding) in self.padding.iter().enumerate() {
-            for t in 0..num_tokens {
-                let here = start + t;
-                positions.push(here.saturating_sub(*padding));
-                let row = &mut mask[(b * num_tokens + t) * span..][..span];
-                // A padding token looks at itself, so that its row has a finite softmax.
-                row[(*padding).min(here)..=here].fill(0.0);
-            }
-        }
-        self.len = end;
-        let shape = [batch, 1, num_tokens, span];
-        NewTokens {
+        let positions: Vec<usize> = self
+            .padding
+            .iter()
+            .flat_map(|padding| (start..end).map(move |here| here.saturating_sub(*padding)))
+            .collect();
+        let of_layers = |layer_type| NewTokens {
             heads: config.heads(),
-            rotary: Rotary::new(config, &positions, device),
-            mask: Tensor::from_data(TensorData::new(mask, shape), &device.clone().without_autodiff()),
+            rotary: (!config.learned_positions).then(|| Rotary::new(config, layer_type, &positions, device)),
+            mask: self.mask(start..end, config.window(layer_type), device),
+        };
+        let has_sliding = config.layer_types.contains(&LayerType::Sliding);
+        let new = Advance {
+            full: of_layers(LayerType::Full),
+            sliding: has_sliding.then(|| of_layers(LayerType::Sliding)),
+            positions,
+        };
+        self.len = end;
+        new
+    }
+
+    /// Added to the scores of tokens with these places in the cache: 0 where a token may look, else [`MASKED`],
+    /// `[B, 1, T, S]`.
+    fn mask(&self, places: Range<usize>, window: Option<usize>, device: &Device) -> Tensor<4> {
+        let (num_tokens, span) = (places.len(), places.end.next_multiple_of(SPAN_TOKENS));
+        let mut mask = vec![MASKED; self.padding.len() * num_tokens * span];
+        let rows = self.padding.iter().flat_map(|padding| places.clone().map(move |here| (*padding, here)));
+        for ((padding, here), row) in rows.zip(mask.chunks_exact_mut(span)) {
+            // A padding token looks at itself, so that its row has a finite softmax.
+            let first = padding.min(here).max(window.map_or(0, |window| (here + 1).saturating_sub(window)));
+            row[first..=here].fill(0.0);
+        }
+        let shape = [self.padding.len(), 1, num_tokens, span];
+        Tensor::from_data(TensorData::new(mask, shape), &device.clone().without_autodiff())
+    }
+}
+
+/// What one pass over new tokens needs, by the type of its layers.
+pub(super) struct Advance {
+    /// `[B * T]`.
+    pub(super) positions: Vec<usize>,
+    full: NewTokens,
+    /// None where the model has no such layer.
+    sliding: Option<NewTokens>,
+}
+
+impl Advance {
+    pub(super) fn of(&self, layer_type: LayerType) -> &NewTokens {
+        match (layer_type, &self.sliding) {
+            (LayerType::Sliding, Some(sliding)) => sliding,
+            _ => &self.full,
         }
     }
 }
 
-/// What all layers of one pass over new tokens share. B sequences, T new tokens of each, S tokens to look at.
+/// What the layers of a type share in one pass over new tokens. B sequences, T new tokens of each, S tokens to look at.
 pub(super) struct NewTokens {
     heads: Heads,
-    pub(super) rotary: Rotary,
-    /// Added to attention scores: 0 where a token may look, else [`MASKED`], `[B, 1, T, S]`.
-    mask: Tensor<4>,
+    /// None where positions are learned.
+    pub(super) rotary: Option<Rotary>,
+    mask: Tensor<4>, // [B, 1, T, S]
 }
 
 /// Keys and values of one layer, `[B, K, capacity, head_dim]`.

@@ -9,123 +9,55 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use super::attention::{Attention, Qkv};
 use super::cache::KvCache;
 use super::config::ModelConfig;
-use super::layers::{Linear, Mlp, RmsNorm};
+use super::decoder_layer::position_ids;
+pub use super::decoder_layer::{Context, DecoderLayer};
+use super::layers::{Linear, Norm};
 use super::lora::Lora;
-use super::rotary::Rotary;
 use super::weights::WeightSource;
 use crate::error::Result;
-use crate::ops::{self, AttentionLayout, AttentionPlan};
+use crate::ops::{self, AttentionPlan};
 
 /// A decoder-only language model. Parameter paths are Hugging Face's names without the leading `model.`.
 #[derive(Module, Debug)]
 pub struct CausalLm {
     pub embed_tokens: Embedding,
+    /// One vector for each position, where positions are learned (GPT-2).
+    pub embed_positions: Option<Embedding>,
     pub layers: Vec<DecoderLayer>,
-    pub norm: RmsNorm,
+    pub norm: Norm,
     /// None if the head is the embedding.
     pub lm_head: Option<Linear>,
     #[module(skip)]
     config: ModelConfig,
 }
 
-/// What all layers of one forward pass over packed sequences share.
-#[derive(Debug, Clone)]
-pub struct Context {
-    rotary: Rotary,
-    layout: AttentionLayout,
-}
-
-/// One vector per token of the vocabulary.
+/// One vector per token of the vocabulary, or per position.
 #[derive(Module, Debug)]
 pub struct Embedding {
     pub weight: Param<Tensor<2>>, // [V, D]
-}
-
-/// `x + attention(norm(x))`, then `x + mlp(norm(x))`.
-#[derive(Module, Debug)]
-pub struct DecoderLayer {
-    pub input_layernorm: RmsNorm,
-    pub self_attn: Attention,
-    pub post_attention_layernorm: RmsNorm,
-    pub mlp: Mlp,
-}
-
-impl DecoderLayer {
-    fn load(source: &mut WeightSource<'_>, config: &ModelConfig, index: usize) -> Result<Self> {
-        let name = |part: &str| format!("model.layers.{index}.{part}");
-        let (d, inner, eps) = (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
-        let (q, kv) = (config.query_size(), config.key_value_size());
-        Ok(DecoderLayer {
-            input_layernorm: RmsNorm::load(source, &name("input_layernorm"), d, eps)?,
-            self_attn: Attention {
-                q_proj: Linear::load(source, &name("self_attn.q_proj"), q, d, config.qkv_bias)?,
-                k_proj: Linear::load(source, &name("self_attn.k_proj"), kv, d, config.qkv_bias)?,
-                v_proj: Linear::load(source, &name("self_attn.v_proj"), kv, d, config.qkv_bias)?,
-                o_proj: Linear::load(source, &name("self_attn.o_proj"), d, q, config.output_bias)?,
-            },
-            post_attention_layernorm: RmsNorm::load(source, &name("post_attention_layernorm"), d, eps)?,
-            mlp: Mlp {
-                gate_proj: Linear::load(source, &name("mlp.gate_proj"), inner, d, config.mlp_bias)?,
-                up_proj: Linear::load(source, &name("mlp.up_proj"), inner, d, config.mlp_bias)?,
-                down_proj: Linear::load(source, &name("mlp.down_proj"), d, inner, config.mlp_bias)?,
-            },
-        })
-    }
-
-    /// `[N, D]` -> `[N, D]`, for packed sequences.
-    pub fn forward(&self, x: Tensor<2>, context: &Context) -> Tensor<2> {
-        self.forward_with(x, &context.rotary, |Qkv { q, k, v }| ops::attention(q, k, v, context.layout.clone()))
-    }
-
-    fn forward_with(&self, x: Tensor<2>, rotary: &Rotary, attend: impl FnOnce(Qkv) -> Tensor<2>) -> Tensor<2> {
-        let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), rotary, attend);
-        x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
-    }
-
-    /// The layer's seven projections with their paths inside it.
-    fn projections(&self) -> [(&'static str, &Linear); 7] {
-        let (attention, mlp) = (&self.self_attn, &self.mlp);
-        [
-            ("self_attn.q_proj", &attention.q_proj),
-            ("self_attn.k_proj", &attention.k_proj),
-            ("self_attn.v_proj", &attention.v_proj),
-            ("self_attn.o_proj", &attention.o_proj),
-            ("mlp.gate_proj", &mlp.gate_proj),
-            ("mlp.up_proj", &mlp.up_proj),
-            ("mlp.down_proj", &mlp.down_proj),
-        ]
-    }
-
-    /// The same, to put adapters in, with Hugging Face's short names.
-    fn projections_mut(&mut self) -> [(&'static str, &mut Linear); 7] {
-        let (attention, mlp) = (&mut self.self_attn, &mut self.mlp);
-        [
-            ("q_proj", &mut attention.q_proj),
-            ("k_proj", &mut attention.k_proj),
-            ("v_proj", &mut attention.v_proj),
-            ("o_proj", &mut attention.o_proj),
-            ("gate_proj", &mut mlp.gate_proj),
-            ("up_proj", &mut mlp.up_proj),
-            ("down_proj", &mut mlp.down_proj),
-        ]
-    }
 }
 
 impl CausalLm {
     pub(super) fn build(config: &ModelConfig, source: &mut WeightSource<'_>) -> Result<Self> {
         let (v, d) = (config.vocab_size, config.hidden_size);
         let embed_tokens = Embedding { weight: source.matrix("model.embed_tokens.weight", [v, d])? };
+        let embed_positions = match config.learned_positions {
+            true => {
+                let shape = [config.max_position_embeddings, d];
+                Some(Embedding { weight: source.matrix("model.embed_positions.weight", shape)? })
+            }
+            false => None,
+        };
         let layers =
             (0..config.num_hidden_layers).map(|i| DecoderLayer::load(source, config, i)).collect::<Result<_>>()?;
-        let norm = RmsNorm::load(source, "model.norm", d, config.rms_norm_eps)?;
+        let norm = Norm::load(source, "model.norm", d, config)?;
         let lm_head = match config.tie_word_embeddings {
             true => None,
             false => Some(Linear::load(source, "lm_head", v, d, false)?),
         };
-        Ok(CausalLm { embed_tokens, layers, norm, lm_head, config: config.clone() })
+        Ok(CausalLm { embed_tokens, embed_positions, layers, norm, lm_head, config: config.clone() })
     }
 
     /// The architecture.
@@ -138,28 +70,42 @@ impl CausalLm {
         self.embed_tokens.weight.val().device()
     }
 
-    /// Token ids `[N]` -> embeddings `[N, D]`.
+    /// Token ids `[N]` -> embeddings `[N, D]`, multiplied by [`ModelConfig::embedding_factor`].
     ///
     /// With adapters, no parameter below the first adapter is trained; the result still requires a gradient, because some
     /// graphics backends gave NaN for graphs that start at frozen values (Burn issue 5162).
     pub fn embed(&self, ids: Tensor<1, Int>) -> Tensor<2> {
         let x = self.embed_tokens.weight.val().select(0, ids);
-        match x.is_autodiff() && !x.is_tracked() {
+        let x = match x.is_autodiff() && !x.is_tracked() {
             true => x.require_grad(),
             false => x,
+        };
+        match self.config.embedding_factor() {
+            1.0 => x,
+            factor => x * factor,
+        }
+    }
+
+    /// Adds the learned vector of each row's position, where positions are learned. `[N, D]` -> `[N, D]`.
+    pub fn add_positions(&self, embedded: Tensor<2>, context: &Context) -> Tensor<2> {
+        self.add_position_vectors(embedded, context.positions.clone())
+    }
+
+    fn add_position_vectors(&self, embedded: Tensor<2>, positions: Option<Tensor<1, Int>>) -> Tensor<2> {
+        match (&self.embed_positions, positions) {
+            (Some(vectors), Some(positions)) => embedded + vectors.weight.val().select(0, positions),
+            _ => embedded,
         }
     }
 
     /// What all layers need for a forward pass over packed sequences; `positions` has one entry a row.
     pub fn context(&self, positions: &[usize], plan: Arc<AttentionPlan>) -> Context {
-        assert_eq!(positions.len(), plan.num_rows(), "one position a row");
-        let rotary = Rotary::new(&self.config, positions, &self.device());
-        Context { rotary, layout: AttentionLayout { plan, heads: self.config.heads() } }
+        Context::new(&self.config, positions, plan, &self.device())
     }
 
     /// Hidden states after the last layer, before the final norm: `[N, D]` from the embeddings `[N, D]`.
     pub fn hidden(&self, embedded: Tensor<2>, context: &Context) -> Tensor<2> {
-        self.layers.iter().fold(embedded, |x, layer| layer.forward(x, context))
+        self.layers.iter().fold(self.add_positions(embedded, context), |x, layer| layer.forward(x, context))
     }
 
     /// Final norm and head: `[N, D]` -> logits `[N, V]`.
@@ -196,16 +142,19 @@ impl CausalLm {
         let num_tokens = ids.len() / batch;
         let new = cache.advance(&self.config, num_tokens, &device);
         let ids = Tensor::from_data(TensorData::new(ids.to_vec(), [ids.len()]), &device);
-        let mut x = self.embed(ids);
+        let positions = self.embed_positions.as_ref().map(|_| position_ids(&new.positions, &self.config, &device));
+        let mut x = self.add_position_vectors(self.embed(ids), positions);
         for (layer, layer_cache) in self.layers.iter().zip(&mut cache.layers) {
-            x = layer.forward_with(x, &new.rotary, |qkv| layer_cache.attend(qkv, &new));
+            let new = new.of(layer.layer_type);
+            x = layer.forward_with(x, new.rotary.as_ref(), |qkv| layer_cache.attend(qkv, new));
         }
         let last_rows: Vec<i32> = (1..=batch).map(|b| (b * num_tokens) as i32 - 1).collect();
         self.head(x.select(0, Tensor::from_data(TensorData::new(last_rows, [batch]), &device)))
     }
 
     /// Freezes every weight and puts a fresh adapter beside each projection named in `target_modules`
-    /// (`q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`, `down_proj`).
+    /// (`q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`, `down_proj`) that the model has: GPT-2 has no
+    /// `gate_proj`.
     pub fn with_adapters(self, rank: usize, alpha: f64, target_modules: &[String], seed: u64) -> Self {
         let device = self.device();
         let mut model = self.no_grad();
@@ -227,8 +176,7 @@ impl CausalLm {
     /// Every adapter with the path of the weight beside it and that weight.
     pub(super) fn adapters(&self) -> Vec<(String, Tensor<2>, Lora)> {
         let of_layer = |(i, layer): (usize, &DecoderLayer)| {
-            let projections = layer.projections().into_iter();
-            let adapted = projections.filter_map(move |(name, linear)| {
+            let adapted = layer.projections().filter_map(move |(name, linear)| {
                 let path = format!("layers.{i}.{name}.weight");
                 Some((path, linear.weight.val(), linear.lora.clone()?))
             });

@@ -9,6 +9,9 @@ pub mod causal_lm;
 pub mod config;
 #[cfg(feature = "flex")]
 pub mod decoder;
+pub mod decoder_layer;
+#[cfg(feature = "flex")]
+mod decoder_norm;
 pub mod layers;
 pub mod lora;
 pub mod rotary;

@@ -10,7 +10,7 @@ use rand_chacha::{
 };
 
 use super::causal_lm::CausalLm;
-use super::config::ModelConfig;
+use super::config::{ModelConfig, NormKind};
 use crate::device::error_of_report;
 use crate::error::{Error, Result};
 use crate::formats::ModelFiles;
@@ -99,15 +99,16 @@ pub fn stored_tensors_to_write<'a>(files: &'a ModelFiles, config: &ModelConfig) 
     }
 }
 
-/// A fresh model: matrices normal with standard deviation `initializer_range`, norms 1, biases 0. The same seed gives the
-/// same weights on every device.
+/// A fresh model: matrices normal with standard deviation `initializer_range`, factors of norms 1, biases 0. The same seed
+/// gives the same weights on every device.
 pub fn initialize(config: &ModelConfig, seed: u64, device: &Device) -> Result<CausalLm> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let norm_weight = if config.norm == NormKind::RmsOnePlus { 0.0 } else { 1.0 };
     let mut answer = |name: &str, shape: &[usize]| {
         let size = shape.iter().product();
         Ok(match shape {
             [_] if name.ends_with("bias") => vec![0.0; size],
-            [_] => vec![1.0; size],
+            [_] => vec![norm_weight; size],
             _ => normal(&mut random, size, config.initializer_range),
         })
     };

@@ -117,6 +117,18 @@ impl Heads {
 pub struct AttentionLayout {
     pub plan: Arc<AttentionPlan>,
     pub heads: Heads,
+    /// A query sees itself and the `window - 1` keys before it; `None`: all keys before it. Fused kernels know no window:
+    /// where there is one, the composite bodies work.
+    pub window: Option<usize>,
+}
+
+impl AttentionLayout {
+    /// A window that no query of the plan looks beyond is left out, so that the fused kernels serve short sequences of any
+    /// model.
+    pub fn new(plan: Arc<AttentionPlan>, heads: Heads, window: Option<usize>) -> Self {
+        let longest = plan.spans().iter().map(Span::num_keys).max().unwrap_or(0);
+        AttentionLayout { plan, heads, window: window.filter(|window| *window < longest) }
+    }
 }
 
 #[cfg(test)]
@@ -141,6 +153,15 @@ mod tests {
         let last = &plan.spans()[2];
         assert_eq!((last.num_queries(), last.num_keys(), plan.prefix_owner(last)), (3, 6, Some(0)));
         assert_eq!(last.key_rows().collect::<Vec<_>>(), [0, 1, 2, 6, 7, 8]);
+    }
+
+    #[test]
+    fn a_window_counts_only_where_some_query_looks_beyond_it() {
+        let spans = vec![Span { rows: 0..4, prefix: 0..0 }, Span { rows: 4..6, prefix: 0..3 }];
+        let plan = Arc::new(AttentionPlan::new(spans)); // five keys at most: a prefix of three and two rows
+        let heads = Heads { num_heads: 1, num_key_value_heads: 1, head_dim: 2 };
+        let window = |window| AttentionLayout::new(plan.clone(), heads, window).window;
+        assert_eq!([window(None), window(Some(5)), window(Some(4))], [None, None, Some(4)]);
     }
 
     #[test]

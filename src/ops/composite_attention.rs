@@ -74,14 +74,18 @@ impl<'a> SpanView<'a> {
         split_heads::<B>(all, self.layout.heads.num_key_value_heads)
     }
 
-    /// `[1, T, S]`: 0 where a query may look, else [`MASKED`].
+    /// `[1, T, S]`: 0 where a query may look, else [`MASKED`]. Keys are counted from the prefix's first.
     fn mask<B: Backend>(&self, like: &FloatTensor<B>) -> FloatTensor<B> {
         let (num_queries, num_owner_rows) = (self.span.num_queries(), self.num_owner_rows());
         let num_keys = num_owner_rows + num_queries;
         let mut mask = vec![0f32; num_queries * num_keys];
+        let num_prefix = self.span.prefix.len();
         for (query, row) in mask.chunks_mut(num_keys).enumerate() {
-            row[self.span.prefix.len()..num_owner_rows].fill(MASKED);
+            row[num_prefix..num_owner_rows].fill(MASKED);
             row[num_owner_rows + query + 1..].fill(MASKED);
+            let num_hidden = self.layout.window.map_or(0, |window| (num_prefix + query + 1).saturating_sub(window));
+            row[..num_hidden.min(num_prefix)].fill(MASKED);
+            row[num_owner_rows..][..num_hidden.saturating_sub(num_prefix)].fill(MASKED);
         }
         B::float_from_data(TensorData::new(mask, [1, num_queries, num_keys]), &like.device())
     }

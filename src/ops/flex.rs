@@ -174,7 +174,7 @@ impl ModelOps for Flex {
         v: FloatTensor<Self>,
         layout: AttentionLayout,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !is_f32(&[&q, &k, &v]) {
+        if !is_f32(&[&q, &k, &v]) || layout.window.is_some() {
             return composite_attention::attention::<Self>(q, k, v, layout);
         }
         let (q, k, v) = (q.to_contiguous(), k.to_contiguous(), v.to_contiguous());
@@ -191,7 +191,7 @@ impl ModelOps for Flex {
         g: FloatTensor<Self>,
         layout: AttentionLayout,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if !is_f32(&[&q, &k, &v, &out, &log_sum, &g]) {
+        if !is_f32(&[&q, &k, &v, &out, &log_sum, &g]) || layout.window.is_some() {
             return composite_attention::attention_backward::<Self>([q, k, v], [out, log_sum], g, layout);
         }
         let [q, k, v, out, log_sum, g] = [q, k, v, out, log_sum, g].map(|tensor| tensor.to_contiguous());

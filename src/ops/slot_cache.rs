@@ -34,6 +34,11 @@ pub struct Place {
     pub position: usize,
 }
 
+/// The first position that a token sees: with a window itself and the `window - 1` tokens before it.
+pub fn first_seen(position: usize, window: Option<usize>) -> usize {
+    window.map_or(0, |window| (position + 1).saturating_sub(window))
+}
+
 impl SlotCache {
     /// Room for `num_slots` sequences of up to `capacity` tokens. Memory is taken when it is first written.
     pub fn new(set: InstructionSet, heads: Heads, num_layers: usize, num_slots: usize, capacity: usize) -> Self {
@@ -92,17 +97,18 @@ impl SlotCache {
         }
     }
 
-    /// `softmax(q kᵀ) v` of one group of query heads over all positions up to the place's own.
+    /// `softmax(q kᵀ) v` of one group of query heads over the positions up to the place's own, all or those of a window.
     ///
     /// # Shapes
     /// `queries` as [`Self::lay_out_queries`] made them, already scaled; `out` `[G * d]`.
-    pub fn attend(&self, place: Place, head: usize, queries: &[f32], out: &mut [f32]) {
+    pub fn attend(&self, place: Place, window: Option<usize>, head: usize, queries: &[f32], out: &mut [f32]) {
         let (start, len) = (self.head_start(place, head), self.capacity * self.padded_dim());
         self.set.run(Attend {
             queries,
             keys: &self.keys[start..][..len],
             values: &self.values[start..][..len],
             capacity: self.capacity,
+            first_key: first_seen(place.position, window),
             num_keys: place.position + 1,
             heads: self.heads,
             out,
@@ -115,6 +121,7 @@ struct Attend<'a> {
     keys: &'a [f32],
     values: &'a [f32],
     capacity: usize,
+    first_key: usize,
     num_keys: usize,
     heads: Heads,
     out: &'a mut [f32],
@@ -131,6 +138,7 @@ impl LaneKernel for Attend<'_> {
         for (scores, panel) in scores.chunks_exact_mut(block_len).zip(self.keys.chunks_exact(panel_len)) {
             panel_product::<L, f32>(self.queries, num_rows, panel, Store::Replace, scores);
         }
+        hide_before(&mut scores, block_len, columns, self.first_key);
         for row in 0..num_rows {
             softmax_row(&mut scores, block_len, &(row * columns..(row + 1) * columns), self.num_keys);
         }
@@ -144,6 +152,14 @@ impl LaneKernel for Attend<'_> {
                 out.copy_from_slice(&mixed[..out.len()]);
             }
         }
+    }
+}
+
+/// Takes the scores of positions before `first_key`, which a window leaves out, from the softmax.
+fn hide_before(scores: &mut [f32], block_len: usize, columns: usize, first_key: usize) {
+    for (i, block) in scores.chunks_exact_mut(block_len).take(first_key.div_ceil(columns)).enumerate() {
+        let hidden = (first_key - i * columns).min(columns);
+        block.chunks_exact_mut(columns).for_each(|row| row[..hidden].fill(f32::NEG_INFINITY));
     }
 }
 

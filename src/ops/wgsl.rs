@@ -16,7 +16,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::{AdamW, AttentionLayout, LogProbOptions, ModelOps, RmsProp, composite, composite_attention};
-use attention::{MAX_HEAD_DIM, Outcome};
+use attention::{Outcome, has_kernel};
 pub use launch::kernel_name;
 use launch::{Buffer, Constant, Shader, empty, takes_shaders};
 
@@ -166,7 +166,7 @@ impl ModelOps for CubeBackend {
         v: FloatTensor<Self>,
         layout: AttentionLayout,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !takes_shaders(&[&q, &k, &v]) || layout.heads.head_dim > MAX_HEAD_DIM {
+        if !takes_shaders(&[&q, &k, &v]) || !has_kernel(&layout) {
             return composite_attention::attention::<Self>(q, k, v, layout);
         }
         let [q, k, v] = [q, k, v].map(into_contiguous);
@@ -182,7 +182,7 @@ impl ModelOps for CubeBackend {
         g: FloatTensor<Self>,
         layout: AttentionLayout,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if !takes_shaders(&[&q, &k, &v, &out, &log_sum, &g]) || layout.heads.head_dim > MAX_HEAD_DIM {
+        if !takes_shaders(&[&q, &k, &v, &out, &log_sum, &g]) || !has_kernel(&layout) {
             return composite_attention::attention_backward::<Self>([q, k, v], [out, log_sum], g, layout);
         }
         let [q, k, v, out, log_sum, g] = [q, k, v, out, log_sum, g].map(into_contiguous);

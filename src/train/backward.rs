@@ -64,7 +64,7 @@ fn by_layer<T>(
 ) -> (Found, T) {
     // Forward without a graph: keep the input of each layer.
     let frozen = model.valid();
-    let mut inputs = vec![embedded];
+    let mut inputs = vec![frozen.add_positions(embedded, context)];
     for layer in &frozen.layers {
         inputs.push(layer.forward(inputs[inputs.len() - 1].clone(), context));
     }
@@ -85,10 +85,16 @@ fn by_layer<T>(
         gradient = input.grad_remove(&mut graph).expect("a layer's output depends on its input");
         sum.accumulate(model, GradientsParams::from_module(&mut graph, layer));
     }
+    if let Some(vectors) = &model.embed_positions {
+        // Embeddings and learned positions are added: both have the gradient of their sum.
+        let placed = model.add_positions(leaf(gradient.zeros_like()), context);
+        let mut graph = (placed * Tensor::from_inner(gradient.clone())).sum().backward();
+        sum.accumulate(model, GradientsParams::from_module(&mut graph, vectors));
+    }
     (Found { parameters: sum.grads(), embedded: gradient }, rest)
 }
 
-/// Adds each row of `gradient` to the row of its token. Nothing if the embedding is frozen.
+/// Adds each row of `gradient`, that of the embedded token, to the row of its token. Nothing if the embedding is frozen.
 fn add_embedding_gradient(
     model: &CausalLm,
     ids: Tensor<1, Int>,
@@ -99,6 +105,10 @@ fn add_embedding_gradient(
     if !parameter.val().is_require_grad() {
         return;
     }
+    let gradient = match model.config().embedding_factor() {
+        1.0 => gradient,
+        factor => gradient * factor,
+    };
     let of_head = parameters.remove::<2>(parameter.id).unwrap_or_else(|| parameter.val().inner().zeros_like());
     parameters.register(parameter.id, of_head.select_assign(0, ids, gradient, IndexingUpdateOp::Add));
 }

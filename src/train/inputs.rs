@@ -17,7 +17,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval;
-use crate::model::CausalLm;
+use crate::model::{CausalLm, weights};
 use crate::objective::Objective;
 use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
@@ -99,10 +99,15 @@ impl Inputs {
     /// Reads the weights, and adds fresh adapters if the configuration asks for them.
     pub(crate) fn load(&self, config: &RunConfig, console: &Console) -> Result<CausalLm> {
         let model = self.policy.load(&self.device.clone().autodiff(), console)?;
-        Ok(match &config.lora {
+        let model = match &config.lora {
             Some(lora) => model.with_adapters(lora.rank, lora.alpha as f64, &lora.target_modules, config.seed),
             None => model,
-        })
+        };
+        match weights::num_trained_parameters(&model) {
+            0 => Err(Error::config("lora.target_modules", "this model has none of these layers")
+                .with_hint("GPT-2 has no gate_proj; leave the key out to adapt every layer")),
+            _ => Ok(model),
+        }
     }
 
     /// Gives `work` what an estimate of the memory is made of.

@@ -27,6 +27,7 @@ ARCHITECTURES = {
     "LlamaForCausalLM": gguf.MODEL_ARCH.LLAMA,
     "MistralForCausalLM": gguf.MODEL_ARCH.LLAMA,
     "Qwen2ForCausalLM": gguf.MODEL_ARCH.QWEN2,
+    "Qwen3ForCausalLM": gguf.MODEL_ARCH.QWEN3,
 }
 # Mean difference of log-probs in nats, by `general.file_type` (F32, F16, Q8_0, BF16): llama.cpp rounds activations to the type
 # of the weights. On random tokens, where a real model's activations are extreme, single ones differ by far more.

@@ -80,7 +80,8 @@ pub fn with_random_adapters(model: CausalLm, rank: usize, seed: u64) -> CausalLm
         let size = shape.iter().product();
         path.ends_with("lora.b").then(|| TensorData::new(uniform(&mut random, size, 0.0, 0.1), shape.to_vec()))
     });
-    assert_eq!(replaced, model.layers.len() * targets.len());
+    let num_adapters: usize = model.layers.iter().map(|layer| if layer.mlp.gate_proj.is_some() { 7 } else { 6 }).sum();
+    assert_eq!(replaced, num_adapters);
     model
 }
 

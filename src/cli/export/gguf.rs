@@ -6,6 +6,7 @@ use super::Target;
 use super::model_card::ModelCard;
 use super::source::Source;
 use crate::error::{Error, Result};
+use crate::formats::architecture::Architecture;
 use crate::formats::atomic_write::{replace_folder, write_bytes};
 use crate::formats::file_system::Disk;
 use crate::formats::gguf::open_gguf;
@@ -23,6 +24,7 @@ use crate::report::console::Console;
 pub(super) fn write(source: &Source, target: &Target, console: &Console) -> Result<()> {
     let policy = Policy::open(&source.model_path()?)?;
     let architecture = architecture(&policy)?;
+    check_window(&policy, "GGUF")?;
     let mut metadata = architecture.metadata(&target.title, target.precision);
     metadata.extend(tokenizer_entries(source, &policy)?);
     if policy.tokenizer.is_none() {
@@ -44,26 +46,41 @@ pub(super) fn write(source: &Source, target: &Target, console: &Console) -> Resu
     })
 }
 
-/// What GGUF (and mlx-lm) calls the model's family.
+/// What GGUF (and mlx-lm) calls the model's family. `format` is named in the error.
 ///
 /// # Errors
 /// [`Error::Input`] for a family without a name there.
-pub(super) fn architecture_name(policy: &Policy) -> Result<&'static str> {
+pub(super) fn architecture_name(policy: &Policy, format: &str) -> Result<&'static str> {
     let config = &policy.files.config;
-    let listed = config["architectures"][0].as_str().or_else(|| config["model_type"].as_str());
-    match listed.unwrap_or_default() {
-        "LlamaForCausalLM" | "MistralForCausalLM" | "llama" | "mistral" => Ok("llama"),
-        "Qwen2ForCausalLM" | "qwen2" => Ok("qwen2"),
-        other => Err(Error::input(&policy.files.path, format!("{other:?} cannot be exported in this format yet"))
-            .at("config.json, field `architectures`")
-            .with_hint("--format hf exports every model")),
+    match Architecture::of(config) {
+        Some(Architecture::Llama | Architecture::Mistral) => Ok("llama"),
+        Some(Architecture::Qwen2) => Ok("qwen2"),
+        Some(Architecture::Qwen3) => Ok("qwen3"),
+        _ => {
+            let message = format!("{format} of {} is not supported", Architecture::name_in(config));
+            Err(Error::input(&policy.files.path, message)
+                .at("config.json, field `architectures`")
+                .with_hint("--format hf works for every model"))
+        }
+    }
+}
+
+/// llama.cpp and mlx-lm would not look at the window, and compute something else beyond it.
+pub(super) fn check_window(policy: &Policy, format: &str) -> Result<()> {
+    match policy.config.has_narrow_window() {
+        false => Ok(()),
+        true => {
+            Err(Error::input(&policy.files.path, format!("{format} of a model with a sliding window is not supported"))
+                .at("config.json, field `sliding_window`")
+                .with_hint("--format hf works for every model"))
+        }
     }
 }
 
 fn architecture(policy: &Policy) -> Result<GgufArchitecture> {
     let config = &policy.config;
     Ok(GgufArchitecture {
-        name: architecture_name(policy)?,
+        name: architecture_name(policy, "GGUF")?,
         vocab_size: config.vocab_size,
         hidden_size: config.hidden_size,
         intermediate_size: config.intermediate_size,

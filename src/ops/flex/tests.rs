@@ -119,7 +119,7 @@ fn layouts() -> Vec<AttentionLayout> {
         (AttentionPlan::separate(&[37, 1, 100]), Heads { num_heads: 6, num_key_value_heads: 2, head_dim: 16 }),
         (AttentionPlan::new(shared), Heads { num_heads: 3, num_key_value_heads: 1, head_dim: 40 }),
     ]
-    .map(|(plan, heads)| AttentionLayout { plan: plan.into(), heads })
+    .map(|(plan, heads)| AttentionLayout::new(plan.into(), heads, None))
     .into()
 }
 
@@ -151,7 +151,9 @@ fn attention_equals_its_composite_in_value_and_gradients() {
 
 #[test]
 fn composite_attention_is_a_softmax_over_the_rows_that_a_row_sees() {
-    for layout in layouts() {
+    let windows = [None, Some(1), Some(5), Some(36)];
+    for (layout, window) in layouts().into_iter().flat_map(|layout| windows.map(|window| (layout.clone(), window))) {
+        let layout = AttentionLayout::new(layout.plan, layout.heads, window);
         let Heads { num_heads, num_key_value_heads, head_dim } = layout.heads;
         let num_rows = layout.plan.num_rows();
         let q = random(1, [num_rows, num_heads * head_dim]);
@@ -168,6 +170,7 @@ fn composite_attention_is_a_softmax_over_the_rows_that_a_row_sees() {
             for (row, head) in span.rows.clone().flat_map(|row| (0..num_heads).map(move |head| (row, head))) {
                 let own_head = head / (num_heads / num_key_value_heads);
                 let seen: Vec<usize> = span.prefix.clone().chain(span.rows.start..=row).collect();
+                let seen = &seen[seen.len() - seen.len().min(window.unwrap_or(usize::MAX))..];
                 let query = row_of(&q, num_heads, row, head);
                 let dot = |key: Vec<f32>| query.iter().zip(key).map(|(a, b)| f64::from(a * b)).sum::<f64>();
                 let e: Vec<f64> = seen

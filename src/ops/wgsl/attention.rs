@@ -18,7 +18,12 @@ const MAX_STEP: usize = 8;
 const MAX_QUADS: usize = 256;
 
 /// The largest head of which one row fits.
-pub const MAX_HEAD_DIM: usize = 4 * MAX_QUADS;
+const MAX_HEAD_DIM: usize = 4 * MAX_QUADS;
+
+/// What the shaders can compute: heads that fit, no window.
+pub fn has_kernel(layout: &AttentionLayout) -> bool {
+    layout.heads.head_dim <= MAX_HEAD_DIM && layout.window.is_none()
+}
 
 const TILES: &str = include_str!("../../../shaders/attention_tiles.wgsl");
 

@@ -173,7 +173,7 @@ fn layouts() -> Vec<AttentionLayout> {
         (AttentionPlan::new(shared.clone()), Heads { num_heads: 3, num_key_value_heads: 1, head_dim: 40 }),
         (AttentionPlan::new(shared), Heads { num_heads: 2, num_key_value_heads: 2, head_dim: 65 }),
     ]
-    .map(|(plan, heads)| AttentionLayout { plan: plan.into(), heads })
+    .map(|(plan, heads)| AttentionLayout::new(plan.into(), heads, None))
     .into()
 }
 
@@ -191,7 +191,7 @@ fn attention_spreads_more_than_65535_workgroups_over_a_second_direction() {
     let Some(adapter) = Adapter::open() else { return };
     let heads = Heads { num_heads: 1, num_key_value_heads: 1, head_dim: 2 };
     let plan = AttentionPlan::separate(&[1; 70_001]);
-    check_values_of_lonely_rows(&adapter, AttentionLayout { plan: plan.into(), heads });
+    check_values_of_lonely_rows(&adapter, AttentionLayout::new(plan.into(), heads, None));
 }
 
 fn check_attention(adapter: &Adapter, layout: AttentionLayout) {
