@@ -52,12 +52,12 @@ impl Sizes<'_> {
 
     /// Numbers of the largest matrix of a layer.
     fn largest_projection(&self) -> u64 {
-        let sizes = self.projections().map(|(_, inputs, outputs)| (inputs * outputs) as u64);
-        sizes.into_iter().max().unwrap_or(0)
+        let sizes = self.projections().into_iter().map(|(_, inputs, outputs)| (inputs * outputs) as u64);
+        sizes.max().unwrap_or(0)
     }
 
     /// Name, inputs and outputs of the projections of a layer.
-    fn projections(&self) -> [(&'static str, usize, usize); 7] {
+    fn projections(&self) -> Vec<(&'static str, usize, usize)> {
         let ModelConfig { hidden_size: d, intermediate_size: inner, .. } = *self.model;
         let (q, kv) = (self.model.query_size(), self.model.key_value_size());
         [
@@ -69,6 +69,9 @@ impl Sizes<'_> {
             ("up_proj", d, inner),
             ("down_proj", inner, d),
         ]
+        .into_iter()
+        .filter(|(name, ..)| self.model.gated_mlp || *name != "gate_proj")
+        .collect()
     }
 
     /// What the graph of one layer keeps of one row (`ops::autodiff`): the input of each norm, of each projection whose
@@ -81,7 +84,8 @@ impl Sizes<'_> {
             self.lora.is_none_or(|lora| lora.target_modules.iter().any(|target| names.contains(&target.as_str())))
         };
         let if_trained = |names: &[&str], size: usize| if is_trained(names) { size } else { 0 };
-        let norms = 2 * d;
+        let norms = if self.model.output_norms { 4 * d } else { 2 * d };
+        let norms = if self.model.qk_norm { norms + q + kv } else { norms };
         let attention = if_trained(&["q_proj", "k_proj", "v_proj"], d) + 2 * q + 2 * kv + heads;
         let feed_forward = if_trained(&["gate_proj", "up_proj"], d) + 2 * inner + if_trained(&["down_proj"], inner);
         NUMBER * (norms + attention + feed_forward) as u64
