@@ -32,6 +32,7 @@ pub mod schedule;
 pub mod self_generation;
 pub mod setup;
 pub mod signals;
+mod sources;
 pub mod step;
 
 use std::path::Path;
@@ -56,6 +57,7 @@ use fit::Fit;
 use pairs::Pair;
 use run_dir::RunDir;
 use setup::Run;
+pub(crate) use sources::Sources;
 
 /// The aligned model's folder inside the run folder.
 pub const MODEL_FOLDER: &str = "model";
