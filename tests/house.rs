@@ -10,7 +10,7 @@ use crate::support::binary::{gsil, read};
 
 /// The modules from the ground up: each may use those before it and itself, and nothing after it. `lib` and `main` stand
 /// above all.
-const LAYERS: [&str; 16] = [
+const LAYERS: [&str; 17] = [
     "error",
     "config",
     "device",
@@ -24,6 +24,7 @@ const LAYERS: [&str; 16] = [
     "generate",
     "eval",
     "train",
+    "compare",
     "bench",
     "doctor",
     "cli",

@@ -11,6 +11,7 @@ use super::health::{Finding, findings};
 use super::html::{count, escape, table};
 use super::run_files::RunFiles;
 use super::{responses, training_charts};
+use crate::config::TrainConfig;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -140,17 +141,22 @@ fn data(run: &RunFiles) -> String {
 fn training(run: &RunFiles) -> String {
     let config = &run.config;
     let lr = config.train.lr.map_or_else(String::new, |lr| format!(", learning rate {lr}"));
-    let sft = config
-        .sft
-        .as_ref()
-        .map(|sft| format!(", after {} of supervised training", plural(sft.epochs, "epoch")))
-        .unwrap_or_default();
+    let sft =
+        config.sft.as_ref().map(|sft| format!(", after {} of supervised training", length(sft))).unwrap_or_default();
     format!(
         "{} of {} in batches of {}{lr}{sft}",
         plural(config.iterations, "iteration"),
-        plural(config.train.epochs, "epoch"),
+        length(&config.train),
         config.train.batch_size
     )
+}
+
+/// How long a stage trains.
+fn length(train: &TrainConfig) -> String {
+    match train.num_steps {
+        Some(num_steps) => plural(num_steps, "update"),
+        None => plural(train.epochs, "epoch"),
+    }
 }
 
 fn plural(number: usize, thing: &str) -> String {

@@ -41,21 +41,27 @@ pub fn estimate_seconds(
     let forward = seconds_per_forward_token(&model, examples, config, num_tokens_multiple)?;
     let decode = seconds_per_decoded_token(&model, examples, config)?;
     let passes = |train: &TrainConfig| if train.activation_checkpointing { 4.0 } else { 3.0 };
-    let supervised =
-        |train: &TrainConfig, epochs: usize| epochs as f64 * num_rows * sequence_tokens * passes(train) * forward;
+    let supervised = |train: &TrainConfig, epochs: f64| epochs * num_rows * sequence_tokens * passes(train) * forward;
+    // Passes over the rows; `num_steps` counts batches instead.
+    let epochs = |train: &TrainConfig| match train.num_steps {
+        Some(num_steps) => (num_steps * train.batch_size) as f64 / num_rows,
+        None => train.epochs as f64,
+    };
 
-    let one_side = supervised(&config.train, config.train.epochs);
+    let one_side = supervised(&config.train, epochs(&config.train));
     let iteration = if Objective::new(&config.objective).needs_self_generated() {
         let samples = config.generation.samples_per_prompt as f64;
         let generating = num_rows * samples * response_tokens * decode;
-        generating + num_rows * sequence_tokens * forward + 2.0 * samples * one_side
+        generating
+            + num_rows * sequence_tokens * forward
+            + 2.0 * one_side * if config.train.num_steps.is_some() { 1.0 } else { samples }
     } else {
         one_side
     };
     let mut seconds = config.iterations as f64 * iteration;
-    seconds += config.sft.as_ref().map_or(0.0, |sft| supervised(sft, sft.epochs));
+    seconds += config.sft.as_ref().map_or(0.0, |sft| supervised(sft, epochs(sft)));
     if config.continued_sft_lr.is_some() {
-        seconds += supervised(&config.train, config.train.epochs * config.iterations);
+        seconds += supervised(&config.train, epochs(&config.train) * config.iterations as f64);
     }
     let other_stages = usize::from(config.sft.is_some()) + usize::from(config.continued_sft_lr.is_some());
     let evaluations = 1 + config.iterations + other_stages;

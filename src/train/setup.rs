@@ -51,6 +51,8 @@ pub struct Run {
     pub(super) num_tokens_multiple: usize,
     /// The checkpoint that the run continues from.
     pub(super) resumed: Option<Saved>,
+    /// Runs of a comparison that began alike; None outside of one. See [`super::sharing`].
+    pub(super) others: Option<Vec<PathBuf>>,
 }
 
 /// The rows that every stage is judged on: held out if there are any, else the first rows of the training data.
@@ -298,6 +300,7 @@ impl Opened {
             examples: self.examples,
             held_out: self.held_out,
             resumed,
+            others: None,
         };
         run.say_header(&self.model)?;
         Ok((run, self.model))
@@ -331,7 +334,8 @@ pub fn evaluation_settings(config: &RunConfig, policy: &Policy, device_name: &st
     }
 }
 
-fn absolute(path: &str) -> String {
+/// The path from the root of the file system; one that does not exist stays as it is.
+pub(crate) fn absolute(path: &str) -> String {
     std::fs::canonicalize(path).map_or_else(|_| path.to_owned(), |path| path.to_string_lossy().into_owned())
 }
 
