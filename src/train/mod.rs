@@ -30,13 +30,12 @@ pub mod pairs;
 pub mod replicas;
 mod reporting;
 pub mod retention;
-pub mod run_data;
+mod run_data;
 pub mod run_dir;
 pub mod schedule;
 pub mod self_generation;
 pub mod served;
 pub mod setup;
-mod sharing;
 pub mod signals;
 pub(crate) mod sources;
 pub mod step;
@@ -49,7 +48,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{ObjectiveConfig, ObjectiveName, TrainConfig};
 use crate::data::examples::Example;
 use crate::error::Result;
-use crate::eval::{self, Evaluation, Judged, ReferenceRow, RowFigures};
+use crate::eval::{self, Evaluation, ReferenceRow};
 use crate::formats::atomic_write::replace_file;
 use crate::formats::file_system::Disk;
 use crate::formats::hf_folder::ModelFolder;
@@ -72,8 +71,6 @@ const HELD_OUT_FILE: &str = "held_out.jsonl";
 const START_FILES: [&str; 2] = [START_FILE, HELD_OUT_FILE];
 /// A line for each stage: its held-out figures.
 pub const EVALUATIONS_FILE: &str = "evaluations.jsonl";
-/// A line for each stage: the held-out figures of every row.
-pub const EVALUATION_ROWS_FILE: &str = "evaluation_rows.jsonl";
 
 /// One line of `evaluations.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -82,13 +79,6 @@ pub struct EvaluationRow {
     pub stage: String,
     pub total_steps: usize,
     pub evaluation: Evaluation,
-}
-
-/// One line of `evaluation_rows.jsonl`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StageRows {
-    pub stage: String,
-    pub rows: Vec<RowFigures>,
 }
 
 /// The evaluations of the run in `path`, if it has nothing left to do; None if it can be continued.
@@ -113,7 +103,7 @@ impl Run {
         let mut progress = self.progress();
         self.describe_task(&model)?;
         if self.resumed.is_none() {
-            progress.held_out_log_prob = Some(self.evaluate_start(&model)?);
+            progress.held_out_log_prob = Some(self.evaluate("start", 0, &model, None)?);
             checkpoint::save(&self.dir, &progress, &model, None, self.keep())?;
         }
         while progress.stage != Stage::Done {
@@ -195,9 +185,6 @@ impl Run {
         let is_version_1 = self.resumed.as_ref().is_some_and(|saved| began_in_version_1(&saved.progress));
         let binding = Binding::new(policy.clone(), &self.examples, &self.config, &self.device_name);
         binding.check(&self.dir, &iteration_folder(iteration), is_version_1)?;
-        if progress.stage_steps == 0 {
-            self.take_over_responses(iteration, &binding)?;
-        }
         progress.reference = Some(policy);
         Ok(())
     }
@@ -239,7 +226,7 @@ impl Run {
 
     /// Updates of the supervised stage before the first iteration.
     fn supervised_steps(&self) -> usize {
-        let of = |config: &TrainConfig| config.num_updates(self.supervised_pairs(config).len());
+        let of = |config: &TrainConfig| self.supervised_pairs(config).len().div_ceil(config.batch_size) * config.epochs;
         self.config.sft.as_ref().map_or(0, of)
     }
 
@@ -294,7 +281,7 @@ impl Run {
         reference: Option<Vec<ReferenceRow>>,
     ) -> Result<f64> {
         let held_out = &self.held_out;
-        let Judged { evaluation, rows } = self.timed(stage, "evaluation", || {
+        let evaluation = self.timed(stage, "evaluation", || {
             eval::evaluate(
                 model,
                 &held_out.examples,
@@ -305,11 +292,7 @@ impl Run {
                 &|| self.stop.check(),
             )
         })?;
-        for file in [EVALUATION_ROWS_FILE, EVALUATIONS_FILE] {
-            self.dir.keep_lines(file, |row| row["stage"] != stage)?; // of a stage that a crash cut off here
-        }
-        self.dir.append(EVALUATION_ROWS_FILE, &StageRows { stage: stage.to_owned(), rows })?;
-        self.dir.sync_lines(EVALUATION_ROWS_FILE)?;
+        self.dir.keep_lines(EVALUATIONS_FILE, |row| row["stage"] != stage)?; // of a stage that a crash cut off here
         let log_prob = evaluation.demonstration_log_prob_per_token;
         self.dir.append(EVALUATIONS_FILE, &EvaluationRow { stage: stage.to_owned(), total_steps, evaluation })?;
         self.dir.sync_lines(EVALUATIONS_FILE)?;

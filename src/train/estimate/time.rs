@@ -109,12 +109,11 @@ impl Work<'_> {
         sft.into_iter().chain((0..config.iterations).map(Stage::Iteration)).chain(continued).collect()
     }
 
-    /// How a stage is trained, and how many iterations' updates it makes.
     fn of_stage(&self, stage: Stage) -> (&TrainConfig, usize) {
         match (stage, &self.config.sft) {
-            (Stage::Sft, Some(sft)) => (sft, 1),
-            (Stage::ContinuedSft, _) => (&self.config.train, self.config.iterations),
-            _ => (&self.config.train, 1),
+            (Stage::Sft, Some(sft)) => (sft, sft.epochs),
+            (Stage::ContinuedSft, _) => (&self.config.train, self.config.train.epochs * self.config.iterations),
+            _ => (&self.config.train, self.config.train.epochs),
         }
     }
 
@@ -125,9 +124,9 @@ impl Work<'_> {
             std::cmp::Ordering::Less => 0.0,
             std::cmp::Ordering::Greater => 1.0,
             std::cmp::Ordering::Equal => {
-                let (train, iterations) = self.of_stage(stage);
+                let (train, epochs) = self.of_stage(stage);
                 let samples = if self.self_generates() { self.config.generation.samples_per_prompt } else { 1 };
-                let num_updates = train.num_updates(self.examples.len() * samples) * iterations;
+                let num_updates = (self.examples.len() * samples).div_ceil(train.batch_size) * epochs;
                 (1.0 - standing.stage_steps as f64 / num_updates as f64).max(0.0)
             }
         }
@@ -161,17 +160,14 @@ impl Work<'_> {
     }
 
     fn training_seconds(&self, stage: Stage, speed: Speed) -> f64 {
-        let (train, iterations) = self.of_stage(stage);
+        let (train, epochs) = self.of_stage(stage);
         let passes = if train.activation_checkpointing { 4.0 } else { 3.0 };
-        let (sides, samples) = match (stage, pairing_of_iterations(self.config)) {
-            (Stage::Iteration(_), Pairing::Both) if self.are_given() => (2.0, 1),
-            (Stage::Iteration(_), Pairing::Both) => (2.0, self.config.generation.samples_per_prompt),
-            _ => (1.0, 1),
+        let one_side = epochs as f64 * self.examples.len() as f64 * self.sequence_tokens() * passes;
+        let sides = match (stage, pairing_of_iterations(self.config)) {
+            (Stage::Iteration(_), Pairing::Both) if self.are_given() => 2.0,
+            (Stage::Iteration(_), Pairing::Both) => 2.0 * self.config.generation.samples_per_prompt as f64,
+            _ => 1.0,
         };
-        let num_pairs = self.examples.len() * samples;
-        // `num_steps` counts batches; the last one of an epoch may be smaller.
-        let num_trained = train.num_steps.map_or(train.epochs * num_pairs, |num_steps| num_steps * train.batch_size);
-        let one_side = (iterations * num_trained) as f64 * self.sequence_tokens() * passes;
         sides * one_side * speed.seconds_per_forward_token
     }
 
