@@ -115,11 +115,14 @@ impl Generator {
     }
 }
 
-/// [`Generator::answer`] for one call, with the weights as they are.
+/// [`Generator::answer`] for one call, with the weights as they are. No request packs no weights.
 ///
 /// # Errors
 /// As there.
 pub fn generate(model: &CausalLm, requests: &[Request], decoding: &Decoding, on_event: OnEvent<'_>) -> Result<()> {
+    if requests.is_empty() {
+        return Ok(());
+    }
     Generator::new(model, WeightFormat::F32)?.answer(requests, decoding, on_event)
 }
 

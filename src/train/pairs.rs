@@ -50,12 +50,12 @@ pub fn micro_batches<'a, 'p>(
 }
 
 /// [`micro_batches`] of whatever has so many tokens.
-pub fn split_micro_batches<'a, T>(
-    pairs: &'a [T],
+pub fn split_micro_batches<T>(
+    pairs: &[T],
     num_tokens_of: impl Fn(&T) -> usize,
     micro_batch_size: usize,
     max_tokens: usize,
-) -> impl Iterator<Item = &'a [T]> {
+) -> impl Iterator<Item = &[T]> {
     let mut rest = pairs;
     std::iter::from_fn(move || {
         let mut num_tokens = 0;

@@ -260,10 +260,17 @@ impl<'a> Arithmetic<'a> {
         };
         let gradients = self.sizes.gradients();
         let accumulated = if num_micro_batches > 1 { gradients } else { 0 };
+        // The optimizer's averages, made in the first update, settle where its logits were: those of the next one, a single
+        // block, do not fit there any more.
+        let moments = self.moments(train);
+        let lost = match num_updates > 1 && moments > 0 {
+            true => self.kept_logits(train, shape.largest).saturating_sub(moments + accumulated),
+            false => 0,
+        };
         let begin = [
             (Part::Gradients, accumulated + self.sizes.head_gradient()),
             (Part::Activations, kept + passing),
-            (Part::LogProbs, head + logits),
+            (Part::LogProbs, head + logits + lost),
         ];
         let end = [
             (Part::Gradients, accumulated + gradients),
@@ -271,7 +278,6 @@ impl<'a> Arithmetic<'a> {
             (Part::LogProbs, 0),
         ];
         let sum = |parts: &[(Part, u64)]| parts.iter().map(|(_, bytes)| bytes).sum::<u64>();
-        let moments = self.moments(train);
         let mut parts = if sum(&begin) >= sum(&end) { begin.to_vec() } else { end.to_vec() };
         if num_updates > 1 {
             parts.push((Part::Optimizer, moments));
