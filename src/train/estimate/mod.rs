@@ -139,7 +139,6 @@ mod tests {
             "train.activation_checkpointing=true",
             "train.micro_batch_size=1",
             "train.max_tokens=600",
-            "train.optimizer=rmsprop",
             "train.optimizer=sgd",
             "lora.rank=4",
             "generation.max_new_tokens=100",
@@ -147,6 +146,10 @@ mod tests {
             assert!(peak(&[cheaper]) < full, "{cheaper}");
         }
         assert!(peak(&["train.micro_batch_size=4"]) > full);
+        // Where logits are larger than averages, the room of those that are saved is lost to the logits.
+        assert!(peak(&["train.optimizer=rmsprop"]) <= full);
+        let one_by_one = "train.micro_batch_size=1";
+        assert!(peak(&[one_by_one, "train.optimizer=rmsprop"]) < peak(&[one_by_one]));
         let generating = |assignments: &[&str]| {
             with_subject(assignments, |subject| {
                 let phases = memory(subject).phases;
