@@ -12,6 +12,7 @@
 
 pub mod bootstrap;
 pub mod outcome;
+mod page;
 pub mod plan;
 mod summary;
 

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::bootstrap::{Interval, NUM_RESAMPLES, Spread};
 use super::outcome::{FIGURES, Outcome};
+use super::page::page;
 use crate::error::{Error, Result};
-use crate::report::comparison::{CellLink, ComparedFigure, ComparedMethod, ComparisonPage, DifferenceBar};
 use crate::train::run_dir::RunDir;
 
 /// Writes all three.
@@ -65,7 +65,7 @@ fn explanation(outcome: &Outcome) -> String {
 }
 
 /// How the intervals are made, and what they do not say.
-fn sureness(outcome: &Outcome) -> String {
+pub(super) fn sureness(outcome: &Outcome) -> String {
     let rows = match outcome.same_rows {
         true => "seeds and, for all seeds alike, rows",
         false => "seeds and then rows of each seed",
@@ -104,7 +104,8 @@ fn escaped(cell: &str) -> String {
     cell.replace('|', "\\|")
 }
 
-fn spread_text(spread: Option<Spread>, is_share: bool) -> String {
+/// `-0.3421 ± 0.0123`, `71.3% ± 2.1`; a dash where there is nothing.
+pub(super) fn spread_text(spread: Option<Spread>, is_share: bool) -> String {
     let Some(Spread { mean, deviation }) = spread else { return "-".to_owned() };
     let deviation = deviation.map_or_else(String::new, |d| match is_share {
         true => format!(" \u{b1} {:.1}", 100.0 * d),
@@ -116,77 +117,11 @@ fn spread_text(spread: Option<Spread>, is_share: bool) -> String {
     }
 }
 
-fn interval_text(interval: Option<Interval>, is_share: bool) -> String {
+/// `+1.2 [-0.3, +2.6]`, shares in points.
+pub(super) fn interval_text(interval: Option<Interval>, is_share: bool) -> String {
     let Some(Interval { mean, low, high }) = interval else { return "-".to_owned() };
     match is_share {
         true => format!("{:+.1} [{:+.1}, {:+.1}]", 100.0 * mean, 100.0 * low, 100.0 * high),
         false => format!("{mean:+.4} [{low:+.4}, {high:+.4}]"),
-    }
-}
-
-/// The same for the page.
-fn page(outcome: &Outcome, title: &str) -> ComparisonPage {
-    let num_finished = outcome.cells.iter().filter(|cell| cell.num_updates() > 0).count();
-    let used = outcome.used_figures();
-    let figure = |i: &usize| {
-        let figure = &FIGURES[*i];
-        let method = |(index, method): (usize, &super::outcome::MethodOutcome)| {
-            let value = |row: &crate::train::EvaluationRow| (figure.of_evaluation)(&row.evaluation);
-            let cells: Vec<_> = outcome.cells_of(index).collect();
-            let own = &method.figures[*i];
-            ComparedMethod {
-                name: method.name.clone(),
-                spread: spread_text(own.spread, figure.is_share),
-                values: cells.iter().filter_map(|cell| value(cell.evaluations.last()?)).collect(),
-                difference: own.difference.map(|interval| DifferenceBar {
-                    mean: interval.mean,
-                    low: interval.low,
-                    high: interval.high,
-                    text: interval_text(Some(interval), figure.is_share),
-                }),
-                curves: cells
-                    .iter()
-                    .map(|cell| {
-                        let point = |row: &crate::train::EvaluationRow| Some((row.total_steps as f64, value(row)?));
-                        cell.evaluations.iter().filter_map(point).collect()
-                    })
-                    .collect(),
-            }
-        };
-        ComparedFigure {
-            name: figure.name.to_owned(),
-            meaning: figure.meaning.to_owned(),
-            start: spread_text(outcome.start[*i], figure.is_share),
-            methods: outcome.methods.iter().enumerate().map(method).collect(),
-        }
-    };
-    ComparisonPage {
-        title: title.to_owned(),
-        num_cells: outcome.cells.len(),
-        num_finished,
-        baseline: outcome.baseline.clone(),
-        seeds: outcome.seeds.clone(),
-        settings: outcome.methods.iter().map(|method| (method.name.clone(), method.set.join("  "))).collect(),
-        num_updates: outcome.methods.iter().map(|method| method.num_updates).collect(),
-        figures: used.iter().map(figure).collect(),
-        cells: outcome
-            .cells
-            .iter()
-            .map(|cell| CellLink {
-                method: cell.method.clone(),
-                seed: cell.seed,
-                folder: cell.folder.clone(),
-                figures: used
-                    .iter()
-                    .map(|i| {
-                        let value =
-                            cell.evaluations.last().and_then(|row| (FIGURES[*i].of_evaluation)(&row.evaluation));
-                        spread_text(value.map(|mean| Spread { mean, deviation: None }), FIGURES[*i].is_share)
-                    })
-                    .collect(),
-                failed: cell.failed.clone(),
-            })
-            .collect(),
-        sureness: sureness(outcome),
     }
 }

@@ -31,6 +31,8 @@ pub struct ComparisonPage {
 pub struct ComparedFigure {
     pub name: String,
     pub meaning: String,
+    /// Of differences.
+    pub unit: &'static str,
     /// Before the methods, in words.
     pub start: String,
     pub methods: Vec<ComparedMethod>,
@@ -42,14 +44,12 @@ pub struct ComparedMethod {
     pub name: String,
     /// Mean and deviation over seeds, in words.
     pub spread: String,
-    /// After the last update, a value for each seed.
-    pub values: Vec<f64>,
     pub difference: Option<DifferenceBar>,
     /// For each seed the updates and values of its evaluations.
     pub curves: Vec<Vec<(f64, f64)>>,
 }
 
-/// A difference to the baseline, and the same in words.
+/// A difference to the baseline in the figure's unit, and the same in words.
 #[derive(Debug)]
 pub struct DifferenceBar {
     pub mean: f64,
@@ -73,7 +73,8 @@ impl ComparisonPage {
     /// The page.
     pub fn to_html(&self) -> String {
         let main = [self.summary(), self.differences(), self.curves(), self.runs(), self.methods()].concat();
-        let words = "Words: the <b>baseline</b> is the method that the others are measured against; an <b>interval</b> \
+        let words = "Words: the <b>baseline</b> is the method that the others are measured against; zero outside of an \
+                     <b>interval</b> means that chance among these seeds and rows hardly explains the difference."; an <b>interval</b> \
                      that leaves zero out says that the difference is more than chance.";
         document(&escape(&self.title), &self.status(), &main, words)
     }
@@ -112,14 +113,12 @@ impl ComparisonPage {
 
     fn differences(&self) -> String {
         let charts = self.figures.iter().map(|figure| {
-            let (unit, factor) = if is_share(figure) { ("points", 100.0) } else { ("nats per token", 1.0) };
             let bar = |(i, method): (usize, &ComparedMethod)| {
                 let DifferenceBar { mean, low, high, text } = method.difference.as_ref()?;
-                let [mean, low, high] = [mean, low, high].map(|value| value * factor);
-                Some(Bar { name: method.name.clone(), color: i, mean, low, high, text: text.clone() })
+                Some(Bar { name: method.name.clone(), color: i, mean: *mean, low: *low, high: *high, text: text.clone() })
             };
             let bars: Vec<Bar> = figure.methods.iter().enumerate().filter_map(bar).collect();
-            if bars.is_empty() { String::new() } else { interval_chart(&figure.name, unit, &bars) }
+            if bars.is_empty() { String::new() } else { interval_chart(&figure.name, figure.unit, &bars) }
         });
         let charts: String = charts.collect();
         if charts.is_empty() {
@@ -158,7 +157,7 @@ impl ComparisonPage {
                 let series = figure.methods.iter().enumerate().map(curve);
                 Chart {
                     title: figure.name.clone(),
-                    note: format!("{}. Mean over seeds, at every evaluation.", figure.meaning),
+                    note: format!("Mean over seeds at every evaluation: {}. {}", figure.meaning, in_percent(figure)),
                     x_axis: Axis::Updates,
                     y_range: Range::Curves,
                     series: series.filter(|series| series.points().next().is_some()).collect(),
@@ -207,8 +206,8 @@ impl ComparisonPage {
     }
 }
 
-fn is_share(figure: &ComparedFigure) -> bool {
-    figure.start.contains('%') || figure.methods.iter().any(|method| method.spread.contains('%'))
+fn in_percent(figure: &ComparedFigure) -> &'static str {
+    if figure.unit == "points" { "In percent." } else { "" }
 }
 
 /// The mean over seeds wherever all of them were evaluated.
