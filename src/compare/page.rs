@@ -56,9 +56,8 @@ fn shown(figure: &Figure, value: f64) -> f64 {
 
 /// Updates and values of a cell's evaluations.
 fn curve(cell: &CellOutcome, figure: &Figure) -> Vec<(f64, f64)> {
-    let point = |row: &EvaluationRow| {
-        Some((row.total_steps as f64, shown(figure, (figure.of_evaluation)(&row.evaluation)?)))
-    };
+    let point =
+        |row: &EvaluationRow| Some((row.total_steps as f64, shown(figure, (figure.of_evaluation)(&row.evaluation)?)));
     cell.evaluations.iter().filter_map(point).collect()
 }
 

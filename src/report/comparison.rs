@@ -74,8 +74,7 @@ impl ComparisonPage {
     pub fn to_html(&self) -> String {
         let main = [self.summary(), self.differences(), self.curves(), self.runs(), self.methods()].concat();
         let words = "Words: the <b>baseline</b> is the method that the others are measured against; zero outside of an \
-                     <b>interval</b> means that chance among these seeds and rows hardly explains the difference."; an <b>interval</b> \
-                     that leaves zero out says that the difference is more than chance.";
+                     <b>interval</b> means that chance among these seeds and rows hardly explains the difference.";
         document(&escape(&self.title), &self.status(), &main, words)
     }
 
@@ -115,7 +114,14 @@ impl ComparisonPage {
         let charts = self.figures.iter().map(|figure| {
             let bar = |(i, method): (usize, &ComparedMethod)| {
                 let DifferenceBar { mean, low, high, text } = method.difference.as_ref()?;
-                Some(Bar { name: method.name.clone(), color: i, mean: *mean, low: *low, high: *high, text: text.clone() })
+                Some(Bar {
+                    name: method.name.clone(),
+                    color: i,
+                    mean: *mean,
+                    low: *low,
+                    high: *high,
+                    text: text.clone(),
+                })
             };
             let bars: Vec<Bar> = figure.methods.iter().enumerate().filter_map(bar).collect();
             if bars.is_empty() { String::new() } else { interval_chart(&figure.name, figure.unit, &bars) }
