@@ -70,14 +70,15 @@ pub fn interval(seeds: &[PairedRows], same_rows: bool) -> Option<Interval> {
     let mut resampled: Vec<f64> = (0..NUM_RESAMPLES)
         .map(|_| {
             let drawn = draw(seeds.len());
-            let mut rows = draw(num_rows);
-            let mut of_seed = |(i, seed): (usize, &usize)| {
-                if !same_rows && i > 0 {
-                    rows = draw(seeds[*seed].len());
+            let rows_of_all = if same_rows { draw(num_rows) } else { Vec::new() };
+            let mut of_seed = |seed: &usize| {
+                let seed = &seeds[*seed];
+                match same_rows {
+                    true => seed.mean_of(rows_of_all.iter().copied()),
+                    false => seed.mean_of(draw(seed.len()).into_iter()),
                 }
-                seeds[*seed].mean_of(rows.iter().copied())
             };
-            self::mean(drawn.iter().enumerate().map(&mut of_seed))
+            self::mean(drawn.iter().map(&mut of_seed))
         })
         .collect();
     resampled.sort_by(f64::total_cmp);

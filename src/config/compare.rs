@@ -76,7 +76,7 @@ impl Method {
         let kept = |c: char| if c.is_alphanumeric() || matches!(c, '.' | '_' | '=') { c } else { '-' };
         let name: String = self.name.to_lowercase().chars().map(kept).collect();
         let words: Vec<&str> = name.split('-').filter(|word| !word.is_empty()).collect();
-        words.join("-").trim_start_matches('.').to_owned()
+        words.join("-").trim_start_matches(['.', '-']).to_owned()
     }
 }
 
