@@ -125,7 +125,9 @@ impl Error {
                 Some("free some space, lower keep_last, or choose another --output; what was saved before is intact")
             }
             Error::Locked { .. } => Some("wait for the other process, or choose another --output"),
-            Error::Stopped { .. } => Some("continue with `gsil resume DIR`"),
+            Error::Stopped { .. } => {
+                Some("continue with `gsil resume DIR`; a comparison, with the command that began it")
+            }
         }
     }
 

@@ -11,11 +11,12 @@
 //! 3. [`formats`]: model files in and out. [`model`]: the decoder. [`ops`]: its operations with their gradients.
 //! 4. [`objective`]: log-probs, log-ratios, implicit rewards, losses.
 //! 5. [`generate`]: self-generation. [`train`]: the algorithm. [`eval`]: held-out figures.
-//! 6. [`policy`], [`report`] and [`cli`]: how a person meets all this. [`bench`]: how fast a device is. [`doctor`]: whether
+//! 6. [`compare`]: many runs from one start, side by side.
+//! 7. [`policy`], [`report`] and [`cli`]: how a person meets all this. [`bench`]: how fast a device is. [`doctor`]: whether
 //!    it computes what it should.
 //!
 //! Imports run one way. From the ground up: `error`, `config`, `device`, `report`, `ops`, `formats`, `model`, `data`, `policy`,
-//! `objective`, `generate`, `eval`, `train`, `bench`, `doctor`, `cli`; each may use those before it, and a test holds this.
+//! `objective`, `generate`, `eval`, `train`, `compare`, `bench`, `doctor`, `cli`; each may use those before it, and a test holds this.
 //!
 //! # Letters
 //! B sequences of a batch, T tokens, D hidden size, H heads, K key-value heads, V vocabulary, R response tokens.
@@ -30,6 +31,7 @@
 
 pub mod bench;
 pub mod cli;
+pub mod compare;
 pub mod config;
 pub mod data;
 pub mod device;

@@ -373,6 +373,7 @@ fn a_run_folder_holds_what_its_documentation_says() {
         "checkpoints",
         "config.ron",
         "env.json",
+        "evaluation_rows.jsonl",
         "evaluations.jsonl",
         "held_out.jsonl",
         "iteration-000",

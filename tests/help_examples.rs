@@ -68,6 +68,8 @@ fn world() -> &'static TempDir {
         let small = r#"model: "SmolLM2", data: "train.jsonl", device: "flex", evaluation: (data: "test.jsonl", generate_rows: 2),
                        generation: (max_new_tokens: 8, unfinished: mask)"#;
         fs::write(path("gsil.ron"), format!("({small})")).unwrap();
+        let methods = r#"[(name: "sft", set: ["objective.name=sft"]), (name: "gsil")]"#;
+        fs::write(path("compare.ron"), format!("(base: ({small}), seeds: [0], methods: {methods})")).unwrap();
         for run in ["runs/night", "runs/other"] {
             gsil(folder.path(), &["train", "--config", "gsil.ron", "--output", run]).succeeded();
         }

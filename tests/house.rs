@@ -4,13 +4,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gsil::config::RunConfig;
+use gsil::config::{CompareConfig, RunConfig};
 
 use crate::support::binary::{gsil, read};
 
 /// The modules from the ground up: each may use those before it and itself, and nothing after it. `lib` and `main` stand
 /// above all.
-const LAYERS: [&str; 16] = [
+const LAYERS: [&str; 17] = [
     "error",
     "config",
     "device",
@@ -24,6 +24,7 @@ const LAYERS: [&str; 16] = [
     "generate",
     "eval",
     "train",
+    "compare",
     "bench",
     "doctor",
     "cli",
@@ -81,40 +82,77 @@ fn the_reader_of_imports_sees_every_way_to_write_one() {
 
 #[test]
 fn every_preset_parses_resolves_and_is_valid() {
-    let presets = presets();
-    assert!(presets.len() >= 2, "{presets:?}");
+    let presets = presets("");
+    assert!(presets.len() >= 5, "{presets:?}");
     for path in presets {
-        let mut config = RunConfig::from_ron(&read(&path), &path.to_string_lossy()).unwrap();
-        config.validate().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let (text, name) = (read(&path), path.to_string_lossy().into_owned());
+        if is_comparison(&path) {
+            let config = CompareConfig::from_ron(&text, &name).unwrap();
+            config.validate(&text, &name).unwrap();
+            continue;
+        }
+        let mut config = RunConfig::from_ron(&text, &name).unwrap();
+        config.validate().unwrap_or_else(|error| panic!("{name}: {error}"));
         config.resolve();
-        config.validate().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        config.validate().unwrap_or_else(|error| panic!("{name}: {error}"));
     }
+}
+
+/// The words after `gsil` of the command in a preset's head.
+fn command_of(text: &str, verb: &str) -> Vec<String> {
+    let head = text.lines().map_while(|line| line.strip_prefix("//")).collect::<Vec<_>>().join("\n");
+    let start = head.find(&format!("gsil {verb}")).unwrap_or_else(|| panic!("no command in {head}"));
+    let command = head[start..].replace("\\\n", " ");
+    command.lines().next().unwrap().split_whitespace().skip(1).map(str::to_owned).collect()
 }
 
 #[test]
 fn the_command_in_the_head_of_every_preset_is_one_that_runs() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for path in presets() {
+    for path in presets("").into_iter().filter(|path| !is_comparison(path)) {
         let text = read(&path);
-        let head = text.lines().map_while(|line| line.strip_prefix("//")).collect::<Vec<_>>().join("\n");
-        let start = head.find("gsil train").unwrap_or_else(|| panic!("{} names no command", path.display()));
-        let command = head[start..].replace("\\\n", " ");
-        let mut words: Vec<&str> = command.lines().next().unwrap().split_whitespace().skip(1).collect();
-        words.push("--dry-run");
+        let command = command_of(&text, "train");
+        let words: Vec<&str> = command.iter().map(String::as_str).chain(["--dry-run"]).collect();
         let printed = gsil(root, &words).succeeded().stdout;
         let mut own = RunConfig::from_ron(&text, "preset").unwrap();
         own.resolve();
         let configured = RunConfig::from_ron(&printed, "printed").unwrap();
-        assert_eq!((configured.objective, configured.train), (own.objective, own.train), "{command}");
+        assert_eq!((configured.objective, configured.train), (own.objective, own.train), "{command:?}");
     }
 }
 
-fn presets() -> Vec<PathBuf> {
+#[test]
+fn every_comparison_among_the_presets_lists_its_runs_at_equal_updates() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let presets = presets("compare_");
+    assert!(presets.len() >= 3, "{presets:?}");
+    for path in presets {
+        let text = read(&path);
+        let command = command_of(&text, "compare");
+        let words: Vec<&str> = command.iter().map(String::as_str).chain(["--dry-run"]).collect();
+        let printed = gsil(root, &words).succeeded().stdout;
+        let config = CompareConfig::from_ron(&text, "preset").unwrap();
+        let cells: Vec<&str> = printed.lines().filter(|line| line.contains("cells/")).collect();
+        assert_eq!(cells.len(), config.methods.len() * config.seeds.len(), "{printed}");
+        let updates = |line: &&str| line.split_whitespace().rev().nth(1).unwrap().to_owned();
+        assert!(cells.iter().all(|line| updates(line) == updates(&cells[0])), "{printed}");
+        // The file that is run is the file that the head is in.
+        assert!(command[1].ends_with(path.file_name().unwrap().to_str().unwrap()), "{command:?}");
+    }
+}
+
+fn is_comparison(path: &Path) -> bool {
+    path.file_name().unwrap().to_str().unwrap().starts_with("compare_")
+}
+
+/// Presets whose names begin so.
+fn presets(prefix: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
     fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|e| e == "ron"))
+        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(prefix))
         .collect()
 }
 

@@ -16,6 +16,7 @@ mod training;
 mod bad_input;
 mod bench;
 mod command_line;
+mod compare;
 mod export;
 mod export_readers;
 mod help_examples;

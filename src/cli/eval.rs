@@ -56,7 +56,8 @@ pub(super) fn eval(args: EvalArgs) -> Result<()> {
     };
     let model = policy.load(&device, &console)?.valid();
     let tokenizer = policy.tokenizer.as_ref();
-    let evaluation = evaluate(&model, &examples, reference.as_deref(), tokenizer, &settings, &console, &never)?;
-    let json = serde_json::to_string_pretty(&evaluation).map_err(|e| Error::usage(format!("cannot encode: {e}")))?;
+    let judged = evaluate(&model, &examples, reference.as_deref(), tokenizer, &settings, &console, &never)?;
+    let json =
+        serde_json::to_string_pretty(&judged.evaluation).map_err(|e| Error::usage(format!("cannot encode: {e}")))?;
     print_line(&json)
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod compare;
 mod completions;
 mod devices;
 mod doctor;
@@ -50,6 +51,8 @@ enum Verb {
     Generate(generate::GenerateArgs),
     /// The report of a run, finished or not: report.html, and events for TensorBoard.
     Report(report::ReportArgs),
+    /// Methods, seeds and settings side by side, from one start and at the same number of updates.
+    Compare(compare::CompareArgs),
     /// Talk to a model.
     Chat(chat::ChatArgs),
     /// Log-probs, log-ratios and losses of given responses, one JSON line a row.
@@ -85,6 +88,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Resume(args) => train::resume(args),
         Verb::Generate(args) => generate::generate(args),
         Verb::Report(args) => report::report(args),
+        Verb::Compare(args) => compare::compare(args),
         Verb::Chat(args) => chat::chat(args),
         Verb::Score(args) => score::score(args),
         Verb::Eval(args) => eval::eval(args),

@@ -6,6 +6,7 @@
 //! [`RunConfig::set`], [`RunConfig::resolve`] and [`RunConfig::validate`] in this order.
 //! Next: [`crate::data`].
 
+mod compare;
 mod objective;
 mod overrides;
 mod parse;
@@ -17,6 +18,7 @@ mod training;
 
 pub(crate) use overrides::nearest;
 
+pub use compare::{CompareConfig, Method};
 pub use objective::{ObjectiveConfig, ObjectiveName};
 pub use sampling::{EvaluationConfig, GenerationConfig, Unfinished, WeightFormat, WordProblemsConfig};
 pub use server::ServerConfig;

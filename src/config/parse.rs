@@ -5,6 +5,8 @@
 use ron::error::{Position, SpannedError};
 use ron::extensions::Extensions;
 use ron::ser::PrettyConfig;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::{RunConfig, overrides, ranges};
 use crate::error::{Error, Result};
@@ -21,18 +23,23 @@ pub(super) fn dialect() -> ron::Options {
 
 /// See [`RunConfig::from_ron`].
 pub(super) fn from_ron(text: &str, origin: &str) -> Result<RunConfig> {
+    let config: RunConfig = read(text, origin)?;
+    ranges::check_finite(&config).map_err(|error| Error::config(origin, error.to_string()))?;
+    Ok(config)
+}
+
+/// Any configuration's text; numbers that are not finite pass.
+pub(super) fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T> {
     if text.len() > MAX_BYTES {
         let message = format!("a configuration of {} bytes; at most {MAX_BYTES} are read", text.len());
         return Err(Error::config(origin, message).with_hint("is this a data file?"));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let config: RunConfig = dialect().from_str(text).map_err(|error| explain(&error, text, origin))?;
-    ranges::check_finite(&config).map_err(|error| Error::config(origin, error.to_string()))?;
-    Ok(config)
+    dialect().from_str(text).map_err(|error| explain(&error, text, origin))
 }
 
 /// See [`RunConfig::to_ron`].
-pub(super) fn to_ron(config: &RunConfig) -> Result<String> {
+pub(super) fn to_ron(config: &impl Serialize) -> Result<String> {
     let layout = PrettyConfig::new().compact_arrays(true);
     let mut text = dialect()
         .to_string_pretty(config, layout)
@@ -82,6 +89,9 @@ fn found_at(text: &str, start: Position) -> String {
 
 /// What the writer of an unknown key may have meant: the same key at another place, or a similar one at this place.
 fn key_hint(found: &str, expected: &[&str]) -> String {
+    if expected.contains(&"methods") || expected.contains(&"set") {
+        return comparison_key_hint(found, expected);
+    }
     let everywhere = overrides::known_keys();
     if let Some(elsewhere) = everywhere.iter().find(|key| key.rsplit('.').next() == Some(found)) {
         return match elsewhere.split_once('.') {
@@ -91,6 +101,17 @@ fn key_hint(found: &str, expected: &[&str]) -> String {
     }
     match overrides::nearest(found, expected.iter().copied()) {
         Some(key) => format!("did you mean `{key}`?"),
+        None => format!("known here: {}", one_of(expected)),
+    }
+}
+
+/// The same for a key of a comparison, whose `base` holds those of a run.
+fn comparison_key_hint(found: &str, expected: &[&str]) -> String {
+    match overrides::nearest(found, expected.iter().copied()) {
+        Some(key) => format!("did you mean `{key}`?"),
+        None if overrides::known_keys().iter().any(|key| key == found) => {
+            format!("`{found}` belongs in `base: ({found}: ..)`")
+        }
         None => format!("known here: {}", one_of(expected)),
     }
 }

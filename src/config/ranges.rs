@@ -163,6 +163,7 @@ fn stage_numbers(section: &str, train: &TrainConfig) -> Vec<Number> {
     let list = [
         ("lr", train.lr, LEARNING_RATE),
         ("epochs", Some(train.epochs as f64), from_to(1.0, 100_000.0)),
+        ("num_steps", train.num_steps.map(|steps| steps as f64), COUNT),
         ("batch_size", Some(train.batch_size as f64), COUNT),
         ("micro_batch_size", Some(train.micro_batch_size as f64), COUNT),
         ("max_tokens", Some(train.max_tokens as f64), COUNT_OR_OFF),
@@ -322,11 +323,13 @@ mod tests {
 
     /// A valid configuration with every optional number set.
     fn complete() -> RunConfig {
+        let stage = TrainConfig { num_steps: Some(4), ..TrainConfig::default() };
         let mut config = RunConfig {
             max_rows: Some(10),
             server: Some(ServerConfig { on_policy_ready: vec!["serve".to_owned()], ..ServerConfig::default() }),
             lora: Some(LoraConfig::default()),
-            sft: Some(TrainConfig::default()),
+            sft: Some(stage.clone()),
+            train: stage,
             continued_sft_lr: Some(1e-4),
             word_problems: Some(WordProblemsConfig::default()),
             ..RunConfig::default()

@@ -10,6 +10,9 @@ pub struct TrainConfig {
     pub lr: Option<f64>,
     /// Passes over the pairs. Default 1: self-generated responses age as the policy leaves the reference.
     pub epochs: usize,
+    /// Updates of the stage (of each iteration), whatever number of pairs there are; may end within an epoch. Default
+    /// none: `epochs` passes over the pairs. `gsil compare` sets it, so that all methods make the same number.
+    pub num_steps: Option<usize>,
     /// Pairs per update. Default 8: what a small machine can afford; more is steadier.
     pub batch_size: usize,
     /// Pairs per forward and backward pass, at most `batch_size`; gradients are accumulated. Changes memory and speed,
@@ -52,6 +55,11 @@ impl TrainConfig {
     pub const DEFAULT_LR: f64 = 1e-5;
     /// The default `lr` when an adapter is trained: its few weights must move further.
     pub const DEFAULT_LORA_LR: f64 = 1e-4;
+
+    /// Updates of a stage with so many pairs.
+    pub fn num_updates(&self, num_pairs: usize) -> usize {
+        self.num_steps.unwrap_or(num_pairs.div_ceil(self.batch_size) * self.epochs)
+    }
 }
 
 impl Default for TrainConfig {
@@ -59,6 +67,7 @@ impl Default for TrainConfig {
         Self {
             lr: None,
             epochs: 1,
+            num_steps: None,
             batch_size: 8,
             micro_batch_size: 2,
             max_tokens: 0,

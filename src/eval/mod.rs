@@ -81,6 +81,35 @@ pub struct Answers {
     pub flexible_match: Option<f64>,
 }
 
+/// The figures of one row: what comparisons of models on the same rows rest on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RowFigures {
+    /// The row of the data file, counted from 0.
+    pub index: usize,
+    /// Tokens of the demonstration.
+    pub num_tokens: usize,
+    /// Log-prob of the demonstration, nats.
+    pub demonstration_log_prob: f64,
+    /// None if the row was not answered.
+    pub greedy: Option<RowAnswer>,
+    pub sampled: Option<RowAnswer>,
+}
+
+/// One generated answer; without an answer marker only its end is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowAnswer {
+    pub finished: bool,
+    pub ends_in_answer: Option<bool>,
+    pub exact_match: Option<bool>,
+}
+
+/// The figures of one model together and row by row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    pub evaluation: Evaluation,
+    pub rows: Vec<RowFigures>,
+}
+
 /// The start policy's view of the held-out rows: the reference of [`AgainstReference`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReferenceRow {
@@ -117,7 +146,7 @@ pub fn evaluate(
     settings: &Settings,
     console: &Console,
     check: &dyn Fn() -> Result<()>,
-) -> Result<Evaluation> {
+) -> Result<Judged> {
     let model = model.valid();
     let log_probs = demonstration_log_probs(&model, examples, settings, console, check)?;
     if let Some(row) = log_probs.iter().position(|log_prob| !log_prob.is_finite()) {
@@ -129,22 +158,34 @@ pub fn evaluate(
         None => None,
     };
     let answered = &examples[..settings.generate_rows.min(examples.len())];
-    let answers = |temperature: f64| -> Result<Option<Answers>> {
+    let answers = |temperature: f64| -> Result<(Option<Answers>, Vec<RowAnswer>)> {
         if answered.is_empty() {
-            return Ok(None);
+            return Ok((None, Vec::new()));
         }
         let label = if temperature == 0.0 { "greedy" } else { "sampled" };
         let responses = respond(&model, answered, temperature, settings, (label, console), check)?;
-        judge(answered, &responses, tokenizer, settings.answer_marker.as_deref()).map(Some)
+        let rows = judge_rows(answered, &responses, tokenizer, settings.answer_marker.as_deref())?;
+        Ok((Some(rows.answers(&responses)), rows.rows))
     };
-    Ok(Evaluation {
+    let (greedy, greedy_rows) = answers(0.0)?;
+    let (sampled, sampled_rows) = if settings.sampled { answers(1.0)? } else { (None, Vec::new()) };
+    let row = |(i, (example, log_prob)): (usize, (&Example, &f64))| RowFigures {
+        index: example.index,
+        num_tokens: example.demonstration_ids.len(),
+        demonstration_log_prob: *log_prob,
+        greedy: greedy_rows.get(i).copied(),
+        sampled: sampled_rows.get(i).copied(),
+    };
+    let rows = examples.iter().zip(&log_probs).enumerate().map(row).collect();
+    let evaluation = Evaluation {
         held_out: settings.held_out,
         num_rows: examples.len(),
         demonstration_log_prob_per_token: log_probs.iter().sum::<f64>() / num_tokens.max(1) as f64,
         against_reference,
-        greedy: answers(0.0)?,
-        sampled: if settings.sampled { answers(1.0)? } else { None },
-    })
+        greedy,
+        sampled,
+    };
+    Ok(Judged { evaluation, rows })
 }
 
 fn demonstration_log_probs(
@@ -240,42 +281,63 @@ fn respond(
     Ok(responses.into_iter().flatten().collect())
 }
 
-fn judge(
+/// What each answer is like.
+struct JudgedAnswers {
+    rows: Vec<RowAnswer>,
+    /// Rows whose last number is right; None where that says nothing.
+    num_flexible: Option<usize>,
+}
+
+impl JudgedAnswers {
+    fn answers(&self, responses: &[Response]) -> Answers {
+        let num_rows = self.rows.len();
+        let share = |count: usize| count as f64 / num_rows.max(1) as f64;
+        let known = |figure: fn(&RowAnswer) -> Option<bool>| {
+            let values: Option<Vec<bool>> = self.rows.iter().map(figure).collect();
+            values.map(|values| share(values.into_iter().filter(|is_so| *is_so).count()))
+        };
+        let num_tokens: usize = responses.iter().map(|response| response.token_ids.len()).sum();
+        Answers {
+            num_rows,
+            finished: share(self.rows.iter().filter(|row| row.finished).count()),
+            mean_tokens: num_tokens as f64 / num_rows.max(1) as f64,
+            ends_in_answer: known(|row| row.ends_in_answer),
+            exact_match: known(|row| row.exact_match),
+            flexible_match: self.num_flexible.map(share),
+        }
+    }
+}
+
+fn judge_rows(
     examples: &[Example],
     responses: &[Response],
     tokenizer: Option<&Tokenizer>,
     marker: Option<&str>,
-) -> Result<Answers> {
-    let num_rows = responses.len();
-    let share = |count: usize| count as f64 / num_rows.max(1) as f64;
-    let num_tokens: usize = responses.iter().map(|response| response.token_ids.len()).sum();
-    let mut answers = Answers {
-        num_rows,
-        finished: share(responses.iter().filter(|response| response.finished).count()),
-        mean_tokens: num_tokens as f64 / num_rows.max(1) as f64,
-        ends_in_answer: None,
-        exact_match: None,
-        flexible_match: None,
+) -> Result<JudgedAnswers> {
+    let unread =
+        |response: &Response| RowAnswer { finished: response.finished, ends_in_answer: None, exact_match: None };
+    let (Some(tokenizer), Some(marker)) = (tokenizer, marker) else {
+        return Ok(JudgedAnswers { rows: responses.iter().map(unread).collect(), num_flexible: None });
     };
-    let (Some(tokenizer), Some(marker)) = (tokenizer, marker) else { return Ok(answers) };
-    let (mut ends, mut exact, mut flexible, mut flexible_makes_sense) = (0, 0, 0, false);
+    let (mut rows, mut num_flexible, mut flexible_makes_sense) = (Vec::new(), 0, false);
     for (example, response) in examples.iter().zip(responses) {
         let text = tokenizer.decode(&response.token_ids)?;
         let demonstration = match &example.demonstration_text {
             Some(text) => text.clone(),
             None => tokenizer.decode(&example.demonstration_ids)?,
         };
-        ends += usize::from(response.finished && ends_in_answer(&text, marker));
-        let Some(truth) = strict_answer(&demonstration, marker) else { continue };
-        let agrees = |answer: Option<String>| usize::from(answer.is_some_and(|answer| answers_agree(&answer, &truth)));
-        flexible_makes_sense |= agrees(flexible_answer(&demonstration)) == 1;
-        exact += agrees(strict_answer(&text, marker));
-        flexible += agrees(flexible_answer(&text));
+        let ends = response.finished && ends_in_answer(&text, marker);
+        let truth = strict_answer(&demonstration, marker);
+        let agrees = |answer: Option<String>| match (&answer, &truth) {
+            (Some(answer), Some(truth)) => answers_agree(answer, truth),
+            _ => false,
+        };
+        flexible_makes_sense |= agrees(flexible_answer(&demonstration));
+        num_flexible += usize::from(agrees(flexible_answer(&text)));
+        let exact_match = Some(agrees(strict_answer(&text, marker)));
+        rows.push(RowAnswer { finished: response.finished, ends_in_answer: Some(ends), exact_match });
     }
-    answers.ends_in_answer = Some(share(ends));
-    answers.exact_match = Some(share(exact));
-    answers.flexible_match = flexible_makes_sense.then(|| share(flexible));
-    Ok(answers)
+    Ok(JudgedAnswers { rows, num_flexible: flexible_makes_sense.then_some(num_flexible) })
 }
 
 /// The text's last marker is followed by a number and nothing else.

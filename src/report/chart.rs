@@ -97,7 +97,7 @@ fn widened(values: impl Iterator<Item = f64>) -> (f64, f64) {
     }
 }
 
-fn rounded_outwards((low, high): (f64, f64)) -> (f64, f64) {
+pub(super) fn rounded_outwards((low, high): (f64, f64)) -> (f64, f64) {
     let step = round_step(high - low);
     ((low / step).floor() * step, (high / step).ceil() * step)
 }
@@ -110,7 +110,7 @@ fn round_step(span: f64) -> f64 {
     factor * power
 }
 
-fn ticks((low, high): (f64, f64)) -> Vec<f64> {
+pub(super) fn ticks((low, high): (f64, f64)) -> Vec<f64> {
     let step = round_step(high - low);
     let first = (low / step - 1e-9).ceil() as i64;
     let last = (high / step + 1e-9).floor() as i64;

@@ -4,10 +4,12 @@
 //! [`write_report`] reads a run folder and leaves `report.html` and `tb/` in it; training calls it as it goes.
 
 mod chart;
+pub mod comparison;
 pub mod console;
 mod figures;
 mod health;
 mod html;
+mod interval_chart;
 mod page;
 mod responses;
 mod run_files;

@@ -11,6 +11,7 @@ use super::health::{Finding, findings};
 use super::html::{count, escape, table};
 use super::run_files::RunFiles;
 use super::{responses, training_charts};
+use crate::config::TrainConfig;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -31,20 +32,24 @@ pub fn html(runs: &[RunFiles]) -> String {
         timing_section(run),
         settings(run),
     ];
+    let words = "Words: a <b>demonstration</b> is given, a <b>self-generated</b> response was sampled from the \
+                 <b>reference</b>, the policy at the start of an iteration; a <b>log-ratio</b> is log-prob under the \
+                 policy less log-prob under the reference, in nats over the response.";
+    document(&title, &[status(run), scope(runs)].concat(), &sections.concat(), words)
+}
+
+/// A page that needs nothing else. All parts are HTML.
+pub(super) fn document(title: &str, status: &str, main: &str, words: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
          <title>{title} \u{2013} gsil</title>\n<style>\n{STYLE}</style></head>\n\
-         <body>\n<header><h1>{title}</h1>\n<p class=\"status\">{}</p></header>\n\
-         <main>\n{}</main>\n\
-         <footer>Written by gsil {}. Words: a <b>demonstration</b> is given, a <b>self-generated</b> response was \
-         sampled from the <b>reference</b>, the policy at the start of an iteration; a <b>log-ratio</b> is log-prob \
-         under the policy less log-prob under the reference, in nats over the response.</footer>\n\
+         <body>\n<header><h1>{title}</h1>\n<p class=\"status\">{status}</p></header>\n\
+         <main>\n{main}</main>\n\
+         <footer>Written by gsil {}. {words}</footer>\n\
          <script>\n{SCRIPT}</script></body></html>\n",
-        [status(run), scope(runs)].concat(),
-        sections.concat(),
         env!("CARGO_PKG_VERSION")
     )
 }
@@ -140,17 +145,22 @@ fn data(run: &RunFiles) -> String {
 fn training(run: &RunFiles) -> String {
     let config = &run.config;
     let lr = config.train.lr.map_or_else(String::new, |lr| format!(", learning rate {lr}"));
-    let sft = config
-        .sft
-        .as_ref()
-        .map(|sft| format!(", after {} of supervised training", plural(sft.epochs, "epoch")))
-        .unwrap_or_default();
+    let sft =
+        config.sft.as_ref().map(|sft| format!(", after {} of supervised training", length(sft))).unwrap_or_default();
     format!(
         "{} of {} in batches of {}{lr}{sft}",
         plural(config.iterations, "iteration"),
-        plural(config.train.epochs, "epoch"),
+        length(&config.train),
         config.train.batch_size
     )
+}
+
+/// How long a stage trains.
+fn length(train: &TrainConfig) -> String {
+    match train.num_steps {
+        Some(num_steps) => plural(num_steps, "update"),
+        None => plural(train.epochs, "epoch"),
+    }
 }
 
 fn plural(number: usize, thing: &str) -> String {

@@ -11,7 +11,7 @@ use crate::data::examples::Example;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, weights};
 
-const BINDING_FILE: &str = "binding.json";
+pub(super) const BINDING_FILE: &str = "binding.json";
 
 /// Hashes (BLAKE3, hexadecimal).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

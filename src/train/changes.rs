@@ -63,6 +63,15 @@ pub fn check_changes(began_with: &RunConfig, now: &RunConfig, allow: bool) -> Re
     Err(Error::config("config.ron", message).with_hint(hint))
 }
 
+/// The settings in which two configurations differ, as `key: before, now after`.
+///
+/// # Errors
+/// [`Error::Config`] for values that have no JSON form; valid ones have.
+pub fn describe_differences(before: &RunConfig, after: &RunConfig) -> Result<Vec<String>> {
+    let text = |d: &Difference| format!("{}: {}, now {}", d.key, d.before, d.after);
+    Ok(differences(before, after)?.iter().map(text).collect())
+}
+
 /// A key with two values.
 #[derive(Debug)]
 struct Difference {

@@ -30,7 +30,7 @@ pub struct Fit<'a> {
     pub pairs: &'a [Pair],
     pub objective: &'a Objective,
     pub config: &'a TrainConfig,
-    /// Updates, instead of `config.epochs`; may end within an epoch.
+    /// Updates, instead of those that `config` asks for; may end within an epoch.
     pub num_steps: Option<usize>,
 }
 
@@ -40,7 +40,7 @@ impl Fit<'_> {
     }
 
     fn num_steps(&self) -> usize {
-        self.num_steps.unwrap_or(self.steps_per_epoch() * self.config.epochs)
+        self.num_steps.unwrap_or_else(|| self.config.num_updates(self.pairs.len()))
     }
 }
 

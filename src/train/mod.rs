@@ -30,12 +30,13 @@ pub mod pairs;
 pub mod replicas;
 mod reporting;
 pub mod retention;
-mod run_data;
+pub mod run_data;
 pub mod run_dir;
 pub mod schedule;
 pub mod self_generation;
 pub mod served;
 pub mod setup;
+mod sharing;
 pub mod signals;
 pub(crate) mod sources;
 pub mod step;
@@ -48,7 +49,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{ObjectiveConfig, ObjectiveName, TrainConfig};
 use crate::data::examples::Example;
 use crate::error::Result;
-use crate::eval::{self, Evaluation, ReferenceRow};
+use crate::eval::{self, Evaluation, Judged, ReferenceRow, RowFigures};
 use crate::formats::atomic_write::replace_file;
 use crate::formats::file_system::Disk;
 use crate::formats::hf_folder::ModelFolder;
@@ -71,6 +72,8 @@ const HELD_OUT_FILE: &str = "held_out.jsonl";
 const START_FILES: [&str; 2] = [START_FILE, HELD_OUT_FILE];
 /// A line for each stage: its held-out figures.
 pub const EVALUATIONS_FILE: &str = "evaluations.jsonl";
+/// A line for each stage: the held-out figures of every row.
+pub const EVALUATION_ROWS_FILE: &str = "evaluation_rows.jsonl";
 
 /// One line of `evaluations.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,6 +82,13 @@ pub struct EvaluationRow {
     pub stage: String,
     pub total_steps: usize,
     pub evaluation: Evaluation,
+}
+
+/// One line of `evaluation_rows.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageRows {
+    pub stage: String,
+    pub rows: Vec<RowFigures>,
 }
 
 /// The evaluations of the run in `path`, if it has nothing left to do; None if it can be continued.
@@ -103,7 +113,7 @@ impl Run {
         let mut progress = self.progress();
         self.describe_task(&model)?;
         if self.resumed.is_none() {
-            progress.held_out_log_prob = Some(self.evaluate("start", 0, &model, None)?);
+            progress.held_out_log_prob = Some(self.evaluate_start(&model)?);
             checkpoint::save(&self.dir, &progress, &model, None, self.keep())?;
         }
         while progress.stage != Stage::Done {
@@ -185,6 +195,9 @@ impl Run {
         let is_version_1 = self.resumed.as_ref().is_some_and(|saved| began_in_version_1(&saved.progress));
         let binding = Binding::new(policy.clone(), &self.examples, &self.config, &self.device_name);
         binding.check(&self.dir, &iteration_folder(iteration), is_version_1)?;
+        if progress.stage_steps == 0 {
+            self.take_over_responses(iteration, &binding)?;
+        }
         progress.reference = Some(policy);
         Ok(())
     }
@@ -226,7 +239,7 @@ impl Run {
 
     /// Updates of the supervised stage before the first iteration.
     fn supervised_steps(&self) -> usize {
-        let of = |config: &TrainConfig| self.supervised_pairs(config).len().div_ceil(config.batch_size) * config.epochs;
+        let of = |config: &TrainConfig| config.num_updates(self.supervised_pairs(config).len());
         self.config.sft.as_ref().map_or(0, of)
     }
 
@@ -281,7 +294,7 @@ impl Run {
         reference: Option<Vec<ReferenceRow>>,
     ) -> Result<f64> {
         let held_out = &self.held_out;
-        let evaluation = self.timed(stage, "evaluation", || {
+        let Judged { evaluation, rows } = self.timed(stage, "evaluation", || {
             eval::evaluate(
                 model,
                 &held_out.examples,
@@ -292,7 +305,11 @@ impl Run {
                 &|| self.stop.check(),
             )
         })?;
-        self.dir.keep_lines(EVALUATIONS_FILE, |row| row["stage"] != stage)?; // of a stage that a crash cut off here
+        for file in [EVALUATION_ROWS_FILE, EVALUATIONS_FILE] {
+            self.dir.keep_lines(file, |row| row["stage"] != stage)?; // of a stage that a crash cut off here
+        }
+        self.dir.append(EVALUATION_ROWS_FILE, &StageRows { stage: stage.to_owned(), rows })?;
+        self.dir.sync_lines(EVALUATION_ROWS_FILE)?;
         let log_prob = evaluation.demonstration_log_prob_per_token;
         self.dir.append(EVALUATIONS_FILE, &EvaluationRow { stage: stage.to_owned(), total_steps, evaluation })?;
         self.dir.sync_lines(EVALUATIONS_FILE)?;

@@ -6,6 +6,7 @@
 //! metrics.jsonl             a line for each update
 //! self_generation.jsonl     a line for each iteration: what its responses were like
 //! evaluations.jsonl         a line for each stage: its held-out figures
+//! evaluation_rows.jsonl     a line for each stage: the held-out figures of every row
 //! timing.jsonl              a line for each phase of a stage: its seconds; training stands in metrics.jsonl
 //! report.html               all of this to look at; written anew as the run goes, and by `gsil report`
 //! tb/                       the same scalars for TensorBoard

@@ -1,7 +1,7 @@
 //! Before the first step: everything is opened and checked, then the run folder is made, so that a mistake leaves nothing
 //! behind.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::Device;
@@ -54,6 +54,8 @@ pub struct Run {
     pub(super) replicas: Replicas,
     /// The checkpoint that the run continues from.
     pub(super) resumed: Option<Saved>,
+    /// Runs of a comparison that began alike; None outside of one. See [`super::sharing`].
+    pub(super) others: Option<Vec<PathBuf>>,
 }
 
 /// What both a new and a resumed run open and check.
@@ -301,6 +303,7 @@ impl Opened {
             examples,
             held_out,
             resumed,
+            others: None,
         };
         run.say_header(&model, &memory, &limits)?;
         Ok((run, model))

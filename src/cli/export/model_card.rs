@@ -140,8 +140,9 @@ fn trained(config: &RunConfig) -> String {
 }
 
 fn stage(train: &TrainConfig) -> String {
-    let TrainConfig { epochs, batch_size, lr, .. } = train;
-    format!("epochs {epochs}, batch size {batch_size}, learning rate {:e}", lr.unwrap_or_default())
+    let TrainConfig { epochs, num_steps, batch_size, lr, .. } = train;
+    let length = num_steps.map_or_else(|| format!("epochs {epochs}"), |num_steps| format!("updates {num_steps}"));
+    format!("{length}, batch size {batch_size}, learning rate {:e}", lr.unwrap_or_default())
 }
 
 fn objective(config: &RunConfig) -> String {

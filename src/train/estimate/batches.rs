@@ -136,10 +136,10 @@ pub fn stage_shape(
         shape.num_rows as u64 * sizes.kept_of_layer() * sizes.model.num_hidden_layers as u64
             + shape.num_responses as u64 * sizes.hidden()
     };
-    let mut found =
-        StageShape { num_updates: pairs.len().div_ceil(train.batch_size) * train.epochs, ..Default::default() };
+    let mut found = StageShape { num_updates: train.num_updates(pairs.len()), ..Default::default() };
+    let num_epochs = found.num_updates.div_ceil(pairs.len().div_ceil(train.batch_size).max(1));
     let num_iterations = if matches!(stage, Stage::Iteration(_)) { config.iterations } else { 1 };
-    let epochs = (0..num_iterations).flat_map(|iteration| (0..train.epochs).map(move |epoch| (iteration, epoch)));
+    let epochs = (0..num_iterations).flat_map(|iteration| (0..num_epochs).map(move |epoch| (iteration, epoch)));
     for (iteration, epoch) in epochs.take(MAX_EPOCHS) {
         let stage = if matches!(stage, Stage::Iteration(_)) { Stage::Iteration(iteration) } else { stage };
         let order = shuffled(pairs.len(), epoch_seed(config.seed, stage, epoch));

@@ -109,12 +109,22 @@ impl Work<'_> {
         sft.into_iter().chain((0..config.iterations).map(Stage::Iteration)).chain(continued).collect()
     }
 
+    /// How a stage trains, and how often it does so.
     fn of_stage(&self, stage: Stage) -> (&TrainConfig, usize) {
         match (stage, &self.config.sft) {
-            (Stage::Sft, Some(sft)) => (sft, sft.epochs),
-            (Stage::ContinuedSft, _) => (&self.config.train, self.config.train.epochs * self.config.iterations),
-            _ => (&self.config.train, self.config.train.epochs),
+            (Stage::Sft, Some(sft)) => (sft, 1),
+            (Stage::ContinuedSft, _) => (&self.config.train, self.config.iterations),
+            _ => (&self.config.train, 1),
         }
+    }
+
+    /// Pairs of a stage, none left out.
+    fn num_pairs(&self, stage: Stage) -> usize {
+        let samples = match stage {
+            Stage::Iteration(_) if self.self_generates() => self.config.generation.samples_per_prompt,
+            _ => 1,
+        };
+        self.examples.len() * samples
     }
 
     /// Of the updates of a stage: 1 for one that is still to come, 0 for one that is done.
@@ -124,9 +134,8 @@ impl Work<'_> {
             std::cmp::Ordering::Less => 0.0,
             std::cmp::Ordering::Greater => 1.0,
             std::cmp::Ordering::Equal => {
-                let (train, epochs) = self.of_stage(stage);
-                let samples = if self.self_generates() { self.config.generation.samples_per_prompt } else { 1 };
-                let num_updates = (self.examples.len() * samples).div_ceil(train.batch_size) * epochs;
+                let (train, times) = self.of_stage(stage);
+                let num_updates = train.num_updates(self.num_pairs(stage)) * times;
                 (1.0 - standing.stage_steps as f64 / num_updates as f64).max(0.0)
             }
         }
@@ -160,12 +169,15 @@ impl Work<'_> {
     }
 
     fn training_seconds(&self, stage: Stage, speed: Speed) -> f64 {
-        let (train, epochs) = self.of_stage(stage);
+        let (train, times) = self.of_stage(stage);
         let passes = if train.activation_checkpointing { 4.0 } else { 3.0 };
-        let one_side = epochs as f64 * self.examples.len() as f64 * self.sequence_tokens() * passes;
+        let num_pairs = match train.num_steps {
+            Some(num_steps) => num_steps * train.batch_size,
+            None => train.epochs * self.num_pairs(stage),
+        };
+        let one_side = (times * num_pairs) as f64 * self.sequence_tokens() * passes;
         let sides = match (stage, pairing_of_iterations(self.config)) {
-            (Stage::Iteration(_), Pairing::Both) if self.are_given() => 2.0,
-            (Stage::Iteration(_), Pairing::Both) => 2.0 * self.config.generation.samples_per_prompt as f64,
+            (Stage::Iteration(_), Pairing::Both) => 2.0,
             _ => 1.0,
         };
         sides * one_side * speed.seconds_per_forward_token

@@ -1,0 +1,75 @@
+//! `gsil compare`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::print_line;
+use crate::compare::plan::{Plan, cell_folder};
+use crate::compare::{Comparison, results};
+use crate::device;
+use crate::doctor;
+use crate::error::{Error, Result};
+use crate::report::console::Console;
+use crate::report::table::format_table;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  gsil compare compare.ron --dry-run           # every run and its updates
+  gsil compare compare.ron --output grid
+  gsil compare compare.ron --output grid --only sft")]
+pub(super) struct CompareArgs {
+    /// What is compared (RON): a base, methods, seeds.
+    config: PathBuf,
+    /// The folder to make; runs/NAME if not given. The same command goes on there with a comparison that was stopped.
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// Run the cells of this method alone.
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// List the runs with their updates, and stop.
+    #[arg(long)]
+    dry_run: bool,
+    /// Changes to the base, `save_every=10` for instance.
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+pub(super) fn compare(args: CompareArgs) -> Result<()> {
+    let console = Console::stderr();
+    let origin = args.config.to_string_lossy();
+    let text = std::fs::read_to_string(&args.config)
+        .map_err(|error| Error::config(&*origin, format!("cannot read: {error}")))?;
+    let plan = Plan::new(&text, &origin, &args.overrides, &console)?;
+    let only = args.only.as_deref().map(|name| plan.config.method_index(name)).transpose()?;
+    if args.dry_run {
+        return print_line(list(&plan, only).trim_end());
+    }
+    let name = args.config.file_stem().unwrap_or(args.config.as_os_str());
+    let output = args.output.unwrap_or_else(|| Path::new("runs").join(name));
+    for name in plan.config.base.device_names() {
+        doctor::ensure_sound(device::resolve_name(name), &console)?;
+    }
+    let comparison = Comparison::open(plan, &output, console)?;
+    let outcome = comparison.run(only)?;
+    console.say(format!("results    {}", output.join("comparison.html").display()));
+    print_line(results(&outcome).trim_end())
+}
+
+/// Every cell with its number of updates, and what is made before them.
+fn list(plan: &Plan, only: Option<usize>) -> String {
+    let cells = plan.cells.iter().filter(|cell| only.is_none_or(|method| cell.method == method));
+    let rows: Vec<Vec<String>> = cells
+        .map(|cell| {
+            let (objective, iterations) = (cell.config.objective.name.to_string(), cell.config.iterations.to_string());
+            let folder = cell_folder(&plan.config, cell.method, cell.seed);
+            let name = plan.config.methods[cell.method].name.clone();
+            vec![name, cell.seed.to_string(), objective, iterations, cell.num_updates.to_string(), folder]
+        })
+        .collect();
+    let starts = match (plan.makes_starts(), plan.config.seeds.len()) {
+        (false, _) => String::new(),
+        (true, num) => format!("\nBefore them: the start of each of {num} seeds, by the supervised stage of `base`.\n"),
+    };
+    format_table(&["method", "seed", "objective", "iterations", "updates", "folder"], &rows) + &starts
+}

@@ -1,0 +1,254 @@
+//! What the cells of a comparison came to: read from their run folders, summed up over seeds, and compared with the
+//! baseline row by row.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::bootstrap::{Interval, PairedRows, Spread, interval};
+use super::plan::{Cell, Plan, cell_folder};
+use super::{FAILED_FILE, FINISHED_FILE};
+use crate::error::{Error, Result};
+use crate::eval::{Answers, Evaluation, RowAnswer, RowFigures};
+use crate::formats::file_system::Disk;
+use crate::train::json_lines::read_lines;
+use crate::train::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow, StageRows};
+
+/// A held-out figure that methods are compared by.
+pub struct Figure {
+    /// What tables call it.
+    pub name: &'static str,
+    pub meaning: &'static str,
+    /// A share of rows; else nats per token.
+    pub is_share: bool,
+    pub of_evaluation: fn(&Evaluation) -> Option<f64>,
+    /// A row's value; None if it has none.
+    of_row: fn(&RowFigures) -> Option<f64>,
+}
+
+/// In the order of the tables.
+pub const FIGURES: [Figure; 4] = [
+    Figure {
+        name: "log-prob/token",
+        meaning: "mean log-prob of a held-out demonstration's token, nats: higher is likelier",
+        is_share: false,
+        of_evaluation: |evaluation| Some(evaluation.demonstration_log_prob_per_token),
+        of_row: |row| Some(row.demonstration_log_prob),
+    },
+    Figure {
+        name: "greedy",
+        meaning: "greedy answers whose number after the marker is right",
+        is_share: true,
+        of_evaluation: |evaluation| share(evaluation.greedy.as_ref(), |answers| answers.exact_match),
+        of_row: |row| flag(row.greedy, |answer| answer.exact_match),
+    },
+    Figure {
+        name: "sampled",
+        meaning: "answers sampled at temperature 1 whose number after the marker is right",
+        is_share: true,
+        of_evaluation: |evaluation| share(evaluation.sampled.as_ref(), |answers| answers.exact_match),
+        of_row: |row| flag(row.sampled, |answer| answer.exact_match),
+    },
+    Figure {
+        name: "in format",
+        meaning: "greedy answers that end in the answer marker and a number",
+        is_share: true,
+        of_evaluation: |evaluation| share(evaluation.greedy.as_ref(), |answers| answers.ends_in_answer),
+        of_row: |row| flag(row.greedy, |answer| answer.ends_in_answer),
+    },
+];
+
+fn share(answers: Option<&Answers>, figure: fn(&Answers) -> Option<f64>) -> Option<f64> {
+    answers.and_then(figure)
+}
+
+fn flag(answer: Option<RowAnswer>, figure: fn(&RowAnswer) -> Option<bool>) -> Option<f64> {
+    answer.as_ref().and_then(figure).map(|is_so| f64::from(u8::from(is_so)))
+}
+
+/// One cell, as far as it has come.
+#[derive(Debug, Serialize)]
+pub struct CellOutcome {
+    #[serde(skip)]
+    pub method_index: usize,
+    pub method: String,
+    pub seed: u64,
+    /// Inside the comparison's folder.
+    pub folder: String,
+    /// Empty unless the cell is finished.
+    pub evaluations: Vec<EvaluationRow>,
+    /// Why it ended before its time.
+    pub failed: Option<String>,
+    #[serde(skip)]
+    pub last_rows: Vec<RowFigures>,
+}
+
+impl CellOutcome {
+    fn is_finished(&self) -> bool {
+        !self.evaluations.is_empty()
+    }
+
+    /// Updates that it made.
+    pub fn num_updates(&self) -> usize {
+        self.evaluations.last().map_or(0, |row| row.total_steps)
+    }
+}
+
+/// One figure of one method.
+#[derive(Debug, Serialize)]
+pub struct MethodFigure {
+    pub name: &'static str,
+    /// Over the seeds, after the last update.
+    pub spread: Option<Spread>,
+    /// What the method has more than the baseline on the seeds that both finished; none for the baseline itself.
+    pub difference: Option<Interval>,
+}
+
+/// One method over its seeds.
+#[derive(Debug, Serialize)]
+pub struct MethodOutcome {
+    pub name: String,
+    pub set: Vec<String>,
+    /// Seeds that are finished.
+    pub seeds: Vec<u64>,
+    pub num_updates: usize,
+    /// In the order of [`FIGURES`].
+    pub figures: Vec<MethodFigure>,
+}
+
+/// All of a comparison.
+#[derive(Debug, Serialize)]
+pub struct Outcome {
+    pub baseline: String,
+    pub seeds: Vec<u64>,
+    /// Every seed was judged on the same rows.
+    pub same_rows: bool,
+    /// Before the methods: one figure for each of [`FIGURES`].
+    pub start: Vec<Option<Spread>>,
+    pub methods: Vec<MethodOutcome>,
+    pub cells: Vec<CellOutcome>,
+    #[serde(skip)]
+    pub baseline_index: usize,
+}
+
+impl Outcome {
+    /// Reads what is finished of the comparison in `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if a file does not read, or cells of a seed were judged on different rows.
+    pub fn read(plan: &Plan, folder: &Path) -> Result<Self> {
+        let cells: Vec<CellOutcome> =
+            plan.cells.iter().map(|cell| read_cell(plan, cell, folder)).collect::<Result<_>>()?;
+        let baseline_index = plan.config.baseline_index()?;
+        let same_rows = plan.has_same_rows();
+        let method = |(index, method): (usize, &crate::config::Method)| -> Result<MethodOutcome> {
+            let own: Vec<&CellOutcome> = of_method(&cells, index).collect();
+            let baseline: Vec<&CellOutcome> = of_method(&cells, baseline_index).collect();
+            let figures = FIGURES.iter().map(|figure| {
+                let differences = pair_up(figure, &own, &baseline, folder)?;
+                Ok(MethodFigure {
+                    name: figure.name,
+                    spread: spread(figure, &own, <[EvaluationRow]>::last),
+                    difference: if index == baseline_index { None } else { interval(&differences, same_rows) },
+                })
+            });
+            Ok(MethodOutcome {
+                name: method.name.clone(),
+                set: method.set.clone(),
+                seeds: own.iter().map(|cell| cell.seed).collect(),
+                num_updates: own.first().map_or(0, |cell| cell.num_updates()),
+                figures: figures.collect::<Result<_>>()?,
+            })
+        };
+        let methods = plan.config.methods.iter().enumerate().map(method).collect::<Result<_>>()?;
+        // One cell of each seed tells of its start.
+        let starts: Vec<&CellOutcome> = plan
+            .config
+            .seeds
+            .iter()
+            .filter_map(|seed| cells.iter().find(|cell| cell.seed == *seed && cell.is_finished()))
+            .collect();
+        Ok(Outcome {
+            baseline: plan.config.methods[baseline_index].name.clone(),
+            seeds: plan.config.seeds.clone(),
+            same_rows,
+            start: FIGURES.iter().map(|figure| spread(figure, &starts, <[EvaluationRow]>::first)).collect(),
+            methods,
+            cells,
+            baseline_index,
+        })
+    }
+
+    /// Which of [`FIGURES`] there are values of.
+    pub fn used_figures(&self) -> Vec<usize> {
+        let is_used = |i: &usize| self.methods.iter().any(|method| method.figures[*i].spread.is_some());
+        (0..FIGURES.len()).filter(is_used).collect()
+    }
+
+    /// The finished cells of a method.
+    pub fn cells_of(&self, method: usize) -> impl Iterator<Item = &CellOutcome> {
+        of_method(&self.cells, method)
+    }
+}
+
+fn of_method(cells: &[CellOutcome], method: usize) -> impl Iterator<Item = &CellOutcome> {
+    cells.iter().filter(move |cell| cell.method_index == method && cell.is_finished())
+}
+
+fn read_cell(plan: &Plan, cell: &Cell, folder: &Path) -> Result<CellOutcome> {
+    let name = cell_folder(&plan.config, cell.method, cell.seed);
+    let path = folder.join(&name);
+    let (mut evaluations, mut last_rows) = (Vec::new(), Vec::new());
+    if path.join(FINISHED_FILE).exists() {
+        evaluations = read_lines::<EvaluationRow>(&Disk, &path.join(EVALUATIONS_FILE))?;
+        let stages: Vec<StageRows> = read_lines(&Disk, &path.join(EVALUATION_ROWS_FILE))?;
+        let last = evaluations.last().map(|row| row.stage.as_str());
+        last_rows = stages.into_iter().find(|stage| Some(stage.stage.as_str()) == last).map_or(Vec::new(), |s| s.rows);
+    }
+    let failure: Option<Value> =
+        fs::read(path.join(FAILED_FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    Ok(CellOutcome {
+        method_index: cell.method,
+        method: plan.config.methods[cell.method].name.clone(),
+        seed: cell.seed,
+        folder: name,
+        evaluations,
+        failed: failure.and_then(|failure| failure["message"].as_str().map(str::to_owned)),
+        last_rows,
+    })
+}
+
+/// Mean and deviation of a figure over cells; None if one of them does not have it.
+fn spread(
+    figure: &Figure,
+    cells: &[&CellOutcome],
+    pick: fn(&[EvaluationRow]) -> Option<&EvaluationRow>,
+) -> Option<Spread> {
+    let value = |cell: &&CellOutcome| (figure.of_evaluation)(&pick(&cell.evaluations)?.evaluation);
+    let values: Option<Vec<f64>> = cells.iter().map(value).collect();
+    Spread::of(&values?)
+}
+
+/// The differences of the rows of all seeds that both have finished; empty if the rows have no such figure.
+fn pair_up(figure: &Figure, own: &[&CellOutcome], baseline: &[&CellOutcome], folder: &Path) -> Result<Vec<PairedRows>> {
+    let mut seeds = Vec::new();
+    for cell in own {
+        let Some(other) = baseline.iter().find(|other| other.seed == cell.seed) else { continue };
+        let identity = |rows: &[RowFigures]| rows.iter().map(|row| (row.index, row.num_tokens)).collect::<Vec<_>>();
+        if identity(&cell.last_rows) != identity(&other.last_rows) {
+            let message = format!("was judged on other rows than {}", other.folder);
+            return Err(Error::input(folder.join(&cell.folder), message)
+                .with_hint("methods must not change which rows are short enough to be judged on (train.max_length)"));
+        }
+        let mut paired = PairedRows { differences: Vec::new(), weights: Vec::new() };
+        for (row, against) in cell.last_rows.iter().zip(&other.last_rows) {
+            let (Some(value), Some(before)) = ((figure.of_row)(row), (figure.of_row)(against)) else { continue };
+            paired.differences.push(value - before);
+            paired.weights.push(if figure.is_share { 1.0 } else { row.num_tokens as f64 });
+        }
+        seeds.push(paired);
+    }
+    Ok(seeds)
+}
