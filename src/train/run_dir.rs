@@ -47,7 +47,7 @@ pub struct RunDir {
     files: Arc<dyn FileSystem>,
     /// [`RunDir::create`] made the folder itself.
     is_new: bool,
-    _lock: File,
+    lock: File,
 }
 
 impl RunDir {
@@ -100,7 +100,7 @@ impl RunDir {
     /// The lock is the system's and ends with the process, however that ends. The file says who holds it.
     fn lock(files: Arc<dyn FileSystem>, path: &Path, is_new: bool) -> Result<Self> {
         let lock_path = path.join(LOCK_FILE);
-        let mut lock = OpenOptions::new()
+        let lock = OpenOptions::new()
             .create(true)
             .append(true)
             .open(&lock_path)
@@ -114,9 +114,13 @@ impl RunDir {
             }
             Err(TryLockError::Error(error)) => return Err(Error::writing("lock", &lock_path)(error)),
         }
+        let mut dir = RunDir { path: path.to_owned(), files, is_new, lock };
         let who = format!("process {} on {}\n", std::process::id(), host_name());
-        lock.set_len(0).and_then(|()| lock.write_all(who.as_bytes())).map_err(Error::writing("write", &lock_path))?;
-        Ok(RunDir { path: path.to_owned(), files, is_new, _lock: lock })
+        dir.lock
+            .set_len(0)
+            .and_then(|()| dir.lock.write_all(who.as_bytes()))
+            .map_err(Error::writing("write", &lock_path))?;
+        Ok(dir)
     }
 
     /// The folder.
@@ -258,6 +262,14 @@ fn host_name() -> String {
     }
 }
 
+/// Closing the file is not enough: a program that is being started at this moment holds a copy of it until it runs.
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        // Without this the lock ends a little later, with the file.
+        let _ = self.lock.unlock();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,6 +286,15 @@ mod tests {
         let second = create(folder.path()).unwrap_err();
         assert_eq!(second.exit_code(), 7);
         assert!(second.to_string().contains(&format!("process {} on {}", std::process::id(), host_name())), "{second}");
+        drop(first);
+        create(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_folder_is_free_although_a_copy_of_the_locked_file_is_still_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = create(folder.path()).unwrap();
+        let _copy = first.lock.try_clone().unwrap();
         drop(first);
         create(folder.path()).unwrap();
     }
