@@ -141,6 +141,7 @@ impl Examined {
                 prompt_ids: ids(1, num_prompt),
                 demonstration: scored(20),
                 self_generated: Some(scored(33)),
+                distributions: None,
             }
         });
         Ok(Examined { device, num_tokens_multiple: num_tokens_multiple(name), pairs: pairs.to_vec() })

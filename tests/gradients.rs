@@ -210,6 +210,7 @@ fn random_pairs(num_pairs: usize) -> Vec<Pair> {
             prompt_ids: random_ids(100 + i as u64, 1 + (3 * i) % 5, VOCAB_SIZE),
             demonstration: response(200 + i, 2 + (5 * i) % 7),
             self_generated: Some(response(300 + i, 1 + (4 * i) % 9)),
+            distributions: None,
         })
         .collect()
 }

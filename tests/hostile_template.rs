@@ -10,7 +10,7 @@ use gsil::data::rows::Message;
 
 use crate::support::binary::Random;
 use crate::support::mutations::damaged_text;
-use crate::support::{doors, fixture};
+use crate::support::{doors, fixture, in_its_own_process};
 
 /// Promised is one second on a quiet machine; tests share theirs, and here is a compilation, too.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -34,7 +34,13 @@ fn growing(start: &str, step: &str, times: usize, end: &str) -> String {
 /// Promise R14.
 #[test]
 fn templates_that_ask_for_too_much_end_in_an_error_soon() {
-    let hostile = [
+    in_its_own_process("hostile_template::templates_that_ask_for_too_much_end_in_an_error_soon", || {
+        too_much().iter().for_each(|source| assert!(ends_in_time(source).is_err(), "{source:.160}"));
+    });
+}
+
+fn too_much() -> Vec<String> {
+    vec![
         "{% for i in range(1000000000000000) %}{% endfor %}".to_owned(),
         "{% for i in range(-1000000000000000, 1000000000000000) %}x{% endfor %}".to_owned(),
         format!("{}{}", "{% for i in range(100000) %}".repeat(3), "{% endfor %}".repeat(3)),
@@ -62,10 +68,7 @@ fn templates_that_ask_for_too_much_end_in_an_error_soon() {
         format!("{{{{ {}1{} }}}}", "[".repeat(100_000), "]".repeat(100_000)),
         format!("{}x{}", "{% if true %}".repeat(9_000), "{% endif %}".repeat(9_000)),
         "x".repeat((256 << 10) + 1),
-    ];
-    for source in &hostile {
-        assert!(ends_in_time(source).is_err(), "{source:.160}");
-    }
+    ]
 }
 
 /// An error or a text, but never an overflow of the stack, which would abort the whole test run.
@@ -129,18 +132,20 @@ fn a_long_message_is_rendered_and_a_thousand_copies_of_it_are_not() {
 /// The first row of a data file costs the time limit and a thread that cannot be stopped; the others must not.
 #[test]
 fn a_template_that_ran_over_its_time_is_not_tried_again() {
-    let slow = growing("['a']", "ns.x + ns.x", 34, "{{ ns.x | length }}");
-    let source = format!("{{% if messages[0].content == 'slow' %}}{slow}{{% endif %}}");
-    let template = ChatTemplate::new(&source, None, None, Path::new("model")).unwrap();
-    let render = |content: &str| template.render(&[Message { role: "user".into(), content: content.into() }], true);
-    assert_eq!(render("quick").unwrap(), "");
-    let error = render("slow").unwrap_err();
-    assert!(error.to_string().contains("did not end within"), "{error}");
-    let start = Instant::now();
-    for content in ["slow", "quick"] {
-        assert!(render(content).unwrap_err().to_string().contains("is not tried again"));
-    }
-    assert!(start.elapsed() < Duration::from_millis(100));
+    in_its_own_process("hostile_template::a_template_that_ran_over_its_time_is_not_tried_again", || {
+        let slow = growing("['a']", "ns.x + ns.x", 34, "{{ ns.x | length }}");
+        let source = format!("{{% if messages[0].content == 'slow' %}}{slow}{{% endif %}}");
+        let template = ChatTemplate::new(&source, None, None, Path::new("model")).unwrap();
+        let render = |content: &str| template.render(&[Message { role: "user".into(), content: content.into() }], true);
+        assert_eq!(render("quick").unwrap(), "");
+        let error = render("slow").unwrap_err();
+        assert!(error.to_string().contains("did not end within"), "{error}");
+        let start = Instant::now();
+        for content in ["slow", "quick"] {
+            assert!(render(content).unwrap_err().to_string().contains("is not tried again"));
+        }
+        assert!(start.elapsed() < Duration::from_millis(100));
+    });
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod golden;
 mod gradients;
 mod replicas;
 mod training;
+mod variance_reduction;
 
 mod bad_input;
 mod bench;

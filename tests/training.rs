@@ -222,6 +222,7 @@ fn eight_pairs_one_by_one_train_like_eight_at_once_for_fifty_updates() {
             prompt_ids: random_ids(3 * i, 3 + i as usize % 3, 515),
             demonstration: unscored(random_ids(3 * i + 1, 2 + i as usize % 4, 515)),
             self_generated: Some(unscored(random_ids(3 * i + 2, 2 + i as usize % 5, 515))),
+            distributions: None,
         };
         let pairs = scored_by(&golden::policy(device), (0..8).map(pair).collect());
         let losses = [1, 8].map(|micro_batch_size| {

@@ -77,6 +77,7 @@ fn random_pairs(size: &Size, vocab_size: usize) -> Vec<Pair> {
         prompt_ids: ids(prompt_len(size)),
         demonstration: unscored(ids(response_len)),
         self_generated: Some(unscored(ids(response_len))),
+        distributions: None,
     };
     (0..size.pairs).map(pair).collect()
 }

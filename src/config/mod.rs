@@ -19,7 +19,7 @@ mod training;
 pub(crate) use overrides::nearest;
 
 pub use compare::{CompareConfig, Method};
-pub use objective::{ObjectiveConfig, ObjectiveName};
+pub use objective::{ObjectiveConfig, ObjectiveName, VarianceReduction};
 pub use sampling::{EvaluationConfig, GenerationConfig, Unfinished, WeightFormat, WordProblemsConfig};
 pub use server::ServerConfig;
 pub use size::parse_bytes;

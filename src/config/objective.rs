@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::GenerationConfig;
+use crate::error::{Error, Result};
+
 /// Which loss, and how the log-ratio enters it: `implicit_reward = scale * log_ratio + shift`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -23,11 +26,69 @@ pub struct ObjectiveConfig {
     /// Divide a pair's loss by `scale * |l1'(shift)| * mean response length`, so that a learning rate and a gradient
     /// clip mean the same for every loss and scale. Default true.
     pub normalize: bool,
+    /// Less noise in the gradient of self-generated responses, with the same expectation. Default `none`: the paper's
+    /// loss. `top_k(16)` costs a pass of the reference over its responses and some memory.
+    pub variance_reduction: VarianceReduction,
 }
 
 impl Default for ObjectiveConfig {
     fn default() -> Self {
-        Self { name: ObjectiveName::Bernoulli, scale: None, shift: 0.0, power: 0.5, sft_weight: 0.0, normalize: true }
+        Self {
+            name: ObjectiveName::Bernoulli,
+            scale: None,
+            shift: 0.0,
+            power: 0.5,
+            sft_weight: 0.0,
+            normalize: true,
+            variance_reduction: VarianceReduction::None,
+        }
+    }
+}
+
+/// What is known of the reference's distribution at each token of its responses; the mathematics is in
+/// [`crate::objective::variance_reduction`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VarianceReduction {
+    /// Nothing: the loss as it stands.
+    #[default]
+    None,
+    /// The log-probs of the whole vocabulary: for small ones, at most [`Self::MAX_EXACT_VOCABULARY`] tokens.
+    Exact,
+    /// The log-probs of so many of the likeliest tokens; all others are one bucket.
+    TopK(usize),
+}
+
+impl VarianceReduction {
+    /// Tokens of a vocabulary whose distributions may be kept whole: 16 KiB for each token of a response.
+    pub const MAX_EXACT_VOCABULARY: usize = 4096;
+    /// The most tokens of `top_k`. A row of the head is read for each of them at each token of a response.
+    pub const MAX_TOP_K: usize = 256;
+
+    /// Whether responses are drawn as the correction assumes, and the objective has a side that it corrects.
+    pub(super) fn check(self, objective: ObjectiveName, generation: &GenerationConfig) -> Result<()> {
+        let key = "objective.variance_reduction";
+        match self {
+            Self::None => return Ok(()),
+            Self::TopK(k) if !(1..=Self::MAX_TOP_K).contains(&k) => {
+                let message =
+                    format!("top_k({k}) is not possible; k must be at least 1 and at most {}", Self::MAX_TOP_K);
+                return Err(Error::config(key, message).with_hint("16 is as good as all tokens, where it was measured"));
+            }
+            Self::Exact | Self::TopK(_) => {}
+        }
+        if !objective.is_density_ratio() {
+            let message = format!("`{objective}` has no self-generated side of its own to correct; it must be none");
+            return Err(
+                Error::config(key, message).with_hint("for bernoulli, brier, hinge, kliep, lsif and bregman_power")
+            );
+        }
+        if generation.temperature != 1.0 || generation.top_k != 0 || generation.top_p != 1.0 {
+            let message = "needs responses drawn from the reference's whole distribution";
+            return Err(Error::config(key, message)
+                .with_hint("use generation.temperature=1, generation.top_k=0 and generation.top_p=1"));
+        }
+        Ok(())
     }
 }
 
@@ -73,5 +134,11 @@ impl ObjectiveName {
     /// provisional for the others.
     pub fn default_scale(self) -> f64 {
         1.0
+    }
+
+    /// The losses of GSIL: a demonstration's side and a self-generated side, each a function of its implicit reward.
+    pub fn is_density_ratio(self) -> bool {
+        use ObjectiveName::{Bernoulli, BregmanPower, Brier, Hinge, Kliep, Lsif};
+        matches!(self, Bernoulli | Brier | Hinge | Kliep | Lsif | BregmanPower)
     }
 }

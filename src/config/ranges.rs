@@ -81,6 +81,7 @@ pub(super) fn validate(config: &RunConfig) -> Result<()> {
     check_texts(config)?;
     check_sizes(config)?;
     check_iterations(config)?;
+    config.objective.variance_reduction.check(config.objective.name, &config.generation)?;
     config.server.iter().try_for_each(|server| check_server(config, server))?;
     check_sources(config)
 }

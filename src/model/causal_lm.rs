@@ -110,7 +110,12 @@ impl CausalLm {
 
     /// Final norm and head: `[N, D]` -> logits `[N, V]`.
     pub fn head(&self, hidden: Tensor<2>) -> Tensor<2> {
-        ops::linear(self.norm.forward(hidden), self.head_weight())
+        self.logits(self.norm.forward(hidden))
+    }
+
+    /// The head alone: `[R, D]` after the final norm -> logits `[R, V]`.
+    pub fn logits(&self, normed: Tensor<2>) -> Tensor<2> {
+        ops::linear(normed, self.head_weight())
     }
 
     fn head_weight(&self) -> Tensor<2> {
@@ -128,8 +133,41 @@ impl CausalLm {
         targets: Tensor<1, Int>,
         keep_logits: bool,
     ) -> Tensor<1> {
-        let hidden = self.norm.forward(hidden.select(0, rows));
-        ops::selected_log_probs(hidden, self.head_weight(), targets, keep_logits)
+        self.target_log_probs(self.normed(hidden, rows), targets, keep_logits)
+    }
+
+    /// The given rows of the hidden states after the final norm: `[N, D]` and `[R]` -> `[R, D]`.
+    pub fn normed(&self, hidden: Tensor<2>, rows: Tensor<1, Int>) -> Tensor<2> {
+        self.norm.forward(hidden.select(0, rows))
+    }
+
+    /// [`Self::token_log_probs`] of rows that [`Self::normed`] gave.
+    pub fn target_log_probs(&self, normed: Tensor<2>, targets: Tensor<1, Int>, keep_logits: bool) -> Tensor<1> {
+        ops::selected_log_probs(normed, self.head_weight(), targets, keep_logits)
+    }
+
+    /// Log-probs (nats) of K tokens at each row, from the log-prob of the row's target: `log p(c) = log p(target) + h (w_c -
+    /// w_target)`. The sum over the vocabulary is that of the target, so one row of the head is read for each token, and
+    /// nothing grows with the vocabulary.
+    ///
+    /// # Shapes
+    /// `normed` `[R, D]`; `targets` and `target_log_probs` `[R]`; `token_ids` `[R, K]`; result `[R, K]`.
+    pub fn candidate_log_probs(
+        &self,
+        normed: Tensor<2>,
+        targets: Tensor<1, Int>,
+        target_log_probs: Tensor<1>,
+        token_ids: Tensor<2, Int>,
+    ) -> Tensor<2> {
+        let [num_rows, num_candidates] = token_ids.dims();
+        let size = normed.dims()[1];
+        let head = self.head_weight();
+        let logits = |ids: Tensor<1, Int>, count: usize| {
+            let w = head.clone().select(0, ids).reshape([num_rows, count, size]);
+            (w * normed.clone().unsqueeze_dim::<3>(1)).sum_dim(2).reshape([num_rows, count])
+        };
+        let candidates = logits(token_ids.reshape([num_rows * num_candidates]), num_candidates);
+        candidates - logits(targets, 1) + target_log_probs.reshape([num_rows, 1])
     }
 
     /// Logits for the token after the last of each row, appending to the cache.

@@ -12,20 +12,40 @@ pub fn int_tensor(values: &[i32], device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
 }
 
+/// The response tokens of a batch under a model, differentiable.
+pub struct ReadTokens {
+    /// `[R, D]`: hidden states after the final norm, at the row before each token.
+    pub normed: Tensor<2>,
+    /// `[R]`.
+    pub targets: Tensor<1, Int>,
+    /// `[R]`, nats.
+    pub log_probs: Tensor<1>,
+}
+
+/// Reads the response tokens of `batch` from its last hidden states `[N, D]`. For `keep_logits` see
+/// [`crate::ops::selected_log_probs`].
+pub fn read_tokens(model: &CausalLm, hidden: Tensor<2>, batch: &Batch, keep_logits: bool) -> ReadTokens {
+    let device = hidden.device();
+    let targets = int_tensor(&batch.targets, &device);
+    let normed = model.normed(hidden, int_tensor(&batch.rows, &device));
+    let log_probs = model.target_log_probs(normed.clone(), targets.clone(), keep_logits);
+    ReadTokens { normed, targets, log_probs }
+}
+
+/// Sums token log-probs `[R]` over each sequence's response: `[B]`.
+pub fn sum_by_sequence(token_log_probs: Tensor<1>, batch: &Batch) -> Tensor<1> {
+    let shape = [batch.num_sequences(), batch.num_response_tokens()];
+    let device = token_log_probs.device().without_autodiff();
+    let membership: Tensor<2> = Tensor::from_data(TensorData::new(batch.membership(), shape), &device);
+    (membership * token_log_probs.unsqueeze_dim(0)).sum_dim(1).reshape([batch.num_sequences()])
+}
+
 /// Log-prob of each sequence's response, differentiable: the sum of its token log-probs, nats.
 ///
 /// # Shapes
 /// `hidden` is `[N, D]`, of this batch; the result is `[B]`. For `keep_logits` see [`crate::ops::selected_log_probs`].
 pub fn sequence_log_probs(model: &CausalLm, hidden: Tensor<2>, batch: &Batch, keep_logits: bool) -> Tensor<1> {
-    let device = hidden.device();
-    let num_rows = batch.num_response_tokens();
-    let rows = int_tensor(&batch.rows, &device);
-    let targets = int_tensor(&batch.targets, &device);
-    let token_log_probs = model.token_log_probs(hidden, rows, targets, keep_logits); // [R]
-    let shape = [batch.num_sequences(), num_rows];
-    let membership: Tensor<2> =
-        Tensor::from_data(TensorData::new(batch.membership(), shape), &device.without_autodiff());
-    (membership * token_log_probs.unsqueeze_dim(0)).sum_dim(1).reshape([batch.num_sequences()])
+    sum_by_sequence(read_tokens(model, hidden, batch, keep_logits).log_probs, batch)
 }
 
 /// Token log-probs (nats) of each sequence's response, without gradients, `batch_size` sequences at a time.

@@ -26,6 +26,7 @@ pub mod bregman;
 pub mod density_ratio;
 pub mod log_probs;
 pub mod paired;
+pub mod variance_reduction;
 
 use std::sync::Arc;
 
@@ -86,6 +87,13 @@ impl PairLoss {
     fn with_supervised(mut self, term: Tensor<1>) -> Self {
         self.total = self.total + term.clone();
         self.supervised = Some(term);
+        self
+    }
+
+    /// Takes what is only noise out of the self-generated side, `[B]`: see [`variance_reduction`].
+    pub fn without_noise(mut self, noise: Tensor<1>) -> Self {
+        self.total = self.total - noise.clone();
+        self.self_generated = self.self_generated - noise;
         self
     }
 
@@ -191,6 +199,26 @@ impl Objective {
     /// `u = scale * log_ratio + shift`, `[B]`, nats.
     pub fn implicit_reward(&self, side: &SideLogProbs) -> Tensor<1> {
         self.log_ratio(side) * self.scale + self.shift
+    }
+
+    /// `l0'(u)`, how steep the loss of self-generated responses is at implicit rewards `[B]`; a constant. `None` for losses
+    /// that do not split into two sides.
+    pub fn self_generated_slope(&self, u: Tensor<1>) -> Option<Tensor<1>> {
+        let Form::DensityRatio(loss) = &self.form else { return None };
+        let u = Tensor::from_inner(u).require_grad();
+        let gradients = loss.self_generated(u.clone()).sum().backward();
+        // A loss without a gradient anywhere, `hinge` on its flat side, is flat.
+        Some(u.grad(&gradients).unwrap_or_else(|| u.inner().zeros_like()))
+    }
+
+    /// `scale`: implicit reward per nat.
+    pub fn scale(&self) -> f64 {
+        self.scale
+    }
+
+    /// `shift`: implicit reward where policy and reference agree.
+    pub fn shift(&self) -> f64 {
+        self.shift
     }
 
     /// What to divide the loss by, so that a learning rate and a gradient limit mean the same for every loss, scale and

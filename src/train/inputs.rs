@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 
+use super::distributions;
 use super::estimate::batches::RowLengths;
 use super::estimate::limits::Limits;
 use super::estimate::memory::{Subject, program_bytes};
@@ -77,6 +78,8 @@ impl Inputs {
                 .with_hint("give one to every row, or to none: then the policy generates its own"));
         }
         served::check(config, &policy, &examples)?;
+        let are_given = examples.iter().any(|example| example.self_generated_ids.is_some());
+        distributions::check(config, &policy.config, are_given)?;
         let settings = evaluation_settings(config, &policy, &device_name);
         let held_out = if files.held_out.is_empty() {
             let examples = examples[..NUM_PROBE_ROWS.min(examples.len())].to_vec();

@@ -17,6 +17,7 @@ pub mod binding;
 pub mod changes;
 pub mod checkpoint;
 pub mod collapse;
+pub mod distributions;
 pub mod environment;
 pub mod estimate;
 pub mod fit;
@@ -172,7 +173,9 @@ impl Run {
             let (stage, steps) = (progress.stage.to_string(), progress.stage_steps);
             let responses = self.timed(&stage, "generation", || self.self_generate(iteration, &model, steps))?;
             let log_probs = self.timed(&stage, "scoring", || self.score_demonstrations(iteration, &model, steps))?;
-            self.pair_up(iteration, &responses, &log_probs)?
+            let mut pairs = self.pair_up(iteration, &responses, &log_probs)?;
+            self.timed(&stage, "scoring", || self.add_distributions(iteration, &model, steps, &mut pairs))?;
+            pairs
         } else {
             self.examples.iter().map(Pair::demonstration_only).collect()
         };

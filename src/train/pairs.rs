@@ -3,6 +3,7 @@
 use crate::config::Unfinished;
 use crate::data::examples::Example;
 use crate::generate::Response;
+use crate::objective::variance_reduction::Distributions;
 
 /// A response and its log-prob (nats, summed over its tokens) under the reference.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +20,8 @@ pub struct Pair {
     pub prompt_ids: Vec<u32>,
     pub demonstration: ScoredResponse,
     pub self_generated: Option<ScoredResponse>,
+    /// The reference's distributions along the self-generated response, where `objective.variance_reduction` wants them.
+    pub distributions: Option<Distributions>,
 }
 
 impl Pair {
@@ -35,6 +38,7 @@ impl Pair {
             prompt_ids: example.prompt_ids.clone(),
             demonstration: ScoredResponse { token_ids: example.demonstration_ids.clone(), reference_log_prob: 0.0 },
             self_generated: None,
+            distributions: None,
         }
     }
 }
@@ -130,6 +134,7 @@ pub fn make_pairs(
                     token_ids: response.token_ids.clone(),
                     reference_log_prob: response.log_prob(),
                 }),
+                distributions: None,
             });
         }
         seen.extend(own);
@@ -163,6 +168,7 @@ mod tests {
             prompt_ids: vec![7],
             demonstration: ScoredResponse { token_ids: vec![2; len - 1], reference_log_prob: 0.0 },
             self_generated: None,
+            distributions: None,
         };
         let pairs = [3, 4, 2, 9, 2, 2, 2, 2].map(pair);
         let pairs: Vec<&Pair> = pairs.iter().collect();

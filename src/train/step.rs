@@ -16,8 +16,8 @@ use crate::config::TrainConfig;
 use crate::data::batch::{Batch, Sequence};
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, weights};
-use crate::objective::log_probs::sequence_log_probs;
-use crate::objective::{Objective, SideLogProbs};
+use crate::objective::log_probs::{ReadTokens, read_tokens, sum_by_sequence};
+use crate::objective::{Objective, SideLogProbs, variance_reduction};
 
 /// What stays the same from update to update.
 #[derive(Clone)]
@@ -114,8 +114,10 @@ impl Updater<'_> {
             let batch = self.batch(micro_batch);
             let saves_memory = self.config.activation_checkpointing;
             let (gradients, read) = backward::gradients(model, &batch, saves_memory, |hidden| {
-                let log_probs = sequence_log_probs(model, hidden, &batch, !saves_memory);
-                self.loss(log_probs, micro_batch, num_pairs_of_update)
+                let tokens = read_tokens(model, hidden, &batch, !saves_memory);
+                let log_probs = sum_by_sequence(tokens.log_probs.clone(), &batch);
+                let noise = self.noise(model, tokens, micro_batch);
+                self.loss(log_probs, noise, micro_batch, num_pairs_of_update)
             });
             sum.accumulate(model, gradients);
             values.push(weights::to_host(read)?);
@@ -140,8 +142,28 @@ impl Updater<'_> {
         Batch::new(&sequences, self.num_tokens_multiple)
     }
 
+    /// What the variance reduction takes out of each pair's loss, `[B]`, where the reference's distributions are known.
+    fn noise(&self, model: &CausalLm, tokens: ReadTokens, pairs: &[&Pair]) -> Option<Tensor<1>> {
+        let responses: Option<Vec<_>> = pairs
+            .iter()
+            .map(|pair| {
+                Some(variance_reduction::Response {
+                    token_ids: &pair.self_generated.as_ref()?.token_ids,
+                    distributions: pair.distributions.as_ref()?,
+                })
+            })
+            .collect();
+        variance_reduction::noise(self.objective, model, tokens, &responses?)
+    }
+
     /// The micro-batch's part of the mean loss, `[1]`, and the values that [`PairValues::add`] reads.
-    fn loss(&self, log_probs: Tensor<1>, pairs: &[&Pair], num_pairs_of_update: usize) -> (Tensor<1>, Tensor<1>) {
+    fn loss(
+        &self,
+        log_probs: Tensor<1>,
+        noise: Option<Tensor<1>>,
+        pairs: &[&Pair],
+        num_pairs_of_update: usize,
+    ) -> (Tensor<1>, Tensor<1>) {
         let device = log_probs.device();
         let num_pairs = pairs.len();
         let num_sequences = log_probs.dims()[0];
@@ -154,7 +176,12 @@ impl Updater<'_> {
             let responses = pairs.iter().map(|pair| pair.self_generated.as_ref());
             side(log_probs.clone().narrow(0, num_pairs, num_pairs), responses, &device)
         });
-        let loss = self.objective.loss(&demonstration, self_generated.as_ref()).normalized(self.normalizer);
+        let loss = self.objective.loss(&demonstration, self_generated.as_ref());
+        let loss = match noise {
+            Some(noise) => loss.without_noise(noise),
+            None => loss,
+        };
+        let loss = loss.normalized(self.normalizer);
         let num_clamped = loss.num_clamped.unwrap_or_else(|| Tensor::zeros([1], &device.clone().without_autodiff()));
         let read = [loss.total.clone(), loss.demonstration, loss.self_generated, num_clamped, log_probs];
         let read = Tensor::cat(read.map(without_graph).to_vec(), 0);

@@ -60,6 +60,7 @@ pub fn pairs() -> Vec<Pair> {
         prompt_ids: example.prompt_ids.clone(),
         demonstration: scored(&example.demonstration_ids, i),
         self_generated: Some(scored(example.self_generated_ids.as_ref().unwrap(), num_pairs + i)),
+        distributions: None,
     });
     pairs.collect()
 }

@@ -24,6 +24,7 @@ pub mod recipe;
 pub mod tensors;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -170,4 +171,17 @@ pub fn mean_loss_gradients(
             (pair_losses(objective, pairs, log_probs).mean(), ())
         });
     named_gradients(model, &gradients)
+}
+
+/// Runs the body of `test`, a path as in `hostile_template::name`, in a process of its own: threads that it leaves running end
+/// with it instead of taking time and memory from all other tests.
+pub fn in_its_own_process(test: &str, body: impl FnOnce()) {
+    const IS_CHILD: &str = "GSIL_TEST_IN_ITS_OWN_PROCESS";
+    if std::env::var_os(IS_CHILD).is_some() {
+        return body();
+    }
+    let this_program = std::env::current_exe().unwrap();
+    let output = Command::new(this_program).args(["--exact", test]).env(IS_CHILD, "1").output().unwrap();
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }

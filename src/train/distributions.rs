@@ -1,0 +1,113 @@
+//! The reference's distributions along its own responses, for the variance reduction: read in one pass after the pairs are
+//! known, and kept in the iteration's folder like the log-probs.
+//!
+//! A pass of its own rather than a by-product of decoding, so that they are those of the weights themselves however the
+//! responses came: decoded with 16-bit copies, or by a server. Pairs that are left out cost nothing.
+
+use serde::{Deserialize, Serialize};
+
+use super::iteration_folder;
+use super::json_lines::json_line;
+use super::pairs::Pair;
+use super::setup::Run;
+use crate::config::{RunConfig, VarianceReduction};
+use crate::data::batch::Sequence;
+use crate::error::{Error, Result};
+use crate::model::{CausalLm, ModelConfig};
+use crate::objective::variance_reduction::{Distributions, distributions};
+use crate::report::console::Unit;
+
+/// A line for each pair, in their order.
+pub const DISTRIBUTIONS_FILE: &str = "distributions.jsonl";
+
+/// One line of [`DISTRIBUTIONS_FILE`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct DistributionsRow {
+    index: usize,
+    #[serde(flatten)]
+    distributions: Distributions,
+}
+
+/// Refuses what `objective.variance_reduction` cannot do with this model and these rows. `are_given`: the rows bring second
+/// responses.
+///
+/// # Errors
+/// [`Error::Config`].
+pub(super) fn check(config: &RunConfig, model: &ModelConfig, are_given: bool) -> Result<()> {
+    let key = "objective.variance_reduction";
+    let reduction = config.objective.variance_reduction;
+    if reduction != VarianceReduction::None && are_given {
+        return Err(Error::config(key, "the rows bring second responses, which the reference did not write")
+            .with_hint("use none, or rows without rejected responses"));
+    }
+    let most = VarianceReduction::MAX_EXACT_VOCABULARY;
+    if reduction == VarianceReduction::Exact && model.vocab_size > most {
+        let message = format!("exact keeps every token's log-prob, and this vocabulary has {}", model.vocab_size);
+        return Err(Error::config(key, format!("{message}; at most {most} are possible"))
+            .with_hint("use objective.variance_reduction=top_k(16)"));
+    }
+    Ok(())
+}
+
+/// Tokens whose log-probs are kept at each place; None without variance reduction.
+pub(super) fn num_candidates(reduction: VarianceReduction, vocab_size: usize) -> Option<usize> {
+    match reduction {
+        VarianceReduction::None => None,
+        VarianceReduction::Exact => Some(vocab_size),
+        VarianceReduction::TopK(k) => Some(k.min(vocab_size)),
+    }
+}
+
+impl Run {
+    /// Gives every pair the reference's distributions, if the configuration asks for them.
+    pub(super) fn add_distributions(
+        &self,
+        iteration: usize,
+        reference: &CausalLm,
+        stage_steps: usize,
+        pairs: &mut [Pair],
+    ) -> Result<()> {
+        let reduction = self.config.objective.variance_reduction;
+        let Some(num_candidates) = num_candidates(reduction, reference.config().vocab_size) else { return Ok(()) };
+        let file = format!("{}/{DISTRIBUTIONS_FILE}", iteration_folder(iteration));
+        let mut rows: Vec<DistributionsRow> = self.dir.read_lines(&file)?;
+        if rows.len() < pairs.len() && stage_steps == 0 {
+            self.read_distributions(&file, reference, num_candidates, pairs)?;
+            // Read back, as a resumed run has only what is written.
+            rows = self.dir.read_lines(&file)?;
+        }
+        for (i, pair) in pairs.iter_mut().enumerate() {
+            let row = rows.get_mut(i).filter(|row| row.index == pair.index).ok_or_else(|| {
+                Error::input(self.dir.join(&file), format!("has no distributions of row {}", pair.index))
+                    .with_hint("the reference that gave them is gone; start a new run")
+            })?;
+            pair.distributions = Some(std::mem::take(&mut row.distributions));
+        }
+        Ok(())
+    }
+
+    fn read_distributions(
+        &self,
+        file: &str,
+        reference: &CausalLm,
+        num_candidates: usize,
+        pairs: &[Pair],
+    ) -> Result<()> {
+        let sequences: Vec<Sequence<'_>> = pairs
+            .iter()
+            .filter_map(|pair| Some((pair, pair.self_generated.as_ref()?)))
+            .map(|(pair, own)| Sequence { prompt_ids: &pair.prompt_ids, response_ids: &own.token_ids })
+            .collect();
+        let mut bar = self.console.bar("scoring", sequences.len() as u64, Unit::Count("distributions"));
+        let multiple = self.num_tokens_multiple;
+        let found = distributions(reference, &sequences, num_candidates, multiple, &mut |count| {
+            bar.advance(count as u64);
+            self.stop.check()
+        })?;
+        let rows = pairs.iter().zip(found);
+        let lines: Result<Vec<String>> = rows
+            .map(|(pair, distributions)| json_line(&DistributionsRow { index: pair.index, distributions }))
+            .collect();
+        self.dir.write(file, &lines?.concat())
+    }
+}

@@ -1,0 +1,181 @@
+//! The variance reduction as it is computed: that its expectation is 0, that it leaves no noise at the reference, and that runs
+//! with it train and resume. Its equations are tested beside them (`objective::variance_reduction`).
+
+use burn::tensor::{Tensor, TensorData};
+use gsil::config::{ObjectiveConfig, ObjectiveName};
+use gsil::data::batch::{Batch, Sequence};
+use gsil::model::CausalLm;
+use gsil::objective::log_probs::{read_tokens, sum_by_sequence};
+use gsil::objective::variance_reduction::{Distributions, Response, distributions, noise};
+use gsil::objective::{Objective, SideLogProbs};
+use gsil::train::backward;
+use serde_json::{Value, json};
+
+use crate::support::devices::{TestDevice, devices};
+use crate::support::tensors::named_gradients;
+use crate::support::{cpu_devices, random_model, with_random_adapters};
+
+const VOCAB_SIZE: u32 = 12;
+const PROMPT: [u32; 2] = [3, 7];
+const DENSITY_RATIOS: [ObjectiveName; 6] = [
+    ObjectiveName::Bernoulli,
+    ObjectiveName::Brier,
+    ObjectiveName::Hinge,
+    ObjectiveName::Kliep,
+    ObjectiveName::Lsif,
+    ObjectiveName::BregmanPower,
+];
+
+fn tiny() -> Value {
+    json!({"architectures": ["Qwen2ForCausalLM"], "vocab_size": VOCAB_SIZE, "hidden_size": 16, "intermediate_size": 24,
+           "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+           "tie_word_embeddings": true, "initializer_range": 0.5})
+}
+
+fn objective(name: ObjectiveName) -> Objective {
+    Objective::new(&ObjectiveConfig { name, scale: Some(0.8), shift: 0.2, ..ObjectiveConfig::default() })
+}
+
+/// All responses of two tokens, and some of one and of three.
+fn responses(of_two_only: bool) -> Vec<Vec<u32>> {
+    let of_two = (0..VOCAB_SIZE * VOCAB_SIZE).map(|i| vec![i / VOCAB_SIZE, i % VOCAB_SIZE]);
+    match of_two_only {
+        true => of_two.collect(),
+        false => vec![vec![5, 1, 9], vec![2], vec![8, 8], vec![0, 11, 4]],
+    }
+}
+
+fn read(device: &TestDevice, reference: &CausalLm, responses: &[Vec<u32>], count: usize) -> Vec<Distributions> {
+    let sequence = |ids: &'_ Vec<u32>| -> Vec<u32> { ids.clone() };
+    let owned: Vec<Vec<u32>> = responses.iter().map(sequence).collect();
+    let sequences: Vec<Sequence<'_>> =
+        owned.iter().map(|ids| Sequence { prompt_ids: &PROMPT, response_ids: ids }).collect();
+    distributions(reference, &sequences, count, device.num_tokens_multiple(), &mut |_| Ok(())).unwrap()
+}
+
+/// Sums of `weights` times (the plain loss of each response, the noise that is taken out of it), and the norms of their
+/// gradients by all trained parameters.
+fn weighted_sums(
+    device: &TestDevice,
+    policy: &CausalLm,
+    objective: &Objective,
+    responses: &[Vec<u32>],
+    known: &[Distributions],
+    weights: &[f64],
+) -> [(f64, f64); 3] {
+    let sequences: Vec<Sequence<'_>> =
+        responses.iter().map(|ids| Sequence { prompt_ids: &PROMPT, response_ids: ids }).collect();
+    let batch = Batch::new(&sequences, device.num_tokens_multiple());
+    let inner = policy.device().without_autodiff();
+    let vector = |values: Vec<f32>| {
+        let shape = [values.len()];
+        Tensor::<1>::from_data(TensorData::new(values, shape), &inner)
+    };
+    let sum = |which: fn(Tensor<1>, Tensor<1>) -> Tensor<1>| {
+        let (gradients, value) = backward::gradients(policy, &batch, false, |hidden| {
+            let tokens = read_tokens(policy, hidden, &batch, false);
+            let log_probs = sum_by_sequence(tokens.log_probs.clone(), &batch);
+            let of_responses: Vec<Response<'_>> = responses
+                .iter()
+                .zip(known)
+                .map(|(token_ids, distributions)| Response { token_ids, distributions })
+                .collect();
+            let noise = noise(objective, policy, tokens, &of_responses).unwrap();
+            let reference = vector(known.iter().map(|known| known.log_probs.iter().sum()).collect());
+            let num_tokens = vector(responses.iter().map(|ids| ids.len() as f32).collect());
+            let side = SideLogProbs { policy: log_probs, reference, num_tokens };
+            let demonstration = SideLogProbs { policy: Tensor::from_inner(side.reference.clone()), ..side.clone() };
+            let plain = objective.loss(&demonstration, Some(&side)).self_generated;
+            let weights = vector(weights.iter().map(|weight| *weight as f32).collect());
+            let sum = (which(plain, noise) * weights).sum();
+            (sum.clone(), sum.inner().into_scalar::<f32>())
+        });
+        let squares = named_gradients(policy, &gradients).into_values().flatten();
+        (f64::from(value), squares.map(|g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt())
+    };
+    [sum(|plain, _| plain), sum(|_, noise| noise), sum(|plain, noise| plain - noise)]
+}
+
+#[test]
+fn over_all_responses_the_noise_is_zero_and_so_is_its_gradient() {
+    for device in cpu_devices() {
+        let reference = random_model(&tiny(), 1, &device.device);
+        let policy = with_random_adapters(random_model(&tiny(), 1, &device.device), 2, 9);
+        let all = responses(true);
+        for count in [3, VOCAB_SIZE as usize - 1, VOCAB_SIZE as usize] {
+            let known = read(device, &reference, &all, count);
+            let weights: Vec<f64> =
+                known.iter().map(|known| known.log_probs.iter().map(|p| f64::from(*p)).sum::<f64>().exp()).collect();
+            assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-5);
+            for name in DENSITY_RATIOS {
+                let what = format!("{}, {name}, {count} tokens", device.name);
+                let objective = objective(name);
+                let [plain, noise, _] = weighted_sums(device, &policy, &objective, &all, &known, &weights);
+                assert!(noise.0.abs() < 1e-5, "{what}: {noise:?}");
+                assert!(noise.1 < 1e-4 * plain.1, "{what}: gradient {noise:?}, plain {plain:?}");
+                // One response alone has noise: the sum is not zero for want of it.
+                let one: Vec<f64> = (0..all.len()).map(|i| f64::from(u8::from(i == 17))).collect();
+                let [_, noise, _] = weighted_sums(device, &policy, &objective, &all, &known, &one);
+                assert!(noise.0.abs() > 1e-3 && noise.1 > 1e-2, "{what}: {noise:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn at_the_reference_no_response_has_a_gradient() {
+    for device in devices() {
+        let reference = random_model(&tiny(), 4, &device.device);
+        let some = responses(false);
+        let exact = read(device, &reference, &some, VOCAB_SIZE as usize);
+        let bucketed = read(device, &reference, &some, VOCAB_SIZE as usize - 2);
+        for name in DENSITY_RATIOS {
+            let objective = objective(name);
+            for i in 0..some.len() {
+                let one: Vec<f64> = (0..some.len()).map(|j| f64::from(u8::from(i == j))).collect();
+                let what = format!("{}, {name}, response {i}", device.name);
+                let [plain, _, left] = weighted_sums(device, &reference, &objective, &some, &exact, &one);
+                assert!(left.1 < 1e-4 * plain.1, "{what}: {left:?} is left of {plain:?}");
+                let [_, _, left] = weighted_sums(device, &reference, &objective, &some, &bucketed, &one);
+                assert!(left.1 < plain.1, "{what}: {left:?} is left of {plain:?}");
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stopped_run_resumes_to_the_same_bytes() {
+    use crate::support::recipe::{Recipe, assert_stopped};
+    for reduction in ["objective.variance_reduction=top_k(4)", "objective.variance_reduction=exact"] {
+        let recipe = Recipe::new(&[reduction, "generation.samples_per_prompt=2", "train.epochs=1"]);
+        recipe.finish("alone");
+        let stopped = recipe.interrupt("stopped", "metrics.jsonl", 3..20, "INT");
+        assert_stopped(&stopped, 130);
+        recipe.finish("stopped");
+        recipe.assert_same("alone", "stopped");
+        assert!(recipe.path("alone").join("iteration-000/distributions.jsonl").exists());
+    }
+}
+
+#[test]
+fn what_it_cannot_correct_is_refused() {
+    let refusal = |assignments: &[&str]| {
+        let mut config = gsil::config::RunConfig::default();
+        let set = assignments.iter().try_for_each(|assignment| config.set(assignment));
+        set.and_then(|()| config.validate()).unwrap_err()
+    };
+    let reduced = "objective.variance_reduction=top_k(16)";
+    for (assignments, said) in [
+        (vec![reduced, "objective.name=spin"], "`spin` has no self-generated side"),
+        (vec![reduced, "generation.temperature=0.7"], "whole distribution"),
+        (vec![reduced, "generation.top_k=50"], "whole distribution"),
+        (vec![reduced, "generation.top_p=0.9"], "whole distribution"),
+        (vec!["objective.variance_reduction=top_k(0)"], "k must be at least 1"),
+        (vec!["objective.variance_reduction=top_k(257)"], "at most 256"),
+    ] {
+        let error = refusal(&assignments);
+        assert!(error.to_string().contains(said), "{error}");
+        assert!(error.hint().is_some(), "{error}");
+    }
+}
