@@ -36,20 +36,14 @@ fn objective(name: ObjectiveName) -> Objective {
     Objective::new(&ObjectiveConfig { name, scale: Some(0.8), shift: 0.2, ..ObjectiveConfig::default() })
 }
 
-/// All responses of two tokens, and some of one and of three.
-fn responses(of_two_only: bool) -> Vec<Vec<u32>> {
-    let of_two = (0..VOCAB_SIZE * VOCAB_SIZE).map(|i| vec![i / VOCAB_SIZE, i % VOCAB_SIZE]);
-    match of_two_only {
-        true => of_two.collect(),
-        false => vec![vec![5, 1, 9], vec![2], vec![8, 8], vec![0, 11, 4]],
-    }
+/// All responses of two tokens.
+fn responses() -> Vec<Vec<u32>> {
+    (0..VOCAB_SIZE * VOCAB_SIZE).map(|i| vec![i / VOCAB_SIZE, i % VOCAB_SIZE]).collect()
 }
 
 fn read(device: &TestDevice, reference: &CausalLm, responses: &[Vec<u32>], count: usize) -> Vec<Distributions> {
-    let sequence = |ids: &'_ Vec<u32>| -> Vec<u32> { ids.clone() };
-    let owned: Vec<Vec<u32>> = responses.iter().map(sequence).collect();
     let sequences: Vec<Sequence<'_>> =
-        owned.iter().map(|ids| Sequence { prompt_ids: &PROMPT, response_ids: ids }).collect();
+        responses.iter().map(|ids| Sequence { prompt_ids: &PROMPT, response_ids: ids }).collect();
     distributions(reference, &sequences, count, device.num_tokens_multiple(), &mut |_| Ok(())).unwrap()
 }
 
@@ -101,7 +95,7 @@ fn over_all_responses_the_noise_is_zero_and_so_is_its_gradient() {
     for device in cpu_devices() {
         let reference = random_model(&tiny(), 1, &device.device);
         let policy = with_random_adapters(random_model(&tiny(), 1, &device.device), 2, 9);
-        let all = responses(true);
+        let all = responses();
         for count in [3, VOCAB_SIZE as usize - 1, VOCAB_SIZE as usize] {
             let known = read(device, &reference, &all, count);
             let weights: Vec<f64> =
@@ -114,8 +108,7 @@ fn over_all_responses_the_noise_is_zero_and_so_is_its_gradient() {
                 assert!(noise.0.abs() < 1e-5, "{what}: {noise:?}");
                 assert!(noise.1 < 1e-4 * plain.1, "{what}: gradient {noise:?}, plain {plain:?}");
                 // One response alone has noise: the sum is not zero for want of it.
-                let one: Vec<f64> = (0..all.len()).map(|i| f64::from(u8::from(i == 17))).collect();
-                let [_, noise, _] = weighted_sums(device, &policy, &objective, &all, &known, &one);
+                let [_, noise, _] = weighted_sums(device, &policy, &objective, &all, &known, &only(17, all.len()));
                 assert!(noise.0.abs() > 1e-3 && noise.1 > 1e-2, "{what}: {noise:?}");
             }
         }
@@ -126,21 +119,40 @@ fn over_all_responses_the_noise_is_zero_and_so_is_its_gradient() {
 fn at_the_reference_no_response_has_a_gradient() {
     for device in devices() {
         let reference = random_model(&tiny(), 4, &device.device);
-        let some = responses(false);
+        let some = [vec![5, 1, 9], vec![2], vec![8, 8], vec![0, 11, 4]];
         let exact = read(device, &reference, &some, VOCAB_SIZE as usize);
-        let bucketed = read(device, &reference, &some, VOCAB_SIZE as usize - 2);
         for name in DENSITY_RATIOS {
-            let objective = objective(name);
             for i in 0..some.len() {
-                let one: Vec<f64> = (0..some.len()).map(|j| f64::from(u8::from(i == j))).collect();
                 let what = format!("{}, {name}, response {i}", device.name);
-                let [plain, _, left] = weighted_sums(device, &reference, &objective, &some, &exact, &one);
+                let one = only(i, some.len());
+                let [plain, _, left] = weighted_sums(device, &reference, &objective(name), &some, &exact, &one);
                 assert!(left.1 < 1e-4 * plain.1, "{what}: {left:?} is left of {plain:?}");
-                let [_, _, left] = weighted_sums(device, &reference, &objective, &some, &bucketed, &one);
-                assert!(left.1 < plain.1, "{what}: {left:?} is left of {plain:?}");
             }
         }
     }
+}
+
+#[test]
+fn the_likeliest_tokens_alone_leave_less_noise_than_there_was() {
+    for device in cpu_devices() {
+        let reference = random_model(&tiny(), 4, &device.device);
+        let all = responses();
+        let known = read(device, &reference, &all, VOCAB_SIZE as usize - 4);
+        let objective = objective(ObjectiveName::Bernoulli);
+        let (mut before, mut after) = (0.0, 0.0);
+        for i in 0..all.len() {
+            let probability = known[i].log_probs.iter().map(|p| f64::from(*p)).sum::<f64>().exp();
+            let [plain, _, left] = weighted_sums(device, &reference, &objective, &all, &known, &only(i, all.len()));
+            before += probability * plain.1.powi(2);
+            after += probability * left.1.powi(2);
+        }
+        assert!(after < 0.5 * before, "{}: {after} is left of {before}", device.name);
+    }
+}
+
+/// Weights that choose one of them.
+fn only(chosen: usize, num_responses: usize) -> Vec<f64> {
+    (0..num_responses).map(|i| f64::from(u8::from(i == chosen))).collect()
 }
 
 #[cfg(unix)]

@@ -145,6 +145,12 @@ fn candidates(text: &str, is_section: bool) -> Vec<Value> {
     if let Some(words) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         values.push(words.split(',').map(|word| Value::String(word.trim().to_owned())).collect());
     }
+    // A name with a value of its own: `top_k(16)`.
+    if let Some((name, inner)) = text.strip_suffix(')').and_then(|text| text.split_once('('))
+        && let Ok(inner @ Value::Number(_)) = parse::dialect().from_str::<Value>(inner)
+    {
+        values.push(serde_json::json!({ name: inner }));
+    }
     values.push(Value::String(text.to_owned()));
     values
 }
@@ -172,6 +178,7 @@ fn value_error(assignment: &str, text: &str, failure: Option<serde_json::Error>)
         "a boolean" => "true or false",
         "a string" => "a text",
         "a tuple of size 2" => "two numbers, as in [0.9, 0.999]",
+        "string or map" => "a name, or one with a number as in top_k(16)",
         "a sequence" => "a list of texts, as in [\"q_proj\", \"v_proj\"]",
         other => other,
     };
