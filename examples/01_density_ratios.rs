@@ -8,12 +8,12 @@
 //! ```
 //!
 //! For the losses that come from a convex function (bernoulli, brier, kliep, lsif, bregman_power) the best u is
-//! `log p(x) / q(x)`: a quantity that nobody can compute for language, learned from examples of both sides. The margin
-//! loss `hinge` is not one of them: its u tends to +1 and -1 and tells only which density is larger. `spin` compares
-//! pairs and finds the ratio up to a constant; `sft` and `simper` look at no ratio at all.
+//! `log p(x) / q(x)`: what nobody can compute for language is learned from examples of both sides. The margin loss
+//! `hinge` is not one of them: its u goes to +1 or -1 and tells only which density is larger. `spin` compares pairs and
+//! finds the ratio up to a constant; `sft` and `simper` look at no ratio at all.
 //!
-//! GSIL is this classifier with one change: u is not a free function but `log policy(x) / reference(x)`. Where u
-//! finds its optimum, the policy has become p.
+//! GSIL is this classifier with one change: u is no free function but `log policy(x) / reference(x)`. Where u reaches
+//! its optimum, the policy has become p.
 //!
 //! Run with `cargo run --release --example 01_density_ratios [FILE.svg]`. Next: `02_losses`.
 
@@ -30,103 +30,115 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 /// Mean and standard deviation of the two densities.
 const P: (f64, f64) = (1.0, 0.8);
 const Q: (f64, f64) = (0.0, 1.25);
-const NUM_SAMPLES: usize = 8000;
-const NUM_UPDATES: usize = 300;
-/// Errors are measured where both densities have samples.
-const JUDGED: (f64, f64) = (-1.0, 2.5);
+const NUM_SAMPLES: usize = 200_000;
+const NUM_UPDATES: i32 = 1000;
+/// Samples are counted in cells this wide, from -3 on: a mean over them is then a short weighted sum.
+const CELL: f64 = 0.025;
+const NUM_CELLS: usize = 240;
+/// u is a polyline; these are its free values, at x = -3, -2.5, .. 3.
+const NUM_CORNERS: usize = 13;
 
-/// A loss and the coefficients that it found: `u(x) = c[0] + c[1] x + c[2] x²`.
+/// What a loss found.
 pub struct Fit {
     pub name: &'static str,
-    pub coefficients: [f64; 3],
-    /// The largest `|u(x) - log p(x) / q(x)|` for x in -1 ..= 2.5, nats.
+    /// The largest `|u - log p / q|` over the corners from -1 to 2.5, where both sides have many samples; nats.
     pub largest_error: f64,
+    /// The largest `|u|` there.
+    pub largest_u: f64,
 }
 
-fn losses() -> [(&'static str, Box<dyn DensityRatioLoss>); 6] {
-    [
-        ("bernoulli", Box::new(Bernoulli)),
-        ("brier", Box::new(Brier)),
-        ("kliep", Box::new(Kliep)),
-        ("lsif", Box::new(Lsif)),
-        ("bregman_power", Box::new(BregmanPower { power: 0.5 })),
-        ("hinge", Box::new(Hinge)),
-    ]
-}
-
-fn log_density((mean, deviation): (f64, f64), x: f64) -> f64 {
-    -0.5 * ((x - mean) / deviation).powi(2) - (deviation * (2.0 * std::f64::consts::PI).sqrt()).ln()
+fn corner(i: usize) -> f64 {
+    -3.0 + 0.5 * i as f64
 }
 
 fn log_ratio(x: f64) -> f64 {
-    log_density(P, x) - log_density(Q, x)
+    let log_density = |(mean, deviation): (f64, f64)| -0.5 * ((x - mean) / deviation).powi(2) - deviation.ln();
+    log_density(P) - log_density(Q) // the common constant cancels
 }
 
-fn u_at(c: &[f64; 3], x: f64) -> f64 {
-    c[0] + c[1] * x + c[2] * x * x
-}
-
-/// The features 1, x, x² of samples of a normal density (Box and Muller), `[N, 3]`.
-fn features((mean, deviation): (f64, f64), seed: u64, device: &Device) -> Tensor<2> {
+/// Normal samples (Box and Muller), as the share of them in each cell, `[NUM_CELLS]`.
+fn sample((mean, deviation): (f64, f64), seed: u64, device: &Device) -> Tensor<1> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut uniform = || ((random.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    let mut x = || mean + deviation * (-2.0 * uniform().ln()).sqrt() * (2.0 * std::f64::consts::PI * uniform()).cos();
-    let rows: Vec<f32> = (0..NUM_SAMPLES).map(|_| x()).flat_map(|x| [1.0, x as f32, (x * x) as f32]).collect();
-    Tensor::<1>::from_floats(rows.as_slice(), device).reshape([NUM_SAMPLES, 3])
+    let mut shares = vec![0.0f32; NUM_CELLS];
+    for _ in 0..NUM_SAMPLES {
+        let normal = (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos();
+        let cell = ((mean + deviation * normal + 3.0) / CELL).floor();
+        if (0.0..NUM_CELLS as f64).contains(&cell) {
+            shares[cell as usize] += 1.0 / NUM_SAMPLES as f32;
+        }
+    }
+    Tensor::from_floats(shares.as_slice(), device)
 }
 
-/// Gradient descent (AdamW, its rate falling to 0) on the loss above.
-fn fit(loss: &dyn DensityRatioLoss, p: &Tensor<2>, q: &Tensor<2>) -> gsil::Result<[f64; 3]> {
-    let start = Tensor::<1>::zeros([3], &p.device());
-    let (mut c, mut mean, mut square) = (start.clone().inner(), start.clone().inner(), start.inner());
+/// How much each corner counts at the middle of each cell, `[NUM_CELLS, NUM_CORNERS]`.
+fn interpolation(device: &Device) -> Tensor<2> {
+    let middle = |cell: usize| -3.0 + CELL * (cell as f64 + 0.5);
+    let weight = |i: usize| (1.0 - (middle(i / NUM_CORNERS) - corner(i % NUM_CORNERS)).abs() / 0.5).max(0.0) as f32;
+    let weights: Vec<f32> = (0..NUM_CELLS * NUM_CORNERS).map(weight).collect();
+    Tensor::<1>::from_floats(weights.as_slice(), device).reshape([NUM_CELLS, NUM_CORNERS])
+}
+
+/// Minimises L over the corners' values with Adam, its step falling to 0.
+fn fit(loss: &dyn DensityRatioLoss, p: &Tensor<1>, q: &Tensor<1>) -> gsil::Result<Vec<f64>> {
+    let interpolation = interpolation(&p.device());
+    let zeros = Tensor::<1>::zeros([NUM_CORNERS], &p.device()).inner();
+    let (mut corners, mut mean, mut square) = (zeros.clone(), zeros.clone(), zeros);
     for update in 1..=NUM_UPDATES {
-        let watched = Tensor::from_inner(c.clone()).require_grad();
-        let u = |x: &Tensor<2>| x.clone().matmul(watched.clone().reshape([3, 1])).reshape([NUM_SAMPLES]);
-        let total = loss.demonstration(u(p)).mean() + loss.self_generated(u(q)).mean();
-        let gradient = watched.grad(&total.backward()).expect("the loss depends on c");
-        let lr = 0.1 * (1.0 - update as f64 / NUM_UPDATES as f64);
-        let (beta1, beta2) = (0.9f64, 0.99f64);
-        let numbers = AdamW {
-            beta1,
-            beta2,
-            epsilon: 1e-8,
-            decay: 1.0,
-            step_size: (lr / (1.0 - beta1.powi(update as i32))) as f32,
-            root_correction: (1.0 - beta2.powi(update as i32)).sqrt() as f32,
-        };
-        (c, mean, square) = ops::adamw(c, gradient, mean, square, numbers);
+        let watched = Tensor::from_inner(corners.clone()).require_grad();
+        let u: Tensor<1> = interpolation.clone().matmul(watched.clone().reshape([NUM_CORNERS, 1])).reshape([NUM_CELLS]);
+        let total = (loss.demonstration(u.clone()) * p.clone() + loss.self_generated(u) * q.clone()).sum();
+        let gradient = watched.grad(&total.backward()).expect("L depends on the corners");
+        let lr = 0.1 * (1.0 - f64::from(update) / f64::from(NUM_UPDATES));
+        let step_size = (lr / (1.0 - 0.9f64.powi(update))) as f32;
+        let root_correction = (1.0 - 0.99f64.powi(update)).sqrt() as f32;
+        let numbers = AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, decay: 1.0, step_size, root_correction };
+        (corners, mean, square) = ops::adamw(corners, gradient, mean, square, numbers);
     }
-    let values = gsil::model::weights::to_host(c)?;
-    Ok([0, 1, 2].map(|i| f64::from(values[i])))
+    Ok(gsil::model::weights::to_host(corners)?.into_iter().map(f64::from).collect())
 }
 
 pub fn run(svg: &Path) -> gsil::Result<Vec<Fit>> {
     let device = gsil::device::open("flex")?.autodiff();
-    let (p, q) = (features(P, 1, &device), features(Q, 2, &device));
-    let xs = || (0..=100).map(|i| -3.0 + 0.06 * i as f64);
-    let mut picture = Plot::new("u(x) after training, and the truth", "x", "nats")
-        .y_range(-6.0, 2.0)
-        .line("log p(x) / q(x)", xs().map(|x| (x, log_ratio(x))));
+    let (p, q) = (sample(P, 1, &device), sample(Q, 2, &device));
+    let losses: [(&str, &dyn DensityRatioLoss); 6] = [
+        ("bernoulli", &Bernoulli),
+        ("brier", &Brier),
+        ("kliep", &Kliep),
+        ("lsif", &Lsif),
+        ("bregman_power", &BregmanPower { power: 0.5 }),
+        ("hinge", &Hinge),
+    ];
+    let xs = || (0..=120).map(|i| -3.0 + 0.05 * f64::from(i));
+    let truth = xs().map(|x| (x, log_ratio(x)));
+    let mut picture = Plot::new("What each classifier learned", "x", "u(x), nats").y_range(-6.0, 2.0);
+    picture = picture.line("log p(x) / q(x)", truth);
+    let row = |name: &str, values: &mut dyn Iterator<Item = f64>| {
+        println!("{name:<15}{}", values.map(|value| format!("{value:>8.2}")).collect::<String>());
+    };
+    let judged = 4..=11; // the corners from -1 to 2.5
+    row("x", &mut judged.clone().map(corner));
+    row("log p / q", &mut judged.clone().map(|i| log_ratio(corner(i))));
     let mut fits = Vec::new();
-    println!("u(x) = a + b x + c x²      a        b        c    largest error");
-    println!("log p / q         {:>9.3}{:>9.3}{:>9.3}", log_ratio(0.0), 1.5625, -0.46125);
-    for (i, (name, loss)) in losses().into_iter().enumerate() {
-        let coefficients = fit(loss.as_ref(), &p, &q)?;
-        let judged = xs().filter(|x| (JUDGED.0..=JUDGED.1).contains(x));
-        let largest_error = judged.map(|x| (u_at(&coefficients, x) - log_ratio(x)).abs()).fold(0.0, f64::max);
-        let [a, b, c] = coefficients;
-        println!("{name:<18}{a:>9.3}{b:>9.3}{c:>9.3}{largest_error:>12.3}");
-        let every_tenth = xs().skip(i).step_by(10).map(|x| (x, u_at(&coefficients, x)));
-        picture = picture.dots(name, every_tenth);
-        fits.push(Fit { name, coefficients, largest_error });
+    for (name, loss) in losses {
+        let u = fit(loss, &p, &q)?;
+        row(name, &mut judged.clone().map(|i| u[i]));
+        let largest = |of: &dyn Fn(usize) -> f64| judged.clone().map(|i| of(i).abs()).fold(0.0, f64::max);
+        let (largest_error, largest_u) = (largest(&|i| u[i] - log_ratio(corner(i))), largest(&|i| u[i]));
+        fits.push(Fit { name, largest_error, largest_u });
+        picture = picture.dots(name, u.iter().enumerate().map(|(i, u)| (corner(i), *u)));
     }
-    println!(
-        "\nFive losses, one answer: the log density ratio, from samples alone. What is left is the noise of {NUM_SAMPLES}"
-    );
-    println!("samples. hinge has the sign right and the size wrong.");
     plot::write_svg(svg, &[picture])?;
-    println!("picture: {}", svg.display());
+    println!(
+        "\nFive losses, one answer: the log density ratio, from samples alone (largest error {:.2} nats).",
+        worst(&fits)
+    );
+    println!("hinge knows the sign and nothing else. Picture: {}", svg.display());
     Ok(fits)
+}
+
+fn worst(fits: &[Fit]) -> f64 {
+    fits.iter().filter(|fit| fit.name != "hinge").map(|fit| fit.largest_error).fold(0.0, f64::max)
 }
 
 pub fn main() -> gsil::Result<()> {

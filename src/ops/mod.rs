@@ -37,7 +37,7 @@ pub mod team;
 #[cfg(feature = "flex")]
 mod tile;
 #[cfg(feature = "wgpu")]
-mod wgsl;
+pub mod wgsl;
 
 use burn::backend::{
     Backend, Dispatch, backend_extension,

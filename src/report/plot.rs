@@ -178,14 +178,16 @@ fn stroke(index: usize) -> String {
     )
 }
 
-/// Circle, square, triangle, diamond, cross.
+/// Circle, square, triangle, diamond, cross, plus, triangle downwards: as many as colours.
 fn mark(index: usize, (x, y): (f64, f64)) -> String {
-    let shape = match index % 5 {
+    let shape = match index % COLORS.len() {
         0 => "m-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z",
         1 => "m-4 -4h8v8h-8z",
         2 => "m0 -5l5 9h-10z",
         3 => "m0 -5.5l5.5 5.5l-5.5 5.5l-5.5 -5.5z",
-        _ => "m-4 -4l8 8m0 -8l-8 8",
+        4 => "m-4 -4l8 8m0 -8l-8 8",
+        5 => "m-5.5 0h11m-5.5 -5.5v11",
+        _ => "m0 5l5 -9h-10z",
     };
     format!("<path class=\"dot\" stroke=\"{}\" d=\"M{x:.1} {y:.1}{shape}\"/>\n", COLORS[index % COLORS.len()])
 }
