@@ -31,24 +31,21 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 const P: (f64, f64) = (1.0, 0.8);
 const Q: (f64, f64) = (0.0, 1.25);
 const NUM_SAMPLES: usize = 200_000;
+/// Samples are counted in cells around -3, -2.75, .. 3, and u is a table with a free value for each cell.
+const NUM_CELLS: usize = 25;
 const NUM_UPDATES: i32 = 1000;
-/// Samples are counted in cells this wide, from -3 on: a mean over them is then a short weighted sum.
-const CELL: f64 = 0.025;
-const NUM_CELLS: usize = 240;
-/// u is a polyline; these are its free values, at x = -3, -2.5, .. 3.
-const NUM_CORNERS: usize = 13;
 
 /// What a loss found.
 pub struct Fit {
     pub name: &'static str,
-    /// The largest `|u - log p / q|` over the corners from -1 to 2.5, where both sides have many samples; nats.
+    /// The largest `|u - log p / q|` for x from -1 to 2.5, where both sides have many samples; nats.
     pub largest_error: f64,
     /// The largest `|u|` there.
     pub largest_u: f64,
 }
 
-fn corner(i: usize) -> f64 {
-    -3.0 + 0.5 * i as f64
+fn middle(cell: usize) -> f64 {
+    -3.0 + 0.25 * cell as f64
 }
 
 fn log_ratio(x: f64) -> f64 {
@@ -56,89 +53,71 @@ fn log_ratio(x: f64) -> f64 {
     log_density(P) - log_density(Q) // the common constant cancels
 }
 
-/// Normal samples (Box and Muller), as the share of them in each cell, `[NUM_CELLS]`.
+/// The share of normal samples (Box and Muller) in each cell, `[NUM_CELLS]`.
 fn sample((mean, deviation): (f64, f64), seed: u64, device: &Device) -> Tensor<1> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut uniform = || ((random.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    let mut shares = vec![0.0f32; NUM_CELLS];
+    let mut shares = [0.0f32; NUM_CELLS];
     for _ in 0..NUM_SAMPLES {
         let normal = (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos();
-        let cell = ((mean + deviation * normal + 3.0) / CELL).floor();
+        let cell = ((mean + deviation * normal + 3.0) / 0.25).round();
         if (0.0..NUM_CELLS as f64).contains(&cell) {
             shares[cell as usize] += 1.0 / NUM_SAMPLES as f32;
         }
     }
-    Tensor::from_floats(shares.as_slice(), device)
+    Tensor::from_floats(shares, device)
 }
 
-/// How much each corner counts at the middle of each cell, `[NUM_CELLS, NUM_CORNERS]`.
-fn interpolation(device: &Device) -> Tensor<2> {
-    let middle = |cell: usize| -3.0 + CELL * (cell as f64 + 0.5);
-    let weight = |i: usize| (1.0 - (middle(i / NUM_CORNERS) - corner(i % NUM_CORNERS)).abs() / 0.5).max(0.0) as f32;
-    let weights: Vec<f32> = (0..NUM_CELLS * NUM_CORNERS).map(weight).collect();
-    Tensor::<1>::from_floats(weights.as_slice(), device).reshape([NUM_CELLS, NUM_CORNERS])
-}
-
-/// Minimises L over the corners' values with Adam, its step falling to 0.
+/// Minimises L over the table with Adam, its step falling to 0.
 fn fit(loss: &dyn DensityRatioLoss, p: &Tensor<1>, q: &Tensor<1>) -> gsil::Result<Vec<f64>> {
-    let interpolation = interpolation(&p.device());
-    let zeros = Tensor::<1>::zeros([NUM_CORNERS], &p.device()).inner();
-    let (mut corners, mut mean, mut square) = (zeros.clone(), zeros.clone(), zeros);
+    let zeros = Tensor::<1>::zeros([NUM_CELLS], &p.device()).inner();
+    let (mut table, mut mean, mut square) = (zeros.clone(), zeros.clone(), zeros);
     for update in 1..=NUM_UPDATES {
-        let watched = Tensor::from_inner(corners.clone()).require_grad();
-        let u: Tensor<1> = interpolation.clone().matmul(watched.clone().reshape([NUM_CORNERS, 1])).reshape([NUM_CELLS]);
-        let total = (loss.demonstration(u.clone()) * p.clone() + loss.self_generated(u) * q.clone()).sum();
-        let gradient = watched.grad(&total.backward()).expect("L depends on the corners");
+        let u = Tensor::from_inner(table.clone()).require_grad();
+        let total = (loss.demonstration(u.clone()) * p.clone() + loss.self_generated(u.clone()) * q.clone()).sum();
+        let gradient = u.grad(&total.backward()).expect("L depends on u");
         let lr = 0.1 * (1.0 - f64::from(update) / f64::from(NUM_UPDATES));
         let step_size = (lr / (1.0 - 0.9f64.powi(update))) as f32;
         let root_correction = (1.0 - 0.99f64.powi(update)).sqrt() as f32;
         let numbers = AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, decay: 1.0, step_size, root_correction };
-        (corners, mean, square) = ops::adamw(corners, gradient, mean, square, numbers);
+        (table, mean, square) = ops::adamw(table, gradient, mean, square, numbers);
     }
-    Ok(gsil::model::weights::to_host(corners)?.into_iter().map(f64::from).collect())
+    Ok(gsil::model::weights::to_host(table)?.into_iter().map(f64::from).collect())
 }
 
 pub fn run(svg: &Path) -> gsil::Result<Vec<Fit>> {
     let device = gsil::device::open("flex")?.autodiff();
     let (p, q) = (sample(P, 1, &device), sample(Q, 2, &device));
-    let losses: [(&str, &dyn DensityRatioLoss); 6] = [
-        ("bernoulli", &Bernoulli),
-        ("brier", &Brier),
-        ("kliep", &Kliep),
-        ("lsif", &Lsif),
-        ("bregman_power", &BregmanPower { power: 0.5 }),
-        ("hinge", &Hinge),
-    ];
-    let xs = || (0..=120).map(|i| -3.0 + 0.05 * f64::from(i));
-    let truth = xs().map(|x| (x, log_ratio(x)));
+    let power = BregmanPower { power: 0.5 };
+    let losses: [&dyn DensityRatioLoss; 6] = [&Bernoulli, &Brier, &Kliep, &Lsif, &power, &Hinge];
+    let names = ["bernoulli", "brier", "kliep", "lsif", "bregman_power", "hinge"];
+
+    let truth = (0..=120).map(|i| -3.0 + 0.05 * f64::from(i)).map(|x| (x, log_ratio(x)));
     let mut picture = Plot::new("What each classifier learned", "x", "u(x), nats").y_range(-6.0, 2.0);
     picture = picture.line("log p(x) / q(x)", truth);
-    let row = |name: &str, values: &mut dyn Iterator<Item = f64>| {
-        println!("{name:<15}{}", values.map(|value| format!("{value:>8.2}")).collect::<String>());
+    let row = |name: &str, value: &dyn Fn(usize) -> f64| {
+        let values = (8..=22).step_by(2).map(|cell| format!("{:>8.2}", value(cell)));
+        println!("{name:<15}{}", values.collect::<String>());
     };
-    let judged = 4..=11; // the corners from -1 to 2.5
-    row("x", &mut judged.clone().map(corner));
-    row("log p / q", &mut judged.clone().map(|i| log_ratio(corner(i))));
+    row("x", &middle);
+    row("log p / q", &|cell| log_ratio(middle(cell)));
     let mut fits = Vec::new();
-    for (name, loss) in losses {
+    for (name, loss) in names.into_iter().zip(losses) {
         let u = fit(loss, &p, &q)?;
-        row(name, &mut judged.clone().map(|i| u[i]));
-        let largest = |of: &dyn Fn(usize) -> f64| judged.clone().map(|i| of(i).abs()).fold(0.0, f64::max);
-        let (largest_error, largest_u) = (largest(&|i| u[i] - log_ratio(corner(i))), largest(&|i| u[i]));
-        fits.push(Fit { name, largest_error, largest_u });
-        picture = picture.dots(name, u.iter().enumerate().map(|(i, u)| (corner(i), *u)));
+        row(name, &|cell| u[cell]);
+        let largest = |of: &dyn Fn(usize) -> f64| (8..=22).map(|cell| of(cell).abs()).fold(0.0, f64::max);
+        let largest_error = largest(&|cell| u[cell] - log_ratio(middle(cell)));
+        fits.push(Fit { name, largest_error, largest_u: largest(&|cell| u[cell]) });
+        picture = picture.dots(name, u.iter().enumerate().map(|(cell, u)| (middle(cell), *u)));
     }
     plot::write_svg(svg, &[picture])?;
+    let worst = fits[..5].iter().map(|fit| fit.largest_error).fold(0.0, f64::max);
     println!(
-        "\nFive losses, one answer: the log density ratio, from samples alone (largest error {:.2} nats).",
-        worst(&fits)
+        "\nFive losses, one answer: the log density ratio, from samples alone; the largest error is {worst:.2} nats."
     );
-    println!("hinge knows the sign and nothing else. Picture: {}", svg.display());
+    println!("hinge knows the sign and nothing else. Where p has next to no samples, left of -2, all of them guess.");
+    println!("Picture: {}", svg.display());
     Ok(fits)
-}
-
-fn worst(fits: &[Fit]) -> f64 {
-    fits.iter().filter(|fit| fit.name != "hinge").map(|fit| fit.largest_error).fold(0.0, f64::max)
 }
 
 pub fn main() -> gsil::Result<()> {

@@ -59,15 +59,15 @@ fn print_table(title: &str, all: &[Curves], quantity: impl Fn(&Curves, usize) ->
     println!();
     for curves in all {
         print!("  {:<24}", curves.name);
-        COLUMNS.iter().for_each(|i| print!("{:>9.3}", quantity(curves, *i)));
+        COLUMNS.iter().for_each(|i| print!("{:>9.3}", quantity(curves, *i) + 0.0));
         println!();
     }
     println!();
 }
 
 /// All losses in one picture.
-fn panel(title: &str, y_range: (f64, f64), all: &[Curves], values: impl Fn(&Curves) -> &Vec<f32>) -> Plot {
-    let plot = Plot::new(title, "implicit reward u", "nats").y_range(y_range.0, y_range.1);
+fn panel(title: &str, y_label: &str, low: f64, all: &[Curves], values: impl Fn(&Curves) -> &Vec<f32>) -> Plot {
+    let plot = Plot::new(title, "implicit reward u", y_label).y_range(low, low.abs().max(2.0));
     all.iter().fold(plot, |plot, curves| {
         let points = curves.us.iter().zip(values(curves)).map(|(u, value)| (f64::from(*u), f64::from(*value)));
         plot.line(curves.name, points)
@@ -95,10 +95,10 @@ pub fn run(svg: &Path) -> gsil::Result<Vec<Curves>> {
     );
     println!("bregman_power push exponentially at a response that the policy has come to like: small learning rates.");
     let panels = [
-        panel("Loss of a demonstration, l1(u)", (-4.0, 4.0), &all, |curves| &curves.demonstration),
-        panel("Loss of a self-generated response, l0(u)", (-4.0, 4.0), &all, |curves| &curves.self_generated),
-        panel("Pull on a demonstration, \u{2212}l1\u{2032}(u)", (0.0, 2.0), &all, |curves| &curves.pull),
-        panel("Push on a self-generated response, l0\u{2032}(u)", (0.0, 2.0), &all, |curves| &curves.push),
+        panel("Loss of a demonstration, l1(u)", "loss", -4.0, &all, |curves| &curves.demonstration),
+        panel("Loss of a self-generated response, l0(u)", "loss", -4.0, &all, |curves| &curves.self_generated),
+        panel("Pull on a demonstration, \u{2212}l1\u{2032}(u)", "slope", 0.0, &all, |curves| &curves.pull),
+        panel("Push on a self-generated response, l0\u{2032}(u)", "slope", 0.0, &all, |curves| &curves.push),
     ];
     plot::write_svg(svg, &panels)?;
     println!("Picture: {}", svg.display());

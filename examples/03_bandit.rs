@@ -85,13 +85,13 @@ pub fn run() -> gsil::Result<Vec<Path>> {
     println!("                 GSIL, bernoulli                        SFT");
     println!("update     pi(A)   pi(B)  reverse KL        pi(A)   pi(B)  reverse KL");
     for update in [0, 1, 2, 3, 5, 10, 20, NUM_UPDATES] {
-        let cells = |a: f64| format!("{a:>10.3}{:>8.3}{:>12.4}", 1.0 - a, reverse_kl(a));
+        let cells = |a: f64| format!("{a:>10.3}{:>8.3}{:>12.1e}", 1.0 - a, reverse_kl(a));
         println!("{update:>6}{}   {}", cells(bernoulli[update]), cells(sft[update]));
     }
     println!("\nafter {NUM_UPDATES} updates      pi(A)   reverse KL");
     for path in &paths {
         let a = path.probability_of_a[NUM_UPDATES];
-        println!("  {:<16}{a:>9.4}{:>13.6}", path.name.to_string(), reverse_kl(a));
+        println!("  {:<16}{a:>9.4}{:>13.1e}", path.name.to_string(), reverse_kl(a));
     }
     println!(
         "\nThe first update is the same for GSIL and SFT: at the start u = 0, and the push on the policy's own answers"

@@ -26,9 +26,8 @@ use {
 /// The operation and its reference. Fusion, which delays work on graphics cards, is told the result's shape in advance.
 #[backend_extension(
     Flex: cfg(feature = "flex"),
-    NdArray: cfg(feature = "ndarray"),
-    Cube: cfg(feature = "cubecl"),
-    Fusion: cfg(feature = "cubecl")
+    Cube: cfg(feature = "wgpu"),
+    Fusion: cfg(feature = "wgpu")
 )]
 pub trait PairOps: Backend {
     /// `softplus(-u1) + softplus(u0)`. All `[B]`.
@@ -46,11 +45,6 @@ fn softplus<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
 // A processor keeps the reference.
 #[cfg(feature = "flex")]
 impl PairOps for burn::backend::Flex {}
-#[cfg(feature = "ndarray")]
-#[allow(deprecated)] // Burn prefers flex
-impl PairOps for burn::backend::NdArray {}
-#[cfg(all(feature = "cubecl", not(feature = "wgpu")))]
-impl PairOps for burn_cubecl::CubeBackend {}
 
 /// Buffers come first, in the order of the launch; then `info`: the grid's width, and the numbers of the launch.
 #[cfg(feature = "wgpu")]

@@ -8,21 +8,31 @@
 //! train the policy on  l1(u(demonstration)) + l0(u(y0))    u = scale * log policy / reference
 //! ```
 //!
-//! and out comes a Hugging Face folder, and a GGUF file again. Without arguments the program first makes a tiny model of
-//! random weights, teaches it the form of arithmetic stories, and writes that as the GGUF file to begin with.
+//! and out comes a Hugging Face folder, and a GGUF file again. Without arguments the program first teaches a tiny model
+//! of random weights the form of arithmetic stories, and writes that as the GGUF file to begin with.
 //!
 //! Run with `cargo run --release --example 06_gguf_to_aligned [FOLDER [MODEL.gguf DATA.jsonl [KEY=VALUE ..]]]`. What to
 //! look for: the log-prob of demonstrations rises, and demonstrations win against the model's own old responses.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use gsil::Result;
 use gsil::config::RunConfig;
+use gsil::data::word_problems::{self, make_word_problems};
 use gsil::formats::quantize::Precision;
 use gsil::policy::Policy;
 use gsil::report::console::Console;
 use gsil::train::EvaluationRow;
 use gsil::train::setup::Run;
+use gsil::{Error, Result};
+
+/// Every setting has a default; `changes` are written as on the command line.
+fn config(model: &Path, data: &Path, changes: &[impl AsRef<str>]) -> Result<RunConfig> {
+    let text = |path: &Path| Some(path.to_string_lossy().into_owned());
+    let mut config = RunConfig { model: text(model), data: text(data), device: "flex".into(), ..RunConfig::default() };
+    changes.iter().try_for_each(|change| config.set(change.as_ref()))?;
+    Ok(config)
+}
 
 /// Trains as the configuration says, into a new run folder; what was measured at the start and after each stage.
 fn train(mut config: RunConfig, folder: &Path) -> Result<Vec<EvaluationRow>> {
@@ -32,35 +42,27 @@ fn train(mut config: RunConfig, folder: &Path) -> Result<Vec<EvaluationRow>> {
     run.train(model)
 }
 
-/// A tiny model as a GGUF file and its demonstrations, from nothing.
+/// A tiny model that knows the form of arithmetic stories as a GGUF file, and demonstrations, from nothing.
 fn make_start(folder: &Path) -> Result<(PathBuf, PathBuf)> {
-    let mut config = RunConfig::from_ron(RunConfig::quickstart(), "quickstart.ron")?;
-    for change in [
-        "device=flex",
-        "iterations=0",
-        "continued_sft_lr=none",
-        "word_problems.num_train=600",
-        "word_problems.num_test=20",
-        "word_problems.hidden_size=32",
-        "word_problems.num_layers=2",
-        "word_problems.intermediate_size=64",
-        "sft.epochs=10",
-        "evaluation.generate_rows=0",
-    ] {
-        config.set(change)?;
+    let (tiny, data, start, gguf) =
+        (folder.join("tiny"), folder.join("train.jsonl"), folder.join("start"), folder.join("start.gguf"));
+    fs::create_dir_all(&tiny).map_err(Error::writing("create", &tiny))?;
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    for file in ["golden/tiny_llama/config.json", "golden/tiny_llama/model.safetensors", "tokenizer/tokenizer.json"] {
+        let from = fixtures.join(file);
+        let to = tiny.join(from.file_name().unwrap_or_default());
+        fs::copy(&from, &to).map_err(Error::writing("write", &to))?;
     }
-    let (start, gguf) = (folder.join("start"), folder.join("start.gguf"));
-    train(config, &start)?;
+    word_problems::write_rows(&data, &make_word_problems(0, 600, 0, 0.0).train)?;
+    let sft = ["iterations=0", "sft.lr=3e-3", "sft.epochs=6", "sft.batch_size=50", "sft.micro_batch_size=50"];
+    train(config(&tiny, &data, &sft)?, &start)?;
     Policy::open(&start)?.write_gguf(&gguf, Precision::F16)?;
-    Ok((gguf, start.join("task/train.jsonl")))
+    Ok((gguf, data))
 }
 
 /// Aligns `gguf` to `data` inside `folder`.
-pub fn align(folder: &Path, gguf: &Path, data: &Path, changes: &[String]) -> Result<Vec<EvaluationRow>> {
-    let text = |path: &Path| Some(path.to_string_lossy().into_owned());
-    let mut config = RunConfig { model: text(gguf), data: text(data), ..RunConfig::default() };
-    changes.iter().try_for_each(|change| config.set(change))?;
-    let stages = train(config, &folder.join("run"))?;
+pub fn align(folder: &Path, gguf: &Path, data: &Path, changes: &[impl AsRef<str>]) -> Result<Vec<EvaluationRow>> {
+    let stages = train(config(gguf, data, changes)?, &folder.join("run"))?;
     let aligned = Policy::open(&folder.join("run"))?;
     aligned.write_gguf(&folder.join("aligned.gguf"), Precision::F16)?;
     println!("{:<14}{:>18}{:>12}", "", "log-prob / token", "accuracy");
@@ -75,10 +77,8 @@ pub fn align(folder: &Path, gguf: &Path, data: &Path, changes: &[String]) -> Res
 /// The whole way, with the tiny model.
 pub fn run(folder: &Path) -> Result<Vec<EvaluationRow>> {
     let (gguf, data) = make_start(folder)?;
-    let changes = ["device=flex", "train.lr=3e-4", "train.batch_size=50", "train.micro_batch_size=50"];
-    let rest = ["generation.max_new_tokens=32", "generation.batch_size=200", "train.max_length=64"];
-    let changes: Vec<String> = changes.iter().chain(&rest).map(|change| (*change).to_owned()).collect();
-    align(folder, &gguf, &data, &changes)
+    let sizes = ["train.batch_size=50", "train.micro_batch_size=50", "generation.batch_size=100"];
+    align(folder, &gguf, &data, &[&sizes[..], &["train.lr=3e-4", "generation.max_new_tokens=80"]].concat())
 }
 
 pub fn main() -> Result<()> {
@@ -86,7 +86,7 @@ pub fn main() -> Result<()> {
     match arguments.as_slice() {
         [] => run(Path::new("06_gguf_to_aligned")).map(drop),
         [folder] => run(Path::new(folder)).map(drop),
-        [_, _] => Err(gsil::Error::usage("a model needs its demonstrations: FOLDER MODEL.gguf DATA.jsonl")),
+        [_, _] => Err(Error::usage("a model needs its demonstrations: FOLDER MODEL.gguf DATA.jsonl")),
         [folder, gguf, data, changes @ ..] => {
             align(Path::new(folder), Path::new(gguf), Path::new(data), changes).map(drop)
         }

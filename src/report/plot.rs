@@ -24,7 +24,7 @@ const KEY_WIDTH: f64 = 56.0;
 const LETTER_WIDTH: f64 = 7.6;
 /// Black, then the colours of Okabe and Ito (2008) that people with any colour vision tell apart, darkest first.
 const COLORS: [&str; 7] = ["#1c1f23", "#0072b2", "#d55e00", "#009e73", "#a0447f", "#b07c00", "#3a9bd0"];
-const DASHES: [&str; 4] = ["none", "9 4", "3 3", "10 3 2 3"];
+const DASHES: [&str; 7] = ["none", "9 4", "3 3", "10 3 2 3", "18 4", "2 6", "12 3 2 3 2 3"];
 
 /// A picture with axes, made of curves. Values beyond an axis that was set are cut off at its edge.
 #[derive(Debug, Clone)]
@@ -212,11 +212,13 @@ pub fn to_svg(panels: &[Plot]) -> String {
         x += key_width;
     }
     let height = y + LEGEND_ROW;
+    let margin = 7.0; // marks at the ends of the x axis are whole
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
-         role=\"img\">\n<style>{STYLE}</style>\n<clipPath id=\"panel\"><rect x=\"{LEFT}\" y=\"{TOP}\" width=\"{}\" \
+         role=\"img\">\n<style>{STYLE}</style>\n<clipPath id=\"panel\"><rect x=\"{}\" y=\"{TOP}\" width=\"{}\" \
          height=\"{}\"/></clipPath>\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n{body}{legend}</svg>\n",
-        WIDTH - LEFT - RIGHT,
+        LEFT - margin,
+        WIDTH - LEFT - RIGHT + 2.0 * margin,
         HEIGHT - TOP - BOTTOM
     )
 }
