@@ -10,10 +10,8 @@
 //! For the losses that come from a convex function (bernoulli, brier, kliep, lsif, bregman_power) the best u is
 //! `log p(x) / q(x)`: what nobody can compute for language is learned from examples of both sides. The margin loss
 //! `hinge` is not one of them: its u goes to +1 or -1 and tells only which density is larger. `spin` compares pairs and
-//! finds the ratio up to a constant; `sft` and `simper` look at no ratio at all.
-//!
-//! GSIL is this classifier with one change: u is no free function but `log policy(x) / reference(x)`. Where u reaches
-//! its optimum, the policy has become p.
+//! finds the ratio up to a constant; `sft` and `simper` look at no ratio at all. GSIL is this classifier with one
+//! change: u is no free function but `log policy(x) / reference(x)`. Where that u is best, the policy has become p.
 //!
 //! Run with `cargo run --release --example 01_density_ratios [FILE.svg]`. Next: `02_losses`.
 
@@ -27,7 +25,7 @@ use gsil::report::plot::{self, Plot};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// Mean and standard deviation of the two densities.
+/// Mean and standard deviation.
 const P: (f64, f64) = (1.0, 0.8);
 const Q: (f64, f64) = (0.0, 1.25);
 const NUM_SAMPLES: usize = 200_000;
@@ -35,22 +33,21 @@ const NUM_SAMPLES: usize = 200_000;
 const NUM_CELLS: usize = 25;
 const NUM_UPDATES: i32 = 1000;
 
-/// What a loss found.
-pub struct Fit {
-    pub name: &'static str,
-    /// The largest `|u - log p / q|` for x from -1 to 2.5, where both sides have many samples; nats.
-    pub largest_error: f64,
-    /// The largest `|u|` there.
-    pub largest_u: f64,
-}
+/// Where results are judged: for x from -1 to 2.5 both sides have many samples.
+pub const JUDGED: std::ops::RangeInclusive<usize> = 8..=22;
 
-fn middle(cell: usize) -> f64 {
+pub fn middle(cell: usize) -> f64 {
     -3.0 + 0.25 * cell as f64
 }
 
-fn log_ratio(x: f64) -> f64 {
+pub fn log_ratio(x: f64) -> f64 {
     let log_density = |(mean, deviation): (f64, f64)| -0.5 * ((x - mean) / deviation).powi(2) - deviation.ln();
     log_density(P) - log_density(Q) // the common constant cancels
+}
+
+/// The largest `|u - log p / q|`, nats.
+pub fn largest_error(u: &[f64]) -> f64 {
+    JUDGED.map(|cell| (u[cell] - log_ratio(middle(cell))).abs()).fold(0.0, f64::max)
 }
 
 /// The share of normal samples (Box and Muller) in each cell, `[NUM_CELLS]`.
@@ -85,39 +82,36 @@ fn fit(loss: &dyn DensityRatioLoss, p: &Tensor<1>, q: &Tensor<1>) -> gsil::Resul
     Ok(gsil::model::weights::to_host(table)?.into_iter().map(f64::from).collect())
 }
 
-pub fn run(svg: &Path) -> gsil::Result<Vec<Fit>> {
+/// What each loss found: its name and its table.
+pub fn run(svg: &Path) -> gsil::Result<Vec<(&'static str, Vec<f64>)>> {
     let device = gsil::device::open("flex")?.autodiff();
     let (p, q) = (sample(P, 1, &device), sample(Q, 2, &device));
-    let power = BregmanPower { power: 0.5 };
-    let losses: [&dyn DensityRatioLoss; 6] = [&Bernoulli, &Brier, &Kliep, &Lsif, &power, &Hinge];
+    let losses: [&dyn DensityRatioLoss; 6] = [&Bernoulli, &Brier, &Kliep, &Lsif, &BregmanPower { power: 0.5 }, &Hinge];
     let names = ["bernoulli", "brier", "kliep", "lsif", "bregman_power", "hinge"];
-
     let truth = (0..=120).map(|i| -3.0 + 0.05 * f64::from(i)).map(|x| (x, log_ratio(x)));
-    let mut picture = Plot::new("What each classifier learned", "x", "u(x), nats").y_range(-6.0, 2.0);
-    picture = picture.line("log p(x) / q(x)", truth);
+    let picture = Plot::new("What each classifier learned", "x", "u(x), nats").y_range(-6.0, 2.0);
+    let mut picture = picture.line("log p(x) / q(x)", truth);
     let row = |name: &str, value: &dyn Fn(usize) -> f64| {
-        let values = (8..=22).step_by(2).map(|cell| format!("{:>8.2}", value(cell)));
+        let values = JUDGED.step_by(2).map(|cell| format!("{:>8.2}", value(cell)));
         println!("{name:<15}{}", values.collect::<String>());
     };
     row("x", &middle);
     row("log p / q", &|cell| log_ratio(middle(cell)));
-    let mut fits = Vec::new();
+    let mut tables = Vec::new();
     for (name, loss) in names.into_iter().zip(losses) {
         let u = fit(loss, &p, &q)?;
         row(name, &|cell| u[cell]);
-        let largest = |of: &dyn Fn(usize) -> f64| (8..=22).map(|cell| of(cell).abs()).fold(0.0, f64::max);
-        let largest_error = largest(&|cell| u[cell] - log_ratio(middle(cell)));
-        fits.push(Fit { name, largest_error, largest_u: largest(&|cell| u[cell]) });
         picture = picture.dots(name, u.iter().enumerate().map(|(cell, u)| (middle(cell), *u)));
+        tables.push((name, u));
     }
     plot::write_svg(svg, &[picture])?;
-    let worst = fits[..5].iter().map(|fit| fit.largest_error).fold(0.0, f64::max);
+    let worst = tables[..5].iter().map(|(_, u)| largest_error(u)).fold(0.0, f64::max);
     println!(
         "\nFive losses, one answer: the log density ratio, from samples alone; the largest error is {worst:.2} nats."
     );
     println!("hinge knows the sign and nothing else. Where p has next to no samples, left of -2, all of them guess.");
     println!("Picture: {}", svg.display());
-    Ok(fits)
+    Ok(tables)
 }
 
 pub fn main() -> gsil::Result<()> {
