@@ -22,6 +22,7 @@ use gsil::data::word_problems::{self, make_word_problems};
 use gsil::formats::quantize::Precision;
 use gsil::policy::Policy;
 use gsil::report::console::Console;
+use gsil::report::table::{format_table, number, percent};
 use gsil::train::EvaluationRow;
 use gsil::train::setup::Run;
 use gsil::{Error, Result};
@@ -53,7 +54,9 @@ fn make_start(folder: &Path) -> Result<(PathBuf, PathBuf)> {
         let to = tiny.join(from.file_name().unwrap_or_default());
         fs::copy(&from, &to).map_err(Error::writing("write", &to))?;
     }
-    word_problems::write_rows(&data, &make_word_problems(0, 600, 0, 0.0).train)?;
+    let problems = make_word_problems(0, 600, 40, 0.0);
+    word_problems::write_rows(&data, &problems.train)?;
+    word_problems::write_rows(folder.join("test.jsonl"), &problems.test)?;
     let sft = ["iterations=0", "sft.lr=3e-3", "sft.epochs=6", "sft.batch_size=50", "sft.micro_batch_size=50"];
     train(config(&tiny, &data, &sft)?, &start)?;
     Policy::open(&start)?.write_gguf(&gguf, Precision::F16)?;
@@ -65,11 +68,12 @@ pub fn align(folder: &Path, gguf: &Path, data: &Path, changes: &[impl AsRef<str>
     let stages = train(config(gguf, data, changes)?, &folder.join("run"))?;
     let aligned = Policy::open(&folder.join("run"))?;
     aligned.write_gguf(&folder.join("aligned.gguf"), Precision::F16)?;
-    println!("{:<14}{:>18}{:>12}", "", "log-prob / token", "accuracy");
-    for EvaluationRow { stage, evaluation, .. } in &stages {
-        let accuracy = evaluation.against_reference.map_or(f64::NAN, |against| against.implicit_reward_accuracy);
-        println!("{stage:<14}{:>18.4}{accuracy:>12.3}", evaluation.demonstration_log_prob_per_token);
-    }
+    let row = |EvaluationRow { stage, evaluation, .. }: &EvaluationRow| {
+        let accuracy = evaluation.against_reference.map(|against| against.implicit_reward_accuracy);
+        vec![stage.clone(), number(Some(evaluation.demonstration_log_prob_per_token)), percent(accuracy)]
+    };
+    let rows: Vec<Vec<String>> = stages.iter().map(row).collect();
+    println!("{}", format_table(&["after", "log-prob/token", "accuracy"], &rows));
     println!("aligned model: {}, {}", aligned.files.path.display(), folder.join("aligned.gguf").display());
     Ok(stages)
 }
@@ -77,8 +81,10 @@ pub fn align(folder: &Path, gguf: &Path, data: &Path, changes: &[impl AsRef<str>
 /// The whole way, with the tiny model.
 pub fn run(folder: &Path) -> Result<Vec<EvaluationRow>> {
     let (gguf, data) = make_start(folder)?;
-    let sizes = ["train.batch_size=50", "train.micro_batch_size=50", "generation.batch_size=100"];
-    align(folder, &gguf, &data, &[&sizes[..], &["train.lr=3e-4", "generation.max_new_tokens=80"]].concat())
+    let held_out = format!("evaluation.data={}", folder.join("test.jsonl").display());
+    let sizes = ["train.batch_size=25", "train.micro_batch_size=25", "generation.batch_size=100"];
+    let rest = ["train.lr=1e-3", "generation.max_new_tokens=80", "evaluation.generate_rows=40", &held_out];
+    align(folder, &gguf, &data, &[&sizes[..], &rest].concat())
 }
 
 pub fn main() -> Result<()> {

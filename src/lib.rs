@@ -75,7 +75,7 @@
 //! 4. [`objective`]: log-probs, log-ratios, implicit rewards, losses.
 //! 5. [`generate`]: self-generation. [`train`]: the algorithm. [`eval`]: held-out figures.
 //! 6. [`compare`]: many runs from one start, side by side.
-//! 7. [`policy`], [`report`] and [`cli`]: how a person meets all this. [`bench`]: how fast a device is. [`doctor`]: whether
+//! 7. [`policy`], [`report`] and [`cli`]: how a person meets all this. [`mod@bench`]: how fast a device is. [`doctor`]: whether
 //!    it computes what it should.
 //!
 //! Imports run one way. From the ground up: `error`, `config`, `device`, `report`, `ops`, `formats`, `model`, `data`, `policy`,
