@@ -29,7 +29,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 const P: (f64, f64) = (1.0, 0.8);
 const Q: (f64, f64) = (0.0, 1.25);
 const NUM_SAMPLES: usize = 200_000;
-/// Samples are counted in cells around -3, -2.75, .. 3, and u is a table with a free value for each cell.
+/// Samples are counted in cells around -3, -2.75, .. 3; u is a table with a free value for each of them.
 const NUM_CELLS: usize = 25;
 const NUM_UPDATES: i32 = 1000;
 
@@ -107,7 +107,7 @@ pub fn run(svg: &Path) -> gsil::Result<Vec<(&'static str, Vec<f64>)>> {
     plot::write_svg(svg, &[picture])?;
     let worst = tables[..5].iter().map(|(_, u)| largest_error(u)).fold(0.0, f64::max);
     println!(
-        "\nFive losses, one answer: the log density ratio, from samples alone; the largest error is {worst:.2} nats."
+        "\nFive losses, one answer, the log density ratio, from samples alone: the largest error is {worst:.2} nats."
     );
     println!("hinge knows the sign and nothing else. Where p has next to no samples, left of -2, all of them guess.");
     println!("Picture: {}", svg.display());

@@ -24,7 +24,7 @@ const KEY_WIDTH: f64 = 56.0;
 const LETTER_WIDTH: f64 = 7.6;
 /// Black, then the colours of Okabe and Ito (2008) that people with any colour vision tell apart, darkest first.
 const COLORS: [&str; 7] = ["#1c1f23", "#0072b2", "#d55e00", "#009e73", "#a0447f", "#b07c00", "#3a9bd0"];
-const DASHES: [&str; 7] = ["none", "9 4", "3 3", "10 3 2 3", "18 4", "2 6", "12 3 2 3 2 3"];
+const DASHES: [&str; 7] = ["none", "9 4", "3 3", "10 3 2 3", "18 4", "12 3 2 3 2 3", "2 6"];
 
 /// A picture with axes, made of curves. Values beyond an axis that was set are cut off at its edge.
 #[derive(Debug, Clone)]
