@@ -8,11 +8,12 @@
 //!
 //! ```text
 //! u(y) = scale * (log policy(y) - log reference(y)) + shift
-//! loss = l1(u(y1)) + l0(u(y0))                                 bernoulli: softplus(-u1) + softplus(u0)
+//! loss = l1(u(y1)) + l0(u(y0))
+//! bernoulli: softplus(-u(y1)) + softplus(u(y0))
 //! ```
 //!
-//! A classifier between two sources is best where u is the logarithm of their density ratio. With this u, that is where the
-//! policy has become the demonstrator. Where nothing is too large to write down, all of it is a few lines: two possible
+//! A classifier between two sources is best where u is the logarithm of their density ratio (with every loss but the margin
+//! loss `hinge`). With this u, at scale 1 and shift 0, that is where the policy has become the demonstrator. Where nothing is too large to write down, all of it is a few lines: two possible
 //! responses, the demonstrator picks the first in 8 of 10 cases, the policy begins with 1 of 10.
 //!
 //! ```
@@ -23,8 +24,9 @@
 //!
 //! let device = gsil::device::open("flex")?.autodiff();
 //! let objective = Objective::new(&ObjectiveConfig::default()); // bernoulli
-//! let demonstrations = Tensor::<1>::from_floats([0.8, 0.2], &device); // how often each response is demonstrated,
-//! let reference = Tensor::<1>::from_floats([0.1, 0.9], &device); //      and self-generated
+//! // How often each response is demonstrated, and self-generated.
+//! let demonstrations = Tensor::<1>::from_floats([0.8, 0.2], &device);
+//! let reference = Tensor::<1>::from_floats([0.1, 0.9], &device);
 //! let mut logits = reference.clone().log().inner();
 //! for _ in 0..100 {
 //!     let policy = Tensor::from_inner(logits.clone()).require_grad();
@@ -34,11 +36,12 @@
 //!         num_tokens: Tensor::ones([2], &device),
 //!     };
 //!     let loss = objective.loss(&side, Some(&side));
-//!     let mean = (loss.demonstration * demonstrations.clone() + loss.self_generated * reference.clone()).sum();
-//!     logits = logits - policy.grad(&mean.backward()).expect("the loss depends on the policy");
+//!     let (l1, l0) = (loss.demonstration, loss.self_generated);
+//!     let mean = (l1 * demonstrations.clone() + l0 * reference.clone()).sum();
+//!     logits = logits - policy.grad(&mean.backward()).expect("a gradient");
 //! }
 //! let policy = gsil::model::weights::to_host(activation::softmax(logits, 0))?;
-//! assert!((policy[0] - 0.8).abs() < 0.01, "the policy has become the demonstrator: {policy:?}");
+//! assert!((policy[0] - 0.8).abs() < 0.01, "{policy:?}"); // the policy has become the demonstrator
 //! # Ok(())
 //! # }
 //! ```
@@ -52,12 +55,13 @@
 //!
 //! # fn main() -> gsil::Result<()> {
 //! let model = Some("SmolLM2-135M-Instruct.Q4_1.gguf".to_owned());
-//! let mut config = RunConfig { model, data: Some("train.jsonl".to_owned()), ..RunConfig::default() };
+//! let data = Some("train.jsonl".to_owned());
+//! let mut config = RunConfig { model, data, ..RunConfig::default() };
 //! config.resolve();
 //! config.validate()?;
 //! let (run, model) = Run::start(config, Path::new("runs/first"), Console::stderr())?;
 //! for stage in run.train(model)? {
-//!     println!("{}: {} nats", stage.stage, stage.evaluation.demonstration_log_prob_per_token);
+//!     println!("{}: {:?}", stage.stage, stage.evaluation);
 //! }
 //! # Ok(())
 //! # }
