@@ -1,5 +1,7 @@
 //! A model together with its tokenizer, opened from a path: where every command begins.
 
+pub mod gguf;
+
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;

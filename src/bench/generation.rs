@@ -1,6 +1,6 @@
 //! Greedy self-generation for prompts of random tokens; no end token, so that the amount of work is fixed.
 //!
-//! Without a number of requests: [`NUM_EQUAL`] prompts of 32 tokens with 64 new tokens each, side by side. With one: so many
+//! Without a number of requests: `NUM_EQUAL` prompts of 32 tokens with 64 new tokens each, side by side. With one: so many
 //! prompts of 16 to 128 tokens with 8 to 128 new tokens each, all lengths from a fixed seed. Prefill is part of the time.
 
 use std::ops::RangeInclusive;

@@ -211,8 +211,8 @@ fn generation_config(policy: &Policy) -> Option<Value> {
 /// `config.json` with what mlx-lm reads under one spelling only, or assumes otherwise than transformers does: it takes a
 /// model without `tie_word_embeddings` for one with tied embeddings, and does not know `rope_parameters`.
 fn explicit_config(policy: &Policy) -> Result<Value> {
-    gguf::check_window(policy, "mlx")?;
-    let architecture = gguf::architecture_name(policy, "mlx")?; // mlx-lm calls these families so, too
+    policy.refuse_window("mlx")?;
+    let architecture = policy.family_name("mlx")?; // mlx-lm calls these families so, too
     let ModelConfig { rope_theta, tie_word_embeddings, rms_norm_eps, head_dim, num_key_value_heads, .. } =
         policy.config;
     let rope_scaling = match &policy.config.rope_scaling {

@@ -1,7 +1,7 @@
 //! The few things that saving asks of a file system, behind one trait, so that a test can let any of them fail.
 //!
 //! Everything that a run folder holds is written through [`FileSystem`]; reading loses nothing and goes past it. [`Disk`] is
-//! the real one. Next: [`super::atomic_write`].
+//! the real one. Next: `atomic_write`.
 
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};

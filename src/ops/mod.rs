@@ -2,7 +2,7 @@
 //!
 //! Each operation is a method of [`ModelOps`] with a second method for its gradient. Their default bodies are the composite
 //! reference ([`composite`]), built from a backend's own primitives; a device may replace them by fused kernels (`flex`: CPU
-//! loops over rows, in parallel and vectorised; `wgsl`: shaders for graphics cards). What is kept between forward and backward stands in [`autodiff`]. This is
+//! loops over rows, in parallel and vectorised; `wgsl`: shaders for graphics cards). What is kept between forward and backward stands in `autodiff`. This is
 //! the only folder that sees backend internals; the rest of the program calls the plain functions at the end of this file.
 //! Next: [`crate::model`].
 
@@ -37,7 +37,7 @@ pub mod team;
 #[cfg(feature = "flex")]
 mod tile;
 #[cfg(feature = "wgpu")]
-mod wgsl;
+pub mod wgsl;
 
 use burn::backend::{
     Backend, Dispatch, backend_extension,

@@ -1,6 +1,6 @@
 //! A small matrix product that stays in registers: the heart of the products that are not worth a call of the general one.
 //!
-//! The right-hand matrix is packed into panels of [`COLUMNS`] columns, so that it is read once and in order; every number of
+//! The right-hand matrix is packed into panels of `COLUMNS` columns, so that it is read once and in order; every number of
 //! the left-hand rows is broadcast. Sums run over k in order, for each row by itself: a row's result does not depend on the
 //! rows beside it.
 

@@ -5,6 +5,8 @@
 //! Sums run in a fixed order, and nothing is added atomically: the same inputs give the same bits. Rows beyond one grid's 65,535
 //! are spread over its second direction. Tensors are not split: each input and result is one buffer, at most as large as the
 //! adapter allows, and has fewer than 2^32 numbers. Only the logits, which nobody sees, are made in chunks that fit.
+//!
+//! A shader of your own is a [`Shader`] and a launch; `examples/05_own_kernel.rs` shows one from its text to its call.
 
 mod attention;
 mod launch;
@@ -17,8 +19,7 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::{AdamW, AttentionLayout, LogProbOptions, ModelOps, RmsProp, composite, composite_attention};
 use attention::{Outcome, has_kernel};
-pub use launch::kernel_name;
-use launch::{Buffer, Constant, Shader, empty, takes_shaders};
+pub use launch::{Buffer, Constant, Shader, empty, kernel_name, takes_shaders};
 
 static RMS_NORM: Shader = Shader::new("rms_norm", include_str!("../../shaders/rms_norm.wgsl"));
 static RMS_NORM_BACKWARD: Shader =

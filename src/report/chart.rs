@@ -88,7 +88,7 @@ impl Scale {
 }
 
 /// The smallest interval that holds all values, and is more than a point.
-fn widened(values: impl Iterator<Item = f64>) -> (f64, f64) {
+pub(super) fn widened(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     match (low <= high, high - low > 1e-12 * high.abs().max(1e-300)) {
         (false, _) => (0.0, 1.0),

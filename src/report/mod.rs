@@ -11,6 +11,7 @@ mod health;
 mod html;
 mod interval_chart;
 mod page;
+pub mod plot;
 mod responses;
 mod run_files;
 mod series;

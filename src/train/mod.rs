@@ -49,6 +49,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{ObjectiveConfig, ObjectiveName, TrainConfig};
 use crate::data::examples::Example;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::eval::{self, Evaluation, Judged, ReferenceRow, RowFigures};
 use crate::formats::atomic_write::replace_file;

@@ -7,7 +7,7 @@
 //! Only the files that are needed are fetched, and never a pickle file. A file appears in the cache only after its size and
 //! hash were compared with what the hub says. The token goes to the hub alone and into no message.
 //!
-//! Reading order: [`address`], `settings`, `http`, `cache`, `part`, `transfer`, `repository`, `model_files`, `data_files`.
+//! Reading order: `address`, `settings`, `http`, `cache`, `part`, `transfer`, `repository`, `model_files`, `data_files`.
 
 mod address;
 #[cfg(feature = "hub")]
@@ -30,6 +30,8 @@ mod transfer;
 use std::path::{Path, PathBuf};
 
 pub use self::address::Address;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::report::console::Console;
 

@@ -1,12 +1,12 @@
 //! Memory by phase and part, in bytes: pure arithmetic over the settings, the architecture and the lengths of the rows.
 //!
 //! Each phase is taken at its fullest moment. Where a figure comes from stands beside it; what a layer keeps is in
-//! [`super::sizes`], what is computed at once in [`super::batches`]. The reference needs no memory of its own: its log-probs
+//! `sizes`, what is computed at once in [`super::batches`]. The reference needs no memory of its own: its log-probs
 //! are numbers in the run folder.
 //!
 //! Live bytes are what the program holds. On Linux the allocator keeps freed memory ([`crate::device::keep_freed_memory`]),
 //! so that what a person sees grows to the fullest phase and stays there; blocks of different sizes leave gaps, which
-//! [`GAPS`] adds.
+//! `GAPS` adds.
 
 use serde::Serialize;
 

@@ -1,6 +1,6 @@
 //! What a run will need, said before anything starts: memory by phase, time by phase, room on the disk.
 //!
-//! [`memory`] is arithmetic over [`sizes`] and [`batches`] and needs no weights; [`savings`] tries changes of the settings on
+//! [`mod@memory`] is arithmetic over `sizes` and [`batches`] and needs no weights; [`savings`] tries changes of the settings on
 //! it; [`limits`] is what the machine has; [`time`] measures the speed of the loaded model for a few seconds.
 
 pub mod batches;
