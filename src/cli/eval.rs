@@ -1,9 +1,14 @@
-//! `gsil eval`.
+//! `gsil eval`: held-out figures of a model, and the evaluations that others publish figures of.
+
+mod gsm8k;
+mod multiple_choice;
+mod perplexity;
+mod shared;
 
 use std::path::PathBuf;
 
 use burn::module::Module;
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::{ModelArgs, RowArgs, config_for_rows, open_reference, print_line};
 use crate::data::data_folder::{Split, files_of};
@@ -15,10 +20,31 @@ use crate::report::console::Console;
 use crate::train::setup::evaluation_settings;
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = "Examples:
   gsil eval --model SmolLM2 --data test.jsonl
-  gsil eval --model runs/night --data test.jsonl evaluation.max_rows=50")]
+  gsil eval --model runs/night --data test.jsonl evaluation.max_rows=50
+  gsil eval gsm8k --model SmolLM2 --data gsm8k.jsonl --limit 2")]
 pub(super) struct EvalArgs {
+    #[command(subcommand)]
+    evaluation: Option<Evaluation>,
+    #[command(flatten)]
+    held_out: Option<HeldOutArgs>,
+}
+
+/// The evaluations that others publish figures of, asked and matched as lm-evaluation-harness does.
+#[derive(Debug, Subcommand)]
+enum Evaluation {
+    /// School mathematics: is the number of a greedy answer right?
+    Gsm8k(gsm8k::Gsm8kArgs),
+    /// Which of several texts the model finds likeliest, HellaSwag for instance.
+    MultipleChoice(multiple_choice::MultipleChoiceArgs),
+    /// How well the model predicts text: perplexity by word and byte, bits per byte.
+    Perplexity(perplexity::PerplexityArgs),
+}
+
+#[derive(Debug, Args)]
+struct HeldOutArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The model that the policy started from: adds implicit-reward accuracy.
@@ -35,6 +61,16 @@ pub(super) struct EvalArgs {
 }
 
 pub(super) fn eval(args: EvalArgs) -> Result<()> {
+    match (args.evaluation, args.held_out) {
+        (Some(Evaluation::Gsm8k(args)), _) => gsm8k::gsm8k(args),
+        (Some(Evaluation::MultipleChoice(args)), _) => multiple_choice::multiple_choice(args),
+        (Some(Evaluation::Perplexity(args)), _) => perplexity::perplexity(args),
+        (None, Some(args)) => held_out(args),
+        (None, None) => Err(Error::usage("give --model and --data, or the name of an evaluation")),
+    }
+}
+
+fn held_out(args: HeldOutArgs) -> Result<()> {
     let config = config_for_rows(&args.overrides, &args.rows)?;
     let console = Console::stderr();
     let device_name = device::resolve_name(&args.model.device);
