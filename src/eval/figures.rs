@@ -99,7 +99,9 @@ impl Report {
             vec![(*name).to_owned(), number(figure.value), interval]
         };
         let rows: Vec<Vec<String>> = self.figures.iter().map(row).collect();
-        format_table(&[&format!("{}, {} rows", self.evaluation, self.num_rows), "figure", "95% interval"], &rows)
+        let rows_word = if self.num_rows == 1 { "row" } else { "rows" };
+        let head = format!("{}, {} {rows_word}", self.evaluation, self.num_rows);
+        format_table(&[&head, "figure", "95% interval"], &rows)
     }
 }
 
