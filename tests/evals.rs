@@ -14,7 +14,7 @@ use crate::support::binary::{
 };
 
 /// Nats: both programs compute in float32, in another order.
-const TOLERANCE: f64 = 2e-3;
+const TOLERANCE: f64 = 1e-3;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/evals").join(name)
@@ -37,7 +37,7 @@ fn rows(folder: &Path) -> Vec<Value> {
 #[track_caller]
 fn assert_log_likelihood(found: &Value, expected: &Value, what: &str) {
     let (found, expected) = (found.as_f64().unwrap(), expected.as_f64().unwrap());
-    assert!((found - expected).abs() <= TOLERANCE + 1e-5 * expected.abs(), "{what}: {found}, lm_eval {expected}");
+    assert!((found - expected).abs() <= TOLERANCE + 1e-6 * expected.abs(), "{what}: {found}, lm_eval {expected}");
 }
 
 #[test]

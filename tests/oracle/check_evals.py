@@ -1,20 +1,22 @@
 """Do the evaluations of gsil say what lm-evaluation-harness says, row by row?
 
-    python check_evals.py PATH_TO_GSIL REPOSITORY [GSM8K_TEST.jsonl]
+    python check_evals.py PATH_TO_GSIL REPOSITORY [--gsm8k TEST.jsonl] [--model FOLDER] [--write]
 
-Needs lm_eval (0.4.13 was used), torch and transformers. Both programs get the same model (the tiny Llama of the fixtures with
-the tokenizer of the fixtures) and the same rows.
+Needs lm_eval (0.4.13 was used), torch and transformers. Both programs get the same model and the same rows. The model is the
+tiny Llama of the fixtures with the tokenizer of the fixtures, once as it is and once with texts that begin with the beginning
+token; or a Hugging Face folder.
 
 GSM8K: some hundred awkward responses and, with a test file, real worked answers go through lm_eval's own filters and metric;
 the same for the responses that gsil itself gives. Multiple choice and perplexity: lm_eval's HFLM computes every log-likelihood,
-its HellaSwag code makes the texts, its task code the predictions. `--write` at the end of the line writes what lm_eval said to
-tests/fixtures/evals, where the tests of gsil read it.
+its HellaSwag code makes the texts. `--write` writes what lm_eval said to tests/fixtures/evals, where the tests of gsil read it.
 """
 
+import argparse
 import json
 import math
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -33,7 +35,7 @@ FLEXIBLE = RegexFilter(r"(-?[$0-9.,]{2,})|(-?[0-9]+)", group_select=-1)
 IGNORED = [",", r"\$", r"(?s).*#### ", r"\.$"]
 STOPS = ["Question:", "</s>", "<|im_end|>"]
 # Nats. Both compute in float32, in another order.
-TOLERANCE = 2e-3
+TOLERANCE = 1e-3
 
 
 def read_lines(path):
@@ -87,6 +89,20 @@ def make_model(repository, folder):
         json.dump({"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "<|im_end|>"}, file)
 
 
+def begin_with_token(folder):
+    """Lets the tokenizer write `<s>` before every text, as Llama's does."""
+    path = os.path.join(folder, "tokenizer.json")
+    with open(path, encoding="utf-8") as file:
+        tokenizer = json.load(file)
+    (begin,) = (token["id"] for token in tokenizer["added_tokens"] if token["content"] == "<s>")
+    special, text = {"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    pair = [special, text, {"Sequence": {"id": "B", "type_id": 0}}]
+    tokens = {"<s>": {"id": "<s>", "ids": [begin], "tokens": ["<s>"]}}
+    tokenizer["post_processor"] = {"type": "TemplateProcessing", "single": [special, text], "pair": pair, "special_tokens": tokens}
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(tokenizer, file)
+
+
 WORDS = "the sea and a small boat went out before rain, Two of us sat; it's 17 o'clock. naïve café don't [step] [title] end".split()
 
 
@@ -98,7 +114,7 @@ def choice_rows():
     rng = random.Random(2)
     rows = []
     for i in range(60):
-        endings = [sentence(rng, 1, 9) for _ in range(rng.randint(2, 5))]
+        endings = ["It " + sentence(rng, 0, 8) for _ in range(rng.randint(2, 5))]
         answer = rng.randrange(len(endings))
         start, end = sentence(rng, 2, 9), sentence(rng, 0, 4)
         if i % 3 == 0:
@@ -142,8 +158,6 @@ def text_rows():
 
 
 def expected_texts(lm, rows):
-    import re
-
     requests = [Instance("loglikelihood_rolling", row, (row["text"],), i) for i, row in enumerate(rows)]
     sums = lm.loglikelihood_rolling(requests, disable_tqdm=True)
     return [
@@ -156,7 +170,7 @@ def agree(found, expected):
     """Equal in every key of `expected`; numbers with a fraction to within the tolerance."""
     for key, value in expected.items():
         if key.startswith("log_likelihood"):
-            if not np.allclose(found[key], value, rtol=1e-5, atol=TOLERANCE):
+            if not np.allclose(found[key], value, rtol=1e-6, atol=TOLERANCE):
                 return False
         elif found[key] != value:
             return False
@@ -184,53 +198,68 @@ def close(name, found, expected):
     return same
 
 
-def main(program, repository, gsm8k=None, write=False):
-    good = []
-    awkward = awkward_responses()
-    judged = [{"response": response, "answer": answer, **judge(response, answer)} for response, answer in awkward]
-    with tempfile.TemporaryDirectory() as folder:
-        def at(name):
-            return os.path.join(folder, name)
+def check_model(program, model, problems, folder, name):
+    """Every evaluation with one model. Returns whether all agree, and what lm_eval said of choices and texts."""
+    def at(file):
+        return os.path.join(folder, f"{name} {file}")
 
-        make_model(repository, at("model"))
-        # The fixture's model has random weights: what it says goes through both programs as it is.
-        problems = read_lines(gsm8k) if gsm8k else [{"question": f"What is {i} and {i}?", "answer": f"#### {2 * i}"} for i in range(40)]
-        write_lines(at("gsm8k.jsonl"), problems)
-        rows, _ = run_rows(program, "gsm8k", at("model"), at("gsm8k.jsonl"), at("g"), "--max-new-tokens", 48)
-        expected = [judge(row["response"], problem["answer"]) for row, problem in zip(rows, problems)]
-        good.append(count("gsm8k, gsil's own responses", rows, expected))
-        lm = HFLM(pretrained=at("model"), device="cpu", batch_size=1, dtype="float32")
-        choices, texts = choice_rows(), text_rows()
-        write_lines(at("choices.jsonl"), choices)
-        write_lines(at("texts.jsonl"), texts)
-        scored = expected_choices(lm, choices)
-        rows, figures = run_rows(program, "multiple-choice", at("model"), at("choices.jsonl"), at("c"))
-        good.append(count("multiple choice", rows, scored))
-        shares = {name: float(np.mean([row[key] == row["answer"] for row in scored])) for name, key in (("acc", "predicted"), ("acc_norm", "predicted_norm"))}
-        good.append(close("multiple choice", figures, shares))
-        read = expected_texts(lm, texts)
-        rows, figures = run_rows(program, "perplexity", at("model"), at("texts.jsonl"), at("p"))
-        good.append(count("perplexity", rows, read))
-        by_word = [(row["log_likelihood"], row["num_words"]) for row in read]
-        by_byte = [(row["log_likelihood"], row["num_bytes"]) for row in read]
-        wanted = {"word_perplexity": weighted_perplexity(by_word), "byte_perplexity": weighted_perplexity(by_byte), "bits_per_byte": bits_per_byte(by_byte)}
-        good.append(close("perplexity", figures, wanted))
-    fixtures = os.path.join(repository, "tests", "fixtures", "evals")
+    rows, _ = run_rows(program, "gsm8k", model, problems, at("g"), "--max-new-tokens", 48)
+    expected = [judge(row["response"], problem["answer"]) for row, problem in zip(rows, read_lines(problems))]
+    good = [count(f"{name}: gsm8k, its own responses", rows, expected)]
+    lm = HFLM(pretrained=model, device="cpu", batch_size=1, dtype="float32")
+    choices, texts = choice_rows(), text_rows()
+    write_lines(at("choices.jsonl"), choices)
+    write_lines(at("texts.jsonl"), texts)
+    scored, read = expected_choices(lm, choices), expected_texts(lm, texts)
+    rows, figures = run_rows(program, "multiple-choice", model, at("choices.jsonl"), at("c"))
+    good.append(count(f"{name}: multiple choice", rows, scored))
+    shares = {figure: float(np.mean([row[key] == row["answer"] for row in scored])) for figure, key in (("acc", "predicted"), ("acc_norm", "predicted_norm"))}
+    good.append(close(f"{name}: multiple choice", figures, shares))
+    rows, figures = run_rows(program, "perplexity", model, at("texts.jsonl"), at("p"))
+    good.append(count(f"{name}: perplexity", rows, read))
+    by_word = [(row["log_likelihood"], row["num_words"]) for row in read]
+    by_byte = [(row["log_likelihood"], row["num_bytes"]) for row in read]
+    wanted = {"word_perplexity": weighted_perplexity(by_word), "byte_perplexity": weighted_perplexity(by_byte), "bits_per_byte": bits_per_byte(by_byte)}
+    good.append(close(f"{name}: perplexity", figures, wanted))
+    return all(good), {"choices.jsonl": choices, "choices_expected.jsonl": scored, "texts.jsonl": texts, "texts_expected.jsonl": read}
+
+
+def judged_responses(gsm8k):
+    pairs = awkward_responses()
     if gsm8k:
-        # Each row's answer is another one's response: right and wrong ones, in people's words.
+        # Every second answer stands as a response to its neighbour's question: right and wrong ones, in people's words.
         answers = [row["answer"] for row in read_lines(gsm8k)][:80]
-        real = [(answers[i], answers[i - (i % 2)]) for i in range(len(answers))]
-        judged += [{"response": response, "answer": answer, **judge(response, answer)} for response, answer in real]
-    write_lines(os.path.join(tempfile.gettempdir(), "judged.jsonl") if not write else os.path.join(fixtures, "gsm8k_responses.jsonl"), judged)
-    if write:
-        write_lines(os.path.join(fixtures, "choices.jsonl"), choices)
-        write_lines(os.path.join(fixtures, "choices_expected.jsonl"), scored)
-        write_lines(os.path.join(fixtures, "texts.jsonl"), texts)
-        write_lines(os.path.join(fixtures, "texts_expected.jsonl"), read)
-    print(f"gsm8k, {len(judged)} responses judged; the test `every_response_is_judged_as_the_harness_judges_it` compares them")
-    return all(good)
+        pairs += [(answers[i], answers[i - i % 2]) for i in range(len(answers))]
+    return [{"response": response, "answer": answer, **judge(response, answer)} for response, answer in pairs]
+
+
+def main(arguments):
+    with tempfile.TemporaryDirectory() as folder:
+        problems = arguments.gsm8k or os.path.join(folder, "gsm8k.jsonl")
+        if not arguments.gsm8k:
+            write_lines(problems, [{"question": f"What is {i} and {i}?", "answer": f"#### {2 * i}"} for i in range(40)])
+        if arguments.model:
+            return check_model(arguments.gsil, arguments.model, problems, folder, "the model")[0]
+        plain, begins = (os.path.join(folder, name) for name in ("plain", "begins"))
+        make_model(arguments.repository, plain)
+        make_model(arguments.repository, begins)
+        begin_with_token(begins)
+        good, fixtures = check_model(arguments.gsil, plain, problems, folder, "tiny")
+        good &= check_model(arguments.gsil, begins, problems, folder, "tiny, texts begin with <s>")[0]
+    fixtures["gsm8k_responses.jsonl"] = judged_responses(arguments.gsm8k)
+    print(f"{len(fixtures['gsm8k_responses.jsonl'])} responses judged: the tests of gsil compare them with its own judgement")
+    if arguments.write:
+        for name, rows in fixtures.items():
+            write_lines(os.path.join(arguments.repository, "tests", "fixtures", "evals", name), rows)
+    return good
 
 
 if __name__ == "__main__":
-    arguments = [argument for argument in sys.argv[1:] if argument != "--write"]
-    sys.exit(not main(*arguments, write="--write" in sys.argv))
+    os.environ["TQDM_DISABLE"] = "1"
+    parser = argparse.ArgumentParser()
+    parser.add_argument("gsil")
+    parser.add_argument("repository")
+    parser.add_argument("--gsm8k")
+    parser.add_argument("--model")
+    parser.add_argument("--write", action="store_true")
+    sys.exit(not main(parser.parse_args()))
