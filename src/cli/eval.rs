@@ -8,7 +8,7 @@ mod shared;
 use std::path::PathBuf;
 
 use burn::module::Module;
-use clap::{Args, Subcommand};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 
 use super::{ModelArgs, RowArgs, config_for_rows, open_reference, print_line};
 use crate::data::data_folder::{Split, files_of};
@@ -19,22 +19,47 @@ use crate::policy::Wanted;
 use crate::report::console::Console;
 use crate::train::setup::evaluation_settings;
 
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-#[command(after_help = "Examples:
+const EXAMPLES: &str = "Examples:
   gsil eval --model SmolLM2 --data test.jsonl
   gsil eval --model runs/night --data test.jsonl evaluation.max_rows=50
-  gsil eval gsm8k --model SmolLM2 --data gsm8k.jsonl --limit 2")]
-pub(super) struct EvalArgs {
-    #[command(subcommand)]
-    evaluation: Option<Evaluation>,
-    #[command(flatten)]
-    held_out: Option<HeldOutArgs>,
+  gsil eval gsm8k --model SmolLM2 --data gsm8k.jsonl --limit 2";
+
+/// Without the name of an evaluation: the held-out figures.
+#[derive(Debug)]
+pub(super) enum EvalArgs {
+    HeldOut(HeldOutArgs),
+    Named(Evaluation),
+}
+
+/// Written by hand: a derived struct would ask for `--model` and `--data` beside an evaluation that has its own.
+impl Args for EvalArgs {
+    fn augment_args(command: Command) -> Command {
+        let command = Evaluation::augment_subcommands(HeldOutArgs::augment_args(command));
+        command.args_conflicts_with_subcommands(true).subcommand_negates_reqs(true).after_help(EXAMPLES)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for EvalArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
+        match matches.subcommand_name() {
+            Some(_) => Evaluation::from_arg_matches(matches).map(EvalArgs::Named),
+            None => HeldOutArgs::from_arg_matches(matches).map(EvalArgs::HeldOut),
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 /// The evaluations that others publish figures of, asked and matched as lm-evaluation-harness does.
 #[derive(Debug, Subcommand)]
-enum Evaluation {
+pub(super) enum Evaluation {
     /// School mathematics: is the number of a greedy answer right?
     Gsm8k(gsm8k::Gsm8kArgs),
     /// Which of several texts the model finds likeliest, HellaSwag for instance.
@@ -44,7 +69,7 @@ enum Evaluation {
 }
 
 #[derive(Debug, Args)]
-struct HeldOutArgs {
+pub(super) struct HeldOutArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The model that the policy started from: adds implicit-reward accuracy.
@@ -61,12 +86,11 @@ struct HeldOutArgs {
 }
 
 pub(super) fn eval(args: EvalArgs) -> Result<()> {
-    match (args.evaluation, args.held_out) {
-        (Some(Evaluation::Gsm8k(args)), _) => gsm8k::gsm8k(args),
-        (Some(Evaluation::MultipleChoice(args)), _) => multiple_choice::multiple_choice(args),
-        (Some(Evaluation::Perplexity(args)), _) => perplexity::perplexity(args),
-        (None, Some(args)) => held_out(args),
-        (None, None) => Err(Error::usage("give --model and --data, or the name of an evaluation")),
+    match args {
+        EvalArgs::HeldOut(args) => held_out(args),
+        EvalArgs::Named(Evaluation::Gsm8k(args)) => gsm8k::gsm8k(args),
+        EvalArgs::Named(Evaluation::MultipleChoice(args)) => multiple_choice::multiple_choice(args),
+        EvalArgs::Named(Evaluation::Perplexity(args)) => perplexity::perplexity(args),
     }
 }
 

@@ -19,7 +19,7 @@ Examples:
   gsil eval gsm8k --model SmolLM2 --data gsm8k.jsonl --output night --chat
   gsil eval gsm8k --model SmolLM2 --data gsm8k.jsonl --limit 2 \\
       --few-shot-data gsm8k.jsonl --few-shot 2 --max-new-tokens 64")]
-pub(super) struct Gsm8kArgs {
+pub(in crate::cli) struct Gsm8kArgs {
     #[command(flatten)]
     shared: EvaluationArgs,
     /// Worked problems are taken from this file: its first ones.

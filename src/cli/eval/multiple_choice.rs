@@ -17,7 +17,7 @@ Examples:
   gsil eval multiple-choice --model SmolLM2 --data hellaswag.jsonl
   gsil eval multiple-choice --model SmolLM2 --data hellaswag.jsonl \\
       --limit 100 --output choices")]
-pub(super) struct MultipleChoiceArgs {
+pub(in crate::cli) struct MultipleChoiceArgs {
     #[command(flatten)]
     shared: EvaluationArgs,
 }

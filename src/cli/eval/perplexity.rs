@@ -14,7 +14,7 @@ use crate::eval::scoring::Scoring;
 Examples:
   gsil eval perplexity --model SmolLM2 --data texts.jsonl
   gsil eval perplexity --model SmolLM2 --data book.txt --max-length 128")]
-pub(super) struct PerplexityArgs {
+pub(in crate::cli) struct PerplexityArgs {
     #[command(flatten)]
     shared: EvaluationArgs,
     /// Tokens of a window. Default: the longest that the model reads.
