@@ -205,6 +205,14 @@ fn bad_rows_and_impossible_settings_are_errors_that_name_the_place() {
 }
 
 #[test]
+fn a_misspelt_evaluation_is_an_error_that_says_where_to_look() {
+    let folder = tempdir().unwrap();
+    let stderr = gsil(folder.path(), &["eval", "gsm9", "--model", "m", "--data", "d"]).failed(2);
+    assert!(stderr.contains("`gsm9` is neither KEY=VALUE nor an evaluation"), "{stderr}");
+    assert!(stderr.contains("gsil eval --help"), "{stderr}");
+}
+
+#[test]
 fn a_model_without_tokenizer_or_template_is_refused() {
     let folder = tempdir().unwrap();
     let model = text(tiny_model_with(folder.path(), &[]));

@@ -95,6 +95,10 @@ pub(super) fn eval(args: EvalArgs) -> Result<()> {
 }
 
 fn held_out(args: HeldOutArgs) -> Result<()> {
+    if let Some(word) = args.overrides.iter().find(|word| !word.contains('=')) {
+        return Err(Error::usage(format!("`{word}` is neither KEY=VALUE nor an evaluation right after `eval`"))
+            .with_hint("`gsil eval --help` lists the evaluations"));
+    }
     let config = config_for_rows(&args.overrides, &args.rows)?;
     let console = Console::stderr();
     let device_name = device::resolve_name(&args.model.device);
