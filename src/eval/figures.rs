@@ -45,9 +45,9 @@ impl Figure {
         let share = num_right as f64 / n;
         let centre = (share + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
         let half = Z / (1.0 + Z * Z / n) * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
-        let (low, high) =
-            (num_right > 0).then_some(centre - half).map_or((0.0, centre + half), |low| (low, centre + half));
-        let high = if num_right == num_rows { 1.0 } else { high };
+        // Exact at the ends, where rounding may leave a little more or less.
+        let low = if num_right == 0 { 0.0 } else { centre - half };
+        let high = if num_right == num_rows { 1.0 } else { centre + half };
         Figure { value: share, low: Some(low), high: Some(high), interval: Method::Wilson }
     }
 
