@@ -4,17 +4,15 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use crate::error::{Error, Result};
 
-/// SHA-256 over names and contents, in hexadecimal digits. Of a folder the files in it count, those in its own folders do
+/// BLAKE3 over names and contents, in hexadecimal digits. Of a folder the files in it count, those in its own folders do
 /// not; of a file its content alone.
 ///
 /// # Errors
 /// [`Error::Input`] for what cannot be read.
 pub fn fingerprint(paths: &[PathBuf]) -> Result<String> {
-    let mut hash = Sha256::new();
+    let mut hash = blake3::Hasher::new();
     for path in paths {
         if !path.is_dir() {
             add_file(&mut hash, path)?;
@@ -30,18 +28,20 @@ pub fn fingerprint(paths: &[PathBuf]) -> Result<String> {
             add_file(&mut hash, path)?;
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash.finalize().to_hex().to_string())
 }
 
 /// Length first: the bytes of one file must not count as the next one's.
-fn add_file(hash: &mut Sha256, path: &Path) -> Result<()> {
+fn add_file(hash: &mut blake3::Hasher, path: &Path) -> Result<()> {
     let mut file = File::open(path).map_err(Error::reading(path))?;
-    hash.update(file.metadata().map_err(Error::reading(path))?.len().to_le_bytes());
+    hash.update(&file.metadata().map_err(Error::reading(path))?.len().to_le_bytes());
     let mut bytes = vec![0; 1 << 20];
     loop {
         match file.read(&mut bytes).map_err(Error::reading(path))? {
             0 => return Ok(()),
-            num_bytes => hash.update(&bytes[..num_bytes]),
+            num_bytes => {
+                hash.update(&bytes[..num_bytes]);
+            }
         }
     }
 }
