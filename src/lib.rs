@@ -77,7 +77,7 @@
 //! 2. [`data`]: rows of files, chat template, token ids, batches and their masks.
 //! 3. [`formats`]: model files in and out. [`model`]: the decoder. [`ops`]: its operations with their gradients.
 //! 4. [`objective`]: log-probs, log-ratios, implicit rewards, losses.
-//! 5. [`generate`]: self-generation. [`train`]: the algorithm. [`eval`]: held-out figures.
+//! 5. [`generate`]: self-generation. [`train`]: the algorithm. [`eval`]: held-out figures, GSM8K and its like.
 //! 6. [`compare`]: many runs from one start, side by side.
 //! 7. [`policy`], [`report`] and [`cli`]: how a person meets all this. [`mod@bench`]: how fast a device is. [`doctor`]: whether
 //!    it computes what it should.

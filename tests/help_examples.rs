@@ -11,10 +11,18 @@ use tempfile::{TempDir, tempdir};
 
 use crate::support::binary::{Outcome, command, gsil, read_json, text_model, wait};
 
-/// The verbs that `gsil --help` lists.
+/// The verbs that `gsil --help` lists, each followed by its own verbs: `eval`, `eval gsm8k`, ..
 fn verbs() -> Vec<String> {
-    let help = gsil(Path::new("."), &["--help"]).succeeded().stdout;
-    let commands = help.split_once("\nCommands:\n").unwrap().1;
+    let with_own = |verb: String| {
+        let own = verbs_in(&help(&verb));
+        let own: Vec<String> = own.into_iter().map(|name| format!("{verb} {name}")).collect();
+        std::iter::once(verb).chain(own).collect::<Vec<_>>()
+    };
+    verbs_in(&help("")).into_iter().flat_map(with_own).collect()
+}
+
+fn verbs_in(help: &str) -> Vec<String> {
+    let Some((_, commands)) = help.split_once("\nCommands:\n") else { return Vec::new() };
     let names = commands.lines().take_while(|line| !line.is_empty()).filter(|line| line.starts_with("  "));
     // A wrapped description goes on further to the right.
     let names = names.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
@@ -23,7 +31,8 @@ fn verbs() -> Vec<String> {
 
 /// The help of a verb on a terminal of 80 columns.
 fn help(verb: &str) -> String {
-    let mut command = command(Path::new("."), &[verb, "--help"]);
+    let words: Vec<&str> = verb.split_whitespace().chain(["--help"]).collect();
+    let mut command = command(Path::new("."), &words);
     wait(command.env("COLUMNS", "80").spawn().unwrap()).succeeded().stdout
 }
 
@@ -31,6 +40,7 @@ fn help(verb: &str) -> String {
 fn examples(verb: &str) -> Vec<String> {
     let help = help(verb);
     let Some((_, lines)) = help.split_once("\nExamples:\n") else { return Vec::new() };
+    let lines = lines.replace("\\\n", " "); // a line that goes on
     let without_comment = |line: &str| line.split("   #").next().unwrap_or_default().trim().to_owned();
     lines.lines().map(without_comment).filter(|line| !line.is_empty()).collect()
 }
@@ -55,6 +65,7 @@ fn world() -> &'static TempDir {
         for name in ["config.json", "generation_config.json"] {
             let mut config = read_json(&path("SmolLM2").join(name));
             config["eos_token_id"] = json!((400..515).collect::<Vec<_>>());
+            config["max_position_embeddings"] = json!(512); // evaluations answer with up to 256 tokens
             fs::write(path("SmolLM2").join(name), config.to_string()).unwrap();
         }
         let rows = |range: std::ops::Range<usize>, keys: [&str; 2]| -> String {
@@ -65,6 +76,12 @@ fn world() -> &'static TempDir {
         fs::write(path("test.jsonl"), rows(12..16, ["prompt", "response"])).unwrap();
         let pair = |i: usize| json!({"prompt": format!("Say {i}."), "chosen": format!("{i}"), "rejected": "no"});
         fs::write(path("pairs.jsonl"), (0..4).map(|i| format!("{}\n", pair(i))).collect::<String>()).unwrap();
+        let problem = |i: usize| json!({"question": format!("What is {i} and {i}?"), "answer": format!("#### {}", 2 * i)});
+        fs::write(path("gsm8k.jsonl"), (0..4).map(|i| format!("{}\n", problem(i))).collect::<String>()).unwrap();
+        let choice = |i: usize| json!({"ctx": format!("Row {i}."), "endings": ["Yes.", "No."], "label": i % 2});
+        fs::write(path("hellaswag.jsonl"), (0..4).map(|i| format!("{}\n", choice(i))).collect::<String>()).unwrap();
+        fs::write(path("texts.jsonl"), "{\"text\": \"One text.\"}\n{\"text\": \"Another one.\"}\n").unwrap();
+        fs::write(path("book.txt"), "It was a dark night.\n".repeat(10)).unwrap();
         let small = r#"model: "SmolLM2", data: "train.jsonl", device: "flex", evaluation: (data: "test.jsonl", generate_rows: 2),
                        generation: (max_new_tokens: 8, unfinished: mask)"#;
         fs::write(path("gsil.ron"), format!("({small})")).unwrap();

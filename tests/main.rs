@@ -18,6 +18,7 @@ mod bad_input;
 mod bench;
 mod command_line;
 mod compare;
+mod evals;
 mod export;
 mod export_readers;
 mod help_examples;

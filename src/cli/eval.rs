@@ -1,9 +1,14 @@
-//! `gsil eval`.
+//! `gsil eval`: held-out figures of a model, and the evaluations that others publish figures of.
+
+mod gsm8k;
+mod multiple_choice;
+mod perplexity;
+mod shared;
 
 use std::path::PathBuf;
 
 use burn::module::Module;
-use clap::Args;
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 
 use super::{ModelArgs, RowArgs, config_for_rows, open_reference, print_line};
 use crate::data::data_folder::{Split, files_of};
@@ -14,11 +19,57 @@ use crate::policy::Wanted;
 use crate::report::console::Console;
 use crate::train::setup::evaluation_settings;
 
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
+const EXAMPLES: &str = "Examples:
   gsil eval --model SmolLM2 --data test.jsonl
-  gsil eval --model runs/night --data test.jsonl evaluation.max_rows=50")]
-pub(super) struct EvalArgs {
+  gsil eval --model runs/night --data test.jsonl evaluation.max_rows=50
+  gsil eval gsm8k --model SmolLM2 --data gsm8k.jsonl --limit 2";
+
+/// Without the name of an evaluation: the held-out figures.
+#[derive(Debug)]
+pub(super) enum EvalArgs {
+    HeldOut(HeldOutArgs),
+    Named(Evaluation),
+}
+
+/// Written by hand: a derived struct would ask for `--model` and `--data` beside an evaluation that has its own.
+impl Args for EvalArgs {
+    fn augment_args(command: Command) -> Command {
+        let command = Evaluation::augment_subcommands(HeldOutArgs::augment_args(command));
+        command.args_conflicts_with_subcommands(true).subcommand_negates_reqs(true).after_help(EXAMPLES)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for EvalArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
+        match matches.subcommand_name() {
+            Some(_) => Evaluation::from_arg_matches(matches).map(EvalArgs::Named),
+            None => HeldOutArgs::from_arg_matches(matches).map(EvalArgs::HeldOut),
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The evaluations that others publish figures of, asked and matched as lm-evaluation-harness does.
+#[derive(Debug, Subcommand)]
+pub(super) enum Evaluation {
+    /// School mathematics: is the number of a greedy answer right?
+    Gsm8k(gsm8k::Gsm8kArgs),
+    /// Which of several texts the model finds likeliest, HellaSwag for instance.
+    MultipleChoice(multiple_choice::MultipleChoiceArgs),
+    /// How well the model predicts text: perplexity by word and byte, bits per byte.
+    Perplexity(perplexity::PerplexityArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HeldOutArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The model that the policy started from: adds implicit-reward accuracy.
@@ -35,6 +86,19 @@ pub(super) struct EvalArgs {
 }
 
 pub(super) fn eval(args: EvalArgs) -> Result<()> {
+    match args {
+        EvalArgs::HeldOut(args) => held_out(args),
+        EvalArgs::Named(Evaluation::Gsm8k(args)) => gsm8k::gsm8k(args),
+        EvalArgs::Named(Evaluation::MultipleChoice(args)) => multiple_choice::multiple_choice(args),
+        EvalArgs::Named(Evaluation::Perplexity(args)) => perplexity::perplexity(args),
+    }
+}
+
+fn held_out(args: HeldOutArgs) -> Result<()> {
+    if let Some(word) = args.overrides.iter().find(|word| !word.contains('=')) {
+        return Err(Error::usage(format!("`{word}` is neither KEY=VALUE nor an evaluation right after `eval`"))
+            .with_hint("`gsil eval --help` lists the evaluations"));
+    }
     let config = config_for_rows(&args.overrides, &args.rows)?;
     let console = Console::stderr();
     let device_name = device::resolve_name(&args.model.device);

@@ -57,7 +57,7 @@ enum Verb {
     Chat(chat::ChatArgs),
     /// Log-probs, log-ratios and losses of given responses, one JSON line a row.
     Score(score::ScoreArgs),
-    /// Held-out figures of a model, as JSON.
+    /// Held-out figures of a model, as JSON; GSM8K, multiple choice, perplexity.
     Eval(eval::EvalArgs),
     /// What training will make of a data file.
     Inspect(inspect::InspectArgs),
