@@ -23,6 +23,7 @@ mod enumerable {
     /// Logits for each of the first token, the second after one token, the third after two.
     const NUM_CONTEXTS: usize = 1 + V + V * V;
 
+    type Function = fn(f64) -> f64;
     type Parameters = Vec<[f64; V]>;
 
     fn parameters(seed: u64) -> Parameters {
@@ -63,7 +64,7 @@ mod enumerable {
     }
 
     /// Each with its slope.
-    const LOSSES: [(&str, fn(f64) -> f64, fn(f64) -> f64); 5] = [
+    const LOSSES: [(&str, Function, Function); 5] = [
         ("bernoulli", |u| (1.0 + u.exp()).ln(), sigmoid),
         ("brier", |u| sigmoid(u).powi(2), |u| 2.0 * sigmoid(u).powi(2) * (1.0 - sigmoid(u))),
         ("hinge", |u| (1.0 + u).max(0.0), |u| if u > -1.0 { 1.0 } else { 0.0 }),
@@ -117,7 +118,7 @@ mod enumerable {
         policy: &Parameters,
         reference: &Parameters,
         tokens: [usize; T],
-        (l0, slope): (fn(f64) -> f64, fn(f64) -> f64),
+        (l0, slope): (Function, Function),
         count: Option<usize>,
     ) -> (f64, Parameters) {
         let at = |parameters: &Parameters, i: usize| log_probs(parameters, context(&tokens[..i]));
@@ -145,7 +146,7 @@ mod enumerable {
     fn moments(
         policy: &Parameters,
         reference: &Parameters,
-        functions: (fn(f64) -> f64, fn(f64) -> f64),
+        functions: (Function, Function),
         count: Option<usize>,
     ) -> (f64, Parameters, f64) {
         let (mut mean, mut mean_gradient, mut square) = (0.0, vec![[0.0; V]; NUM_CONTEXTS], 0.0);
