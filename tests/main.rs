@@ -31,6 +31,7 @@ mod real_model;
 mod refusals;
 mod report;
 mod resume;
+mod sandbox;
 mod server;
 mod tables;
 mod terminal;

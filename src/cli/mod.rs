@@ -16,6 +16,8 @@ mod init;
 mod inspect;
 mod man;
 mod report;
+#[cfg(target_os = "linux")]
+mod sandbox;
 mod score;
 mod train;
 
@@ -74,6 +76,10 @@ enum Verb {
     Completions(completions::CompletionsArgs),
     /// Manual pages.
     Man(man::ManArgs),
+    /// A process of the sandbox of model-written code; not for people.
+    #[cfg(target_os = "linux")]
+    #[command(name = "__sandbox", hide = true, subcommand)]
+    Sandbox(sandbox::Stage),
 }
 
 /// Runs what the command line asks for.
@@ -99,6 +105,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Doctor(args) => doctor::doctor(args),
         Verb::Completions(args) => completions::completions(args),
         Verb::Man(args) => man::man(args),
+        #[cfg(target_os = "linux")]
+        Verb::Sandbox(stage) => sandbox::run(stage),
     }
 }
 

@@ -2,6 +2,7 @@
 //! whether its answers are right.
 
 pub mod answer;
+pub mod sandbox;
 
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
