@@ -1,24 +1,101 @@
-//! `gsil eval`.
+//! `gsil eval`: figures on held-out demonstrations, or a benchmark.
 
-use std::path::PathBuf;
+mod humaneval;
+mod mt_bench;
+
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use clap::Args;
+use clap::{Args, Subcommand};
+use serde::Serialize;
 
+use super::hub::HubArgs;
 use super::{ModelArgs, RowArgs, config_for_rows, open_reference, print_line};
 use crate::data::data_folder::{Split, files_of};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{evaluate, reference_rows};
-use crate::policy::Wanted;
+use crate::formats::atomic_write::write_bytes;
+use crate::formats::file_system::Disk;
+use crate::model::CausalLm;
+use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
 use crate::train::setup::evaluation_settings;
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = "Examples:
   gsil eval --model SmolLM2 --data test.jsonl
   gsil eval --model runs/night --data test.jsonl evaluation.max_rows=50")]
 pub(super) struct EvalArgs {
+    #[command(flatten)]
+    held_out: Option<HeldOutArgs>,
+    #[command(subcommand)]
+    benchmark: Option<Benchmark>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Benchmark {
+    /// HumanEval: Python functions to complete, pass@k of their tests.
+    #[command(name = "humaneval")]
+    HumanEval(humaneval::HumanEvalArgs),
+    /// MT-Bench: questions of two turns, rated by a judge.
+    MtBench(mt_bench::MtBenchArgs),
+}
+
+pub(super) fn eval(args: EvalArgs) -> Result<()> {
+    match (args.benchmark, args.held_out) {
+        (Some(Benchmark::HumanEval(args)), _) => humaneval::humaneval(args),
+        (Some(Benchmark::MtBench(args)), _) => mt_bench::mt_bench(args),
+        (None, Some(args)) => held_out(args),
+        (None, None) => {
+            Err(Error::usage("give --model and --data, or a benchmark").with_hint("see `gsil eval --help`"))
+        }
+    }
+}
+
+/// A model and where it runs, for commands that can do without one.
+#[derive(Debug, Args)]
+struct OptionalModel {
+    /// A Hugging Face folder, a .gguf file, a run, or one of the hub.
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// auto, flex, ndarray, wgpu, wgpu:N; see `gsil devices`.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    #[command(flatten)]
+    hub: HubArgs,
+}
+
+impl OptionalModel {
+    /// Opens and loads the model; one of the hub is fetched if need be.
+    fn load(&self, console: &Console) -> Result<(Policy, CausalLm)> {
+        let given = self.model.as_ref().ok_or_else(|| Error::usage("give --model"))?;
+        let policy = Policy::open(&self.hub.model(given)?)?;
+        let device = device::open(device::resolve_name(&self.device))?;
+        let model = policy.load(&device, console)?.valid();
+        Ok((policy, model))
+    }
+}
+
+/// Keeps the settings of what a file holds beside it. A file that was begun with others is not gone on with.
+fn settle_settings(path: &Path, file: &Path, settings: &impl Serialize) -> Result<()> {
+    let text =
+        serde_json::to_string_pretty(settings).map_err(|error| Error::usage(format!("cannot encode: {error}")))?;
+    if file.exists() {
+        let begun = fs::read_to_string(path).map_err(Error::reading(path))?;
+        if begun != text {
+            return Err(Error::usage(format!("{} was begun with other settings:\n{begun}", file.display()))
+                .with_hint("choose another --output, or the same settings"));
+        }
+        return Ok(());
+    }
+    write_bytes(&Disk, path, text.as_bytes())
+}
+
+#[derive(Debug, Args)]
+struct HeldOutArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// The model that the policy started from: adds implicit-reward accuracy.
@@ -34,7 +111,7 @@ pub(super) struct EvalArgs {
     overrides: Vec<String>,
 }
 
-pub(super) fn eval(args: EvalArgs) -> Result<()> {
+fn held_out(args: HeldOutArgs) -> Result<()> {
     let config = config_for_rows(&args.overrides, &args.rows)?;
     let console = Console::stderr();
     let device_name = device::resolve_name(&args.model.device);

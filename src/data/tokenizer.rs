@@ -235,7 +235,12 @@ impl Tokenizer {
         }
     }
 
-    fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
+    /// Token ids of a text without a chat template, after the beginning token if that is the tokenizer's convention; one
+    /// that the text already has is not doubled.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the tokenizer cannot represent the text.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
         let mut ids = self.encode(text)?;
         if let Some(bos) = self.bos_token_id
             && ids.first() != Some(&bos)

@@ -2,6 +2,9 @@
 //! whether its answers are right.
 
 pub mod answer;
+pub mod benchmark_rows;
+pub mod humaneval;
+pub mod mt_bench;
 pub mod sandbox;
 
 use burn::module::Module;
