@@ -25,8 +25,10 @@ mod house;
 mod hub;
 #[cfg(feature = "hub")]
 mod hub_faults;
+mod humaneval;
 mod inspect;
 mod kills;
+mod mt_bench;
 mod real_model;
 mod refusals;
 mod report;
