@@ -1,20 +1,32 @@
 //! Every example of every `--help` runs, in a folder where the files that it names exist.
 #![cfg(unix)]
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::json;
 use tempfile::{TempDir, tempdir};
 
 use crate::support::binary::{Outcome, command, gsil, read_json, text_model, wait};
+use crate::support::fixture;
 
-/// The verbs that `gsil --help` lists.
+/// The verbs that `gsil --help` lists, each followed by those that its own help lists: `eval`, `eval humaneval`, ..
 fn verbs() -> Vec<String> {
-    let help = gsil(Path::new("."), &["--help"]).succeeded().stdout;
-    let commands = help.split_once("\nCommands:\n").unwrap().1;
+    let with_own = |verb: String| {
+        let own = listed(&help(&verb)).into_iter().map(|own| format!("{verb} {own}")).collect::<Vec<_>>();
+        std::iter::once(verb).chain(own)
+    };
+    listed(&gsil(Path::new("."), &["--help"]).succeeded().stdout).into_iter().flat_map(with_own).collect()
+}
+
+/// The verbs under `Commands:`, if there are any.
+fn listed(help: &str) -> Vec<String> {
+    let Some((_, commands)) = help.split_once("\nCommands:\n") else { return Vec::new() };
     let names = commands.lines().take_while(|line| !line.is_empty()).filter(|line| line.starts_with("  "));
     // A wrapped description goes on further to the right.
     let names = names.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
@@ -23,7 +35,8 @@ fn verbs() -> Vec<String> {
 
 /// The help of a verb on a terminal of 80 columns.
 fn help(verb: &str) -> String {
-    let mut command = command(Path::new("."), &[verb, "--help"]);
+    let words: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
+    let mut command = command(Path::new("."), &words);
     wait(command.env("COLUMNS", "80").spawn().unwrap()).succeeded().stdout
 }
 
@@ -65,6 +78,12 @@ fn world() -> &'static TempDir {
         fs::write(path("test.jsonl"), rows(12..16, ["prompt", "response"])).unwrap();
         let pair = |i: usize| json!({"prompt": format!("Say {i}."), "chosen": format!("{i}"), "rejected": "no"});
         fs::write(path("pairs.jsonl"), (0..4).map(|i| format!("{}\n", pair(i))).collect::<String>()).unwrap();
+        let problems = fs::read(fixture("humaneval/problems.jsonl")).unwrap();
+        let mut compressed = GzEncoder::new(File::create(path("HumanEval.jsonl.gz")).unwrap(), Compression::default());
+        compressed.write_all(&problems).unwrap();
+        compressed.finish().unwrap();
+        let question = json!({"question_id": 81, "category": "writing", "turns": ["Say one.", "Say two."]});
+        fs::write(path("question.jsonl"), format!("{question}\n")).unwrap();
         let small = r#"model: "SmolLM2", data: "train.jsonl", device: "flex", evaluation: (data: "test.jsonl", generate_rows: 2),
                        generation: (max_new_tokens: 8, unfinished: mask)"#;
         fs::write(path("gsil.ron"), format!("({small})")).unwrap();

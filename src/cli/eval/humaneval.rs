@@ -35,10 +35,8 @@ sample runs in a sandbox (Linux 6.2 or later): limits, landlock, namespaces.
 It is a fence, not a virtual machine: a flaw of the kernel is not held back.
 
 Examples:
-  gsil eval humaneval --model SmolLM2 --data HumanEval.jsonl.gz \\
-    --output humaneval --limit 2 --max-new-tokens 32
-  gsil eval humaneval --data HumanEval.jsonl.gz --limit 2 \\
-    --samples samples.jsonl --allow-code-execution")]
+  gsil eval humaneval --model SmolLM2 --data HumanEval.jsonl.gz --output he
+  gsil eval humaneval --data HumanEval.jsonl.gz --samples he/samples.jsonl")]
 pub(in crate::cli) struct HumanEvalArgs {
     #[command(flatten)]
     model: OptionalModel,

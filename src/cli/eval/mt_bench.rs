@@ -33,8 +33,7 @@ const JUDGMENT_TOKENS: usize = 2048;
 model_answer/ID.jsonl and model_judgment/JUDGE_single.jsonl are written.
 
 Examples:
-  gsil eval mt-bench --model SmolLM2 --data question.jsonl --limit 2 \\
-    --max-new-tokens 16 --output mt_bench    # answers alone")]
+  gsil eval mt-bench --model SmolLM2 --data question.jsonl --output mt")]
 pub(in crate::cli) struct MtBenchArgs {
     #[command(flatten)]
     model: OptionalModel,
