@@ -67,9 +67,9 @@ fn answers_and_judgments_have_fastchats_form_and_the_second_start_asks_for_what_
     });
     let outcome = judged(folder.path(), &server, &[]).succeeded();
     let summary = &outcome.json_lines()[0];
-    let scores = &summary["scores"];
+    let scores = &summary["figures"];
     // Questions 7 and 4.
-    assert_eq!(scores["score"]["mean"], 5.5, "{summary}");
+    assert_eq!(scores["score"]["value"], 5.5, "{summary}");
     assert_eq!((&scores["num_rated"], &scores["num_without_rating"]), (&json!(3), &json!(1)));
     assert!(outcome.stderr.contains("1 judgments have no rating"), "{}", outcome.stderr);
     let answers = read_json_lines(&folder.path().join("out/model_answer/text.jsonl"));
@@ -99,7 +99,7 @@ fn answers_and_judgments_have_fastchats_form_and_the_second_start_asks_for_what_
     let whole = fs::read_to_string(&file).unwrap();
     fs::write(&file, &whole[..whole.match_indices('\n').nth(1).unwrap().0 + 9]).unwrap();
     let again = judged(folder.path(), &server, &[]).succeeded();
-    assert_eq!(again.json_lines()[0]["scores"], *scores);
+    assert_eq!(again.json_lines()[0]["figures"], *scores);
     assert_eq!(server.asked().len(), 6);
     assert_eq!(read_json_lines(&folder.path().join("out/model_answer/text.jsonl")), answers);
 }
@@ -108,7 +108,7 @@ fn answers_and_judgments_have_fastchats_form_and_the_second_start_asks_for_what_
 fn without_a_judge_answers_are_written_and_nothing_is_rated() {
     let folder = place();
     let summary = run(folder.path(), &["--limit", "1"]).succeeded().json_lines().remove(0);
-    assert_eq!((&summary["judged"], &summary["num_questions"]), (&json!(false), &json!(1)));
+    assert_eq!((&summary["judged"], &summary["num_rows"]), (&json!(false), &json!(1)));
     assert_eq!(read_json_lines(&folder.path().join("out/model_answer/text.jsonl")).len(), 1);
 }
 

@@ -1,5 +1,6 @@
 //! `gsil eval humaneval`: completions are written first, and run only if the user says so.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -125,7 +126,7 @@ pub(in crate::cli) fn humaneval(args: HumanEvalArgs) -> Result<()> {
         console.say("Nothing of what the model wrote was run. To run it in a sandbox and judge it:");
         console.say(format!("  {}", command_to_judge(&args, &samples_file)));
         return print_json(&json!({
-            "benchmark": "humaneval", "num_tasks": problems.len(), "num_samples": samples.len(),
+            "evaluation": "humaneval", "num_rows": problems.len(), "num_samples": samples.len(),
             "samples": samples_file, "judged": false,
         }));
     }
@@ -273,16 +274,17 @@ fn summary(
         .collect();
     let estimate = |k: &usize| {
         let values: Vec<f64> = counts.iter().map(|(n, c)| pass_at_k(*n, *c, *k)).collect();
-        PassAtK::of_tasks(*k, &values)
+        (format!("pass@{k}"), PassAtK::of_tasks(&values))
     };
     json!({
-        "benchmark": "humaneval",
-        "num_tasks": problems.len(),
+        "evaluation": "humaneval",
+        "num_rows": problems.len(),
+        "confidence": 0.95,
+        "figures": args.k.iter().map(estimate).collect::<BTreeMap<_, _>>(),
         "num_samples": samples.len(),
         "judged": true,
         "num_passed": verdicts.iter().filter(|verdict| verdict.passed).count(),
         "num_timed_out": verdicts.iter().filter(|verdict| verdict.result == "timed out").count(),
-        "pass_at_k": args.k.iter().map(estimate).collect::<Vec<_>>(),
         "sandbox": layers,
     })
 }

@@ -117,12 +117,13 @@ pub(in crate::cli) fn mt_bench(args: MtBenchArgs) -> Result<()> {
         console.warn(format!("{num} judgments have no rating and are in no mean"));
     }
     print_json(&json!({
-        "benchmark": "mt_bench",
-        "num_questions": questions.len(),
+        "evaluation": "mt_bench",
+        "num_rows": questions.len(),
+        "confidence": 0.95,
         "num_unanswered_turns": num_unanswered,
         "judged": scores.is_some(),
         "judge": args.judge_model,
-        "scores": scores,
+        "figures": scores,
     }))
 }
 

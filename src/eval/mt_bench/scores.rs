@@ -12,10 +12,12 @@ const Z: f64 = 1.959_963_984_540_054;
 /// A mean over questions with its 95% interval; no interval of a single question.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct MeanScore {
-    pub num_questions: usize,
-    pub mean: f64,
+    pub value: f64,
     pub low: Option<f64>,
     pub high: Option<f64>,
+    /// How the interval was made: `normal`.
+    pub interval: &'static str,
+    pub num_questions: usize,
 }
 
 impl MeanScore {
@@ -29,7 +31,8 @@ impl MeanScore {
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
         let half = (values.len() > 1).then(|| Z * (squares / (n - 1.0) / n).sqrt());
         let end = |sign: f64| half.map(|half| mean + sign * half);
-        Some(MeanScore { num_questions: values.len(), mean, low: end(-1.0), high: end(1.0) })
+        let num_questions = values.len();
+        Some(MeanScore { value: mean, low: end(-1.0), high: end(1.0), interval: "normal", num_questions })
     }
 }
 
@@ -59,7 +62,7 @@ impl Scores {
             ratings(question, turn).into_iter().filter(|score| *score != NO_RATING).collect()
         };
         let mean = |wanted: &dyn Fn(&Question) -> bool, turn: Option<usize>| {
-            let of_question = |question: &Question| MeanScore::of(&rated(question, turn)).map(|score| score.mean);
+            let of_question = |question: &Question| MeanScore::of(&rated(question, turn)).map(|score| score.value);
             let values: Vec<f64> =
                 questions.iter().filter(|question| wanted(question)).filter_map(of_question).collect();
             MeanScore::of(&values)
@@ -116,13 +119,14 @@ mod tests {
         let scores = Scores::new(&questions, &judgments);
         // Questions 5 and 8: mean 6.5, deviation 3/sqrt(2), standard error 1.5.
         let score = scores.score.unwrap();
-        assert_eq!((score.num_questions, score.mean), (2, 6.5));
+        assert_eq!((score.num_questions, score.value), (2, 6.5));
         assert!((score.high.unwrap() - (6.5 + 1.5 * Z)).abs() < 1e-12, "{score:?}");
         assert!((score.low.unwrap() - (6.5 - 1.5 * Z)).abs() < 1e-12, "{score:?}");
-        assert_eq!(scores.first_turn.unwrap().mean, 6.0);
-        assert_eq!(scores.second_turn, Some(MeanScore { num_questions: 1, mean: 6.0, low: None, high: None }));
+        assert_eq!(scores.first_turn.unwrap().value, 6.0);
+        let second = scores.second_turn.unwrap();
+        assert_eq!((second.num_questions, second.value, second.low, second.high), (1, 6.0, None, None));
         assert_eq!((scores.num_rated, scores.num_without_rating), (3, 2));
         assert_eq!(scores.categories["stem"], None);
-        assert_eq!(scores.categories["math"].unwrap().mean, 6.5);
+        assert_eq!(scores.categories["math"].unwrap().value, 6.5);
     }
 }

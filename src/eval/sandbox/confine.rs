@@ -14,7 +14,8 @@ use landlock::{
 use nix::sys::prctl::set_no_new_privs;
 use nix::sys::resource::{Resource, setrlimit};
 
-use super::plan::{Head, Landlock, Limits, Plan};
+use super::layers::{Landlock, Limits};
+use super::plan::{Head, Plan};
 use super::supervise::PROGRAM;
 use crate::error::{Error, Result};
 

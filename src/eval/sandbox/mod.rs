@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! mod           what a caller sees: open, run, how a program ended
-//! plan          what the processes of a run tell each other; which layers are on
+//! layers        what a program may use, and what holds it
+//! run           the caller's side of a run
+//! plan          what the processes of a run tell each other
 //! python        where the interpreter and its libraries lie
 //! supervise     process 1: new namespaces, a private root, the clock
 //! private_root  the file system that the program sees
@@ -23,12 +25,14 @@
 //! It is a fence around mistakes and mischief of a language model, not a virtual machine. Not held back are: a flaw of the
 //! kernel, whose whole interface of system calls stays open (no seccomp filter); side channels (timing, caches); load on
 //! processors and memory up to the limits, of every program that runs at once (the limit of memory is per process); reading
-//! what Python's own folders hold, installed packages included; running on in a file that Python's users trust. Where there
+//! what Python's own folders hold, installed packages included. Where there
 //! are no namespaces, UDP and sockets in the file system are not held back either. For programs that someone wrote to break
 //! out, use a machine that holds nothing of value.
 
 #[cfg(target_os = "linux")]
 pub mod confine;
+mod layers;
+#[cfg(target_os = "linux")]
 mod plan;
 #[cfg(target_os = "linux")]
 mod private_root;
@@ -42,7 +46,7 @@ pub mod supervise;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use plan::{Layers, Limits};
+pub use layers::{Landlock, Layers, Limits};
 #[cfg(target_os = "linux")]
 pub use run::Sandbox;
 

@@ -21,7 +21,8 @@ const NOTHING: Option<&str> = None;
 pub fn leave_namespaces() -> io::Result<()> {
     let (user, group) = (geteuid(), getegid());
     let system = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNET;
-    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | system)?;
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | system)
+        .map_err(|error| io::Error::other(format!("the system refuses new ones: {}", error.desc())))?;
     // The same number inside and outside, which is not root's: capabilities end when the next program is started.
     write("/proc/self/setgroups", "deny")?;
     write("/proc/self/uid_map", &format!("{user} {user} 1"))?;

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, geteuid};
 
-use super::plan::{Head, Landlock, Layers, Limits, Plan, Report};
+use super::layers::{Landlock, Layers, Limits};
+use super::plan::{Head, Plan, Report};
 use super::python::{Python, on_path};
 use super::{Ending, Outcome, Settings};
 use crate::error::{Error, Result};
