@@ -244,7 +244,7 @@ fn escape_7_nothing_is_written_outside_of_the_private_folder() {
     let kept = folder.path().join("kept");
     fs::write(&kept, "kept").unwrap();
     fs::set_permissions(&kept, Permissions::from_mode(0o666)).unwrap();
-    for program in ["os.truncate(KEPT, 0)", "os.remove(KEPT)", "os.rename(KEPT, 'mine')", "os.chmod('/tmp', 0)"] {
+    for program in ["os.truncate(KEPT, 0)", "os.remove(KEPT)", "os.rename(KEPT, 'mine')", "os.chmod('..', 0)"] {
         let program = program.replace("KEPT", &format!("{kept:?}"));
         confined(&format!("import os\n{program}"));
         assert_eq!(fs::read_to_string(&kept).unwrap(), "kept", "{program}");
@@ -350,7 +350,7 @@ fn a_mount_or_a_new_namespace_does_not_undo_the_private_root() {
 import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
 libc.unshare(0x10000000 | 0x20000)  # CLONE_NEWUSER | CLONE_NEWNS
-if libc.mount(b'none', b'/tmp', b'tmpfs', 0, None) == 0:
+if libc.mount(b'none', os.getcwdb(), b'tmpfs', 0, None) == 0:
     print('HARM')
 print('errno', ctypes.get_errno())
 ";

@@ -30,7 +30,7 @@ use crate::train::setup::evaluation_settings;
   gsil eval --model runs/night --data test.jsonl evaluation.max_rows=50")]
 pub(super) struct EvalArgs {
     #[command(flatten)]
-    held_out: Option<HeldOutArgs>,
+    held_out: HeldOutArgs,
     #[command(subcommand)]
     benchmark: Option<Benchmark>,
 }
@@ -45,7 +45,7 @@ enum Benchmark {
 }
 
 pub(super) fn eval(args: EvalArgs) -> Result<()> {
-    match (args.benchmark, args.held_out) {
+    match args.benchmark {
         (Some(Benchmark::HumanEval(args)), _) => humaneval::humaneval(args),
         (Some(Benchmark::MtBench(args)), _) => mt_bench::mt_bench(args),
         (None, Some(args)) => held_out(args),
@@ -96,14 +96,21 @@ fn settle_settings(path: &Path, file: &Path, settings: &impl Serialize) -> Resul
 
 #[derive(Debug, Args)]
 struct HeldOutArgs {
+    /// A Hugging Face folder, a .gguf file, or one of the hub: owner/name, owner/name@revision, owner/name@revision/x.gguf.
+    // Optional to the type alone: a benchmark has arguments of its own. So is `data`.
+    #[arg(long, required = true)]
+    model: Option<PathBuf>,
+    /// auto, flex, ndarray, wgpu, wgpu:N; see `gsil devices`.
+    #[arg(long, default_value = "auto")]
+    device: String,
     #[command(flatten)]
-    model: ModelArgs,
+    hub: HubArgs,
     /// The model that the policy started from: adds implicit-reward accuracy.
     #[arg(long)]
     reference: Option<PathBuf>,
     /// Held-out demonstrations: a file (.jsonl, .json, .csv, .tsv, .parquet), or a folder with a valid file.
-    #[arg(long)]
-    data: PathBuf,
+    #[arg(long, required = true)]
+    data: Option<PathBuf>,
     #[command(flatten)]
     rows: RowArgs,
     /// Changes to the configuration: `evaluation.max_rows=50`, `evaluation.answer_marker="####"`, ..
@@ -112,13 +119,17 @@ struct HeldOutArgs {
 }
 
 fn held_out(args: HeldOutArgs) -> Result<()> {
+    let (Some(model), Some(data)) = (args.model, args.data) else {
+        return Err(Error::usage("give --model and --data, or a benchmark").with_hint("see `gsil eval --help`"));
+    };
+    let from = ModelArgs { model, device: args.device, hub: args.hub };
     let config = config_for_rows(&args.overrides, &args.rows)?;
     let console = Console::stderr();
-    let device_name = device::resolve_name(&args.model.device);
-    let policy = args.model.open()?;
-    let reference = args.reference.as_deref().map(|path| open_reference(path, &policy, &args.model.hub)).transpose()?;
+    let device_name = device::resolve_name(&from.device);
+    let policy = from.open()?;
+    let reference = args.reference.as_deref().map(|path| open_reference(path, &policy, &from.hub)).transpose()?;
     let wanted = Wanted::new(&config, Some(config.evaluation.max_rows));
-    let files = files_of(&args.model.hub.data(&args.data)?, Split::Validation)?;
+    let files = files_of(&from.hub.data(&data)?, Split::Validation)?;
     let examples = policy.read_examples(&files, &wanted, usize::MAX, &console)?;
     let settings = evaluation_settings(&config, &policy, device_name);
     let device = device::open(device_name)?;

@@ -15,7 +15,7 @@
 //!
 //! * user: `nobody` if this program runs as root, else the user's own;
 //! * namespaces (user, pid, net, mount, ipc, uts) where the kernel allows them: no other process is seen, there is no
-//!   network, and the root holds Python, its libraries, three devices and a small `/tmp` in memory, nothing else;
+//!   network, and the root holds Python, its libraries, three devices and a small folder in memory, nothing else;
 //! * rlimits: processor time, memory and file size of each process, processes, open files, no core dumps;
 //! * landlock: only Python and its libraries are read, only the private folder is written, no TCP, no signals outward;
 //! * no_new_privs: setuid programs give nothing;

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::{Landlock, Limits};
 
+/// Where a program works in a private root: no folder of the system's, which Python or this program might lie in.
+const WORK_FOLDER: &str = "/gsil-sandbox";
+
 /// What one run is to be. The first line that [`super::supervise`] reads; the program follows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
@@ -28,7 +31,7 @@ impl Plan {
     /// The folder that the program works in and may write to, as it sees it.
     pub fn work_folder(&self) -> PathBuf {
         match self.namespaces {
-            true => PathBuf::from("/tmp"),
+            true => PathBuf::from(WORK_FOLDER),
             false => self.folder.join("tmp"),
         }
     }

@@ -1,4 +1,4 @@
-//! The file system that a program sees: its interpreter and libraries, three devices, and a small `/tmp` in memory.
+//! The file system that a program sees: its interpreter and libraries, three devices, and a small folder in memory to work in.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -37,7 +37,7 @@ fn write(path: &str, text: &str) -> io::Result<()> {
 pub fn enter(plan: &Plan) -> io::Result<()> {
     let root = plan.folder.as_path();
     mount(NOTHING, "/", NOTHING, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NOTHING)?;
-    // A second of the same size for /tmp: what the program writes does not take the room of what it reads.
+    // The folder to work in is another: what the program writes does not take the room of what it reads.
     mount_memory(root, 1 << 20)?;
     let shown = plan.readable.iter().chain([&plan.gsil]).cloned().chain(DEVICES.map(PathBuf::from));
     for path in shown.collect::<Vec<_>>() {
@@ -50,14 +50,14 @@ pub fn enter(plan: &Plan) -> io::Result<()> {
             symlink(target, link)?;
         }
     }
-    let (work, old) = (root.join("tmp"), root.join("old"));
+    let (work, old) = (inside(root, &plan.work_folder())?, root.join("gsil-old-root"));
     fs::create_dir(&work)?;
     mount_memory(&work, plan.limits.file_bytes)?;
     fs::create_dir(&old)?;
     pivot_root(root, &old)?;
     chdir("/")?;
-    umount2("/old", MntFlags::MNT_DETACH)?;
-    fs::remove_dir("/old")
+    umount2("/gsil-old-root", MntFlags::MNT_DETACH)?;
+    fs::remove_dir("/gsil-old-root")
 }
 
 fn mount_memory(folder: &Path, num_bytes: u64) -> io::Result<()> {
