@@ -46,12 +46,9 @@ enum Benchmark {
 
 pub(super) fn eval(args: EvalArgs) -> Result<()> {
     match args.benchmark {
-        (Some(Benchmark::HumanEval(args)), _) => humaneval::humaneval(args),
-        (Some(Benchmark::MtBench(args)), _) => mt_bench::mt_bench(args),
-        (None, Some(args)) => held_out(args),
-        (None, None) => {
-            Err(Error::usage("give --model and --data, or a benchmark").with_hint("see `gsil eval --help`"))
-        }
+        Some(Benchmark::HumanEval(args)) => humaneval::humaneval(args),
+        Some(Benchmark::MtBench(args)) => mt_bench::mt_bench(args),
+        None => held_out(args.held_out),
     }
 }
 
