@@ -59,8 +59,8 @@ enum Verb {
     Chat(chat::ChatArgs),
     /// Log-probs, log-ratios and losses of given responses, one JSON line a row.
     Score(score::ScoreArgs),
-    /// Held-out figures of a model, as JSON.
-    Eval(eval::EvalArgs),
+    /// Held-out figures of a model, as JSON; HumanEval, MT-Bench.
+    Eval(Box<eval::EvalArgs>),
     /// What training will make of a data file.
     Inspect(inspect::InspectArgs),
     /// A run or a model in the form that other programs take: transformers, peft, llama.cpp and Ollama, mlx-lm, TRL.
@@ -97,7 +97,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Compare(args) => compare::compare(args),
         Verb::Chat(args) => chat::chat(args),
         Verb::Score(args) => score::score(args),
-        Verb::Eval(args) => eval::eval(args),
+        Verb::Eval(args) => eval::eval(*args),
         Verb::Inspect(args) => inspect::inspect(args),
         Verb::Export(args) => export::export(args),
         Verb::Bench(args) => bench::bench(args),
