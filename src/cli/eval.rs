@@ -1,7 +1,11 @@
-//! `gsil eval`: figures on held-out demonstrations, or a benchmark.
+//! `gsil eval`: held-out figures of a model, and the evaluations that others publish figures of.
 
+mod gsm8k;
 mod humaneval;
 mod mt_bench;
+mod multiple_choice;
+mod perplexity;
+mod shared;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,16 +31,24 @@ use crate::train::setup::evaluation_settings;
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = "Examples:
   gsil eval --model SmolLM2 --data test.jsonl
-  gsil eval --model runs/night --data test.jsonl evaluation.max_rows=50")]
+  gsil eval --model runs/night --data test.jsonl evaluation.max_rows=50
+  gsil eval gsm8k --model SmolLM2 --data gsm8k.jsonl --limit 2")]
 pub(super) struct EvalArgs {
     #[command(flatten)]
     held_out: HeldOutArgs,
     #[command(subcommand)]
-    benchmark: Option<Benchmark>,
+    evaluation: Option<Evaluation>,
 }
 
+/// The evaluations that others publish figures of, asked and matched as they do.
 #[derive(Debug, Subcommand)]
-enum Benchmark {
+enum Evaluation {
+    /// School mathematics: is the number of a greedy answer right?
+    Gsm8k(gsm8k::Gsm8kArgs),
+    /// Which of several texts the model finds likeliest, HellaSwag for instance.
+    MultipleChoice(multiple_choice::MultipleChoiceArgs),
+    /// How well the model predicts text: perplexity by word and byte, bits per byte.
+    Perplexity(perplexity::PerplexityArgs),
     /// HumanEval: Python functions to complete, pass@k of their tests.
     #[command(name = "humaneval")]
     HumanEval(humaneval::HumanEvalArgs),
@@ -45,9 +57,12 @@ enum Benchmark {
 }
 
 pub(super) fn eval(args: EvalArgs) -> Result<()> {
-    match args.benchmark {
-        Some(Benchmark::HumanEval(args)) => humaneval::humaneval(args),
-        Some(Benchmark::MtBench(args)) => mt_bench::mt_bench(args),
+    match args.evaluation {
+        Some(Evaluation::Gsm8k(args)) => gsm8k::gsm8k(args),
+        Some(Evaluation::MultipleChoice(args)) => multiple_choice::multiple_choice(args),
+        Some(Evaluation::Perplexity(args)) => perplexity::perplexity(args),
+        Some(Evaluation::HumanEval(args)) => humaneval::humaneval(args),
+        Some(Evaluation::MtBench(args)) => mt_bench::mt_bench(args),
         None => held_out(args.held_out),
     }
 }

@@ -59,7 +59,7 @@ enum Verb {
     Chat(chat::ChatArgs),
     /// Log-probs, log-ratios and losses of given responses, one JSON line a row.
     Score(score::ScoreArgs),
-    /// Held-out figures of a model, as JSON; HumanEval, MT-Bench.
+    /// Held-out figures of a model, as JSON; GSM8K, multiple choice, perplexity, HumanEval, MT-Bench.
     Eval(Box<eval::EvalArgs>),
     /// What training will make of a data file.
     Inspect(inspect::InspectArgs),

@@ -13,7 +13,7 @@ use super::{FAILED_FILE, FINISHED_FILE};
 use crate::error::{Error, Result};
 use crate::eval::{Answers, Evaluation, RowAnswer, RowFigures};
 use crate::formats::file_system::Disk;
-use crate::train::json_lines::read_lines;
+use crate::formats::json_lines::read_lines;
 use crate::train::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow, StageRows};
 
 /// A held-out figure that methods are compared by.

@@ -11,6 +11,7 @@ mod csv_rows;
 pub mod data_file;
 pub mod data_folder;
 pub mod examples;
+pub mod fields;
 pub mod inspection;
 mod json_rows;
 #[cfg(feature = "tables")]

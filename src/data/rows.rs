@@ -238,7 +238,12 @@ impl Problem {
         Problem { hint: Some(hint.into()), ..self }
     }
 
-    fn into_error(self, path: &Path, kind: FileKind, number: usize) -> Error {
+    /// Adds advice where the problem brings none.
+    pub(super) fn or_hint(self, hint: &str) -> Self {
+        Problem { hint: self.hint.or_else(|| Some(hint.to_owned())), ..self }
+    }
+
+    pub(super) fn into_error(self, path: &Path, kind: FileKind, number: usize) -> Error {
         let place = self.place.map(|place| format!(", {place}")).unwrap_or_default();
         let error = Error::input(path, self.message).at(format!("{}{place}", kind.place(number)));
         let unit = kind.unit();

@@ -21,6 +21,8 @@ pub struct Tokenizer {
     vocab_size: usize,
     /// Put before a prompt that no template writes.
     bos_token_id: Option<u32>,
+    /// What a text is scored after where nothing stands before it.
+    prefix_token_id: Option<u32>,
     /// Tokens that end a response; the first one is written where the template writes none.
     eos_token_ids: Vec<u32>,
     chat_template: Option<ChatTemplate>,
@@ -45,6 +47,7 @@ impl Tokenizer {
         let mut tokenizer = Tokenizer {
             vocab_size: largest_id.map_or(0, |id| id as usize + 1),
             bos_token_id: None,
+            prefix_token_id: None,
             eos_token_ids: eos_token_ids.to_vec(),
             chat_template,
             path: path.to_owned(),
@@ -60,6 +63,8 @@ impl Tokenizer {
             return Err(Error::input(path, "no end token is known: a response could never end")
                 .with_hint("name it as `eos_token` in tokenizer_config.json or as `eos_token_id` in config.json"));
         }
+        let prefix_token = bos_token.or(eos_token);
+        tokenizer.prefix_token_id = prefix_token.and_then(|token| tokenizer.inner.token_to_id(token));
         let add_bos = files.tokenizer_config.get("add_bos_token").and_then(Value::as_bool);
         tokenizer.bos_token_id = tokenizer.conventional_bos(bos_token, add_bos)?;
         Ok(tokenizer)
@@ -105,6 +110,12 @@ impl Tokenizer {
             Some(ids) => Ok(ids.to_vec()),
             None => self.encode(text),
         }
+    }
+
+    /// The token that a text is scored after where nothing stands before it: the beginning token, also where texts do not
+    /// begin with it by convention, else the end token.
+    pub fn prefix_token_id(&self) -> u32 {
+        self.prefix_token_id.unwrap_or(self.eos_token_ids[0])
     }
 
     /// The tokens that end a response. Never empty.
@@ -235,8 +246,8 @@ impl Tokenizer {
         }
     }
 
-    /// Token ids of a text without a chat template, after the beginning token if that is the tokenizer's convention; one
-    /// that the text already has is not doubled.
+    /// Token ids of a text that nothing stands before: after the beginning token, if that is the tokenizer's convention,
+    /// and never through a chat template.
     ///
     /// # Errors
     /// [`Error::Input`] if the tokenizer cannot represent the text.

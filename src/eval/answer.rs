@@ -5,22 +5,29 @@
 //! the format, so report both. Beyond that, strict joins digits that are spelled one by one (`#### 7 2`), as the
 //! built-in word problems do. Its regular expressions are scanned by hand here and checked against Python's `re`.
 
-/// The number right after `marker` and one space, as the text has it: the first match of
-/// `marker (-?[0-9.,]+)`.
+/// The number right after `marker` and one space, as the text has it: the first match of `marker (-?[0-9.,]+)`.
+pub fn strict_match<'t>(text: &'t str, marker: &str) -> Option<&'t str> {
+    strict_place(text, marker).map(|(number, _)| number)
+}
+
+/// [`strict_match`], with digits that are spelled one by one joined.
 ///
 /// A single digit that is followed by further single digits, one space between them, is read as one number: `#### 7 2`
 /// gives `72`. If a longer number follows (`#### 7 2 15`) they are separate numbers and the first is taken.
 pub fn strict_answer(text: &str, marker: &str) -> Option<String> {
-    let after_marker = text.char_indices().filter_map(|(at, _)| text[at..].strip_prefix(marker)?.strip_prefix(' '));
-    for rest in after_marker {
+    let (number, rest) = strict_place(text, marker)?;
+    let (sign, digits) = split_sign(rest);
+    Some(spelled_digits(digits).map_or_else(|| number.to_owned(), |spelled| format!("{sign}{spelled}")))
+}
+
+/// The number after the marker, and all that the text has from there on.
+fn strict_place<'t>(text: &'t str, marker: &str) -> Option<(&'t str, &'t str)> {
+    let mut after_marker = text.char_indices().filter_map(|(at, _)| text[at..].strip_prefix(marker)?.strip_prefix(' '));
+    after_marker.find_map(|rest| {
         let (sign, digits) = split_sign(rest);
         let number = leading(digits, is_number_char);
-        if !number.is_empty() {
-            let spelled = spelled_digits(digits);
-            return Some(format!("{sign}{}", spelled.as_deref().unwrap_or(number)));
-        }
-    }
-    None
+        (!number.is_empty()).then(|| (&rest[..sign.len() + number.len()], rest))
+    })
 }
 
 /// The last number of the text as the text has it: the last match of `(-?[$0-9.,]{2,})|(-?[0-9]+)`.

@@ -1,11 +1,20 @@
 //! Held-out figures: how likely demonstrations are, whether the policy prefers them to the reference's own responses, and
-//! whether its answers are right.
+//! whether its answers are right. Beside them stand the evaluations that others publish figures of, asked and matched as
+//! lm-evaluation-harness does: [`gsm8k`], [`multiple_choice`], [`perplexity`]. Their rows go through a [`row_store`], which a
+//! stopped evaluation goes on with; [`figures`] have intervals.
 
 pub mod answer;
 pub mod benchmark_rows;
+pub mod figures;
+pub mod gsm8k;
 pub mod humaneval;
 pub mod mt_bench;
+pub mod multiple_choice;
+pub mod perplexity;
+mod python_text;
+pub mod row_store;
 pub mod sandbox;
+pub mod scoring;
 
 use burn::module::Module;
 use serde::{Deserialize, Serialize};

@@ -19,6 +19,8 @@ pub(crate) mod atomic_write;
 pub mod dequantize;
 mod file_bytes;
 pub mod file_system;
+pub mod fingerprint;
+pub mod folder_lock;
 pub mod gguf;
 #[cfg(test)]
 mod gguf_builder;
@@ -36,6 +38,7 @@ pub mod hf_folder;
 mod hf_names;
 mod hf_write;
 pub mod hub;
+pub mod json_lines;
 pub mod peft;
 pub mod quantize;
 pub mod safetensors;

@@ -44,7 +44,7 @@ impl Binding {
             Ok(text) => text,
             Err(_) if is_version_1 || dir.list(folder, |name| name.ends_with(".jsonl"))?.is_empty() => {
                 dir.create_folder(folder)?;
-                return dir.write(&name, &super::json_lines::json_line(self)?);
+                return dir.write(&name, &crate::formats::json_lines::json_line(self)?);
             }
             Err(error) => return Err(Error::reading(&path)(error).with_hint(hint)),
         };

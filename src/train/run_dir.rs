@@ -19,10 +19,10 @@
 //! model/                    the aligned model
 //! ```
 //!
-//! Everything is written through a [`FileSystem`]. Files of lines: [`super::json_lines`].
+//! Everything is written through a [`FileSystem`]. Files of lines: [`crate::formats::json_lines`].
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,13 +30,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::json_lines;
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::{create_folder, folder_of, remove, replace_file};
 use crate::formats::file_system::FileSystem;
+use crate::formats::folder_lock::FolderLock;
+use crate::formats::json_lines;
 
 const CONFIG_FILE: &str = "config.ron";
-const LOCK_FILE: &str = ".lock";
 /// About what a line or a folder takes.
 const SMALL_BYTES: u64 = 4096;
 
@@ -47,7 +47,7 @@ pub struct RunDir {
     files: Arc<dyn FileSystem>,
     /// [`RunDir::create`] made the folder itself.
     is_new: bool,
-    lock: File,
+    _lock: FolderLock,
 }
 
 impl RunDir {
@@ -97,30 +97,8 @@ impl RunDir {
         Ok(dir)
     }
 
-    /// The lock is the system's and ends with the process, however that ends. The file says who holds it.
     fn lock(files: Arc<dyn FileSystem>, path: &Path, is_new: bool) -> Result<Self> {
-        let lock_path = path.join(LOCK_FILE);
-        let lock = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&lock_path)
-            .map_err(Error::writing("open", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(&lock_path).unwrap_or_default();
-                let message = format!("another process works here ({})", holder.lines().last().unwrap_or("unknown"));
-                return Err(Error::Locked { path: path.to_owned(), message });
-            }
-            Err(TryLockError::Error(error)) => return Err(Error::writing("lock", &lock_path)(error)),
-        }
-        let mut dir = RunDir { path: path.to_owned(), files, is_new, lock };
-        let who = format!("process {} on {}\n", std::process::id(), host_name());
-        dir.lock
-            .set_len(0)
-            .and_then(|()| dir.lock.write_all(who.as_bytes()))
-            .map_err(Error::writing("write", &lock_path))?;
-        Ok(dir)
+        Ok(RunDir { path: path.to_owned(), files, is_new, _lock: FolderLock::take(path)? })
     }
 
     /// The folder.
@@ -251,25 +229,6 @@ fn with_space(files: &dyn FileSystem, folder: &Path, error: Error, needed_bytes:
     }
 }
 
-/// The name of this machine, as far as the system tells without asking for it.
-fn host_name() -> String {
-    let from_files =
-        ["/proc/sys/kernel/hostname", "/etc/hostname"].iter().find_map(|path| fs::read_to_string(path).ok());
-    let name = from_files.or_else(|| std::env::var("HOSTNAME").ok()).or_else(|| std::env::var("COMPUTERNAME").ok());
-    match name.as_deref().map(str::trim) {
-        Some(name) if !name.is_empty() => name.to_owned(),
-        _ => "this machine".to_owned(),
-    }
-}
-
-/// Closing the file is not enough: a program that is being started at this moment holds a copy of it until it runs.
-impl Drop for RunDir {
-    fn drop(&mut self) {
-        // Without this the lock ends a little later, with the file.
-        let _ = self.lock.unlock();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,26 +236,6 @@ mod tests {
 
     fn create(path: &Path) -> Result<RunDir> {
         RunDir::create(Arc::new(Disk), path)
-    }
-
-    #[test]
-    fn a_folder_is_locked_while_the_run_lives_and_free_afterwards() {
-        let folder = tempfile::tempdir().unwrap();
-        let first = create(folder.path()).unwrap();
-        let second = create(folder.path()).unwrap_err();
-        assert_eq!(second.exit_code(), 7);
-        assert!(second.to_string().contains(&format!("process {} on {}", std::process::id(), host_name())), "{second}");
-        drop(first);
-        create(folder.path()).unwrap();
-    }
-
-    #[test]
-    fn a_folder_is_free_although_a_copy_of_the_locked_file_is_still_open() {
-        let folder = tempfile::tempdir().unwrap();
-        let first = create(folder.path()).unwrap();
-        let _copy = first.lock.try_clone().unwrap();
-        drop(first);
-        create(folder.path()).unwrap();
     }
 
     #[test]

@@ -7,7 +7,6 @@ use std::collections::btree_map::Entry;
 
 use super::answering::{Answering, Found, OpenRequest};
 use super::checkpoint::Stage;
-use super::json_lines::json_line;
 use super::pairs::{Pair, SelfGeneratedCounts, make_pairs};
 use super::served::Served;
 use super::setup::Run;
@@ -16,6 +15,7 @@ use crate::config::GenerationConfig;
 use crate::data::batch::Sequence;
 use crate::data::examples::Example;
 use crate::error::{Error, Result};
+use crate::formats::json_lines::json_line;
 use crate::generate::sampler::{Sampling, answer_seed};
 use crate::generate::{Decoding, Request, Response, inseparable};
 use crate::model::CausalLm;

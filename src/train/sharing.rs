@@ -8,11 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::binding::{BINDING_FILE, Binding, policy_hash, rows_hash};
-use super::json_lines::json_line;
 use super::self_generation::{DEMONSTRATIONS_FILE, SELF_GENERATED_FILE};
 use super::setup::Run;
 use super::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow, HELD_OUT_FILE, iteration_folder};
 use crate::error::Result;
+use crate::formats::json_lines::json_line;
 use crate::model::CausalLm;
 
 /// What the start's held-out figures belong to.

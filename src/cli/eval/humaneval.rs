@@ -21,9 +21,9 @@ use crate::eval::humaneval::{Problem, Sample, read_problems, read_samples};
 use crate::eval::sandbox::{Limits, Sandbox, Settings};
 use crate::formats::atomic_write::create_folder;
 use crate::formats::file_system::Disk;
+use crate::formats::json_lines::{append_line, read_lines};
 use crate::generate::Generator;
 use crate::report::console::{Console, Unit};
-use crate::train::json_lines::{append_line, read_lines};
 
 /// Completions are appended to their file in groups of so many batches.
 const BATCHES_A_GROUP: usize = 4;

@@ -20,10 +20,10 @@ use crate::eval::mt_bench::scores::Scores;
 use crate::eval::mt_bench::{Answer, Choice, Judgment, NO_RATING, Question, read_answers, read_questions};
 use crate::formats::atomic_write::create_folder;
 use crate::formats::file_system::Disk;
+use crate::formats::json_lines::{append_line, read_lines};
 use crate::generate::Generator;
 use crate::generate::server::{ChatRequest, Server};
 use crate::report::console::{Console, Unit};
-use crate::train::json_lines::{append_line, read_lines};
 
 /// FastChat lets a judge write so much.
 const JUDGMENT_TOKENS: usize = 2048;

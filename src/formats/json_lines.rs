@@ -1,4 +1,4 @@
-//! Files of JSON lines that a run appends to: a crash may tear the last line, and nothing else.
+//! Files of JSON lines that a run or an evaluation appends to: a crash may tear the last line, and nothing else.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -8,9 +8,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::atomic_write::{folder_of, replace_file, sync_folder};
+use super::file_system::FileSystem;
 use crate::error::{Error, Result};
-use crate::formats::atomic_write::{folder_of, replace_file, sync_folder};
-use crate::formats::file_system::FileSystem;
 
 /// One JSON value and a line end.
 ///
@@ -104,8 +104,8 @@ fn whole_lines(files: &dyn FileSystem, path: &Path) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::file_system::Disk;
     use super::*;
-    use crate::formats::file_system::Disk;
     use std::fs;
 
     #[test]

@@ -1,0 +1,42 @@
+//! `gsil eval multiple-choice`.
+
+use clap::Args;
+use serde_json::json;
+
+use super::shared::EvaluationArgs;
+use crate::data::fields::read_field_rows;
+use crate::error::Result;
+use crate::eval::multiple_choice::{ChoiceRow, Question, report, score_choices};
+use crate::eval::scoring::Scoring;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Rows, in .jsonl or .json: HellaSwag's {\"ctx\": .., \"endings\": [..], \"label\": 0},
+or {\"prompt\": .., \"choices\": [..], \"answer\": 0}; a choice follows one space.
+
+Examples:
+  gsil eval multiple-choice --model SmolLM2 --data hellaswag.jsonl
+  gsil eval multiple-choice --model SmolLM2 --data hellaswag.jsonl \\
+      --limit 100 --output choices")]
+pub(super) struct MultipleChoiceArgs {
+    #[command(flatten)]
+    shared: EvaluationArgs,
+}
+
+pub(super) fn multiple_choice(args: MultipleChoiceArgs) -> Result<()> {
+    let session = args.shared.open()?;
+    let tokenizer = session.tokenizer()?;
+    let context = session.policy.config.max_position_embeddings;
+    let rows = read_field_rows(&session.files, session.limit())?;
+    let question = |row| Question::new(row, tokenizer, context);
+    let questions: Vec<Question> = rows.iter().map(question).collect::<Result<_>>()?;
+    let mut store = session.row_store::<ChoiceRow>("multiple-choice", json!({}))?;
+    if store.len() < questions.len() {
+        let scoring = Scoring {
+            batch_size: session.batch_size(),
+            num_tokens_multiple: session.num_tokens_multiple(),
+            console: &session.console,
+        };
+        score_choices(&session.load()?, &questions, &scoring, &mut store)?;
+    }
+    session.finish(&store, &report(&store.rows()))
+}
