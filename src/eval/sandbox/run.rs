@@ -91,7 +91,10 @@ impl Sandbox {
     fn try_out(&self) -> Result<std::result::Result<Landlock, Refusal>> {
         Ok(match self.attempt("import math, typing\nprint('well')\n")? {
             Ok((landlock, Outcome { ending: Ending::Exited(0), output })) if output == "well\n" => Ok(landlock),
-            Ok((_, outcome)) => Err(Refusal(format!("Python does not start there: {:?}", outcome))),
+            Ok((_, Outcome { ending, output })) => {
+                let said = output.lines().last().unwrap_or("it says nothing");
+                Err(Refusal(format!("Python does not start there ({ending:?}): {said}")))
+            }
             Err(refusal) => Err(refusal),
         })
     }
