@@ -1,15 +1,19 @@
 //! Every example of every `--help` runs, in a folder where the files that it names exist.
 #![cfg(unix)]
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::json;
 use tempfile::{TempDir, tempdir};
 
 use crate::support::binary::{Outcome, command, gsil, read_json, text_model, wait};
+use crate::support::fixture;
 
 /// The verbs that `gsil --help` lists, each followed by its own verbs: `eval`, `eval gsm8k`, ..
 fn verbs() -> Vec<String> {
@@ -82,6 +86,12 @@ fn world() -> &'static TempDir {
         fs::write(path("hellaswag.jsonl"), (0..4).map(|i| format!("{}\n", choice(i))).collect::<String>()).unwrap();
         fs::write(path("texts.jsonl"), "{\"text\": \"One text.\"}\n{\"text\": \"Another one.\"}\n").unwrap();
         fs::write(path("book.txt"), "It was a dark night.\n".repeat(10)).unwrap();
+        let problems = fs::read(fixture("humaneval/problems.jsonl")).unwrap();
+        let mut compressed = GzEncoder::new(File::create(path("HumanEval.jsonl.gz")).unwrap(), Compression::default());
+        compressed.write_all(&problems).unwrap();
+        compressed.finish().unwrap();
+        let question = json!({"question_id": 81, "category": "writing", "turns": ["Say one.", "Say two."]});
+        fs::write(path("question.jsonl"), format!("{question}\n")).unwrap();
         let small = r#"model: "SmolLM2", data: "train.jsonl", device: "flex", evaluation: (data: "test.jsonl", generate_rows: 2),
                        generation: (max_new_tokens: 8, unfinished: mask)"#;
         fs::write(path("gsil.ron"), format!("({small})")).unwrap();

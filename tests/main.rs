@@ -27,12 +27,15 @@ mod house;
 mod hub;
 #[cfg(feature = "hub")]
 mod hub_faults;
+mod humaneval;
 mod inspect;
 mod kills;
+mod mt_bench;
 mod real_model;
 mod refusals;
 mod report;
 mod resume;
+mod sandbox;
 mod server;
 mod tables;
 mod terminal;

@@ -1,21 +1,29 @@
 //! `gsil eval`: held-out figures of a model, and the evaluations that others publish figures of.
 
 mod gsm8k;
+mod humaneval;
+mod mt_bench;
 mod multiple_choice;
 mod perplexity;
 mod shared;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
+use serde::Serialize;
 
+use super::hub::HubArgs;
 use super::{ModelArgs, RowArgs, config_for_rows, open_reference, print_line};
 use crate::data::data_folder::{Split, files_of};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{evaluate, reference_rows};
-use crate::policy::Wanted;
+use crate::formats::atomic_write::write_bytes;
+use crate::formats::file_system::Disk;
+use crate::model::CausalLm;
+use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
 use crate::train::setup::evaluation_settings;
 
@@ -57,7 +65,7 @@ impl FromArgMatches for EvalArgs {
     }
 }
 
-/// The evaluations that others publish figures of, asked and matched as lm-evaluation-harness does.
+/// The evaluations that others publish figures of, asked and matched as they do.
 #[derive(Debug, Subcommand)]
 pub(super) enum Evaluation {
     /// School mathematics: is the number of a greedy answer right?
@@ -66,6 +74,50 @@ pub(super) enum Evaluation {
     MultipleChoice(multiple_choice::MultipleChoiceArgs),
     /// How well the model predicts text: perplexity by word and byte, bits per byte.
     Perplexity(perplexity::PerplexityArgs),
+    /// HumanEval: Python functions to complete, pass@k of their tests.
+    #[command(name = "humaneval")]
+    HumanEval(humaneval::HumanEvalArgs),
+    /// MT-Bench: questions of two turns, rated by a judge.
+    MtBench(mt_bench::MtBenchArgs),
+}
+
+/// A model and where it runs, for commands that can do without one.
+#[derive(Debug, Args)]
+struct OptionalModel {
+    /// A Hugging Face folder, a .gguf file, a run, or one of the hub.
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// auto, flex, ndarray, wgpu, wgpu:N; see `gsil devices`.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    #[command(flatten)]
+    hub: HubArgs,
+}
+
+impl OptionalModel {
+    /// Opens and loads the model; one of the hub is fetched if need be.
+    fn load(&self, console: &Console) -> Result<(Policy, CausalLm)> {
+        let given = self.model.as_ref().ok_or_else(|| Error::usage("give --model"))?;
+        let policy = Policy::open(&self.hub.model(given)?)?;
+        let device = device::open(device::resolve_name(&self.device))?;
+        let model = policy.load(&device, console)?.valid();
+        Ok((policy, model))
+    }
+}
+
+/// Keeps the settings of what a file holds beside it. A file that was begun with others is not gone on with.
+fn settle_settings(path: &Path, file: &Path, settings: &impl Serialize) -> Result<()> {
+    let text =
+        serde_json::to_string_pretty(settings).map_err(|error| Error::usage(format!("cannot encode: {error}")))?;
+    if file.exists() {
+        let begun = fs::read_to_string(path).map_err(Error::reading(path))?;
+        if begun != text {
+            return Err(Error::usage(format!("{} was begun with other settings:\n{begun}", file.display()))
+                .with_hint("choose another --output, or the same settings"));
+        }
+        return Ok(());
+    }
+    write_bytes(&Disk, path, text.as_bytes())
 }
 
 #[derive(Debug, Args)]
@@ -91,6 +143,8 @@ pub(super) fn eval(args: EvalArgs) -> Result<()> {
         EvalArgs::Named(Evaluation::Gsm8k(args)) => gsm8k::gsm8k(args),
         EvalArgs::Named(Evaluation::MultipleChoice(args)) => multiple_choice::multiple_choice(args),
         EvalArgs::Named(Evaluation::Perplexity(args)) => perplexity::perplexity(args),
+        EvalArgs::Named(Evaluation::HumanEval(args)) => humaneval::humaneval(args),
+        EvalArgs::Named(Evaluation::MtBench(args)) => mt_bench::mt_bench(args),
     }
 }
 

@@ -32,7 +32,7 @@ fn write_pages(command: &Command, folder: &Path) -> Result<()> {
     let path = folder.join(format!("{}.1", command.get_display_name().unwrap_or("gsil")));
     std::fs::write(&path, page(command)?).map_err(Error::writing("write", &path))?;
     print_line(&path.display().to_string())?;
-    let mut verbs = command.get_subcommands().filter(|verb| verb.get_name() != "help");
+    let mut verbs = command.get_subcommands().filter(|verb| verb.get_name() != "help" && !verb.is_hide_set());
     verbs.try_for_each(|verb| write_pages(verb, folder))
 }
 

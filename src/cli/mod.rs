@@ -16,6 +16,8 @@ mod init;
 mod inspect;
 mod man;
 mod report;
+#[cfg(target_os = "linux")]
+mod sandbox;
 mod score;
 mod train;
 
@@ -57,8 +59,8 @@ enum Verb {
     Chat(chat::ChatArgs),
     /// Log-probs, log-ratios and losses of given responses, one JSON line a row.
     Score(score::ScoreArgs),
-    /// Held-out figures of a model, as JSON; GSM8K, multiple choice, perplexity.
-    Eval(eval::EvalArgs),
+    /// Held-out figures of a model, as JSON; GSM8K, multiple choice, perplexity, HumanEval, MT-Bench.
+    Eval(Box<eval::EvalArgs>),
     /// What training will make of a data file.
     Inspect(inspect::InspectArgs),
     /// A run or a model in the form that other programs take: transformers, peft, llama.cpp and Ollama, mlx-lm, TRL.
@@ -74,6 +76,10 @@ enum Verb {
     Completions(completions::CompletionsArgs),
     /// Manual pages.
     Man(man::ManArgs),
+    /// A process of the sandbox of model-written code; not for people.
+    #[cfg(target_os = "linux")]
+    #[command(name = "__sandbox", hide = true, subcommand)]
+    Sandbox(sandbox::Stage),
 }
 
 /// Runs what the command line asks for.
@@ -91,7 +97,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Compare(args) => compare::compare(args),
         Verb::Chat(args) => chat::chat(args),
         Verb::Score(args) => score::score(args),
-        Verb::Eval(args) => eval::eval(args),
+        Verb::Eval(args) => eval::eval(*args),
         Verb::Inspect(args) => inspect::inspect(args),
         Verb::Export(args) => export::export(args),
         Verb::Bench(args) => bench::bench(args),
@@ -99,6 +105,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Verb::Doctor(args) => doctor::doctor(args),
         Verb::Completions(args) => completions::completions(args),
         Verb::Man(args) => man::man(args),
+        #[cfg(target_os = "linux")]
+        Verb::Sandbox(stage) => sandbox::run(stage),
     }
 }
 

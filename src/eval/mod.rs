@@ -4,12 +4,16 @@
 //! stopped evaluation goes on with; [`figures`] have intervals.
 
 pub mod answer;
+pub mod benchmark_rows;
 pub mod figures;
 pub mod gsm8k;
+pub mod humaneval;
+pub mod mt_bench;
 pub mod multiple_choice;
 pub mod perplexity;
 mod python_text;
 pub mod row_store;
+pub mod sandbox;
 pub mod scoring;
 
 use burn::module::Module;

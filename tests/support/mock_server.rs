@@ -1,4 +1,4 @@
-//! A generation server of our own: OpenAI's `/v1/completions` and `/v1/models` on a free port, which answers with a real
+//! A generation server of our own: OpenAI's `/v1/completions`, `/v1/chat/completions` and `/v1/models` on a free port, which answers with a real
 //! policy or as a test wants, and remembers what it was asked.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -36,6 +36,12 @@ pub enum Reply {
 impl Reply {
     pub fn text(text: &str) -> Self {
         Reply::Text { text: text.to_owned(), finish_reason: "stop", num_prompt_tokens: None }
+    }
+
+    /// An answer of `/v1/chat/completions`.
+    pub fn chat(text: &str) -> Self {
+        let choice = json!({"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"});
+        Reply::Body(json!({"object": "chat.completion", "choices": [choice]}).to_string())
     }
 }
 
@@ -135,7 +141,7 @@ fn converse(
                 let data: Vec<Value> = models().into_iter().map(|id| json!({"id": id, "object": "model"})).collect();
                 Reply::Body(json!({"object": "list", "data": data}).to_string())
             }
-            "/v1/completions" => {
+            "/v1/completions" | "/v1/chat/completions" => {
                 let body: Value = serde_json::from_str(&body).unwrap();
                 memory.count_while(Asked { body, authorization, at: Instant::now() }, answer)
             }

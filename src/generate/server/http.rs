@@ -32,10 +32,19 @@ mod with_ureq {
     }
 
     impl Http {
-        pub fn new(url: &str, timeout: Duration, max_in_flight: usize) -> Result<Self> {
-            let key = KEYS.iter().find_map(|name| std::env::var(name).ok().filter(|key| !key.trim().is_empty()));
+        /// The key is that of the environment variable `key_variable`; None: of [`KEYS`], if there is one.
+        pub fn new(url: &str, timeout: Duration, max_in_flight: usize, key_variable: Option<&str>) -> Result<Self> {
+            let variable = |name: &str| std::env::var(name).ok().filter(|key| !key.trim().is_empty());
+            let key = match key_variable {
+                Some(name) => Some(variable(name).ok_or_else(|| {
+                    Error::usage(format!("the environment variable {name} holds no key"))
+                        .with_hint(format!("export {name}=.. before you start gsil; the key itself is no argument"))
+                })?),
+                None => KEYS.iter().find_map(|name| variable(name)),
+            };
             if key.as_deref().is_some_and(|key| !key.trim().bytes().all(|byte| byte.is_ascii_graphic())) {
-                return Err(Error::usage("the key in GSIL_API_KEY or OPENAI_API_KEY is no word of plain characters"));
+                let names = key_variable.unwrap_or("GSIL_API_KEY or OPENAI_API_KEY");
+                return Err(Error::usage(format!("the key in {names} is no word of plain characters")));
             }
             let config = ureq::Agent::config_builder()
                 .http_status_as_error(false) // the body says why
@@ -110,7 +119,7 @@ mod without {
     pub struct Http(Infallible);
 
     impl Http {
-        pub fn new(_url: &str, _timeout: Duration, _max_in_flight: usize) -> Result<Self> {
+        pub fn new(_url: &str, _timeout: Duration, _max_in_flight: usize, _key_variable: Option<&str>) -> Result<Self> {
             Err(Error::config("server", "this build cannot ask servers").with_hint("build with `--features server`"))
         }
 

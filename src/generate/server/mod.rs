@@ -1,4 +1,4 @@
-//! Text completions by any server with OpenAI's interface, many at a time, with patience for a server in trouble.
+//! Text completions and chat answers by any server with OpenAI's interface, many at a time, with patience for a server in trouble.
 //!
 //! ```text
 //! mod       what is asked and answered; the threads that ask
@@ -22,10 +22,11 @@ use serde_json::json;
 
 use super::sampler::Sampling;
 use crate::config::ServerConfig;
+use crate::data::rows::Message;
 use crate::error::{Error, Result};
 use http::Http;
 use pace::{Pace, backoff};
-use reply::{Failure, read_answer, read_models};
+use reply::{Failure, read_answer, read_chat_answer, read_models};
 
 /// How long a waiting thread takes to notice that it need not wait any more.
 const BLINK: Duration = Duration::from_millis(50);
@@ -40,6 +41,21 @@ pub struct TextRequest {
     pub seed: u64,
     pub max_new_tokens: usize,
     pub sampling: Sampling,
+}
+
+/// A conversation to answer. Only what every server with OpenAI's interface knows: hosted ones refuse what they do not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChatRequest {
+    pub messages: Vec<Message>,
+    pub temperature: f64,
+    pub max_new_tokens: usize,
+}
+
+/// What a server is asked.
+#[derive(Debug)]
+enum Question {
+    Text(TextRequest),
+    Chat(ChatRequest),
 }
 
 /// How a prompt was continued.
@@ -70,9 +86,18 @@ impl Server {
     /// # Errors
     /// A build without HTTP, a key that is no header.
     pub fn new(config: &ServerConfig) -> Result<Self> {
+        Self::with_key_of(config, None)
+    }
+
+    /// [`Self::new`] with the key that an environment variable of this name holds.
+    ///
+    /// # Errors
+    /// As there, and a variable that holds none.
+    pub fn with_key_of(config: &ServerConfig, key_variable: Option<&str>) -> Result<Self> {
         let url = config.url.trim_end_matches('/').to_owned();
+        let timeout = Duration::from_secs(config.timeout_s as u64);
         Ok(Server {
-            http: Http::new(&url, Duration::from_secs(config.timeout_s as u64), config.max_in_flight)?,
+            http: Http::new(&url, timeout, config.max_in_flight, key_variable)?,
             url,
             model: String::new(),
             max_in_flight: config.max_in_flight,
@@ -107,8 +132,32 @@ impl Server {
         on_answer: &mut dyn FnMut(usize, TextAnswer) -> Result<()>,
         check: &dyn Fn() -> Result<()>,
     ) -> Result<()> {
-        let num_requests = requests.len();
-        let work = Arc::new(Work { requests, next: AtomicUsize::new(0), is_over: AtomicBool::new(false) });
+        self.ask_all(requests.into_iter().map(Question::Text).collect(), name, on_answer, check)
+    }
+
+    /// [`Self::complete_all`] for conversations.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn chat_all(
+        &self,
+        requests: Vec<ChatRequest>,
+        name: &dyn Fn(usize) -> String,
+        on_answer: &mut dyn FnMut(usize, TextAnswer) -> Result<()>,
+        check: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
+        self.ask_all(requests.into_iter().map(Question::Chat).collect(), name, on_answer, check)
+    }
+
+    fn ask_all(
+        &self,
+        questions: Vec<Question>,
+        name: &dyn Fn(usize) -> String,
+        on_answer: &mut dyn FnMut(usize, TextAnswer) -> Result<()>,
+        check: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
+        let num_requests = questions.len();
+        let work = Arc::new(Work { questions, next: AtomicUsize::new(0), is_over: AtomicBool::new(false) });
         let _over = SetOnDrop(Arc::clone(&work));
         let (sender, receiver) = channel();
         for _ in 0..self.max_in_flight.min(num_requests) {
@@ -116,7 +165,7 @@ impl Server {
             // Not a scoped thread: a person who stops the run does not wait for a server that hangs.
             thread::spawn(move || {
                 while let Some(i) = work.take() {
-                    let answered = server.complete(&work.requests[i], &work.is_over);
+                    let answered = server.ask(&work.questions[i], &work.is_over);
                     if sender.send((i, answered)).is_err() {
                         return;
                     }
@@ -140,11 +189,17 @@ impl Server {
     }
 
     /// One answer, after as many tries as may be; a message if there is none.
-    fn complete(&self, request: &TextRequest, is_over: &AtomicBool) -> std::result::Result<TextAnswer, String> {
-        let body = self.body(request);
+    fn ask(&self, question: &Question, is_over: &AtomicBool) -> std::result::Result<TextAnswer, String> {
+        let (path, body) = match question {
+            Question::Text(request) => ("/completions", self.body(request)),
+            Question::Chat(request) => ("/chat/completions", self.chat_body(request)),
+        };
         for num_failures in 1.. {
             wait_until(self.pace.turn(Instant::now()), is_over);
-            let answered = self.http.post("/completions", &body).and_then(|reply| read_answer(&reply));
+            let answered = self.http.post(path, &body).and_then(|reply| match question {
+                Question::Text(_) => read_answer(&reply),
+                Question::Chat(_) => read_chat_answer(&reply),
+            });
             let Failure { message, may_pass, retry_after } = match answered {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
@@ -185,6 +240,17 @@ impl Server {
         .to_string()
     }
 
+    fn chat_body(&self, request: &ChatRequest) -> String {
+        let message = |message: &Message| json!({"role": message.role, "content": message.content});
+        json!({
+            "model": self.model,
+            "messages": request.messages.iter().map(message).collect::<Vec<_>>(),
+            "temperature": request.temperature,
+            "max_tokens": request.max_new_tokens,
+        })
+        .to_string()
+    }
+
     /// An error that names the server, with the key taken out of whatever it said.
     fn error(&self, message: String) -> Error {
         Error::server(&self.url, self.http.without_key(&message))
@@ -193,7 +259,7 @@ impl Server {
 
 /// What the threads share.
 struct Work {
-    requests: Vec<TextRequest>,
+    questions: Vec<Question>,
     next: AtomicUsize,
     is_over: AtomicBool,
 }
@@ -201,7 +267,7 @@ struct Work {
 impl Work {
     fn take(&self) -> Option<usize> {
         let i = self.next.fetch_add(1, Ordering::Relaxed);
-        (i < self.requests.len() && !self.is_over.load(Ordering::Relaxed)).then_some(i)
+        (i < self.questions.len() && !self.is_over.load(Ordering::Relaxed)).then_some(i)
     }
 }
 

@@ -53,6 +53,23 @@ struct Choice {
 }
 
 #[derive(Deserialize)]
+struct ChatCompletion {
+    choices: Vec<ChatChoice>,
+    usage: Option<Usage>,
+}
+
+#[derive(Deserialize)]
+struct ChatChoice {
+    message: ChatMessage,
+    finish_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ChatMessage {
+    content: Option<String>,
+}
+
+#[derive(Deserialize)]
 struct Usage {
     prompt_tokens: Option<usize>,
 }
@@ -71,7 +88,25 @@ struct Model {
 pub fn read_answer(reply: &Reply) -> Result<TextAnswer, Failure> {
     check_status(reply)?;
     let Completion { choices, usage } = read_json(reply)?;
-    let [Choice { text: Some(text), finish_reason: Some(reason) }] = choices.as_slice() else {
+    let choices = choices.into_iter().map(|choice| (choice.text, choice.finish_reason)).collect();
+    answer_of(choices, usage, reply)
+}
+
+/// [`read_answer`] for a reply of `/chat/completions`.
+pub fn read_chat_answer(reply: &Reply) -> Result<TextAnswer, Failure> {
+    check_status(reply)?;
+    let ChatCompletion { choices, usage } = read_json(reply)?;
+    let choices = choices.into_iter().map(|choice| (choice.message.content, choice.finish_reason)).collect();
+    answer_of(choices, usage, reply)
+}
+
+/// From what each choice says and what ended it.
+fn answer_of(
+    choices: Vec<(Option<String>, Option<String>)>,
+    usage: Option<Usage>,
+    reply: &Reply,
+) -> Result<TextAnswer, Failure> {
+    let [(Some(text), Some(reason))] = choices.as_slice() else {
         return Err(Failure::passing(format!(
             "not one choice with its text and finish_reason: {}",
             shown(&reply.body)
@@ -161,6 +196,19 @@ mod tests {
         let cut = answer(r#"{"choices":[{"text":"a","finish_reason":"length"}]}"#).unwrap();
         assert!(!cut.finished && cut.num_prompt_tokens.is_none());
         assert!(answer(r#"{"choices":[{"text":"","finish_reason":"stop"}]}"#).unwrap().text.is_empty());
+    }
+
+    #[test]
+    fn a_chat_answer_is_read_and_one_without_content_may_pass() {
+        let read = |body: &str| read_chat_answer(&Reply { status: 200, body: body.to_owned(), ..Reply::default() });
+        let answer = read(r#"{"choices":[{"message":{"role":"assistant","content":"[[7]]"},"finish_reason":"stop"}]}"#);
+        assert_eq!(answer.unwrap().text, "[[7]]");
+        for body in [
+            r#"{"choices":[{"text":"a","finish_reason":"stop"}]}"#,
+            r#"{"choices":[{"message":{"content":null},"finish_reason":"stop"}]}"#,
+        ] {
+            assert!(read(body).unwrap_err().may_pass, "{body}");
+        }
     }
 
     #[test]

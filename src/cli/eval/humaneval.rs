@@ -1,0 +1,290 @@
+//! `gsil eval humaneval`: completions are written first, and run only if the user says so.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use burn::module::Module;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{OptionalModel, settle_settings};
+use crate::cli::generate::check_temperature;
+use crate::cli::print_json;
+use crate::config::WeightFormat;
+use crate::error::{Error, Result};
+use crate::eval::humaneval::complete::{Wanted, Writing, complete};
+use crate::eval::humaneval::judge::{Verdict, judge};
+use crate::eval::humaneval::pass_at_k::{PassAtK, pass_at_k};
+use crate::eval::humaneval::{Problem, Sample, read_problems, read_samples};
+use crate::eval::sandbox::{Limits, Sandbox, Settings};
+use crate::formats::atomic_write::create_folder;
+use crate::formats::file_system::Disk;
+use crate::formats::json_lines::{append_line, read_lines};
+use crate::generate::Generator;
+use crate::report::console::{Console, Unit};
+
+/// Completions are appended to their file in groups of so many batches.
+const BATCHES_A_GROUP: usize = 4;
+const SAMPLES: &str = "samples.jsonl";
+const RESULTS: &str = "results.jsonl";
+
+#[derive(Debug, Args)]
+#[command(after_help = "Without --allow-code-execution nothing that a model wrote is run. With it, each
+sample runs in a sandbox (Linux 6.2 or later): limits, landlock, namespaces.
+It is a fence, not a virtual machine: a flaw of the kernel is not held back.
+
+Examples:
+  gsil eval humaneval --model SmolLM2 --data HumanEval.jsonl.gz --output he
+  gsil eval humaneval --data HumanEval.jsonl.gz --samples he/samples.jsonl")]
+pub(in crate::cli) struct HumanEvalArgs {
+    #[command(flatten)]
+    model: OptionalModel,
+    /// HumanEval.jsonl or HumanEval.jsonl.gz, from openai/human-eval.
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Judge these samples instead of writing some: task_id and completion.
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
+    samples: Option<PathBuf>,
+    /// The folder for samples.jsonl and results.jsonl; the same command goes on
+    /// where it was stopped.
+    #[arg(long, value_name = "FOLDER", required_unless_present = "samples")]
+    output: Option<PathBuf>,
+    /// Only the first N tasks.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Completions of each task.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    samples_per_task: usize,
+    /// 0 is greedy; pass@k with k above 1 wants some chance, 0.8 for instance.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f64,
+    /// Which pass@k are estimated.
+    #[arg(long, value_name = "K,..", value_delimiter = ',', default_value = "1")]
+    k: Vec<usize>,
+    /// Longest completion, in tokens.
+    #[arg(long, default_value_t = 1024)]
+    max_new_tokens: usize,
+    /// Completions written side by side.
+    #[arg(long, default_value_t = 8)]
+    batch_size: usize,
+    /// The same seed gives the same completions.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Run what the model wrote, in a sandbox.
+    #[arg(long)]
+    allow_code_execution: bool,
+    /// The Python 3 that runs it. Default: the first one of PATH that can.
+    #[arg(long, value_name = "PATH")]
+    python: Option<PathBuf>,
+    /// Seconds that a sample may take; openai/human-eval gives 3.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    time_limit_s: f64,
+    /// Samples run at once. Default: one a processor.
+    #[arg(long, value_name = "N")]
+    num_workers: Option<usize>,
+}
+
+/// What shapes the samples of a folder: another setting needs another folder.
+#[derive(Serialize)]
+struct SampleSettings<'a> {
+    model: String,
+    data: &'a Path,
+    temperature: f64,
+    max_new_tokens: usize,
+    seed: u64,
+}
+
+/// One line of `results.jsonl`: openai/human-eval's keys, and which sample under which limit.
+#[derive(Serialize, Deserialize)]
+struct ResultRow {
+    #[serde(flatten)]
+    sample: Sample,
+    #[serde(flatten)]
+    verdict: Verdict,
+    /// The sample's place in the file of samples, counted from 0.
+    index: usize,
+    time_limit_s: f64,
+}
+
+pub(in crate::cli) fn humaneval(args: HumanEvalArgs) -> Result<()> {
+    check_ranges(&args)?;
+    let console = Console::stderr();
+    let all_problems = read_problems(&args.data)?;
+    let problems = &all_problems[..args.limit.unwrap_or(usize::MAX).min(all_problems.len())];
+    if let Some(output) = &args.output {
+        create_folder(&Disk, output)?;
+    }
+    let (samples_file, samples) = match (&args.samples, &args.output) {
+        (Some(file), _) => (file.clone(), read_samples(file, &all_problems, problems.len())?),
+        (None, Some(output)) => (output.join(SAMPLES), write_samples(&args, output, problems, &console)?),
+        (None, None) => return Err(Error::usage("give --output")),
+    };
+    check_k(&args, problems, &samples)?;
+    if !args.allow_code_execution {
+        console.say("Nothing of what the model wrote was run. To run it in a sandbox and judge it:");
+        console.say(format!("  {}", command_to_judge(&args, &samples_file)));
+        return print_json(&json!({
+            "evaluation": "humaneval", "num_rows": problems.len(), "num_samples": samples.len(),
+            "samples": samples_file, "judged": false,
+        }));
+    }
+    let judged = run_samples(&args, problems, &samples, &console)?;
+    print_json(&summary(&args, problems, &samples, &judged))
+}
+
+fn check_ranges(args: &HumanEvalArgs) -> Result<()> {
+    check_temperature(args.temperature)?;
+    let counts = [args.samples_per_task, args.max_new_tokens, args.batch_size, args.limit.unwrap_or(1)];
+    if counts.contains(&0) || args.num_workers == Some(0) || args.k.contains(&0) {
+        return Err(Error::usage(
+            "--samples-per-task, --max-new-tokens, --batch-size, --limit, --num-workers and --k are at least 1",
+        ));
+    }
+    if !(args.time_limit_s > 0.0 && args.time_limit_s <= 3600.0) {
+        return Err(Error::usage(format!("--time-limit-s {}: expected more than 0, at most 3600", args.time_limit_s)));
+    }
+    if args.samples.is_none() && args.samples_per_task > 1 && args.temperature == 0.0 {
+        return Err(Error::usage("--samples-per-task above 1 at temperature 0: all samples would be the same")
+            .with_hint("give a --temperature, 0.8 for instance"));
+    }
+    Ok(())
+}
+
+/// Estimating pass@k takes k samples of each task.
+fn check_k(args: &HumanEvalArgs, problems: &[Problem], samples: &[Sample]) -> Result<()> {
+    let largest = args.k.iter().copied().max().unwrap_or(1);
+    for problem in problems {
+        let num = samples.iter().filter(|sample| sample.task_id == problem.task_id).count();
+        if num < largest {
+            return Err(Error::usage(format!("--k {largest}: {} has only {num} samples", problem.task_id))
+                .with_hint("write more with --samples-per-task, or ask for a smaller k"));
+        }
+    }
+    Ok(())
+}
+
+/// Writes the samples that the folder lacks.
+fn write_samples(args: &HumanEvalArgs, output: &Path, problems: &[Problem], console: &Console) -> Result<Vec<Sample>> {
+    let HumanEvalArgs { temperature, max_new_tokens, seed, batch_size, .. } = *args;
+    let model = args.model.model.as_ref().ok_or_else(|| Error::usage("give --model, or --samples to judge"))?;
+    let file = output.join(SAMPLES);
+    let settings =
+        SampleSettings { model: model.display().to_string(), data: &args.data, temperature, max_new_tokens, seed };
+    settle_settings(&output.join("settings.json"), &file, &settings)?;
+    let mut samples: Vec<Sample> = read_lines(&Disk, &file)?;
+    let wanted = missing(problems, &samples, args.samples_per_task);
+    if !wanted.is_empty() {
+        let (policy, model) = args.model.load(console)?;
+        let tokenizer =
+            policy.tokenizer.as_ref().ok_or_else(|| Error::usage("the model has no tokenizer: prompts are texts"))?;
+        let mut generator = Generator::new(&model.valid(), WeightFormat::F32)?;
+        let writing = Writing { temperature, max_new_tokens, batch_size, seed };
+        let mut bar = console.bar("completing", wanted.len() as u64, Unit::Count("samples"));
+        for group in wanted.chunks(batch_size * BATCHES_A_GROUP) {
+            for sample in complete(&mut generator, tokenizer, group, &writing, &|| Ok(()))? {
+                append_line(&Disk, &file, &sample)?;
+                samples.push(sample);
+                bar.advance(1);
+            }
+        }
+    }
+    samples.retain(|sample| problems.iter().any(|problem| problem.task_id == sample.task_id));
+    Ok(samples)
+}
+
+fn missing<'a>(problems: &'a [Problem], samples: &[Sample], samples_per_task: usize) -> Vec<Wanted<'a>> {
+    let num_written = |problem: &Problem| samples.iter().filter(|sample| sample.task_id == problem.task_id).count();
+    let of_task = |(index, problem): (usize, &'a Problem)| {
+        (num_written(problem)..samples_per_task).map(move |sample| Wanted { problem, index, sample })
+    };
+    problems.iter().enumerate().flat_map(of_task).collect()
+}
+
+/// The command that goes on from written samples.
+fn command_to_judge(args: &HumanEvalArgs, samples: &Path) -> String {
+    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+    let mut command = format!("gsil eval humaneval --data {} --samples {}", quoted(&args.data), quoted(samples));
+    if let Some(output) = &args.output {
+        command += &format!(" --output {}", quoted(output));
+    }
+    if let Some(limit) = args.limit {
+        command += &format!(" --limit {limit}");
+    }
+    let k: Vec<String> = args.k.iter().map(ToString::to_string).collect();
+    command + &format!(" --k {} --allow-code-execution", k.join(","))
+}
+
+/// What came of all samples, in their order, and which layers held them.
+struct Judged {
+    verdicts: Vec<Verdict>,
+    layers: String,
+}
+
+/// Runs the samples that have no result yet.
+fn run_samples(args: &HumanEvalArgs, problems: &[Problem], samples: &[Sample], console: &Console) -> Result<Judged> {
+    let gsil = std::env::current_exe().map_err(Error::reading("gsil's own program"))?;
+    let limits = Limits { wall_time: Duration::from_secs_f64(args.time_limit_s), ..Limits::default() };
+    let sandbox = Sandbox::open(&Settings { gsil, python: args.python.clone(), limits, namespaces: true })?;
+    let layers = sandbox.layers().to_string();
+    console.say(format!("sandbox for {}", sandbox.layers().python.display()));
+    console.say(&layers);
+    let file = args.output.as_ref().map(|output| output.join(RESULTS));
+    let mut verdicts: Vec<Option<Verdict>> = vec![None; samples.len()];
+    let known: Vec<ResultRow> = file.as_ref().map_or(Ok(Vec::new()), |file| read_lines(&Disk, file))?;
+    for ResultRow { sample, verdict, index, time_limit_s } in known {
+        if samples.get(index) == Some(&sample) && time_limit_s == args.time_limit_s {
+            verdicts[index] = Some(verdict);
+        }
+    }
+    let open: Vec<usize> = (0..samples.len()).filter(|i| verdicts[*i].is_none()).collect();
+    let problem_of = |sample: &Sample| problems.iter().find(|problem| problem.task_id == sample.task_id);
+    let work: Vec<(&Problem, &Sample)> =
+        open.iter().filter_map(|i| Some((problem_of(&samples[*i])?, &samples[*i]))).collect();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut bar = console.bar("judging", work.len() as u64, Unit::Count("samples"));
+    judge(&sandbox, &work, args.num_workers.unwrap_or(processors), &mut |i, verdict| {
+        bar.advance(1);
+        let index = open[i];
+        if let Some(file) = &file {
+            let (sample, verdict) = (samples[index].clone(), verdict.clone());
+            append_line(&Disk, file, &ResultRow { sample, verdict, index, time_limit_s: args.time_limit_s })?;
+        }
+        verdicts[index] = Some(verdict);
+        Ok(())
+    })?;
+    drop(bar);
+    Ok(Judged { verdicts: verdicts.into_iter().flatten().collect(), layers })
+}
+
+fn summary(
+    args: &HumanEvalArgs,
+    problems: &[Problem],
+    samples: &[Sample],
+    Judged { verdicts, layers }: &Judged,
+) -> serde_json::Value {
+    let judged = || samples.iter().zip(verdicts);
+    let counts: Vec<(usize, usize)> = problems
+        .iter()
+        .map(|problem| {
+            let own = || judged().filter(|(sample, _)| sample.task_id == problem.task_id);
+            (own().count(), own().filter(|(_, verdict)| verdict.passed).count())
+        })
+        .collect();
+    let estimate = |k: &usize| {
+        let values: Vec<f64> = counts.iter().map(|(n, c)| pass_at_k(*n, *c, *k)).collect();
+        (format!("pass@{k}"), PassAtK::of_tasks(&values))
+    };
+    json!({
+        "evaluation": "humaneval",
+        "num_rows": problems.len(),
+        "confidence": 0.95,
+        "figures": args.k.iter().map(estimate).collect::<BTreeMap<_, _>>(),
+        "num_samples": samples.len(),
+        "judged": true,
+        "num_passed": verdicts.iter().filter(|verdict| verdict.passed).count(),
+        "num_timed_out": verdicts.iter().filter(|verdict| verdict.result == "timed out").count(),
+        "sandbox": layers,
+    })
+}

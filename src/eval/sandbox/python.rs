@@ -1,0 +1,100 @@
+//! Where the interpreter and its libraries lie.
+
+use std::env;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+
+use super::plan::outermost;
+use crate::error::{Error, Result};
+
+/// Prints the interpreter, the folders of its modules and the libraries that are loaded. `-I`: as in the sandbox.
+const DESCRIBE: &str = "
+import json, os, sys
+with open('/proc/self/maps') as maps:
+    mapped = sorted({line.split(maxsplit=5)[5].strip() for line in maps if '/' in line})
+print(json.dumps({'executable': os.path.realpath(sys.executable), 'modules': sys.path, 'mapped': mapped}))
+";
+/// Where shared libraries and what they look for lie on common systems.
+const SYSTEM: [&str; 10] = [
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib32",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/usr/share/zoneinfo",
+];
+
+/// An interpreter and what it needs to read.
+#[derive(Debug, Clone)]
+pub struct Python {
+    pub path: PathBuf,
+    /// The interpreter and the system's program loader.
+    pub executable: Vec<PathBuf>,
+    pub readable: Vec<PathBuf>,
+    pub links: Vec<(PathBuf, PathBuf)>,
+}
+
+#[derive(Deserialize)]
+struct Description {
+    executable: PathBuf,
+    modules: Vec<PathBuf>,
+    mapped: Vec<PathBuf>,
+}
+
+impl Python {
+    /// Asks an interpreter, outside of any sandbox.
+    ///
+    /// # Errors
+    /// One that does not start or is no Python 3.
+    pub fn describe(path: &Path) -> Result<Self> {
+        let no_python = |why: String| {
+            Error::usage(format!("{}: {why}", path.display())).with_hint("name a Python 3 interpreter with --python")
+        };
+        let output = Command::new(path)
+            .args(["-I", "-c", DESCRIBE])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| no_python(format!("cannot be started: {error}")))?;
+        let description: Description = serde_json::from_slice(&output.stdout).map_err(|_| {
+            let said = String::from_utf8_lossy(&output.stderr);
+            no_python(format!("is no Python 3: {}", said.lines().last().unwrap_or("it says nothing")))
+        })?;
+        Ok(Python::new(description))
+    }
+
+    fn new(Description { executable: path, modules, mapped }: Description) -> Self {
+        let is_loader = |file: &&PathBuf| {
+            let name = file.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            name.starts_with("ld-") || name.starts_with("ld.")
+        };
+        let loaders = mapped.iter().filter(is_loader).cloned();
+        let executable = std::iter::once(path.clone()).chain(loaders).collect();
+        let libraries = mapped.iter().filter(|file| file.to_string_lossy().contains(".so"));
+        let folders = libraries.filter_map(|file| file.parent().map(Path::to_owned));
+        let wanted = SYSTEM.iter().map(PathBuf::from).chain(modules).chain(folders).chain([path.clone()]);
+        let (mut readable, mut links) = (Vec::new(), Vec::new());
+        for wanted in wanted.filter(|path| path.is_absolute() && path.parent().is_some()) {
+            let Ok(real) = wanted.canonicalize() else { continue };
+            if wanted.is_symlink() {
+                links.push((wanted, real.clone()));
+            }
+            readable.push(real);
+        }
+        links.sort();
+        links.dedup();
+        Python { path, executable, readable: outermost(readable), links }
+    }
+}
+
+/// Every `python3` of `PATH`, in its order.
+pub fn on_path() -> Vec<PathBuf> {
+    let folders = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&folders).map(|folder| folder.join("python3")).filter(|path| path.is_file()).collect()
+}
