@@ -15,25 +15,11 @@ use serde_json::{Value, json};
 use crate::support::golden::{self, GRADIENT_TOLERANCE};
 use crate::support::memory::peak_bytes;
 use crate::support::{
-    Named, assert_near, assert_near_by_norm, cpu_devices, devices, fixture, flex, load_model, mean_loss_gradients,
-    named_parameters, objective, pair_losses, random_ids, random_model, scores, sequences, token_scores,
-    with_random_adapters,
+    ALL_OBJECTIVES, Named, assert_near, assert_near_by_norm, cpu_devices, devices, fixture, flex, load_model,
+    mean_loss_gradients, named_parameters, objective, pair_losses, random_ids, random_model, scores, sequences,
+    token_scores, with_random_adapters,
 };
 
-const ALL_OBJECTIVES: [ObjectiveName; 12] = [
-    ObjectiveName::Bernoulli,
-    ObjectiveName::Brier,
-    ObjectiveName::Hinge,
-    ObjectiveName::Kliep,
-    ObjectiveName::Lsif,
-    ObjectiveName::BregmanPower,
-    ObjectiveName::Spin,
-    ObjectiveName::Sft,
-    ObjectiveName::Simper,
-    ObjectiveName::DilLsif,
-    ObjectiveName::DilUkl,
-    ObjectiveName::DilBce,
-];
 const VOCAB_SIZE: u32 = 40;
 /// The scale of all losses here.
 const SCALE: f64 = 0.5;

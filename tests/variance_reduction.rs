@@ -13,18 +13,13 @@ use serde_json::{Value, json};
 
 use crate::support::devices::{TestDevice, devices};
 use crate::support::tensors::named_gradients;
-use crate::support::{cpu_devices, random_model, with_random_adapters};
+use crate::support::{ALL_OBJECTIVES, cpu_devices, random_model, with_random_adapters};
 
 const VOCAB_SIZE: u32 = 12;
 const PROMPT: [u32; 2] = [3, 7];
-const DENSITY_RATIOS: [ObjectiveName; 6] = [
-    ObjectiveName::Bernoulli,
-    ObjectiveName::Brier,
-    ObjectiveName::Hinge,
-    ObjectiveName::Kliep,
-    ObjectiveName::Lsif,
-    ObjectiveName::BregmanPower,
-];
+fn density_ratios() -> impl Iterator<Item = ObjectiveName> {
+    ALL_OBJECTIVES.into_iter().filter(|name| name.is_density_ratio())
+}
 
 fn tiny() -> Value {
     json!({"architectures": ["Qwen2ForCausalLM"], "vocab_size": VOCAB_SIZE, "hidden_size": 16, "intermediate_size": 24,
@@ -101,7 +96,7 @@ fn over_all_responses_the_noise_is_zero_and_so_is_its_gradient() {
             let weights: Vec<f64> =
                 known.iter().map(|known| known.log_probs.iter().map(|p| f64::from(*p)).sum::<f64>().exp()).collect();
             assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-5);
-            for name in DENSITY_RATIOS {
+            for name in density_ratios() {
                 let what = format!("{}, {name}, {count} tokens", device.name);
                 let objective = objective(name);
                 let [plain, noise, _] = weighted_sums(device, &policy, &objective, &all, &known, &weights);
@@ -121,7 +116,7 @@ fn at_the_reference_no_response_has_a_gradient() {
         let reference = random_model(&tiny(), 4, &device.device);
         let some = [vec![5, 1, 9], vec![2], vec![8, 8], vec![0, 11, 4]];
         let exact = read(device, &reference, &some, VOCAB_SIZE as usize);
-        for name in DENSITY_RATIOS {
+        for name in density_ratios() {
             for i in 0..some.len() {
                 let what = format!("{}, {name}, response {i}", device.name);
                 let one = only(i, some.len());

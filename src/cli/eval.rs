@@ -7,12 +7,10 @@ mod multiple_choice;
 mod perplexity;
 mod shared;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
-use serde::Serialize;
 
 use super::hub::HubArgs;
 use super::{ModelArgs, RowArgs, config_for_rows, open_reference, print_line};
@@ -20,8 +18,9 @@ use crate::data::data_folder::{Split, files_of};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::{evaluate, reference_rows};
-use crate::formats::atomic_write::write_bytes;
+use crate::formats::atomic_write::create_folder;
 use crate::formats::file_system::Disk;
+use crate::formats::folder_lock::FolderLock;
 use crate::model::CausalLm;
 use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
@@ -95,29 +94,22 @@ struct OptionalModel {
 }
 
 impl OptionalModel {
-    /// Opens and loads the model; one of the hub is fetched if need be.
-    fn load(&self, console: &Console) -> Result<(Policy, CausalLm)> {
-        let given = self.model.as_ref().ok_or_else(|| Error::usage("give --model"))?;
-        let policy = Policy::open(&self.hub.model(given)?)?;
+    /// Opens the model, which was `given`; one of the hub is fetched if need be.
+    fn open(&self, given: &Path) -> Result<Policy> {
+        Policy::open(&self.hub.model(given)?)
+    }
+
+    /// Reads the weights, for evaluation only.
+    fn load(&self, policy: &Policy, console: &Console) -> Result<CausalLm> {
         let device = device::open(device::resolve_name(&self.device))?;
-        let model = policy.load(&device, console)?.valid();
-        Ok((policy, model))
+        Ok(policy.load(&device, console)?.valid())
     }
 }
 
-/// Keeps the settings of what a file holds beside it. A file that was begun with others is not gone on with.
-fn settle_settings(path: &Path, file: &Path, settings: &impl Serialize) -> Result<()> {
-    let text =
-        serde_json::to_string_pretty(settings).map_err(|error| Error::usage(format!("cannot encode: {error}")))?;
-    if file.exists() {
-        let begun = fs::read_to_string(path).map_err(Error::reading(path))?;
-        if begun != text {
-            return Err(Error::usage(format!("{} was begun with other settings:\n{begun}", file.display()))
-                .with_hint("choose another --output, or the same settings"));
-        }
-        return Ok(());
-    }
-    write_bytes(&Disk, path, text.as_bytes())
+/// Makes the folder if need be and keeps other commands out of it.
+fn lock(output: &Path) -> Result<FolderLock> {
+    create_folder(&Disk, output)?;
+    FolderLock::take(output)
 }
 
 #[derive(Debug, Args)]

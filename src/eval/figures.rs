@@ -35,20 +35,28 @@ pub struct Figure {
 }
 
 impl Figure {
-    /// The share `num_right / num_rows` with Wilson's score interval (Wilson, 1927).
+    /// The share `num_right / num_rows` with Wilson's score interval.
     ///
     /// # Panics
     /// Without rows.
     pub fn share(num_right: usize, num_rows: usize) -> Self {
+        Figure::wilson(num_right as f64 / num_rows as f64, num_rows)
+    }
+
+    /// The mean of `num_rows` values between 0 and 1 with Wilson's score interval (Wilson, 1927): exact in its variance for
+    /// values of 0 and 1, too wide for values between them, and of some width even if all are 1.
+    ///
+    /// # Panics
+    /// Without rows.
+    pub fn wilson(mean: f64, num_rows: usize) -> Self {
         assert!(num_rows > 0, "a share of no rows");
         let n = num_rows as f64;
-        let share = num_right as f64 / n;
-        let centre = (share + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
-        let half = Z / (1.0 + Z * Z / n) * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+        let centre = (mean + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
+        let half = Z / (1.0 + Z * Z / n) * (mean * (1.0 - mean) / n + Z * Z / (4.0 * n * n)).sqrt();
         // Exact at the ends, where rounding may leave a little more or less.
-        let low = if num_right == 0 { 0.0 } else { centre - half };
-        let high = if num_right == num_rows { 1.0 } else { centre + half };
-        Figure { value: share, low: Some(low), high: Some(high), interval: Method::Wilson }
+        let low = if mean == 0.0 { 0.0 } else { centre - half };
+        let high = if mean == 1.0 { 1.0 } else { centre + half };
+        Figure { value: mean, low: Some(low), high: Some(high), interval: Method::Wilson }
     }
 
     /// The mean of values with the normal interval.

@@ -59,14 +59,10 @@ impl<R: Serialize + DeserializeOwned> RowStore<R> {
         create_folder(&Disk, folder)?;
         let lock = FolderLock::take(folder)?;
         let path = folder.join(SETTINGS_FILE);
-        if path.exists() {
-            let text = std::fs::read_to_string(&path).map_err(Error::reading(&path))?;
-            let kept = serde_json::from_str(&text).map_err(|error| Error::input(&path, error.to_string()))?;
-            check_same(folder, &kept, settings)?;
-        } else {
+        if !path.exists() {
             check_empty(folder)?;
-            write(&path, &format!("{settings:#}\n"))?;
         }
+        settle_settings(&path, &folder.join(ROWS_FILE), settings)?;
         let lines: Vec<Line<R>> = read_lines(&Disk, &folder.join(ROWS_FILE))?;
         let rows = lines.into_iter().map(|line| (line.index, line.row)).collect();
         Ok(RowStore { folder: Some(Folder { path: folder.to_owned(), _lock: lock }), rows })
@@ -124,11 +120,28 @@ impl<R: Serialize + DeserializeOwned> RowStore<R> {
     }
 }
 
+/// Keeps in `path` what the rows in the file `rows` depend on, or compares with what is kept there.
+///
+/// # Errors
+/// [`Error::Usage`] that names what differs, or if there are rows without settings; [`Error::Input`], [`Error::Disk`].
+pub fn settle_settings(path: &Path, rows: &Path, settings: &Value) -> Result<()> {
+    if path.exists() {
+        let text = std::fs::read_to_string(path).map_err(Error::reading(path))?;
+        let kept = serde_json::from_str(&text).map_err(|error| Error::input(path, error.to_string()))?;
+        return check_same(rows, &kept, settings);
+    }
+    if rows.exists() {
+        let message = format!("{} is there, and nothing says how it was made", rows.display());
+        return Err(Error::usage(message).with_hint("choose another --output"));
+    }
+    write(path, &format!("{settings:#}\n"))
+}
+
 fn write(path: &Path, text: &str) -> Result<()> {
     replace_file(&Disk, path, |file| file.write_all(text.as_bytes()).map_err(Error::writing("write", path)))
 }
 
-fn check_same(folder: &Path, kept: &Value, settings: &Value) -> Result<()> {
+fn check_same(rows: &Path, kept: &Value, settings: &Value) -> Result<()> {
     let keys = [kept, settings].into_iter().filter_map(Value::as_object).flat_map(|object| object.keys());
     let mut differences: Vec<String> = Vec::new();
     for key in keys.filter(|key| kept.get(key) != settings.get(key)) {
@@ -149,9 +162,9 @@ fn check_same(folder: &Path, kept: &Value, settings: &Value) -> Result<()> {
     match differences.is_empty() {
         true => Ok(()),
         false => {
-            let folder = folder.display();
-            let message = format!("{folder} was made with other settings ({})", differences.join("; "));
-            Err(Error::usage(message).with_hint("choose another --output, or give the settings of that folder"))
+            let rows = rows.display();
+            let message = format!("{rows} was made with other settings ({})", differences.join("; "));
+            Err(Error::usage(message).with_hint("choose another --output, or give the settings of that one"))
         }
     }
 }

@@ -4,23 +4,23 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use burn::module::Module;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{OptionalModel, settle_settings};
+use super::{OptionalModel, lock};
 use crate::cli::generate::check_temperature;
 use crate::cli::print_json;
 use crate::config::WeightFormat;
 use crate::error::{Error, Result};
 use crate::eval::humaneval::complete::{Wanted, Writing, complete};
 use crate::eval::humaneval::judge::{Verdict, judge};
-use crate::eval::humaneval::pass_at_k::{PassAtK, pass_at_k};
+use crate::eval::humaneval::pass_at_k::{over_tasks, pass_at_k};
 use crate::eval::humaneval::{Problem, Sample, read_problems, read_samples};
+use crate::eval::row_store::settle_settings;
 use crate::eval::sandbox::{Limits, Sandbox, Settings};
-use crate::formats::atomic_write::create_folder;
 use crate::formats::file_system::Disk;
+use crate::formats::fingerprint::fingerprint;
 use crate::formats::json_lines::{append_line, read_lines};
 use crate::generate::Generator;
 use crate::report::console::{Console, Unit};
@@ -86,16 +86,6 @@ pub(in crate::cli) struct HumanEvalArgs {
     num_workers: Option<usize>,
 }
 
-/// What shapes the samples of a folder: another setting needs another folder.
-#[derive(Serialize)]
-struct SampleSettings<'a> {
-    model: String,
-    data: &'a Path,
-    temperature: f64,
-    max_new_tokens: usize,
-    seed: u64,
-}
-
 /// One line of `results.jsonl`: openai/human-eval's keys, and which sample under which limit.
 #[derive(Serialize, Deserialize)]
 struct ResultRow {
@@ -113,9 +103,7 @@ pub(in crate::cli) fn humaneval(args: HumanEvalArgs) -> Result<()> {
     let console = Console::stderr();
     let all_problems = read_problems(&args.data)?;
     let problems = &all_problems[..args.limit.unwrap_or(usize::MAX).min(all_problems.len())];
-    if let Some(output) = &args.output {
-        create_folder(&Disk, output)?;
-    }
+    let _lock = args.output.as_deref().map(lock).transpose()?;
     let (samples_file, samples) = match (&args.samples, &args.output) {
         (Some(file), _) => (file.clone(), read_samples(file, &all_problems, problems.len())?),
         (None, Some(output)) => (output.join(SAMPLES), write_samples(&args, output, problems, &console)?),
@@ -170,16 +158,20 @@ fn write_samples(args: &HumanEvalArgs, output: &Path, problems: &[Problem], cons
     let HumanEvalArgs { temperature, max_new_tokens, seed, batch_size, .. } = *args;
     let model = args.model.model.as_ref().ok_or_else(|| Error::usage("give --model, or --samples to judge"))?;
     let file = output.join(SAMPLES);
-    let settings =
-        SampleSettings { model: model.display().to_string(), data: &args.data, temperature, max_new_tokens, seed };
+    let policy = args.model.open(model)?;
+    let settings = json!({
+        "evaluation": "humaneval", "model": fingerprint(std::slice::from_ref(&policy.files.path))?,
+        "data": fingerprint(std::slice::from_ref(&args.data))?, "temperature": temperature,
+        "max_new_tokens": max_new_tokens, "seed": seed,
+    });
     settle_settings(&output.join("settings.json"), &file, &settings)?;
     let mut samples: Vec<Sample> = read_lines(&Disk, &file)?;
     let wanted = missing(problems, &samples, args.samples_per_task);
     if !wanted.is_empty() {
-        let (policy, model) = args.model.load(console)?;
+        let model = args.model.load(&policy, console)?;
         let tokenizer =
             policy.tokenizer.as_ref().ok_or_else(|| Error::usage("the model has no tokenizer: prompts are texts"))?;
-        let mut generator = Generator::new(&model.valid(), WeightFormat::F32)?;
+        let mut generator = Generator::new(&model, WeightFormat::F32)?;
         let writing = Writing { temperature, max_new_tokens, batch_size, seed };
         let mut bar = console.bar("completing", wanted.len() as u64, Unit::Count("samples"));
         for group in wanted.chunks(batch_size * BATCHES_A_GROUP) {
@@ -274,7 +266,7 @@ fn summary(
         .collect();
     let estimate = |k: &usize| {
         let values: Vec<f64> = counts.iter().map(|(n, c)| pass_at_k(*n, *c, *k)).collect();
-        (format!("pass@{k}"), PassAtK::of_tasks(&values))
+        (format!("pass@{k}"), over_tasks(&values))
     };
     json!({
         "evaluation": "humaneval",

@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use burn::module::Module;
 use clap::Args;
-use serde::Serialize;
 use serde_json::json;
 
-use super::{OptionalModel, settle_settings};
+use super::{OptionalModel, lock};
 use crate::cli::print_json;
 use crate::config::{ServerConfig, WeightFormat};
 use crate::data::rows::Message;
@@ -18,8 +16,10 @@ use crate::eval::mt_bench::answer::{NOT_ANSWERED, Writing, answer};
 use crate::eval::mt_bench::judge::{Asked, JudgePrompts, rating};
 use crate::eval::mt_bench::scores::Scores;
 use crate::eval::mt_bench::{Answer, Choice, Judgment, NO_RATING, Question, read_answers, read_questions};
+use crate::eval::row_store::settle_settings;
 use crate::formats::atomic_write::create_folder;
 use crate::formats::file_system::Disk;
+use crate::formats::fingerprint::fingerprint;
 use crate::formats::json_lines::{append_line, read_lines};
 use crate::generate::Generator;
 use crate::generate::server::{ChatRequest, Server};
@@ -84,21 +84,13 @@ pub(in crate::cli) struct MtBenchArgs {
     max_in_flight: usize,
 }
 
-/// What shapes the answers of a file: another setting needs another folder.
-#[derive(Serialize)]
-struct AnswerSettings<'a> {
-    model: String,
-    data: &'a Path,
-    max_new_tokens: usize,
-    seed: u64,
-}
-
 pub(in crate::cli) fn mt_bench(args: MtBenchArgs) -> Result<()> {
     let MtBenchArgs { max_new_tokens, batch_size, max_in_flight, limit, .. } = args;
     if [max_new_tokens, batch_size, max_in_flight, limit.unwrap_or(1)].contains(&0) {
         return Err(Error::usage("--max-new-tokens, --batch-size, --max-in-flight and --limit are at least 1"));
     }
     let console = Console::stderr();
+    let _lock = lock(&args.output)?;
     let mut questions = read_questions(&args.data)?;
     questions.truncate(limit.unwrap_or(usize::MAX));
     // What the judge needs is looked at before the model works for an hour.
@@ -148,7 +140,11 @@ fn write_answers(args: &MtBenchArgs, questions: &[Question], console: &Console) 
     let file = args.output.join("model_answer").join(format!("{}.jsonl", file_name(&model_id)));
     create_folder(&Disk, &args.output.join("model_answer"))?;
     let MtBenchArgs { max_new_tokens, batch_size, seed, .. } = *args;
-    let settings = AnswerSettings { model: given.display().to_string(), data: &args.data, max_new_tokens, seed };
+    let policy = args.model.open(given)?;
+    let settings = json!({
+        "evaluation": "mt_bench", "model": fingerprint(std::slice::from_ref(&policy.files.path))?,
+        "data": fingerprint(std::slice::from_ref(&args.data))?, "max_new_tokens": max_new_tokens, "seed": seed,
+    });
     settle_settings(&args.output.join(format!("{}.settings.json", file_name(&model_id))), &file, &settings)?;
     let mut answers: Vec<Answer> = read_lines(&Disk, &file)?;
     let is_open = |question: &&Question| !answers.iter().any(|answer| answer.question_id == question.question_id);
@@ -156,12 +152,11 @@ fn write_answers(args: &MtBenchArgs, questions: &[Question], console: &Console) 
     if open.is_empty() {
         return Ok(answers);
     }
-    let (policy, model) = args.model.load(console)?;
     let tokenizer = policy.tokenizer.as_ref().filter(|tokenizer| tokenizer.has_chat_template()).ok_or_else(|| {
         Error::usage("MT-Bench is a conversation: the model needs a tokenizer with a chat template")
             .with_hint("add chat_template.jinja to the model folder")
     })?;
-    let mut generator = Generator::new(&model.valid(), WeightFormat::F32)?;
+    let mut generator = Generator::new(&args.model.load(&policy, console)?, WeightFormat::F32)?;
     let context = policy.config.max_position_embeddings;
     let writing = Writing { max_new_tokens, batch_size, context, seed };
     let mut bar = console.bar("answering", open.len() as u64, Unit::Count("questions"));

@@ -1,9 +1,6 @@
 //! pass@k: the chance that at least one of k samples is right.
 
-use serde::Serialize;
-
-/// The 97.5% point of the normal distribution.
-const Z: f64 = 1.959_963_984_540_054;
+use crate::eval::figures::Figure;
 
 /// Estimates pass@k of one task, `c` of whose `n` samples passed, without bias:
 /// `1 - C(n - c, k) / C(n, k)`, as the product of `1 - k / i` over `i` in `n - c + 1 ..= n`.
@@ -19,35 +16,12 @@ pub fn pass_at_k(n: usize, c: usize, k: usize) -> f64 {
     1.0 - (n - c + 1..=n).map(|i| 1.0 - k as f64 / i as f64).product::<f64>()
 }
 
-/// The mean of pass@k over tasks with its 95% interval.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct PassAtK {
-    pub value: f64,
-    pub low: f64,
-    pub high: f64,
-    /// How the interval was made: `wilson`.
-    pub interval: &'static str,
-}
-
-impl PassAtK {
-    /// From the values of the tasks, each between 0 and 1.
-    ///
-    /// The interval is Wilson's score interval with the number of tasks: exact in its variance for values of 0 and 1, too
-    /// wide for values between them, and of some width even if every task is solved.
-    /// # Panics
-    /// Without a task.
-    pub fn of_tasks(values: &[f64]) -> Self {
-        assert!(!values.is_empty(), "pass@k of no tasks");
-        let n = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / n;
-        let denominator = 1.0 + Z * Z / n;
-        let middle = (mean + Z * Z / (2.0 * n)) / denominator;
-        let half = Z * (mean * (1.0 - mean) / n + Z * Z / (4.0 * n * n)).sqrt() / denominator;
-        // Where all or none are solved an end is exactly theirs, but for rounding.
-        let low = if mean == 0.0 { 0.0 } else { middle - half };
-        let high = if mean == 1.0 { 1.0 } else { middle + half };
-        PassAtK { value: mean, low, high, interval: "wilson" }
-    }
+/// The mean of pass@k over tasks, from the values of the tasks, each between 0 and 1, with Wilson's interval over tasks.
+///
+/// # Panics
+/// Without a task.
+pub fn over_tasks(values: &[f64]) -> Figure {
+    Figure::wilson(values.iter().sum::<f64>() / values.len() as f64, values.len())
 }
 
 #[cfg(test)]
@@ -91,11 +65,11 @@ mod tests {
     fn the_interval_is_wilsons() {
         // 8 of 10, by the formula in Python's decimal arithmetic with 30 digits.
         let values: Vec<f64> = (0..10).map(|i| f64::from(u8::from(i < 8))).collect();
-        let interval = PassAtK::of_tasks(&values);
+        let interval = over_tasks(&values);
         assert!((interval.value - 0.8).abs() < 1e-12);
-        assert!((interval.low - 0.490_162_471_536_641_7).abs() < 1e-12, "{interval:?}");
-        assert!((interval.high - 0.943_317_848_545_624_7).abs() < 1e-12, "{interval:?}");
-        let all = PassAtK::of_tasks(&[1.0; 164]);
-        assert!(all.value == 1.0 && all.high == 1.0 && all.low > 0.97 && all.low < 0.98, "{all:?}");
+        assert!((interval.low.unwrap() - 0.490_162_471_536_641_7).abs() < 1e-12, "{interval:?}");
+        assert!((interval.high.unwrap() - 0.943_317_848_545_624_7).abs() < 1e-12, "{interval:?}");
+        let all = over_tasks(&[1.0; 164]);
+        assert!(all.value == 1.0 && all.high == Some(1.0) && (0.97..0.98).contains(&all.low.unwrap()), "{all:?}");
     }
 }

@@ -61,7 +61,8 @@ impl Sandbox {
             }
         }
         Err(first_error.unwrap_or_else(|| {
-            Error::usage("there is no python3 on PATH").with_hint("name a Python 3 interpreter with --python")
+            Error::usage("no sandbox: there is no python3 on PATH")
+                .with_hint("name a Python 3 interpreter with --python")
         }))
     }
 
