@@ -140,8 +140,8 @@ impl Examined {
                 index: first as usize,
                 prompt_ids: ids(1, num_prompt),
                 demonstration: scored(20),
-                self_generated: Some(scored(33)),
-                distributions: None,
+                self_generated: vec![scored(33)],
+                distributions: Vec::new(),
             }
         });
         Ok(Examined { device, num_tokens_multiple: num_tokens_multiple(name), pairs: pairs.to_vec() })

@@ -297,8 +297,8 @@ fn activation_checkpointing_changes_no_gradient_of_any_architecture_with_adapter
             index: i as usize,
             prompt_ids: random_ids(i, 9, VOCAB_SIZE),
             demonstration: response(10 + i, 5),
-            self_generated: Some(response(20 + i, 3)),
-            distributions: None,
+            self_generated: vec![response(20 + i, 3)],
+            distributions: Vec::new(),
         })
         .collect();
     let objective = objective(ObjectiveName::Bernoulli, 0.1, 0.0);

@@ -144,7 +144,7 @@ fn pairs_scored_by_models(device: &TestDevice) -> (Vec<Pair>, Vec<f32>) {
     let num_pairs = pairs.len();
     for (i, pair) in pairs.iter_mut().enumerate() {
         pair.demonstration.reference_log_prob = f64::from(reference[i]);
-        pair.self_generated.as_mut().unwrap().reference_log_prob = f64::from(reference[num_pairs + i]);
+        pair.self_generated[0].reference_log_prob = f64::from(reference[num_pairs + i]);
     }
     (pairs, policy)
 }

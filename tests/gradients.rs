@@ -120,6 +120,34 @@ fn micro_batches_of_any_size_have_the_gradient_of_the_whole_batch() {
 }
 
 #[test]
+fn responses_to_one_prompt_share_the_weight_of_their_pair() {
+    let mut pairs = random_pairs(4);
+    let lone = |pair: &Pair, i: usize| Pair { self_generated: vec![pair.self_generated[i].clone()], ..pair.clone() };
+    let more: Vec<_> = pairs[2..].iter().map(|pair| pair.self_generated[0].clone()).collect();
+    pairs.truncate(2);
+    pairs[0].self_generated.extend(more);
+    for device in cpu_devices() {
+        let gradient = |pairs: &[Pair], micro_batch_size| {
+            let sizes = TrainConfig { micro_batch_size, ..TrainConfig::default() };
+            gradients_of_an_update(random_model(&llama(), 10, &device.device), pairs, sizes)
+        };
+        let mut expected = Named::new();
+        for (pair, i, weight) in
+            [(&pairs[0], 0, 1.0 / 6.0), (&pairs[0], 1, 1.0 / 6.0), (&pairs[0], 2, 1.0 / 6.0), (&pairs[1], 0, 0.5)]
+        {
+            for (name, values) in gradient(&[lone(pair, i)], 1) {
+                let sum = expected.entry(name).or_insert_with(|| vec![0.0; values.len()]);
+                sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * value);
+            }
+        }
+        for micro_batch_size in [1, 2] {
+            let what = format!("{}, micro-batches of {micro_batch_size}", device.name);
+            assert_all_near(&what, &gradient(&pairs, micro_batch_size), &expected, 1e-5);
+        }
+    }
+}
+
+#[test]
 fn a_batch_of_eight_equals_eight_batches_of_one() {
     let pairs = random_pairs(4); // eight sequences of different lengths
     let objective = objective(ObjectiveName::Bernoulli, SCALE, 0.0);
@@ -195,8 +223,8 @@ fn random_pairs(num_pairs: usize) -> Vec<Pair> {
             index: i,
             prompt_ids: random_ids(100 + i as u64, 1 + (3 * i) % 5, VOCAB_SIZE),
             demonstration: response(200 + i, 2 + (5 * i) % 7),
-            self_generated: Some(response(300 + i, 1 + (4 * i) % 9)),
-            distributions: None,
+            self_generated: vec![response(300 + i, 1 + (4 * i) % 9)],
+            distributions: Vec::new(),
         })
         .collect()
 }
@@ -232,7 +260,7 @@ fn check_finite_differences(device: &str, model: CausalLm) -> Vec<String> {
     for (i, pair) in pairs.iter_mut().enumerate() {
         // Implicit rewards of 0.3 and -0.2: away from 0 and from the corners of hinge.
         pair.demonstration.reference_log_prob = f64::from(log_probs[i]) - 0.6;
-        pair.self_generated.as_mut().unwrap().reference_log_prob = f64::from(log_probs[2 + i]) + 0.4;
+        pair.self_generated[0].reference_log_prob = f64::from(log_probs[2 + i]) + 0.4;
     }
     let objectives = ALL_OBJECTIVES.map(|name| objective(name, SCALE, 0.0));
     let gradients = objectives.each_ref().map(|objective| mean_loss_gradients(&model, objective, &pairs, false, 1));

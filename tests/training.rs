@@ -49,8 +49,7 @@ fn training_on_pairs_raises_demonstrations_over_self_generated_responses() {
         let after = scores(&model, &sequences(&pairs), 1);
         for (i, pair) in pairs.iter().enumerate() {
             let demonstration = f64::from(after[i]) - pair.demonstration.reference_log_prob;
-            let self_generated =
-                f64::from(after[pairs.len() + i]) - pair.self_generated.as_ref().unwrap().reference_log_prob;
+            let self_generated = f64::from(after[pairs.len() + i]) - pair.self_generated[0].reference_log_prob;
             assert!(demonstration > self_generated, "{}: pair {i}: {demonstration}, {self_generated}", device.name);
         }
     }
@@ -221,8 +220,8 @@ fn eight_pairs_one_by_one_train_like_eight_at_once_for_fifty_updates() {
             index: i as usize,
             prompt_ids: random_ids(3 * i, 3 + i as usize % 3, 515),
             demonstration: unscored(random_ids(3 * i + 1, 2 + i as usize % 4, 515)),
-            self_generated: Some(unscored(random_ids(3 * i + 2, 2 + i as usize % 5, 515))),
-            distributions: None,
+            self_generated: vec![unscored(random_ids(3 * i + 2, 2 + i as usize % 5, 515))],
+            distributions: Vec::new(),
         };
         let pairs = scored_by(&golden::policy(device), (0..8).map(pair).collect());
         let losses = [1, 8].map(|micro_batch_size| {
@@ -283,7 +282,7 @@ fn scored_by(model: &CausalLm, mut pairs: Vec<Pair>) -> Vec<Pair> {
     let num_pairs = pairs.len();
     for (i, pair) in pairs.iter_mut().enumerate() {
         pair.demonstration.reference_log_prob = f64::from(log_probs[i]);
-        pair.self_generated.as_mut().unwrap().reference_log_prob = f64::from(log_probs[num_pairs + i]);
+        pair.self_generated[0].reference_log_prob = f64::from(log_probs[num_pairs + i]);
     }
     pairs
 }

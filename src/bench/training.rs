@@ -76,8 +76,8 @@ fn random_pairs(size: &Size, vocab_size: usize) -> Vec<Pair> {
         index,
         prompt_ids: ids(prompt_len(size)),
         demonstration: unscored(ids(response_len)),
-        self_generated: Some(unscored(ids(response_len))),
-        distributions: None,
+        self_generated: vec![unscored(ids(response_len))],
+        distributions: Vec::new(),
     };
     (0..size.pairs).map(pair).collect()
 }
@@ -85,8 +85,7 @@ fn random_pairs(size: &Size, vocab_size: usize) -> Vec<Pair> {
 /// The reference pass: every response's log-prob under the model as it is.
 fn score(model: &CausalLm, pairs: &mut [Pair], num_tokens_multiple: usize) -> Result<()> {
     let sequences = pairs.iter().flat_map(|pair| {
-        let responses = std::iter::once(&pair.demonstration).chain(&pair.self_generated);
-        responses.map(|response| Sequence { prompt_ids: &pair.prompt_ids, response_ids: &response.token_ids })
+        pair.responses().map(|response| Sequence { prompt_ids: &pair.prompt_ids, response_ids: &response.token_ids })
     });
     let sequences: Vec<Sequence<'_>> = sequences.collect();
     let scores = log_probs::score(model, &sequences, sequences.len(), num_tokens_multiple, &mut |_| Ok(()))?;

@@ -1,11 +1,13 @@
 //! The cells of a comparison and how many updates each makes, before anything starts.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 use crate::config::{CompareConfig, RunConfig};
 use crate::error::{Error, Result};
 use crate::report::console::Console;
-use crate::train::run_data::TrainingRows;
+use crate::train::run_data::num_demonstrations;
 use crate::train::sources::{Sources, absolute};
 
 /// One method with one seed.
@@ -86,7 +88,7 @@ fn cells(config: &CompareConfig, updates: &[usize]) -> Result<Vec<Cell>> {
 
 /// Updates of all iterations, method by method. Rows are counted once for all methods that read them alike.
 fn updates_of_methods(config: &CompareConfig, console: &Console) -> Result<Vec<usize>> {
-    let mut counted: Vec<((Option<usize>, usize), TrainingRows)> = Vec::new();
+    let mut counted = BTreeMap::new();
     let of_method = |method: usize| -> Result<usize> {
         let own = config.cell(method, config.seeds[0])?;
         if own.iterations == 0 {
@@ -96,15 +98,10 @@ fn updates_of_methods(config: &CompareConfig, console: &Console) -> Result<Vec<u
         if let Some(num_steps) = own.train.num_steps {
             return Ok(own.iterations * num_steps);
         }
-        let key = (own.max_rows, own.train.max_length);
-        let rows = match counted.iter().find(|(known, _)| *known == key) {
-            Some((_, rows)) => *rows,
-            None => TrainingRows::count(&Sources::find(&own, console)?.local, console)?,
+        let num_pairs = match counted.entry((own.max_rows, own.train.max_length)) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(place) => *place.insert(num_demonstrations(&Sources::find(&own, console)?.local, console)?),
         };
-        if !counted.iter().any(|(known, _)| *known == key) {
-            counted.push((key, rows));
-        }
-        let num_pairs = rows.num_pairs(&own.objective, own.generation.samples_per_prompt);
         Ok(own.iterations * own.train.num_updates(num_pairs))
     };
     (0..config.methods.len()).map(of_method).collect()

@@ -15,7 +15,8 @@ pub struct GenerationConfig {
     pub top_k: usize,
     /// Sample among the likeliest tokens that hold this share of the probability. Default 1: among all.
     pub top_p: f64,
-    /// Self-generated responses per demonstration. Default 1; more give a steadier gradient for more time.
+    /// Self-generated responses per demonstration; the loss of a pair is the mean over them. Default 1; more give a steadier
+    /// gradient for more time and memory: all of a pair's responses go through the model together.
     pub samples_per_prompt: usize,
     /// Responses written at once: memory against speed, not the result. Default 8.
     pub batch_size: usize,
@@ -56,7 +57,7 @@ pub enum WeightFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unfinished {
-    /// The pair is left out and counted.
+    /// It is left out and counted.
     Drop,
     /// The generated tokens are kept, without an end token.
     Mask,

@@ -114,7 +114,7 @@ fn counts_table(run: &RunFiles) -> String {
     format!(
         "{}<p class=\"note\">identical: token for token the demonstration, so that nothing can be learned from the \
          pair. cut off: no end token within generation.max_new_tokens. duplicated: the same as an earlier response \
-         to another prompt. too long: with their prompt beyond train.max_length. left out: pairs that were not trained \
+         to another prompt. too long: with their prompt beyond train.max_length. left out: responses that were not trained \
          on.{}</p>\n",
         table(&header.map(str::to_owned), &rows),
         demonstrations

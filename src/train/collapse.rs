@@ -2,7 +2,8 @@
 //!
 //! More than half of one kind is an onset, said as a warning. Nearly all of one kind in two iterations in a row is a
 //! collapse: what is trained from such pairs is noise, so the run stops. Demonstrations set the measure: where they are short
-//! and alike themselves, so may responses be.
+//! and alike themselves, so may responses be. Responses that are their own demonstrations are no collapse but the goal: they are
+//! warned of, because nothing is learnt from them any more.
 
 use std::collections::HashSet;
 
@@ -20,20 +21,38 @@ const COLLAPSE: f64 = 0.9;
 struct Kind {
     what: &'static str,
     advice: &'static str,
+    /// Whether a run full of them is ruined rather than done.
+    is_harmful: bool,
     count: fn(&SelfGeneratedCounts) -> usize,
 }
 
 const CUT_OFF: &str = "cut off";
 
 const KINDS: [Kind; 4] = [
-    Kind { what: "empty", advice: "lower train.lr, or check the prompts' template", count: |c| c.empty },
+    Kind {
+        what: "empty",
+        advice: "lower train.lr, or check the prompts' template",
+        is_harmful: true,
+        count: |c| c.empty,
+    },
     Kind {
         what: "identical to their demonstration",
         advice: "little is left to learn: stop here",
+        is_harmful: false,
         count: |c| c.identical,
     },
-    Kind { what: "repeated for other prompts", advice: "lower train.lr or objective.scale", count: |c| c.duplicated },
-    Kind { what: CUT_OFF, advice: "raise generation.max_new_tokens, or lower train.lr", count: |c| c.unfinished },
+    Kind {
+        what: "repeated for other prompts",
+        advice: "lower train.lr or objective.scale",
+        is_harmful: true,
+        count: |c| c.duplicated,
+    },
+    Kind {
+        what: CUT_OFF,
+        advice: "raise generation.max_new_tokens, or lower train.lr",
+        is_harmful: true,
+        count: |c| c.unfinished,
+    },
 ];
 
 impl Kind {
@@ -72,7 +91,11 @@ pub fn check(
         }
         let percent = 100.0 * share;
         let is_asked_for = unfinished == Unfinished::Mask && kind.what == CUT_OFF;
-        if share > COLLAPSE && !is_asked_for && before.is_some_and(|before| kind.share(before) > COLLAPSE) {
+        if share > COLLAPSE
+            && kind.is_harmful
+            && !is_asked_for
+            && before.is_some_and(|before| kind.share(before) > COLLAPSE)
+        {
             return Err(Error::training(format!(
                 "generation has collapsed: {percent:.0}% of the responses are {}, as in the iteration before",
                 kind.what
@@ -141,10 +164,10 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_collapse_is_warned_of_at_its_onset_and_stops_the_run_in_the_second_iteration() {
+    fn every_collapse_is_warned_of_at_its_onset_and_stops_the_run_in_the_second_iteration() {
         let examples = examples(|i| vec![i, 5, 2]);
         let normal = of_demonstrations(&examples);
-        for (what, script) in SCRIPTS {
+        for (what, script) in SCRIPTS.into_iter().filter(|(what, _)| *what != "identical") {
             let (onset, all) = (counts(&examples, 14, script), counts(&examples, NUM_PROMPTS, script));
             let warned = check(&onset, None, &normal, Unfinished::Drop).unwrap().concat();
             assert!(warned.contains(what), "{what}: {warned}");
@@ -158,6 +181,14 @@ mod tests {
             assert!(error.to_string().contains(what), "{what}: {error}");
             assert!(error.hint().unwrap().contains("checkpoint is intact"));
         }
+    }
+
+    #[test]
+    fn answering_as_demonstrated_is_warned_of_and_never_stops_a_run() {
+        let examples = examples(|i| vec![i, 5, 2]);
+        let all = counts(&examples, NUM_PROMPTS, SCRIPTS[1].1);
+        let warned = check(&all, Some(&all), &of_demonstrations(&examples), Unfinished::Drop).unwrap().concat();
+        assert!(warned.starts_with("100% of the responses are identical to their demonstration: "), "{warned}");
     }
 
     #[test]

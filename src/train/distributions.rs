@@ -17,7 +17,7 @@ use crate::model::{CausalLm, ModelConfig};
 use crate::objective::variance_reduction::{Distributions, distributions};
 use crate::report::console::Unit;
 
-/// A line for each pair, in their order.
+/// A line for each self-generated response that is trained on, in the order of the pairs.
 pub const DISTRIBUTIONS_FILE: &str = "distributions.jsonl";
 
 /// One line of [`DISTRIBUTIONS_FILE`].
@@ -59,7 +59,7 @@ pub(super) fn num_candidates(reduction: VarianceReduction, vocab_size: usize) ->
 }
 
 impl Run {
-    /// Gives every pair the reference's distributions, if the configuration asks for them.
+    /// Gives every self-generated response the reference's distributions, if the configuration asks for them.
     pub(super) fn add_distributions(
         &self,
         iteration: usize,
@@ -71,17 +71,21 @@ impl Run {
         let Some(num_candidates) = num_candidates(reduction, reference.config().vocab_size) else { return Ok(()) };
         let file = format!("{}/{DISTRIBUTIONS_FILE}", iteration_folder(iteration));
         let mut rows: Vec<DistributionsRow> = self.dir.read_lines(&file)?;
-        if rows.len() < pairs.len() && stage_steps == 0 {
+        let num_wanted: usize = pairs.iter().map(|pair| pair.self_generated.len()).sum();
+        if rows.len() < num_wanted && stage_steps == 0 {
             self.read_distributions(&file, reference, num_candidates, pairs)?;
             // Read back, as a resumed run has only what is written.
             rows = self.dir.read_lines(&file)?;
         }
-        for (i, pair) in pairs.iter_mut().enumerate() {
-            let row = rows.get_mut(i).filter(|row| row.index == pair.index).ok_or_else(|| {
-                Error::input(self.dir.join(&file), format!("has no distributions of row {}", pair.index))
-                    .with_hint("the reference that gave them is gone; start a new run")
-            })?;
-            pair.distributions = Some(std::mem::take(&mut row.distributions));
+        let mut rows = rows.into_iter();
+        for pair in pairs {
+            let own = rows.by_ref().take(pair.self_generated.len()).filter(|row| row.index == pair.index);
+            pair.distributions = own.map(|row| row.distributions).collect();
+            if pair.distributions.len() < pair.self_generated.len() {
+                let message = format!("has no distributions of row {}", pair.index);
+                return Err(Error::input(self.dir.join(&file), message)
+                    .with_hint("the reference that gave them is gone; start a new run"));
+            }
         }
         Ok(())
     }
@@ -93,9 +97,9 @@ impl Run {
         num_candidates: usize,
         pairs: &[Pair],
     ) -> Result<()> {
-        let sequences: Vec<Sequence<'_>> = pairs
-            .iter()
-            .filter_map(|pair| Some((pair, pair.self_generated.as_ref()?)))
+        let responses = pairs.iter().flat_map(|pair| pair.self_generated.iter().map(move |response| (pair, response)));
+        let sequences: Vec<Sequence<'_>> = responses
+            .clone()
             .map(|(pair, own)| Sequence { prompt_ids: &pair.prompt_ids, response_ids: &own.token_ids })
             .collect();
         let mut bar = self.console.bar("scoring", sequences.len() as u64, Unit::Count("distributions"));
@@ -104,9 +108,9 @@ impl Run {
             bar.advance(count as u64);
             self.stop.check()
         })?;
-        let rows = pairs.iter().zip(found);
-        let lines: Result<Vec<String>> = rows
-            .map(|(pair, distributions)| json_line(&DistributionsRow { index: pair.index, distributions }))
+        let lines: Result<Vec<String>> = responses
+            .zip(found)
+            .map(|((pair, _), distributions)| json_line(&DistributionsRow { index: pair.index, distributions }))
             .collect();
         self.dir.write(file, &lines?.concat())
     }

@@ -155,11 +155,19 @@ impl Run {
     }
 }
 
-/// Mean length of all responses, in tokens.
+/// Mean length of responses in tokens, both sides counting alike however many self-generated ones a pair has.
 fn mean_response_tokens(pairs: &[Pair]) -> f64 {
-    let lens = pairs.iter().flat_map(|pair| [Some(&pair.demonstration), pair.self_generated.as_ref()]).flatten();
-    let (count, sum) = lens.fold((0, 0), |(count, sum), response| (count + 1, sum + response.token_ids.len()));
-    sum as f64 / f64::from(count.max(1))
+    let (mut sum, mut count) = (0.0, 0);
+    for pair in pairs {
+        sum += pair.demonstration.token_ids.len() as f64;
+        count += 1;
+        let own = &pair.self_generated;
+        if !own.is_empty() {
+            sum += own.iter().map(|response| response.token_ids.len()).sum::<usize>() as f64 / own.len() as f64;
+            count += 1;
+        }
+    }
+    sum / f64::from(count.max(1))
 }
 
 /// Every epoch of every stage has an order of its own; it follows from the seed, so that there is no state to save.

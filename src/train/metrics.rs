@@ -12,7 +12,8 @@ pub struct PairValues {
     loss_self_generated: Vec<f64>,
     num_clamped: f64,
     log_ratio_demonstration: Vec<f64>,
-    log_ratio_self_generated: Vec<f64>,
+    /// Of each pair, one for each of its responses; empty in supervised stages.
+    log_ratios_self_generated: Vec<Vec<f64>>,
     demonstration_log_prob: f64,
     demonstration_tokens: usize,
     self_generated_tokens: usize,
@@ -24,49 +25,57 @@ pub struct PairValues {
 const MAX_LOG_RATIO_PER_TOKEN: f64 = 10.0;
 
 impl PairValues {
-    /// Adds one micro-batch of B pairs. `values` are, one after the other: B losses, their B demonstration and B
-    /// self-generated sides, the number of clamped exponentials, then the policy's log-probs of B demonstrations and, where
-    /// there are any, B self-generated responses.
+    /// Adds one micro-batch of B pairs with C comparisons. `values` are, one after the other: C losses, their C
+    /// demonstration and C self-generated sides, the number of clamped exponentials, then the policy's log-probs of B
+    /// demonstrations and of all self-generated responses, pair by pair.
     pub fn add(&mut self, pairs: &[&Pair], values: &[f32]) {
-        let num_pairs = pairs.len();
-        let values: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
-        let part = |i: usize| values[i * num_pairs..(i + 1) * num_pairs].to_vec();
-        self.loss.extend(part(0));
-        self.loss_demonstration.extend(part(1));
-        self.loss_self_generated.extend(part(2));
-        self.num_clamped += values[3 * num_pairs];
-        let log_probs = &values[3 * num_pairs + 1..];
-        for (pair, log_prob) in pairs.iter().zip(log_probs) {
+        let num_comparisons: usize = pairs.iter().map(|pair| pair.num_comparisons()).sum();
+        let mut values = values.iter().map(|value| f64::from(*value));
+        for side in [&mut self.loss, &mut self.loss_demonstration, &mut self.loss_self_generated] {
+            let all: Vec<f64> = values.by_ref().take(num_comparisons).collect();
+            let mut rest = &all[..];
+            for pair in pairs {
+                let (own, others) = rest.split_at(pair.num_comparisons());
+                side.push(mean(own));
+                rest = others;
+            }
+        }
+        self.num_clamped += values.next().unwrap_or_default();
+        for (pair, log_prob) in pairs.iter().zip(values.by_ref()) {
             self.demonstration_log_prob += log_prob;
             self.demonstration_tokens += pair.demonstration.token_ids.len();
             self.num_tokens += pair.prompt_ids.len() + pair.demonstration.token_ids.len();
             self.log_ratio_demonstration.push(log_prob - pair.demonstration.reference_log_prob);
         }
-        for (pair, log_prob) in pairs.iter().zip(log_probs.iter().skip(num_pairs)) {
-            if let Some(response) = &pair.self_generated {
-                self.num_tokens += pair.prompt_ids.len() + response.token_ids.len();
-                self.self_generated_tokens += response.token_ids.len();
-                self.log_ratio_self_generated.push(log_prob - response.reference_log_prob);
-            }
+        for pair in pairs.iter().filter(|pair| !pair.self_generated.is_empty()) {
+            let tokens = pair.self_generated.iter().map(|response| response.token_ids.len());
+            self.num_tokens += tokens.clone().map(|len| pair.prompt_ids.len() + len).sum::<usize>();
+            self.self_generated_tokens += tokens.sum::<usize>();
+            let log_probs = pair.self_generated.iter().zip(values.by_ref());
+            let log_ratios = log_probs.map(|(response, log_prob)| log_prob - response.reference_log_prob);
+            self.log_ratios_self_generated.push(log_ratios.collect());
         }
     }
 
     /// The places, in the order of adding, of the pairs whose loss or log-ratio is NaN or infinite.
     pub fn not_finite(&self) -> Vec<usize> {
-        let is_finite = |values: &[f64], i: usize| values.get(i).is_none_or(|value| value.is_finite());
-        let all = [&self.loss, &self.log_ratio_demonstration, &self.log_ratio_self_generated];
-        (0..self.loss.len()).filter(|i| !all.iter().all(|values| is_finite(values, *i))).collect()
+        let is_finite = |i: &usize| {
+            let own = self.log_ratios_self_generated.get(*i).into_iter().flatten();
+            own.chain([&self.loss[*i], &self.log_ratio_demonstration[*i]]).all(|value| value.is_finite())
+        };
+        (0..self.loss.len()).filter(|i| !is_finite(i)).collect()
     }
 
     /// What has exploded, in words: demonstrations far less likely than under the reference, or self-generated responses
     /// far more. None in supervised stages, which have no reference.
     pub fn exploded(&self) -> Option<String> {
-        if self.log_ratio_self_generated.is_empty() {
+        if self.log_ratios_self_generated.is_empty() {
             return None;
         }
-        let per_token = |log_ratios: &[f64], tokens: usize| log_ratios.iter().sum::<f64>() / tokens.max(1) as f64;
-        let demonstration = per_token(&self.log_ratio_demonstration, self.demonstration_tokens);
-        let self_generated = per_token(&self.log_ratio_self_generated, self.self_generated_tokens);
+        let per_token = |log_ratio: f64, tokens: usize| log_ratio / tokens.max(1) as f64;
+        let demonstration = per_token(self.log_ratio_demonstration.iter().sum(), self.demonstration_tokens);
+        let self_generated = self.log_ratios_self_generated.iter().flatten().sum();
+        let self_generated = per_token(self_generated, self.self_generated_tokens);
         let of = |what: &str, log_ratio: f64| {
             format!("log-ratios have exploded: {what} have {log_ratio:+.1} nats a token on average")
         };
@@ -106,7 +115,7 @@ pub struct LogRatios {
     pub log_ratio_self_generated: f64,
     pub max_abs_log_ratio_demonstration: f64,
     pub max_abs_log_ratio_self_generated: f64,
-    /// Share of pairs in which the demonstration's log-ratio is the larger one.
+    /// Share of pairs in which the demonstration's log-ratio is the larger one; with several responses a pair counts in parts.
     pub implicit_reward_accuracy: f64,
     /// Mean of demonstration's less self-generated response's log-ratio.
     pub log_ratio_margin: f64,
@@ -119,7 +128,7 @@ impl StepMetrics {
             loss_demonstration: mean(&values.loss_demonstration),
             loss_self_generated: mean(&values.loss_self_generated),
             demonstration_log_prob_per_token: values.demonstration_log_prob / values.demonstration_tokens.max(1) as f64,
-            log_ratios: LogRatios::new(&values.log_ratio_demonstration, &values.log_ratio_self_generated),
+            log_ratios: LogRatios::new(&values.log_ratio_demonstration, &values.log_ratios_self_generated),
             grad_norm,
             lr,
             num_clamped: values.num_clamped,
@@ -130,19 +139,22 @@ impl StepMetrics {
 }
 
 impl LogRatios {
-    /// None without self-generated responses.
-    pub fn new(demonstration: &[f64], self_generated: &[f64]) -> Option<Self> {
+    /// From one log-ratio of each pair's demonstration and those of its self-generated responses. None if there are none.
+    pub fn new(demonstration: &[f64], self_generated: &[Vec<f64>]) -> Option<Self> {
         if self_generated.is_empty() {
             return None;
         }
-        let right = demonstration.iter().zip(self_generated).filter(|(r1, r0)| r1 > r0).count();
-        let (log_ratio_demonstration, log_ratio_self_generated) = (mean(demonstration), mean(self_generated));
+        let is_larger =
+            |r1: f64, own: &Vec<f64>| mean(&own.iter().map(|r0| f64::from(u8::from(r1 > *r0))).collect::<Vec<_>>());
+        let shares: Vec<f64> = demonstration.iter().zip(self_generated).map(|(r1, own)| is_larger(*r1, own)).collect();
+        let of_pairs: Vec<f64> = self_generated.iter().map(|own| mean(own)).collect();
+        let (log_ratio_demonstration, log_ratio_self_generated) = (mean(demonstration), mean(&of_pairs));
         Some(LogRatios {
             log_ratio_demonstration,
             log_ratio_self_generated,
             max_abs_log_ratio_demonstration: max_abs(demonstration),
-            max_abs_log_ratio_self_generated: max_abs(self_generated),
-            implicit_reward_accuracy: right as f64 / self_generated.len() as f64,
+            max_abs_log_ratio_self_generated: max_abs(self_generated.iter().flatten()),
+            implicit_reward_accuracy: mean(&shares),
             log_ratio_margin: log_ratio_demonstration - log_ratio_self_generated,
         })
     }
@@ -152,8 +164,8 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-fn max_abs(values: &[f64]) -> f64 {
-    values.iter().fold(0.0, |max, value| max.max(value.abs()))
+fn max_abs<'a>(values: impl IntoIterator<Item = &'a f64>) -> f64 {
+    values.into_iter().fold(0.0, |max, value| max.max(value.abs()))
 }
 
 #[cfg(test)]
@@ -164,7 +176,7 @@ mod tests {
     fn log_ratios_explode_where_a_side_moves_ten_nats_a_token_the_wrong_way() {
         let values = |demonstration: f64, self_generated: f64| PairValues {
             log_ratio_demonstration: vec![demonstration, 0.0],
-            log_ratio_self_generated: vec![self_generated, 0.0],
+            log_ratios_self_generated: vec![vec![self_generated], vec![0.0]],
             demonstration_tokens: 20,
             self_generated_tokens: 20,
             ..PairValues::default()
@@ -175,15 +187,23 @@ mod tests {
             values(-202.0, 0.0).exploded().is_some_and(|seen| seen.contains("demonstrations have -10.1 nats a token"))
         );
         assert!(values(0.0, 202.0).exploded().is_some_and(|seen| seen.contains("self-generated responses have +10.1")));
-        let supervised = PairValues { log_ratio_self_generated: Vec::new(), ..values(-500.0, 0.0) };
+        let supervised = PairValues { log_ratios_self_generated: Vec::new(), ..values(-500.0, 0.0) };
         assert_eq!(supervised.exploded(), None, "no reference, no ratio");
     }
 
     #[test]
     fn accuracy_counts_pairs_whose_demonstration_gained_more() {
-        let ratios = LogRatios::new(&[1.0, -2.0, 0.5], &[0.0, -1.0, 0.5]).unwrap();
+        let ratios = LogRatios::new(&[1.0, -2.0, 0.5], &[0.0, -1.0, 0.5].map(|r0| vec![r0])).unwrap();
         assert_eq!(ratios.implicit_reward_accuracy, 1.0 / 3.0);
         assert!((ratios.log_ratio_margin - (-0.5 / 3.0 - -0.5 / 3.0)).abs() < 1e-12);
         assert_eq!(ratios.max_abs_log_ratio_demonstration, 2.0);
+    }
+
+    #[test]
+    fn a_pair_counts_once_however_many_responses_it_has() {
+        let ratios = LogRatios::new(&[1.0, -1.0], &[vec![0.0, 2.0, 0.5, -4.5], vec![3.0]]).unwrap();
+        assert_eq!(ratios.implicit_reward_accuracy, (0.75 + 0.0) / 2.0);
+        assert_eq!(ratios.log_ratio_self_generated, (-0.5 + 3.0) / 2.0);
+        assert_eq!(ratios.max_abs_log_ratio_self_generated, 4.5);
     }
 }

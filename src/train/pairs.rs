@@ -12,23 +12,34 @@ pub struct ScoredResponse {
     pub reference_log_prob: f64,
 }
 
-/// A prompt, its demonstration and, where the objective needs one, a self-generated response.
+/// A prompt, its demonstration and, where the objective needs them, self-generated responses. The loss of a pair is the mean
+/// over its self-generated responses, each compared with the demonstration: more of them make no demonstration count more.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pair {
     /// The row of the data file, counted from 0.
     pub index: usize,
     pub prompt_ids: Vec<u32>,
     pub demonstration: ScoredResponse,
-    pub self_generated: Option<ScoredResponse>,
-    /// The reference's distributions along the self-generated response, where `objective.variance_reduction` wants them.
-    pub distributions: Option<Distributions>,
+    /// At most `generation.samples_per_prompt`, fewer where some were left out; none in supervised stages.
+    pub self_generated: Vec<ScoredResponse>,
+    /// The reference's distributions along each of them, where `objective.variance_reduction` wants them; else none.
+    pub distributions: Vec<Distributions>,
 }
 
 impl Pair {
     /// Tokens of a forward pass over the pair: its prompt once and its responses.
     pub fn num_tokens(&self) -> usize {
-        let responses = [Some(&self.demonstration), self.self_generated.as_ref()].into_iter().flatten();
-        self.prompt_ids.len() + responses.map(|response| response.token_ids.len()).sum::<usize>()
+        self.prompt_ids.len() + self.responses().map(|response| response.token_ids.len()).sum::<usize>()
+    }
+
+    /// The demonstration, then the self-generated responses.
+    pub fn responses(&self) -> impl Iterator<Item = &ScoredResponse> {
+        std::iter::once(&self.demonstration).chain(&self.self_generated)
+    }
+
+    /// How often the demonstration stands in the loss: once beside each self-generated response, or alone.
+    pub fn num_comparisons(&self) -> usize {
+        self.self_generated.len().max(1)
     }
 
     /// A pair for plain supervised steps: no reference, no self-generated response.
@@ -37,8 +48,8 @@ impl Pair {
             index: example.index,
             prompt_ids: example.prompt_ids.clone(),
             demonstration: ScoredResponse { token_ids: example.demonstration_ids.clone(), reference_log_prob: 0.0 },
-            self_generated: None,
-            distributions: None,
+            self_generated: Vec::new(),
+            distributions: Vec::new(),
         }
     }
 }
@@ -88,7 +99,7 @@ pub struct SelfGeneratedCounts {
     pub duplicated: usize,
     /// Longer than `train.max_length` together with their prompt: left out.
     pub too_long: usize,
-    /// Pairs left out of the training, for one reason or another.
+    /// Responses left out of the training, for one reason or another. A pair without any response is left out with them.
     pub dropped: usize,
     /// Mean length in tokens.
     pub mean_tokens: f64,
@@ -109,6 +120,7 @@ pub fn make_pairs(
     let mut num_tokens = 0;
     for ((example, responses), log_prob) in examples.iter().zip(responses).zip(demonstration_log_probs) {
         let mut own = std::collections::HashSet::new();
+        let mut self_generated = Vec::new();
         for response in responses {
             counts.responses += 1;
             num_tokens += response.token_ids.len();
@@ -123,21 +135,17 @@ pub fn make_pairs(
                 counts.dropped += 1;
                 continue;
             }
-            pairs.push(Pair {
-                index: example.index,
-                prompt_ids: example.prompt_ids.clone(),
-                demonstration: ScoredResponse {
-                    token_ids: example.demonstration_ids.clone(),
-                    reference_log_prob: *log_prob,
-                },
-                self_generated: Some(ScoredResponse {
-                    token_ids: response.token_ids.clone(),
-                    reference_log_prob: response.log_prob(),
-                }),
-                distributions: None,
+            self_generated.push(ScoredResponse {
+                token_ids: response.token_ids.clone(),
+                reference_log_prob: response.log_prob(),
             });
         }
         seen.extend(own);
+        if !self_generated.is_empty() {
+            let mut pair = Pair::demonstration_only(example);
+            pair.demonstration.reference_log_prob = *log_prob;
+            pairs.push(Pair { self_generated, ..pair });
+        }
     }
     counts.mean_tokens = num_tokens as f64 / counts.responses.max(1) as f64;
     (pairs, counts)
@@ -167,8 +175,8 @@ mod tests {
             index: len,
             prompt_ids: vec![7],
             demonstration: ScoredResponse { token_ids: vec![2; len - 1], reference_log_prob: 0.0 },
-            self_generated: None,
-            distributions: None,
+            self_generated: Vec::new(),
+            distributions: Vec::new(),
         };
         let pairs = [3, 4, 2, 9, 2, 2, 2, 2].map(pair);
         let pairs: Vec<&Pair> = pairs.iter().collect();
@@ -199,13 +207,13 @@ mod tests {
             mean_tokens: 2.0,
         };
         assert_eq!(counts, expected);
-        assert_eq!(pairs.iter().map(|p| p.index).collect::<Vec<_>>(), [0, 0, 4]);
-        assert_eq!(pairs[2].demonstration.reference_log_prob, -2.0);
-        assert_eq!(pairs[2].self_generated.as_ref().unwrap().reference_log_prob, -1.0);
+        assert_eq!(pairs.iter().map(|p| (p.index, p.self_generated.len())).collect::<Vec<_>>(), [(0, 2), (4, 1)]);
+        assert_eq!(pairs[1].demonstration.reference_log_prob, -2.0);
+        assert_eq!(pairs[1].self_generated[0].reference_log_prob, -1.0);
     }
 
     #[test]
-    fn a_pair_longer_than_the_limit_is_left_out_and_counted() {
+    fn a_pair_whose_only_response_is_beyond_the_limit_is_left_out_and_counted() {
         let (pairs, counts) =
             make_pairs(&[example(0, &[5, 2])], &[vec![response(&[6, 6, 2], true)]], &[-1.0], Unfinished::Drop, 3);
         assert_eq!((pairs.len(), counts.too_long, counts.dropped), (0, 1, 1));
@@ -216,6 +224,6 @@ mod tests {
         let (pairs, counts) =
             make_pairs(&[example(0, &[5, 2])], &[vec![response(&[6, 6, 6], false)]], &[-1.0], Unfinished::Mask, 100);
         assert_eq!((counts.dropped, counts.unfinished), (0, 1));
-        assert_eq!(pairs[0].self_generated.as_ref().unwrap().token_ids, [6, 6, 6]);
+        assert_eq!(pairs[0].self_generated[0].token_ids, [6, 6, 6]);
     }
 }

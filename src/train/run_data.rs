@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{ObjectiveConfig, RunConfig};
+use crate::config::RunConfig;
 use crate::data::data_folder::{DataFolder, Split, files_of};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::objective::Objective;
 use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
 
@@ -45,36 +44,17 @@ impl RunFiles {
     }
 }
 
-/// The rows that a run trains on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TrainingRows {
-    /// Demonstrations that are short enough.
-    pub num_demonstrations: usize,
-    /// They bring a second response each, so that none is generated.
-    pub are_given: bool,
-}
-
-impl TrainingRows {
-    /// Counts the rows of a run's data without loading a weight. The built-in word problems are all short enough.
-    ///
-    /// # Errors
-    /// As for a run: a model or a data file that cannot be read, a bad row.
-    pub fn count(config: &RunConfig, console: &Console) -> Result<Self> {
-        if let Some(task) = &config.word_problems {
-            let num_demonstrations = config.max_rows.map_or(task.num_train, |most| most.min(task.num_train));
-            return Ok(TrainingRows { num_demonstrations, are_given: false });
-        }
-        let policy = Policy::open(Path::new(config.model.as_deref().unwrap_or_default()))?;
-        let files = RunFiles::find(config, config.data.as_deref().unwrap_or_default(), console)?;
-        let wanted = Wanted::new(config, config.max_rows);
-        let examples = policy.read_examples(&files.train, &wanted, config.train.max_length, console)?;
-        let are_given = examples.iter().any(|example| example.self_generated_ids.is_some());
-        Ok(TrainingRows { num_demonstrations: examples.len(), are_given })
+/// How many demonstrations a run has that are short enough: its pairs in each iteration, if none is left out. No weight is
+/// loaded. The built-in word problems are all short enough.
+///
+/// # Errors
+/// As for a run: a model or a data file that cannot be read, a bad row.
+pub fn num_demonstrations(config: &RunConfig, console: &Console) -> Result<usize> {
+    if let Some(task) = &config.word_problems {
+        return Ok(config.max_rows.map_or(task.num_train, |most| most.min(task.num_train)));
     }
-
-    /// Pairs of one iteration, if no response is left out.
-    pub fn num_pairs(&self, objective: &ObjectiveConfig, samples_per_prompt: usize) -> usize {
-        let is_multiplied = Objective::new(objective).needs_self_generated() && !self.are_given;
-        self.num_demonstrations * if is_multiplied { samples_per_prompt } else { 1 }
-    }
+    let policy = Policy::open(Path::new(config.model.as_deref().unwrap_or_default()))?;
+    let files = RunFiles::find(config, config.data.as_deref().unwrap_or_default(), console)?;
+    let wanted = Wanted::new(config, config.max_rows);
+    Ok(policy.read_examples(&files.train, &wanted, config.train.max_length, console)?.len())
 }

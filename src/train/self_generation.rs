@@ -256,7 +256,7 @@ impl Run {
         self.console.say(format!(
             "{responses} responses of {mean_tokens:.1} tokens: {identical} identical to the demonstration, \
              {unfinished} cut off, {empty} empty, {duplicated} duplicated, {too_long} longer than train.max_length; \
-             {dropped} pairs left out"
+             {dropped} left out"
         ));
     }
 

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 
 use super::backward;
 use super::gradients::{clip_factor, global_norm, scale};
@@ -16,7 +16,7 @@ use crate::config::TrainConfig;
 use crate::data::batch::{Batch, Sequence};
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, weights};
-use crate::objective::log_probs::{ReadTokens, read_tokens, sum_by_sequence};
+use crate::objective::log_probs::{ReadTokens, int_tensor, read_tokens, sum_by_sequence};
 use crate::objective::{Objective, SideLogProbs, variance_reduction};
 
 /// What stays the same from update to update.
@@ -130,33 +130,33 @@ impl Updater<'_> {
         micro_batches(pairs, self.config.micro_batch_size, self.config.max_tokens)
     }
 
-    /// Demonstrations first, then the self-generated responses of the same pairs, if there are any.
+    /// Demonstrations first, then the self-generated responses, pair by pair.
     pub fn batch<'a>(&self, pairs: &[&'a Pair]) -> Batch {
         let sequence = |pair: &'a Pair, response: &'a ScoredResponse| Sequence {
             prompt_ids: &pair.prompt_ids,
             response_ids: &response.token_ids,
         };
         let demonstrations = pairs.iter().map(|pair| sequence(pair, &pair.demonstration));
-        let self_generated = pairs.iter().filter_map(|pair| Some(sequence(pair, pair.self_generated.as_ref()?)));
+        let self_generated =
+            pairs.iter().flat_map(|pair| pair.self_generated.iter().map(|response| sequence(pair, response)));
         let sequences: Vec<Sequence<'_>> = demonstrations.chain(self_generated).collect();
         Batch::new(&sequences, self.num_tokens_multiple)
     }
 
-    /// What the variance reduction takes out of each pair's loss, `[B]`, where the reference's distributions are known.
+    /// What the variance reduction takes out of each comparison's loss, `[C]`, where the reference's distributions are known.
     fn noise(&self, model: &CausalLm, tokens: ReadTokens, pairs: &[&Pair]) -> Option<Tensor<1>> {
-        let responses: Option<Vec<_>> = pairs
-            .iter()
-            .map(|pair| {
-                Some(variance_reduction::Response {
-                    token_ids: &pair.self_generated.as_ref()?.token_ids,
-                    distributions: pair.distributions.as_ref()?,
-                })
+        let known = pairs.iter().flat_map(|pair| pair.self_generated.iter().zip(&pair.distributions));
+        let responses: Vec<_> = known
+            .map(|(response, distributions)| variance_reduction::Response {
+                token_ids: &response.token_ids,
+                distributions,
             })
             .collect();
-        variance_reduction::noise(self.objective, model, tokens, &responses?)
+        variance_reduction::noise(self.objective, model, tokens, &responses)
     }
 
-    /// The micro-batch's part of the mean loss, `[1]`, and the values that [`PairValues::add`] reads.
+    /// The micro-batch's part of the mean loss, `[1]`, and the values that [`PairValues::add`] reads. Each of C comparisons sets a
+    /// demonstration beside one of its self-generated responses and counts as its share of the pair.
     fn loss(
         &self,
         log_probs: Tensor<1>,
@@ -166,15 +166,16 @@ impl Updater<'_> {
     ) -> (Tensor<1>, Tensor<1>) {
         let device = log_probs.device();
         let num_pairs = pairs.len();
-        let num_sequences = log_probs.dims()[0];
+        let num_self_generated = log_probs.dims()[0] - num_pairs;
+        let pair_of_comparison: Vec<usize> =
+            pairs.iter().enumerate().flat_map(|(i, pair)| std::iter::repeat_n(i, pair.num_comparisons())).collect();
         let demonstration = side(
-            log_probs.clone().narrow(0, 0, num_pairs),
-            pairs.iter().map(|pair| Some(&pair.demonstration)),
-            &device,
+            repeated(log_probs.clone().narrow(0, 0, num_pairs), &pair_of_comparison),
+            pair_of_comparison.iter().map(|i| &pairs[*i].demonstration),
         );
-        let self_generated = (num_sequences > num_pairs).then(|| {
-            let responses = pairs.iter().map(|pair| pair.self_generated.as_ref());
-            side(log_probs.clone().narrow(0, num_pairs, num_pairs), responses, &device)
+        let self_generated = (num_self_generated > 0).then(|| {
+            let responses = pairs.iter().flat_map(|pair| &pair.self_generated);
+            side(log_probs.clone().narrow(0, num_pairs, num_self_generated), responses)
         });
         let loss = self.objective.loss(&demonstration, self_generated.as_ref());
         let loss = match noise {
@@ -185,7 +186,9 @@ impl Updater<'_> {
         let num_clamped = loss.num_clamped.unwrap_or_else(|| Tensor::zeros([1], &device.clone().without_autodiff()));
         let read = [loss.total.clone(), loss.demonstration, loss.self_generated, num_clamped, log_probs];
         let read = Tensor::cat(read.map(without_graph).to_vec(), 0);
-        (loss.total.sum() / num_pairs_of_update as f64, read)
+        let share = |i: &usize| 1.0 / pairs[*i].num_comparisons() as f32;
+        let shares = constant(pair_of_comparison.iter().map(share).collect(), &loss.total);
+        ((loss.total * shares).sum() / num_pairs_of_update as f64, read)
     }
 }
 
@@ -200,20 +203,28 @@ fn without_graph(tensor: Tensor<1>) -> Tensor<1> {
     if tensor.is_autodiff() { tensor.inner() } else { tensor }
 }
 
-fn side<'a>(
-    policy: Tensor<1>,
-    responses: impl Iterator<Item = Option<&'a ScoredResponse>>,
-    device: &Device,
-) -> SideLogProbs {
-    let (reference, num_tokens): (Vec<f32>, Vec<f32>) = responses
-        .map(|response| response.expect("a batch has self-generated responses for all its pairs or for none"))
-        .map(|response| (response.reference_log_prob as f32, response.token_ids.len() as f32))
-        .unzip();
-    let constant = |values: Vec<f32>| {
-        let shape = [values.len()];
-        Tensor::from_data(TensorData::new(values, shape), &device.clone().without_autodiff())
-    };
-    SideLogProbs { policy, reference: constant(reference), num_tokens: constant(num_tokens) }
+/// One side of C comparisons from its policy log-probs `[C]`.
+fn side<'a>(policy: Tensor<1>, responses: impl Iterator<Item = &'a ScoredResponse>) -> SideLogProbs {
+    let (reference, num_tokens): (Vec<f32>, Vec<f32>) =
+        responses.map(|response| (response.reference_log_prob as f32, response.token_ids.len() as f32)).unzip();
+    let (reference, num_tokens) = (constant(reference, &policy), constant(num_tokens, &policy));
+    SideLogProbs { policy, reference, num_tokens }
+}
+
+/// `values` of pairs, `[B]`, as those of their comparisons, `[C]`.
+fn repeated(values: Tensor<1>, pair_of_comparison: &[usize]) -> Tensor<1> {
+    if pair_of_comparison.len() == values.dims()[0] {
+        return values; // one each
+    }
+    let places: Vec<i32> = pair_of_comparison.iter().map(|i| *i as i32).collect();
+    let places = int_tensor(&places, &values.device());
+    values.select(0, places)
+}
+
+/// A vector on the device of `like`, without a graph.
+fn constant(values: Vec<f32>, like: &Tensor<1>) -> Tensor<1> {
+    let shape = [values.len()];
+    Tensor::from_data(TensorData::new(values, shape), &like.device().without_autodiff())
 }
 
 /// What helps where an update went too far.

@@ -59,8 +59,8 @@ pub fn pairs() -> Vec<Pair> {
         index: example.index,
         prompt_ids: example.prompt_ids.clone(),
         demonstration: scored(&example.demonstration_ids, i),
-        self_generated: Some(scored(example.self_generated_ids.as_ref().unwrap(), num_pairs + i)),
-        distributions: None,
+        self_generated: vec![scored(example.self_generated_ids.as_ref().unwrap(), num_pairs + i)],
+        distributions: Vec::new(),
     });
     pairs.collect()
 }

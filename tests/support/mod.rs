@@ -120,7 +120,7 @@ pub fn objective(name: ObjectiveName, scale: f64, shift: f64) -> Objective {
 /// Demonstrations first, then self-generated responses, as in a training step.
 pub fn sequences(pairs: &[Pair]) -> Vec<Sequence<'_>> {
     let demonstrations = pairs.iter().map(|pair| (pair, &pair.demonstration));
-    let self_generated = pairs.iter().map(|pair| (pair, pair.self_generated.as_ref().unwrap()));
+    let self_generated = pairs.iter().map(|pair| (pair, &pair.self_generated[0]));
     demonstrations
         .chain(self_generated)
         .map(|(pair, response)| Sequence { prompt_ids: &pair.prompt_ids, response_ids: &response.token_ids })
@@ -165,7 +165,7 @@ pub fn pair_losses(objective: &Objective, pairs: &[Pair], log_probs: Tensor<1>) 
         num_tokens: constant(responses.iter().map(|(_, num_tokens)| *num_tokens as f32).collect()),
     };
     let demonstrations = pairs.iter().map(|pair| &pair.demonstration);
-    let self_generated = pairs.iter().map(|pair| pair.self_generated.as_ref().unwrap());
+    let self_generated = pairs.iter().map(|pair| &pair.self_generated[0]);
     let demonstration = side(0, demonstrations.map(|r| (r.reference_log_prob, r.token_ids.len())).collect());
     let self_generated = side(pairs.len(), self_generated.map(|r| (r.reference_log_prob, r.token_ids.len())).collect());
     objective.loss(&demonstration, Some(&self_generated)).total

@@ -36,29 +36,35 @@ impl RowLengths {
     }
 }
 
-/// A pair of the training: its prompt once and one or two responses.
+/// A pair of the training: its prompt once, a demonstration and self-generated responses of one length.
 #[derive(Debug, Clone, Copy)]
 struct PairLengths {
     prompt: usize,
     demonstration: usize,
-    self_generated: Option<usize>,
+    self_generated: usize,
+    num_self_generated: usize,
 }
 
 impl PairLengths {
     /// As [`crate::train::pairs::Pair::num_tokens`].
     fn num_tokens(&self) -> usize {
-        self.prompt + self.demonstration + self.self_generated.unwrap_or(0)
+        self.prompt + self.num_response_tokens()
     }
 
     /// As [`crate::data::batch::Batch::new`] packs it: the last token of a response is no input, spans are filled up.
     fn shape(&self, multiple: usize) -> BatchShape {
         let filled = |len: usize| len.next_multiple_of(multiple);
-        let PairLengths { prompt, demonstration, self_generated } = *self;
-        let num_rows = match self_generated {
-            None => filled(prompt + demonstration.saturating_sub(1)),
-            Some(other) => filled(prompt) + filled(demonstration.saturating_sub(1)) + filled(other.saturating_sub(1)),
+        let PairLengths { prompt, demonstration, self_generated, num_self_generated } = *self;
+        let inputs = demonstration.saturating_sub(1);
+        let num_rows = match num_self_generated {
+            0 => filled(prompt + inputs),
+            count => filled(prompt) + filled(inputs) + count * filled(self_generated.saturating_sub(1)),
         };
-        BatchShape { num_rows, num_responses: demonstration + self_generated.unwrap_or(0) }
+        BatchShape { num_rows, num_responses: self.num_response_tokens() }
+    }
+
+    fn num_response_tokens(&self) -> usize {
+        self.demonstration + self.num_self_generated * self.self_generated
     }
 }
 
@@ -106,7 +112,7 @@ pub struct StageShape {
 pub enum Pairing {
     /// Demonstrations alone.
     Demonstrations,
-    /// With a second response each, given or self-generated.
+    /// With other responses, given or self-generated.
     Both,
 }
 
@@ -169,19 +175,21 @@ fn pairs(
 ) -> Vec<PairLengths> {
     let fits = |row: &&RowLengths| row.prompt + row.demonstration <= train.max_length;
     let rows = rows.iter().filter(fits);
-    let alone =
-        |row: &RowLengths| PairLengths { prompt: row.prompt, demonstration: row.demonstration, self_generated: None };
-    match pairing {
-        Pairing::Demonstrations => rows.map(alone).collect(),
-        Pairing::Both => rows
-            .flat_map(|row| {
-                let room = train.max_length - row.prompt;
-                let other = row.given.unwrap_or_else(|| longest_response(config, row, context)).min(room);
-                let count = if row.given.is_some() { 1 } else { config.generation.samples_per_prompt };
-                std::iter::repeat_n(PairLengths { self_generated: Some(other), ..alone(row) }, count)
-            })
-            .collect(),
-    }
+    let pair = |row: &RowLengths| {
+        let room = train.max_length - row.prompt;
+        let num_self_generated = match (pairing, row.given) {
+            (Pairing::Demonstrations, _) => 0,
+            (Pairing::Both, Some(_)) => 1,
+            (Pairing::Both, None) => config.generation.samples_per_prompt,
+        };
+        PairLengths {
+            prompt: row.prompt,
+            demonstration: row.demonstration,
+            self_generated: row.given.unwrap_or_else(|| longest_response(config, row, context)).min(room),
+            num_self_generated,
+        }
+    };
+    rows.map(pair).collect()
 }
 
 #[cfg(test)]
@@ -194,14 +202,14 @@ mod tests {
         let (prompt, demonstration, other) = (vec![1; 5], vec![2; 4], vec![3; 7]);
         for multiple in [1, 4] {
             let sequence = |response| Sequence { prompt_ids: &prompt, response_ids: response };
-            let both = Batch::new(&[sequence(&demonstration), sequence(&other)], multiple);
-            let pair = PairLengths { prompt: 5, demonstration: 4, self_generated: Some(7) };
-            let expected = BatchShape { num_rows: both.input_ids.len(), num_responses: both.targets.len() };
-            assert_eq!(pair.shape(multiple), expected);
-            let alone = Batch::new(&[sequence(&demonstration)], multiple);
-            let pair = PairLengths { self_generated: None, ..pair };
-            let expected = BatchShape { num_rows: alone.input_ids.len(), num_responses: alone.targets.len() };
-            assert_eq!(pair.shape(multiple), expected);
+            for num_self_generated in 0..3 {
+                let mut sequences = vec![sequence(&demonstration)];
+                sequences.extend(std::iter::repeat_n(sequence(&other), num_self_generated));
+                let batch = Batch::new(&sequences, multiple);
+                let pair = PairLengths { prompt: 5, demonstration: 4, self_generated: 7, num_self_generated };
+                let expected = BatchShape { num_rows: batch.input_ids.len(), num_responses: batch.targets.len() };
+                assert_eq!(pair.shape(multiple), expected);
+            }
         }
     }
 

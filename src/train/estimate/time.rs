@@ -118,15 +118,6 @@ impl Work<'_> {
         }
     }
 
-    /// Pairs of a stage, none left out.
-    fn num_pairs(&self, stage: Stage) -> usize {
-        let samples = match stage {
-            Stage::Iteration(_) if self.self_generates() => self.config.generation.samples_per_prompt,
-            _ => 1,
-        };
-        self.examples.len() * samples
-    }
-
     /// Of the updates of a stage: 1 for one that is still to come, 0 for one that is done.
     fn share_left(&self, stage: Stage) -> f64 {
         let Some(standing) = self.standing else { return 1.0 };
@@ -135,7 +126,7 @@ impl Work<'_> {
             std::cmp::Ordering::Greater => 1.0,
             std::cmp::Ordering::Equal => {
                 let (train, times) = self.of_stage(stage);
-                let num_updates = train.num_updates(self.num_pairs(stage)) * times;
+                let num_updates = train.num_updates(self.examples.len()) * times;
                 (1.0 - standing.stage_steps as f64 / num_updates as f64).max(0.0)
             }
         }
@@ -173,11 +164,12 @@ impl Work<'_> {
         let passes = if train.activation_checkpointing { 4.0 } else { 3.0 };
         let num_pairs = match train.num_steps {
             Some(num_steps) => num_steps * train.batch_size,
-            None => train.epochs * self.num_pairs(stage),
+            None => train.epochs * self.examples.len(),
         };
         let one_side = (times * num_pairs) as f64 * self.sequence_tokens() * passes;
         let sides = match (stage, pairing_of_iterations(self.config)) {
-            (Stage::Iteration(_), Pairing::Both) => 2.0,
+            (Stage::Iteration(_), Pairing::Both) if self.are_given() => 2.0,
+            (Stage::Iteration(_), Pairing::Both) => 1.0 + self.config.generation.samples_per_prompt as f64,
             _ => 1.0,
         };
         sides * one_side * speed.seconds_per_forward_token
