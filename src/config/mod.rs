@@ -11,6 +11,7 @@ mod objective;
 mod overrides;
 mod parse;
 mod ranges;
+mod rules;
 mod sampling;
 mod server;
 mod size;
@@ -178,7 +179,7 @@ impl RunConfig {
     /// # Errors
     /// [`Error::Config`] that names the key, its value and the allowed range.
     pub fn validate(&self) -> Result<()> {
-        ranges::validate(self)
+        rules::validate(self)
     }
 
     /// The complete configuration as text, every key written out: `from_ron` of it gives an equal configuration.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
+
 /// Any server with OpenAI's `/v1/completions`: vLLM, llama-server, Ollama. It serves the reference: the start model in
 /// iteration 0, then the policy that each iteration begins with. The key, if it wants one, comes from the environment
 /// (`GSIL_API_KEY`, else `OPENAI_API_KEY`) and is written nowhere.
@@ -44,6 +46,30 @@ impl Default for ServerConfig {
             on_policy_ready: Vec::new(),
             ready_timeout_s: 600,
             tolerance: 0.05,
+        }
+    }
+}
+
+impl ServerConfig {
+    /// Refuses an address that cannot be called, and a server that could not have the policies that the run makes.
+    pub(super) fn check(&self, makes_policies: bool) -> Result<()> {
+        let host = ["http://", "https://"].iter().find_map(|scheme| self.url.strip_prefix(scheme));
+        if host.is_none_or(|host| host.is_empty() || host.contains(char::is_whitespace)) {
+            return Err(Error::config("server.url", format!("`{}` is no address", self.url))
+                .with_hint("for example: http://localhost:8000/v1"));
+        }
+        if self.url.contains(['@', '?']) {
+            let problem = Error::config("server.url", "names a user or a key: it would be written into the run folder");
+            return Err(problem.with_hint("give the key in the environment, as GSIL_API_KEY"));
+        }
+        if self.on_policy_ready.is_empty() && makes_policies {
+            let message = "must say how the server gets a policy that the run makes: it is not the start model alone";
+            return Err(Error::config("server.on_policy_ready", message)
+                .with_hint("name a command that serves the folder it is given, or use iterations=1 without sft"));
+        }
+        match self.on_policy_ready.first().is_some_and(|program| program.trim().is_empty()) {
+            true => Err(Error::config("server.on_policy_ready", "begins with an empty text; it must be a program")),
+            false => Ok(()),
         }
     }
 }
