@@ -35,6 +35,7 @@ mod real_model;
 mod refusals;
 mod report;
 mod resume;
+mod runs;
 mod sandbox;
 mod server;
 mod tables;
