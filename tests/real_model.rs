@@ -26,7 +26,7 @@ use crate::support::binary::{
     assert_close, device, ending_model, export, golden, gsil, read_json, read_json_lines, say_skipped, text, write_rows,
 };
 
-/// Of log-probs in float32 through 30 layers, as `notes/golden.md` has it.
+/// Of log-probs in float32 through 30 layers.
 const TOLERANCE: f64 = 2e-3;
 
 /// The model's file, if this machine has it.

@@ -106,6 +106,37 @@ impl OptionalModel {
     }
 }
 
+/// How many rows are answered, and how, where answers are written to files.
+#[derive(Debug, Args)]
+struct WritingArgs {
+    /// Only the first N rows.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Longest response, in tokens.
+    #[arg(long, default_value_t = 1024)]
+    max_new_tokens: usize,
+    /// Responses written side by side.
+    #[arg(long, default_value_t = 8)]
+    batch_size: usize,
+    /// The same seed gives the same responses.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl WritingArgs {
+    fn check(&self) -> Result<()> {
+        match [self.max_new_tokens, self.batch_size, self.limit.unwrap_or(1)].contains(&0) {
+            true => Err(Error::usage("--max-new-tokens, --batch-size and --limit must be at least 1")),
+            false => Ok(()),
+        }
+    }
+
+    /// How many of so many rows are wanted.
+    fn num_wanted(&self, num_rows: usize) -> usize {
+        self.limit.map_or(num_rows, |limit| limit.min(num_rows))
+    }
+}
+
 /// Makes the folder if need be and keeps other commands out of it.
 fn lock(output: &Path) -> Result<FolderLock> {
     create_folder(&Disk, output)?;

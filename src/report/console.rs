@@ -144,6 +144,9 @@ impl Drop for Bar {
             Shown::Bar(bar) => bar.position(),
             Shown::Lines { done, .. } => *done,
         };
+        if (done, self.total) == (0, 0) {
+            return; // there was nothing to do
+        }
         let (done, total) = self.unit.describe(done, self.total);
         talk(&format!("{:>14} {done} of {total} in {seconds:.1} s\n", self.label));
     }

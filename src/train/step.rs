@@ -79,7 +79,10 @@ impl Updater<'_> {
     }
 
     /// Gradients of the mean loss of `pairs`, where the model is, and what was read of each pair.
-    fn gradients(
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a device fails.
+    pub fn gradients(
         &self,
         replicas: &Replicas,
         model: &CausalLm,

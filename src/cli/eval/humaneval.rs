@@ -8,7 +8,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{OptionalModel, lock};
+use super::{OptionalModel, WritingArgs, lock};
 use crate::cli::generate::check_temperature;
 use crate::cli::print_json;
 use crate::config::WeightFormat;
@@ -51,9 +51,8 @@ pub(in crate::cli) struct HumanEvalArgs {
     /// where it was stopped.
     #[arg(long, value_name = "FOLDER", required_unless_present = "samples")]
     output: Option<PathBuf>,
-    /// Only the first N tasks.
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
+    #[command(flatten)]
+    writing: WritingArgs,
     /// Completions of each task.
     #[arg(long, value_name = "N", default_value_t = 1)]
     samples_per_task: usize,
@@ -63,15 +62,6 @@ pub(in crate::cli) struct HumanEvalArgs {
     /// Which pass@k are estimated.
     #[arg(long, value_name = "K,..", value_delimiter = ',', default_value = "1")]
     k: Vec<usize>,
-    /// Longest completion, in tokens.
-    #[arg(long, default_value_t = 1024)]
-    max_new_tokens: usize,
-    /// Completions written side by side.
-    #[arg(long, default_value_t = 8)]
-    batch_size: usize,
-    /// The same seed gives the same completions.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
     /// Run what the model wrote, in a sandbox.
     #[arg(long)]
     allow_code_execution: bool,
@@ -102,7 +92,7 @@ pub(in crate::cli) fn humaneval(args: HumanEvalArgs) -> Result<()> {
     check_ranges(&args)?;
     let console = Console::stderr();
     let all_problems = read_problems(&args.data)?;
-    let problems = &all_problems[..args.limit.unwrap_or(usize::MAX).min(all_problems.len())];
+    let problems = &all_problems[..args.writing.num_wanted(all_problems.len())];
     let _lock = args.output.as_deref().map(lock).transpose()?;
     let (samples_file, samples) = match (&args.samples, &args.output) {
         (Some(file), _) => (file.clone(), read_samples(file, &all_problems, problems.len())?),
@@ -124,11 +114,9 @@ pub(in crate::cli) fn humaneval(args: HumanEvalArgs) -> Result<()> {
 
 fn check_ranges(args: &HumanEvalArgs) -> Result<()> {
     check_temperature(args.temperature)?;
-    let counts = [args.samples_per_task, args.max_new_tokens, args.batch_size, args.limit.unwrap_or(1)];
-    if counts.contains(&0) || args.num_workers == Some(0) || args.k.contains(&0) {
-        return Err(Error::usage(
-            "--samples-per-task, --max-new-tokens, --batch-size, --limit, --num-workers and --k are at least 1",
-        ));
+    args.writing.check()?;
+    if args.samples_per_task == 0 || args.num_workers == Some(0) || args.k.contains(&0) {
+        return Err(Error::usage("--samples-per-task, --num-workers and --k must be at least 1"));
     }
     if !(args.time_limit_s > 0.0 && args.time_limit_s <= 3600.0) {
         return Err(Error::usage(format!("--time-limit-s {}: expected more than 0, at most 3600", args.time_limit_s)));
@@ -155,7 +143,8 @@ fn check_k(args: &HumanEvalArgs, problems: &[Problem], samples: &[Sample]) -> Re
 
 /// Writes the samples that the folder lacks.
 fn write_samples(args: &HumanEvalArgs, output: &Path, problems: &[Problem], console: &Console) -> Result<Vec<Sample>> {
-    let HumanEvalArgs { temperature, max_new_tokens, seed, batch_size, .. } = *args;
+    let WritingArgs { max_new_tokens, batch_size, seed, .. } = args.writing;
+    let temperature = args.temperature;
     let model = args.model.model.as_ref().ok_or_else(|| Error::usage("give --model, or --samples to judge"))?;
     let file = output.join(SAMPLES);
     let policy = args.model.open(model)?;
@@ -201,7 +190,7 @@ fn command_to_judge(args: &HumanEvalArgs, samples: &Path) -> String {
     if let Some(output) = &args.output {
         command += &format!(" --output {}", quoted(output));
     }
-    if let Some(limit) = args.limit {
+    if let Some(limit) = args.writing.limit {
         command += &format!(" --limit {limit}");
     }
     let k: Vec<String> = args.k.iter().map(ToString::to_string).collect();

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Args;
 use serde_json::json;
 
-use super::{OptionalModel, lock};
+use super::{OptionalModel, WritingArgs, lock};
 use crate::cli::print_json;
 use crate::config::{ServerConfig, WeightFormat};
 use crate::data::rows::Message;
@@ -50,18 +50,8 @@ pub(in crate::cli) struct MtBenchArgs {
     /// The model's name in the files. Default: the name of its folder or file.
     #[arg(long, value_name = "NAME")]
     model_id: Option<String>,
-    /// Only the first N questions.
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
-    /// Longest answer to one turn, in tokens.
-    #[arg(long, default_value_t = 1024)]
-    max_new_tokens: usize,
-    /// Answers written side by side.
-    #[arg(long, default_value_t = 8)]
-    batch_size: usize,
-    /// The same seed gives the same answers.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    writing: WritingArgs,
     /// An OpenAI-compatible server that rates the answers; the questions and
     /// answers are sent to it.
     #[arg(long, value_name = "URL", requires = "judge_model", requires = "judge_prompts")]
@@ -85,14 +75,14 @@ pub(in crate::cli) struct MtBenchArgs {
 }
 
 pub(in crate::cli) fn mt_bench(args: MtBenchArgs) -> Result<()> {
-    let MtBenchArgs { max_new_tokens, batch_size, max_in_flight, limit, .. } = args;
-    if [max_new_tokens, batch_size, max_in_flight, limit.unwrap_or(1)].contains(&0) {
-        return Err(Error::usage("--max-new-tokens, --batch-size, --max-in-flight and --limit are at least 1"));
+    args.writing.check()?;
+    if args.max_in_flight == 0 {
+        return Err(Error::usage("--max-in-flight must be at least 1"));
     }
     let console = Console::stderr();
     let _lock = lock(&args.output)?;
     let mut questions = read_questions(&args.data)?;
-    questions.truncate(limit.unwrap_or(usize::MAX));
+    questions.truncate(args.writing.num_wanted(questions.len()));
     // What the judge needs is looked at before the model works for an hour.
     let judge = args.judge.as_deref().map(|url| Judge::open(url, &args, &questions, &console)).transpose()?;
     let answers = match &args.answers {
@@ -139,7 +129,7 @@ fn write_answers(args: &MtBenchArgs, questions: &[Question], console: &Console) 
     let model_id = args.model_id();
     let file = args.output.join("model_answer").join(format!("{}.jsonl", file_name(&model_id)));
     create_folder(&Disk, &args.output.join("model_answer"))?;
-    let MtBenchArgs { max_new_tokens, batch_size, seed, .. } = *args;
+    let WritingArgs { max_new_tokens, batch_size, seed, .. } = args.writing;
     let policy = args.model.open(given)?;
     let settings = json!({
         "evaluation": "mt_bench", "model": fingerprint(std::slice::from_ref(&policy.files.path))?,
