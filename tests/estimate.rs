@@ -92,7 +92,7 @@ fn measured_peak(folder: &Path, settings: &[&str]) -> u64 {
 type Case = (&'static str, Shape, (usize, usize, bool), &'static [&'static str]);
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const CASES: [Case; 8] = [
+const CASES: [Case; 10] = [
     ("head, adamw", WIDE_VOCABULARY, (4, 128, true), &["train.batch_size=2"]),
     (
         "head, accumulated, rmsprop",
@@ -115,6 +115,29 @@ const CASES: [Case; 8] = [
     ("layers, sgd", DEEP, (8, 512, true), &["train.batch_size=4", "train.micro_batch_size=4", "train.optimizer=sgd"]),
     ("layers, adamw", DEEP, (4, 512, true), &["train.batch_size=1", "train.micro_batch_size=1"]),
     ("layers, adapter", DEEP, (4, 512, true), &["train.batch_size=2", "lora.rank=8"]),
+    (
+        "candidates of the variance reduction",
+        DEEP,
+        (4, 160, false),
+        &[
+            "generation.max_new_tokens=120",
+            "generation.unfinished=mask",
+            "train.batch_size=2",
+            "objective.variance_reduction=top_k(256)",
+        ],
+    ),
+    (
+        "exact variance reduction",
+        DEEP,
+        (4, 160, false),
+        &[
+            "generation.max_new_tokens=120",
+            "generation.unfinished=mask",
+            "train.batch_size=4",
+            "train.micro_batch_size=4",
+            "objective.variance_reduction=exact",
+        ],
+    ),
     (
         "layers, activation checkpointing",
         DEEP,

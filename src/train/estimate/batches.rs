@@ -48,7 +48,7 @@ struct PairLengths {
 impl PairLengths {
     /// As [`crate::train::pairs::Pair::num_tokens`].
     fn num_tokens(&self) -> usize {
-        self.prompt + self.num_response_tokens()
+        self.prompt + self.demonstration + self.num_self_generated * self.self_generated
     }
 
     /// As [`crate::data::batch::Batch::new`] packs it: the last token of a response is no input, spans are filled up.
@@ -60,11 +60,8 @@ impl PairLengths {
             0 => filled(prompt + inputs),
             count => filled(prompt) + filled(inputs) + count * filled(self_generated.saturating_sub(1)),
         };
-        BatchShape { num_rows, num_responses: self.num_response_tokens() }
-    }
-
-    fn num_response_tokens(&self) -> usize {
-        self.demonstration + self.num_self_generated * self.self_generated
+        let num_self_generated = num_self_generated * self_generated;
+        BatchShape { num_rows, num_responses: demonstration + num_self_generated, num_self_generated }
     }
 }
 
@@ -75,11 +72,17 @@ pub struct BatchShape {
     pub num_rows: usize,
     /// R, response tokens: rows of logits.
     pub num_responses: usize,
+    /// Those of them that stand in self-generated responses.
+    pub num_self_generated: usize,
 }
 
 impl BatchShape {
     fn plus(self, other: Self) -> Self {
-        BatchShape { num_rows: self.num_rows + other.num_rows, num_responses: self.num_responses + other.num_responses }
+        BatchShape {
+            num_rows: self.num_rows + other.num_rows,
+            num_responses: self.num_responses + other.num_responses,
+            num_self_generated: self.num_self_generated + other.num_self_generated,
+        }
     }
 
     /// The largest pass of `objective::log_probs::score`, which goes from short sequences to long ones.
@@ -89,7 +92,7 @@ impl BatchShape {
         lens.sort_unstable();
         let shape = |(len, num_responses): &(usize, usize)| {
             let num_rows = len.saturating_sub(1).next_multiple_of(multiple);
-            BatchShape { num_rows, num_responses: *num_responses }
+            BatchShape { num_rows, num_responses: *num_responses, num_self_generated: 0 }
         };
         let passes =
             lens.chunks(batch_size).map(|pass| pass.iter().map(shape).fold(BatchShape::default(), BatchShape::plus));
@@ -207,7 +210,11 @@ mod tests {
                 sequences.extend(std::iter::repeat_n(sequence(&other), num_self_generated));
                 let batch = Batch::new(&sequences, multiple);
                 let pair = PairLengths { prompt: 5, demonstration: 4, self_generated: 7, num_self_generated };
-                let expected = BatchShape { num_rows: batch.input_ids.len(), num_responses: batch.targets.len() };
+                let expected = BatchShape {
+                    num_rows: batch.input_ids.len(),
+                    num_responses: batch.targets.len(),
+                    num_self_generated: 7 * num_self_generated,
+                };
                 assert_eq!(pair.shape(multiple), expected);
             }
         }
@@ -217,7 +224,8 @@ mod tests {
     fn scoring_meets_its_longest_rows_together() {
         let row = |prompt, demonstration| RowLengths { prompt, demonstration, given: None };
         let rows = [row(9, 2), row(1, 2), row(3, 4), row(2, 2)];
-        assert_eq!(BatchShape::of_scoring(&rows, 2, 1), BatchShape { num_rows: 10 + 6, num_responses: 6 });
+        let expected = BatchShape { num_rows: 10 + 6, num_responses: 6, num_self_generated: 0 };
+        assert_eq!(BatchShape::of_scoring(&rows, 2, 1), expected);
         assert_eq!(BatchShape::of_scoring(&rows, 9, 1).num_rows, 10 + 6 + 3 + 2);
         assert_eq!(BatchShape::of_scoring(&[], 2, 1), BatchShape::default());
     }

@@ -19,6 +19,7 @@ use crate::device::resident_bytes;
 use crate::model::ModelConfig;
 use crate::ops;
 use crate::train::checkpoint::Stage;
+use crate::train::distributions::num_candidates;
 use crate::train::optimizer::Optimizer;
 
 /// The program before it reads weights, where the system does not tell: its code, its threads. Measured with the smallest
@@ -31,6 +32,9 @@ const PROGRAM_GROWTH: u64 = 7_000_000;
 /// Gaps that the allocator leaves between blocks of different sizes, as a share. Measured over the configurations of the
 /// README: 0 to 5 percent.
 const GAPS: f64 = 0.04;
+/// Tensors of `[R, V]` that the exact variance reduction has at once, and of `[R, K, D]` that the one with candidates has.
+const EXACT_COPIES: u64 = 5;
+const CANDIDATE_COPIES: u64 = 4;
 /// Rows that a pass of decoding is filled up to (`generate::continuous`).
 const PASS_ROWS: usize = 64;
 /// Numbers to which the CPU's cache pads a head (`ops::slot_cache`), and tokens to which caches are rounded up.
@@ -85,7 +89,7 @@ pub enum Part {
     Optimizer,
     /// What the graph keeps for the backward pass, and what comes and goes inside a layer.
     Activations,
-    /// The head and the softmax over the vocabulary.
+    /// The head and the softmax over the vocabulary; with variance reduction also the reference's distributions.
     LogProbs,
     /// Weights laid out for decoding.
     PackedWeights,
@@ -170,7 +174,7 @@ pub fn memory(subject: &Subject<'_>) -> Memory {
             phases.push(arithmetic.score());
         }
         let shape = arithmetic.stage(&config.train, Stage::Iteration(0), pairing);
-        phases.push(arithmetic.training(Phase::Train, &config.train, shape));
+        phases.push(arithmetic.iteration(shape));
         largest = largest.max(arithmetic.kept_logits(&config.train, shape.largest));
         phases.extend(arithmetic.checkpoint(&config.train, shape));
     }
@@ -242,7 +246,7 @@ impl<'a> Arithmetic<'a> {
     /// gradients rarely fit into the gaps that they leave: measured, memory is as if they stayed.
     fn training(&self, phase: Phase, train: &TrainConfig, shape: StageShape) -> PhaseMemory {
         let Sizes { model, .. } = self.sizes;
-        let StageShape { largest: BatchShape { num_rows, num_responses }, num_micro_batches, num_updates } = shape;
+        let StageShape { largest: BatchShape { num_rows, num_responses, .. }, num_micro_batches, num_updates } = shape;
         let (num_rows, num_responses, num_layers) =
             (num_rows as u64, num_responses as u64, model.num_hidden_layers as u64);
         let layer = num_rows * self.sizes.kept_of_layer();
@@ -285,6 +289,34 @@ impl<'a> Arithmetic<'a> {
             parts = vec![(Part::Gradients, gradients), (Part::Optimizer, moments)]; // the update itself
         }
         self.phase(phase, &parts)
+    }
+
+    /// The training of an iteration. The variance reduction keeps the reference's distributions along all responses, and
+    /// computes with those of a micro-batch.
+    fn iteration(&self, shape: StageShape) -> PhaseMemory {
+        let Subject { config, model, rows, .. } = *self.subject;
+        let mut training = self.training(Phase::Train, &config.train, shape);
+        let vocab_size = model.vocab_size;
+        let Some(num_candidates) = num_candidates(config.objective.variance_reduction, vocab_size) else {
+            return training;
+        };
+        let (candidates, is_exact) = (num_candidates as u64, num_candidates == vocab_size);
+        let response = |row: &RowLengths| longest_response(config, row, model.max_position_embeddings);
+        let num_tokens = rows.iter().map(response).sum::<usize>() * config.generation.samples_per_prompt;
+        let kept = num_tokens as u64 * NUMBER * if is_exact { candidates } else { 2 * candidates };
+        // Exact: logits, log-probs, and the products and gradients of the divergence. Else a row of the head for each
+        // candidate, its product with the hidden state, and their gradients.
+        let row = if is_exact {
+            EXACT_COPIES * NUMBER * candidates
+        } else {
+            CANDIDATE_COPIES * candidates * self.sizes.hidden()
+        };
+        let computed = shape.largest.num_self_generated as u64 * row;
+        match training.parts.iter_mut().find(|(part, _)| *part == Part::LogProbs) {
+            Some((_, bytes)) => *bytes += kept + computed,
+            None => training.parts.push((Part::LogProbs, kept + computed)),
+        }
+        training
     }
 
     /// A checkpoint in the middle of a stage collects all moments on the host; weights are copied one at a time. At the end
