@@ -26,6 +26,9 @@ const PI_DATA: [f64; 2] = [0.8, 0.2];
 const START: [f64; 2] = [0.1, 0.9];
 const NUM_UPDATES: usize = 40;
 const LEARNING_RATE: f64 = 0.5;
+/// Implicit reward per nat: 1 is where the loss asks for `pi_data` itself.
+pub const SCALES: [f64; 5] = [0.25, 0.5, 1.0, 2.0, 3.0];
+const UPDATES_TO_REST: usize = 2000;
 
 const NAMES: [ObjectiveName; 7] = [
     ObjectiveName::Sft,
@@ -53,12 +56,12 @@ fn tensor(values: [f64; 2], device: &Device) -> Tensor<1> {
 }
 
 /// One iteration: the reference stays what the policy was at the start, the policy moves.
-fn train(name: ObjectiveName, device: &Device) -> gsil::Result<Path> {
-    let objective = Objective::new(&ObjectiveConfig { name, ..ObjectiveConfig::default() });
+fn train(name: ObjectiveName, scale: f64, num_updates: usize, device: &Device) -> gsil::Result<Path> {
+    let objective = Objective::new(&ObjectiveConfig { name, scale: Some(scale), ..ObjectiveConfig::default() });
     let reference = tensor(START, device);
     let mut logits = tensor(START.map(f64::ln), device).inner();
     let mut probability_of_a = vec![START[0]];
-    for _ in 0..NUM_UPDATES {
+    for _ in 0..num_updates {
         let watched = Tensor::from_inner(logits.clone()).require_grad();
         let side = SideLogProbs {
             policy: activation::log_softmax(watched.clone(), 0),
@@ -79,7 +82,8 @@ fn train(name: ObjectiveName, device: &Device) -> gsil::Result<Path> {
 
 pub fn run() -> gsil::Result<Vec<Path>> {
     let device = gsil::device::open("flex")?.autodiff();
-    let paths = NAMES.into_iter().map(|name| train(name, &device)).collect::<gsil::Result<Vec<Path>>>()?;
+    let paths =
+        NAMES.into_iter().map(|name| train(name, 1.0, NUM_UPDATES, &device)).collect::<gsil::Result<Vec<Path>>>()?;
     let (sft, bernoulli) = (&paths[0].probability_of_a, &paths[2].probability_of_a);
     println!("pi_data(A) = {}, pi_data(B) = {}\n", PI_DATA[0], PI_DATA[1]);
     println!("                 GSIL, bernoulli                        SFT");
@@ -101,7 +105,23 @@ pub fn run() -> gsil::Result<Vec<Path>> {
     );
     println!("pi = pi_data; hinge has no reason to stop there. With a policy that can say everything and endless");
     println!("demonstrations SFT is as good: what GSIL changes is how much each answer weighs on the way.");
+
+    println!("\nWhere bernoulli rests, by scale     pi(A)");
+    for (scale, a) in SCALES.into_iter().zip(resting_places(&device)?) {
+        println!("{scale:>33}{a:>10.3}");
+    }
+    println!(
+        "\nu = scale * log pi / reference wants to be log pi_data / reference. A large scale is there early: the next"
+    );
+    println!("iteration goes on. A small one wants more than pi_data has, and only few updates keep it from that.");
     Ok(paths)
+}
+
+/// The probability of A at which an iteration with each of [`SCALES`] comes to rest.
+pub fn resting_places(device: &Device) -> gsil::Result<Vec<f64>> {
+    let rest =
+        |scale| Ok(train(ObjectiveName::Bernoulli, scale, UPDATES_TO_REST, device)?.probability_of_a[UPDATES_TO_REST]);
+    SCALES.into_iter().map(rest).collect()
 }
 
 pub fn main() -> gsil::Result<()> {

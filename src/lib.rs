@@ -12,9 +12,30 @@
 //! bernoulli: softplus(-u(y1)) + softplus(u(y0))
 //! ```
 //!
+//! ```text
+//!   demonstrations (x, y1) ────────────────────────────────┐
+//!         │ x                                              │ y1
+//!         ▼                                                ▼
+//!   ┌───────────┐  y0 ~ policy(. | x)              log policy(y1 | x)
+//!   │  policy   ├──────────────┬───────────────────────────┤     both scored once: from here on the
+//!   │   pi_t    │  kept with   │ log pi_t(y0)              │ log pi_t(y1)   reference pi_t needs no memory
+//!   └─────┬─────┘  log-probs   ▼                           ▼
+//!         │             ┌─────────────────────────────────────────┐
+//!         └────────────▶│ train  l1(u(y1)) + l0(u(y0))            │
+//!                       │ "which of the two is a demonstration?"  │
+//!                       └────────────────────┬────────────────────┘
+//!                                            ▼
+//!                                    pi_t+1: the next policy
+//! ```
+//!
 //! A classifier between two sources is best where u is the logarithm of their density ratio (with every loss but the margin
-//! loss `hinge`). With this u, at scale 1 and shift 0, that is where the policy has become the demonstrator. Where nothing is too large to write down, all of it is a few lines: two possible
-//! responses, the demonstrator picks the first in 8 of 10 cases, the policy begins with 1 of 10.
+//! loss `hinge`). With this u, at scale 1 and shift 0, that is where the policy has become the demonstrator. With a scale
+//! above 1 an iteration goes only part of the way, and the next goes on from there; below 1 it aims beyond the demonstrator,
+//! and only few updates keep it from getting there. Iterations are needed in any case: samples say little where policy and
+//! demonstrator hardly overlap, and each new reference is nearer.
+//!
+//! Where nothing is too large to write down, all of it is a few lines: two possible responses, the demonstrator picks the
+//! first in 8 of 10 cases, the policy begins with 1 of 10.
 //!
 //! ```
 //! # fn main() -> gsil::Result<()> {
@@ -46,7 +67,7 @@
 //! # }
 //! ```
 //!
-//! With a language model, a response's log-prob is the sum over its tokens, and sources are samples. Such a run is three
+//! With a language model, a response's log-prob is the sum over its tokens, and sources are samples. Such a run is a few
 //! calls; `gsil train` on the command line makes the same ones:
 //!
 //! ```no_run
@@ -92,7 +113,7 @@
 //! `policy` is the model being trained, `reference` the frozen policy of the iteration's start. A `demonstration` is given, a
 //! `self_generated` response was sampled from the reference; with their prompt they are a `pair`. `log_ratio` is log-prob
 //! under the policy less log-prob under the reference, in nats over the response; `implicit_reward` is
-//! `scale * log_ratio + shift`. An `iteration` has `epochs`, an epoch `steps` (updates), a step `micro_batches`.
+//! `scale * log_ratio + shift`, an estimate of the logarithm of the `density ratio` of the two sources. An `iteration` has `epochs`, an epoch `steps` (updates), a step `micro_batches`.
 
 #![recursion_limit = "256"]
 

@@ -73,6 +73,30 @@ fn example_03_lowers_the_reverse_kl_and_makes_the_first_update_of_sft() {
     }
 }
 
+// The expected places minimise the exact mean loss over all policies of two tokens (a grid of millionths).
+#[test]
+fn example_03_rests_at_the_demonstrator_with_scale_1_beyond_it_below_and_before_it_above() {
+    let device = gsil::device::open("flex").unwrap().autodiff();
+    let places = bandit::resting_places(&device).unwrap();
+    for (place, expected) in places.iter().zip(minima_of_bernoulli(bandit::SCALES)) {
+        assert!((place - expected).abs() < 2e-3, "{places:?}, expected {expected}");
+    }
+}
+
+/// `pi(A)` with the smallest mean loss, for each scale.
+fn minima_of_bernoulli<const N: usize>(scales: [f64; N]) -> [f64; N] {
+    let softplus = |x: f64| x.exp().ln_1p();
+    scales.map(|scale| {
+        let loss = |a: f64| {
+            let u = |p: f64, reference: f64| scale * (p / reference).ln();
+            let (first, second) = (u(a, 0.1), u(1.0 - a, 0.9));
+            0.8 * softplus(-first) + 0.2 * softplus(-second) + 0.1 * softplus(first) + 0.9 * softplus(second)
+        };
+        let grid = (1..1_000_000).map(|i| f64::from(i) / 1e6);
+        grid.min_by(|a, b| loss(*a).total_cmp(&loss(*b))).unwrap()
+    })
+}
+
 #[test]
 fn example_04_builds_its_loss_from_h_and_rests_at_the_log_density_ratio() {
     let findings = own_h::run().unwrap();

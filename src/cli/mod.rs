@@ -33,7 +33,18 @@ use crate::policy::Policy;
 
 /// Teach a small language model to imitate your demonstrations, on the computer you have.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    after_help = "First steps:
+  gsil train                               # the quickstart
+  gsil init --model M --data rows.jsonl    # your own: writes gsil.ron
+  gsil train --config gsil.ron
+  gsil report runs/gsil
+
+Settings are written key=value after a verb: gsil train train.lr=1e-4. All of
+them: gsil train --dry-run."
+)]
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -41,37 +52,37 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Align a model with demonstrations. Without arguments: the quickstart, a small task from nothing.
+    /// Align a model with demonstrations; alone: the quickstart, a small task from nothing.
     Train(train::TrainArgs),
-    /// What a run would need, before it starts: memory by phase, room on the disk, time; and what to change if it does not fit.
-    Estimate(estimate::EstimateArgs),
     /// A commented configuration to begin with, fitted to your model and data.
     Init(init::InitArgs),
+    /// How rows of data are read, and what is learnt of them.
+    Inspect(inspect::InspectArgs),
+    /// Memory, disk and time of a run before it starts.
+    Estimate(estimate::EstimateArgs),
     /// Continue a stopped run.
     Resume(train::ResumeArgs),
+    /// The report of a run, finished or not: report.html, events for TensorBoard.
+    Report(report::ReportArgs),
     /// Answer prompts.
     Generate(generate::GenerateArgs),
-    /// The report of a run, finished or not: report.html, and events for TensorBoard.
-    Report(report::ReportArgs),
-    /// Methods, seeds and settings side by side, from one start and at the same number of updates.
-    Compare(compare::CompareArgs),
     /// Talk to a model.
     Chat(chat::ChatArgs),
-    /// Log-probs, log-ratios and losses of given responses, one JSON line a row.
-    Score(score::ScoreArgs),
-    /// Held-out figures of a model, as JSON; GSM8K, multiple choice, perplexity, HumanEval, MT-Bench.
+    /// Judge a model: held-out rows, GSM8K, HumanEval and others.
     Eval(Box<eval::EvalArgs>),
-    /// What training will make of a data file.
-    Inspect(inspect::InspectArgs),
-    /// A run or a model in the form that other programs take: transformers, peft, llama.cpp and Ollama, mlx-lm, TRL.
+    /// Log-probs, log-ratios and losses of given responses.
+    Score(score::ScoreArgs),
+    /// Many methods and seeds from one start, side by side.
+    Compare(compare::CompareArgs),
+    /// Write a model for transformers, peft, llama.cpp, Ollama, mlx-lm, TRL.
     Export(export::ExportArgs),
-    /// How fast this machine is: device peaks, operations, training, generation. A table to post.
-    Bench(bench::BenchArgs),
     /// The devices of this machine.
     #[command(after_help = "Examples:\n  gsil devices")]
     Devices,
-    /// Whether a device computes what it should: the work of training on a tiny model, compared with the CPU.
+    /// Does a device compute what it should?
     Doctor(doctor::DoctorArgs),
+    /// How fast this machine is.
+    Bench(bench::BenchArgs),
     /// A script that completes commands and flags in your shell.
     Completions(completions::CompletionsArgs),
     /// Manual pages.
@@ -89,20 +100,20 @@ enum Verb {
 pub fn run(cli: Cli) -> Result<()> {
     match cli.verb {
         Verb::Train(args) => train::train(args),
-        Verb::Estimate(args) => estimate::estimate(args),
         Verb::Init(args) => init::init(args),
-        Verb::Resume(args) => train::resume(args),
-        Verb::Generate(args) => generate::generate(args),
-        Verb::Report(args) => report::report(args),
-        Verb::Compare(args) => compare::compare(args),
-        Verb::Chat(args) => chat::chat(args),
-        Verb::Score(args) => score::score(args),
-        Verb::Eval(args) => eval::eval(*args),
         Verb::Inspect(args) => inspect::inspect(args),
+        Verb::Estimate(args) => estimate::estimate(args),
+        Verb::Resume(args) => train::resume(args),
+        Verb::Report(args) => report::report(args),
+        Verb::Generate(args) => generate::generate(args),
+        Verb::Chat(args) => chat::chat(args),
+        Verb::Eval(args) => eval::eval(*args),
+        Verb::Score(args) => score::score(args),
+        Verb::Compare(args) => compare::compare(args),
         Verb::Export(args) => export::export(args),
-        Verb::Bench(args) => bench::bench(args),
         Verb::Devices => devices::devices(),
         Verb::Doctor(args) => doctor::doctor(args),
+        Verb::Bench(args) => bench::bench(args),
         Verb::Completions(args) => completions::completions(args),
         Verb::Man(args) => man::man(args),
         #[cfg(target_os = "linux")]

@@ -11,6 +11,7 @@ use crate::device;
 use crate::doctor;
 use crate::error::{Error, Result};
 use crate::policy::MODEL_FOLDER;
+use crate::report::REPORT_FILE;
 use crate::report::console::Console;
 use crate::report::table::{format_table, number, percent};
 use crate::train::changes::Changes;
@@ -92,21 +93,27 @@ pub(super) fn train(args: TrainArgs) -> Result<()> {
         doctor::ensure_sound(device::resolve_name(name), &console)?;
     }
     let (run, model) = Run::start(config, &output, console)?;
-    print_results(&run.train(model)?)
+    print_results(&run.train(model)?)?;
+    say_where(&console, &output);
+    Ok(())
 }
 
 pub(super) fn resume(args: ResumeArgs) -> Result<()> {
     let console = Console::stderr();
     if let Some(rows) = results_if_finished(&args.dir)? {
-        console.say(format!("this run is finished; the aligned model is {}", args.dir.join(MODEL_FOLDER).display()));
-        return print_results(&rows);
+        console.say("this run is finished");
+        print_results(&rows)?;
+        say_where(&console, &args.dir);
+        return Ok(());
     }
     let changes = Changes { overrides: args.overrides, allow: args.allow_changes, offline: args.hub.offline };
     let (run, model) = Run::resume(&args.dir, &changes, console)?;
     for name in run.device_names() {
         doctor::ensure_sound(name, run.console())?;
     }
-    print_results(&run.train(model)?)
+    print_results(&run.train(model)?)?;
+    say_where(&console, &args.dir);
+    Ok(())
 }
 
 /// Defaults, then the file, then `key=value`, then flags.
@@ -185,13 +192,30 @@ pub(super) fn results(rows: &[EvaluationRow]) -> Option<String> {
     let header: Vec<&str> = used.iter().map(|i| header[*i]).collect();
     let kept: Vec<Vec<String>> = rows.iter().map(keep).collect();
     let whose = match was_held_out {
-        true => "Held-out rows.",
-        false => "Training rows, for want of held-out ones (evaluation.data).",
+        true => "Of held-out rows:",
+        false => "Of training rows, for there are no held-out ones (evaluation.data):",
     };
-    Some(format!(
-        "{}\n{whose} log-prob/token: of demonstrations, nats. accuracy: the demonstration gained more log-prob than the\n\
-         start policy's own response. in format, greedy, flexible: greedy answers that end in marker and number, whose number\n\
-         after the marker is right, whose last number is right. sampled: the same as greedy at temperature 1.",
-        format_table(&header, &kept)
-    ))
+    let meanings: String = used.iter().filter_map(|i| MEANINGS[*i]).map(|meaning| format!("\n  {meaning}")).collect();
+    Some(format!("{}\n{whose}{meanings}", format_table(&header, &kept)))
+}
+
+/// What the columns of [`results`] mean, as far as it is not plain.
+const MEANINGS: [Option<&str>; 8] = [
+    None,
+    None,
+    Some("log-prob/token  of demonstrations, in nats: higher is likelier"),
+    Some("accuracy        rows whose demonstration gained more log-prob than the start policy's own response"),
+    Some("in format       greedy answers that end in the marker and a number"),
+    Some("greedy          greedy answers whose number after the marker is right"),
+    Some("flexible        greedy answers whose last number is right"),
+    Some("sampled         answers drawn at temperature 1 whose number after the marker is right"),
+];
+
+/// Where a finished run left what it made, and what to try on it.
+fn say_where(console: &Console, dir: &Path) {
+    console.say(format!("report  {}", dir.join(REPORT_FILE).display()));
+    console.say(format!("model   {}", dir.join(MODEL_FOLDER).display()));
+    if dir.join(MODEL_FOLDER).join("tokenizer.json").exists() {
+        console.say(format!("next    gsil generate --model {} --prompt \"..\"", dir.display()));
+    }
 }

@@ -12,7 +12,10 @@ pub struct ObjectiveConfig {
     /// The loss. Default `bernoulli`: its gradients are bounded on both sides.
     pub name: ObjectiveName,
     /// Implicit reward per nat of log-ratio; above 0. Default none: [`ObjectiveName::default_scale`], which fits short
-    /// answers. Log-ratios are sums over tokens, so long answers want less: about 20 / (mean length in tokens).
+    /// answers. Log-ratios are sums over tokens, so that long answers saturate a bounded loss sooner; less, about 20 / (mean
+    /// length in tokens), is customary there. An iteration is best where `log_ratio` is `1 / scale` times the logarithm of
+    /// the density ratio (before normalisation): above 1 it goes part of the way and the next goes on; below 1 it aims
+    /// beyond the demonstrator, and only few updates keep it from getting there.
     pub scale: Option<f64>,
     /// Implicit reward at a log-ratio of 0. Default 0: both sides start with gradients of the same size; with 2 the
     /// self-generated side starts 7.4 times as strong, and `hinge` has no gradient on demonstrations from 1 on.

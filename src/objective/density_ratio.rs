@@ -2,7 +2,9 @@
 //!
 //! Each loss is a pair of functions of the implicit reward `u = scale * log_ratio + shift`, the logarithm of a density
 //! ratio `t = exp(u)`: `l1` for demonstrations, which falls as u grows, and `l0` for self-generated responses, which
-//! rises. Nothing here knows tokens or models. Next: [`super::bregman`] for a loss of your own, [`super::paired`] for
+//! rises. Training pulls a demonstration up with the slope `-l1'(u)` and pushes a self-generated response down with `l0'(u)`.
+//! For all but `hinge` push is `exp(u)` times pull: both sides balance where t is the density ratio. Nothing here knows tokens
+//! or models. Next: [`super::bregman`] for a loss of your own, [`super::paired`] for
 //! the others.
 
 use burn::tensor::{Tensor, activation};
@@ -95,8 +97,8 @@ impl DensityRatioLoss for Brier {
 
 /// Margin loss: `l1 = max(0, 1 - u)`, `l0 = max(0, 1 + u)`. At u = 0 a pair costs 2.
 ///
-/// It estimates the sign of u only, not the density ratio, and has no Bregman function. With `shift >= 1`
-/// demonstrations start without gradient. Source: Xiao et al., EMNLP 2024 (arXiv 2410.10093).
+/// Its best u is +1 or -1, the sign of the logarithm of the density ratio and not that logarithm; it has no Bregman function.
+/// With a shift of 1 or more demonstrations start without gradient. Source: Xiao et al., EMNLP 2024 (arXiv 2410.10093).
 #[derive(Debug, Clone, Copy)]
 pub struct Hinge;
 

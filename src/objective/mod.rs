@@ -1,5 +1,10 @@
 //! From log-probs of a batch of pairs to its loss.
 //!
+//! Why this imitates: to imitate is to make `KL(pi_theta || pi_data)` small, which asks for `log pi_data / pi_t`, and nobody can
+//! compute that. But a classifier between demonstrations and responses of `pi_t` has exactly this as its best logit. With the
+//! policy's own log-ratio as the logit, training the classifier is training the policy: no second network, no adversary. And
+//! since both log-probs are normalised, there is no partition function.
+//!
 //! `log_ratio = log pi_theta - log pi_t`, `u = scale * log_ratio + shift` (the implicit reward), then one of the
 //! losses of [`density_ratio`], [`bregman`] or [`paired`]. Losses are pure functions of `[B]` tensors; [`log_probs`]
 //! computes those from a model. A new loss is one variant of [`ObjectiveName`], one function or small struct, and one
@@ -226,8 +231,8 @@ impl Objective {
     ///
     /// `scale * |l1'(shift)| * mean_response_tokens` for density-ratio losses; for `spin` the slope is 1/2;
     /// `dil_ukl`'s first side has slope 1 and no scale. 1 for `sft` and `simper`, which are per token already, and if
-    /// `normalize` is off. Where demonstrations start with next to no gradient (slope under 0.001: `hinge` with shift
-    /// >= 1, or a large shift) the slope counts as 1, because dividing by it would only blow up the other side.
+    /// `normalize` is off. Where demonstrations start with next to no gradient (slope under 0.001: `hinge` with a shift of 1
+    /// or more, any loss with a large shift) the slope counts as 1, because dividing by it would only blow up the other side.
     pub fn normalizer(&self, mean_response_tokens: f64) -> f64 {
         if !self.normalize {
             return 1.0;

@@ -51,7 +51,7 @@ fn of_responses(Iteration { number, counts, .. }: &Iteration) -> Vec<Finding> {
             identical,
             MANY_IDENTICAL,
             "equal their demonstration, token for token",
-            "little is left to learn: stop here, use fewer iterations, or harder data",
+            "such pairs teach next to nothing; fewer iterations or harder prompts would use the time better",
         ),
         (empty, MANY_EMPTY, "are empty", "the policy has learned to end at once: lower train.lr or objective.scale"),
         (

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use run_files::RunFiles;
 
 /// The page inside the run folder.
-const PAGE_FILE: &str = "report.html";
+pub const REPORT_FILE: &str = "report.html";
 const TENSORBOARD_FOLDER: &str = "tb";
 
 /// Writes the report of the run in `folder` into it, for browsers and for TensorBoard, and returns the page's path. The
@@ -38,7 +38,7 @@ const TENSORBOARD_FOLDER: &str = "tb";
 pub fn write_report(folder: &Path, others: &[PathBuf]) -> Result<PathBuf> {
     let runs = read_runs(folder, others)?;
     write_events(&runs[0], &folder.join(TENSORBOARD_FOLDER))?;
-    let path = folder.join(PAGE_FILE);
+    let path = folder.join(REPORT_FILE);
     write_page(&runs, &path)?;
     Ok(path)
 }

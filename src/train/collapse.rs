@@ -37,7 +37,7 @@ const KINDS: [Kind; 4] = [
     },
     Kind {
         what: "identical to their demonstration",
-        advice: "little is left to learn: stop here",
+        advice: "such pairs teach next to nothing; fewer iterations or harder prompts would use the time better",
         is_harmful: false,
         count: |c| c.identical,
     },
@@ -49,7 +49,7 @@ const KINDS: [Kind; 4] = [
     },
     Kind {
         what: CUT_OFF,
-        advice: "raise generation.max_new_tokens, or lower train.lr",
+        advice: "raise generation.max_new_tokens; if training brought it, lower train.lr",
         is_harmful: true,
         count: |c| c.unfinished,
     },

@@ -7,7 +7,7 @@
 //!     for each demonstration: its reference log-prob         scored once, kept in the run folder
 //!     train the policy to tell one from the other            fit
 //! ```
-//! [`Run::train`] is that text as code. What surrounds it: a supervised stage before (`sft`), plain supervised training from the same
+//! `Run::iteration` is the body of that loop as code, [`Run::train`] goes from stage to stage. What surrounds it: a supervised stage before (`sft`), plain supervised training from the same
 //! start for comparison (`continued_sft_lr`), and evaluation after every stage. A run is a list of stages; a checkpoint
 //! names the stage and the updates done in it, so a stopped run continues from there. Next: [`fit`], [`step`].
 
@@ -132,6 +132,30 @@ impl Run {
         self.dir.read_lines(EVALUATIONS_FILE)
     }
 
+    /// One round of GSIL.
+    fn iteration(&mut self, iteration: usize, model: CausalLm, mut progress: Progress) -> Result<(CausalLm, Progress)> {
+        if iteration == 0 && progress.stage_steps == 0 {
+            self.remember_start(&model)?;
+        }
+        let objective = Objective::new(&self.config.objective);
+        let pairs = if objective.needs_self_generated() {
+            self.bind(iteration, &model, &mut progress)?;
+            let (stage, steps) = (progress.stage.to_string(), progress.stage_steps);
+            let responses = self.timed(&stage, "generation", || self.self_generate(iteration, &model, steps))?;
+            let log_probs = self.timed(&stage, "scoring", || self.score_demonstrations(iteration, &model, steps))?;
+            let mut pairs = self.pair_up(iteration, &responses, &log_probs)?;
+            self.timed(&stage, "scoring", || self.add_distributions(iteration, &model, steps, &mut pairs))?;
+            pairs
+        } else {
+            self.examples.iter().map(Pair::demonstration_only).collect()
+        };
+        self.report();
+        let config = self.config.train.clone();
+        let fit = Fit { pairs: &pairs, objective: &objective, config: &config, num_steps: None };
+        let (model, progress) = self.fit(model, &fit, progress)?;
+        self.finish(model, progress)
+    }
+
     /// The order of stages.
     fn next_stage(&self, stage: Stage) -> Stage {
         let iteration_or_later = |iteration: usize| match iteration {
@@ -161,30 +185,6 @@ impl Run {
     fn supervised_stage(&mut self, model: CausalLm, progress: Progress) -> Result<(CausalLm, Progress)> {
         let config = self.config.sft.clone().expect("the stage exists only with `sft`");
         let (model, progress) = self.fit_supervised(model, &config, None, progress)?;
-        self.finish(model, progress)
-    }
-
-    /// One round of GSIL.
-    fn iteration(&mut self, iteration: usize, model: CausalLm, mut progress: Progress) -> Result<(CausalLm, Progress)> {
-        if iteration == 0 && progress.stage_steps == 0 {
-            self.remember_start(&model)?;
-        }
-        let objective = Objective::new(&self.config.objective);
-        let pairs = if objective.needs_self_generated() {
-            self.bind(iteration, &model, &mut progress)?;
-            let (stage, steps) = (progress.stage.to_string(), progress.stage_steps);
-            let responses = self.timed(&stage, "generation", || self.self_generate(iteration, &model, steps))?;
-            let log_probs = self.timed(&stage, "scoring", || self.score_demonstrations(iteration, &model, steps))?;
-            let mut pairs = self.pair_up(iteration, &responses, &log_probs)?;
-            self.timed(&stage, "scoring", || self.add_distributions(iteration, &model, steps, &mut pairs))?;
-            pairs
-        } else {
-            self.examples.iter().map(Pair::demonstration_only).collect()
-        };
-        self.report();
-        let config = self.config.train.clone();
-        let fit = Fit { pairs: &pairs, objective: &objective, config: &config, num_steps: None };
-        let (model, progress) = self.fit(model, &fit, progress)?;
         self.finish(model, progress)
     }
 

@@ -252,12 +252,18 @@ impl Run {
 
     fn tell(&self, counts: &SelfGeneratedCounts) {
         let SelfGeneratedCounts { responses, identical, empty, unfinished, duplicated, too_long, dropped, mean_tokens } =
-            counts;
-        self.console.say(format!(
-            "{responses} responses of {mean_tokens:.1} tokens: {identical} identical to the demonstration, \
-             {unfinished} cut off, {empty} empty, {duplicated} duplicated, {too_long} longer than train.max_length; \
-             {dropped} left out"
-        ));
+            *counts;
+        let parts = [
+            (identical, "identical to the demonstration"),
+            (unfinished, "cut off"),
+            (empty, "empty"),
+            (duplicated, "duplicated"),
+            (too_long, "longer than train.max_length"),
+            (dropped, "left out of the training"),
+        ];
+        let parts = parts.into_iter().filter(|(count, _)| *count > 0);
+        let parts: String = parts.map(|(count, what)| format!(", {count} {what}")).collect();
+        self.console.say(format!("{responses} responses of {mean_tokens:.1} tokens{parts}"));
     }
 
     pub(super) fn decoding(&self) -> Decoding {

@@ -218,7 +218,7 @@ impl Run {
         let is_held_out = if self.held_out.settings.held_out { "held out" } else { "of them scored before and after" };
         console.say(format!("data       {} demonstrations, {held_out} {is_held_out}", self.examples.len()));
         console.say(format!(
-            "objective  {}, scale {}, shift {}; {} iterations",
+            "objective  {}, scale {}, shift {}; iterations: {}",
             objective.name,
             objective.scale.unwrap_or(1.0),
             objective.shift,
