@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use crate::support::golden::{self, GRADIENT_TOLERANCE};
 use crate::support::memory::peak_bytes;
 use crate::support::{
-    ALL_OBJECTIVES, Named, assert_near, assert_near_by_norm, cpu_devices, devices, fixture, flex, load_model,
-    mean_loss_gradients, named_parameters, objective, pair_losses, random_ids, random_model, scores, sequences,
-    token_scores, with_random_adapters,
+    Named, assert_near, assert_near_by_norm, cpu_devices, devices, fixture, flex, load_model, mean_loss_gradients,
+    named_parameters, objective, pair_losses, random_ids, random_model, scores, sequences, token_scores,
+    with_random_adapters,
 };
 
 const VOCAB_SIZE: u32 = 40;
@@ -262,7 +262,7 @@ fn check_finite_differences(device: &str, model: CausalLm) -> Vec<String> {
         pair.demonstration.reference_log_prob = f64::from(log_probs[i]) - 0.6;
         pair.self_generated[0].reference_log_prob = f64::from(log_probs[2 + i]) + 0.4;
     }
-    let objectives = ALL_OBJECTIVES.map(|name| objective(name, SCALE, 0.0));
+    let objectives = ObjectiveName::ALL.map(|name| objective(name, SCALE, 0.0));
     let gradients = objectives.each_ref().map(|objective| mean_loss_gradients(&model, objective, &pairs, false, 1));
     let largest =
         gradients.each_ref().map(|gradients| gradients.values().flatten().fold(0.0, |max: f32, g| max.max(g.abs())));
@@ -286,7 +286,7 @@ fn check_finite_differences(device: &str, model: CausalLm) -> Vec<String> {
                 assert!(
                     (difference - gradient).abs() <= tolerance,
                     "{device}: {:?} by {name}[{index}]: gradient {gradient}, difference {difference}, largest {}",
-                    ALL_OBJECTIVES[o],
+                    ObjectiveName::ALL[o],
                     largest[o]
                 );
             }

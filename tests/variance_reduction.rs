@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 
 use crate::support::devices::{TestDevice, devices};
 use crate::support::tensors::named_gradients;
-use crate::support::{ALL_OBJECTIVES, cpu_devices, random_model, with_random_adapters};
+use crate::support::{cpu_devices, random_model, with_random_adapters};
 
 const VOCAB_SIZE: u32 = 12;
 const PROMPT: [u32; 2] = [3, 7];
 fn density_ratios() -> impl Iterator<Item = ObjectiveName> {
-    ALL_OBJECTIVES.into_iter().filter(|name| name.is_density_ratio())
+    ObjectiveName::ALL.into_iter().filter(|name| name.is_density_ratio())
 }
 
 fn tiny() -> Value {

@@ -82,9 +82,9 @@ impl VarianceReduction {
         }
         if !objective.is_density_ratio() {
             let message = format!("`{objective}` has no self-generated side of its own to correct; it must be none");
-            return Err(
-                Error::config(key, message).with_hint("for bernoulli, brier, hinge, kliep, lsif and bregman_power")
-            );
+            let possible = ObjectiveName::ALL.into_iter().filter(|name| name.is_density_ratio());
+            let possible: Vec<String> = possible.map(|name| name.to_string()).collect();
+            return Err(Error::config(key, message).with_hint(format!("for {}", possible.join(", "))));
         }
         if generation.temperature != 1.0 || generation.top_k != 0 || generation.top_p != 1.0 {
             let message = "needs responses drawn from the reference's whole distribution";
@@ -133,6 +133,12 @@ impl std::fmt::Display for ObjectiveName {
 }
 
 impl ObjectiveName {
+    /// Every loss, in the order of its documentation.
+    pub const ALL: [ObjectiveName; 12] = {
+        use ObjectiveName::*;
+        [Bernoulli, Brier, Hinge, Kliep, Lsif, BregmanPower, Spin, Sft, Simper, DilLsif, DilUkl, DilBce]
+    };
+
     /// The `scale` for short answers (some 20 tokens). It is 1 for every loss: measured for `bernoulli` and `spin`,
     /// provisional for the others.
     pub fn default_scale(self) -> f64 {
@@ -141,7 +147,10 @@ impl ObjectiveName {
 
     /// The losses of GSIL: a demonstration's side and a self-generated side, each a function of its implicit reward.
     pub fn is_density_ratio(self) -> bool {
-        use ObjectiveName::{Bernoulli, BregmanPower, Brier, Hinge, Kliep, Lsif};
-        matches!(self, Bernoulli | Brier | Hinge | Kliep | Lsif | BregmanPower)
+        use ObjectiveName::*;
+        match self {
+            Bernoulli | Brier | Hinge | Kliep | Lsif | BregmanPower => true,
+            Spin | Sft | Simper | DilLsif | DilUkl | DilBce => false,
+        }
     }
 }

@@ -9,21 +9,6 @@ fn test_device() -> Device {
     Device::flex()
 }
 
-const ALL: [ObjectiveName; 12] = [
-    ObjectiveName::Bernoulli,
-    ObjectiveName::Brier,
-    ObjectiveName::Hinge,
-    ObjectiveName::Kliep,
-    ObjectiveName::Lsif,
-    ObjectiveName::BregmanPower,
-    ObjectiveName::Spin,
-    ObjectiveName::Sft,
-    ObjectiveName::Simper,
-    ObjectiveName::DilLsif,
-    ObjectiveName::DilUkl,
-    ObjectiveName::DilBce,
-];
-
 fn config(name: ObjectiveName, scale: f64, shift: f64) -> ObjectiveConfig {
     ObjectiveConfig { name, scale: Some(scale), shift, power: 0.5, sft_weight: 0.0, ..Default::default() }
 }
@@ -69,7 +54,7 @@ fn gradients_match_central_differences() {
     let reference = [-3.0f32, -2.0, -4.0, -1.5];
     let policy = [[-2.5f32, -2.9, -3.2, -1.9], [-3.4, -1.1, -4.3, -1.2]];
     let step = 0.01;
-    for name in ALL {
+    for name in ObjectiveName::ALL {
         for (scale, shift) in [(0.5, 0.0), (1.0, 0.3)] {
             let objective = Objective::new(&config(name, scale, shift));
             let gradients = policy_gradients(&objective, [&policy[0], &policy[1]], &reference, &device);
@@ -98,7 +83,7 @@ fn extreme_log_probs_give_finite_losses_and_gradients() {
     let demonstrations = [1e4f32, -1e4, 1e30, -1e30, 1e4, -1e4, 1e30, -1e30];
     let self_generated = [1e4f32, -1e4, 1e30, -1e30, -1e4, 1e4, -1e30, 1e30];
     let reference = [0.0f32; 8];
-    for name in ALL {
+    for name in ObjectiveName::ALL {
         let objective = Objective::new(&config(name, 1.0, 0.5));
         let policy: [&[f32]; 2] = [&demonstrations, &self_generated];
         let losses = total(&objective, policy, &reference, &device);
@@ -183,7 +168,7 @@ fn losses_agree_with_pytorch_on_a_tiny_model() {
 #[test]
 fn the_total_is_the_sum_of_its_parts() {
     let [demonstration, self_generated] = Golden::load().sides(&test_device());
-    for name in ALL {
+    for name in ObjectiveName::ALL {
         let objective = Objective::new(&ObjectiveConfig { sft_weight: 0.25, ..config(name, 0.1, 0.5) });
         for loss in [
             objective.loss(&demonstration, Some(&self_generated)),
@@ -229,7 +214,7 @@ fn normalizers_are_the_demonstration_gradient_per_token_at_the_start() {
 
 #[test]
 fn a_normalized_loss_starts_with_a_demonstration_gradient_of_one_over_the_length() {
-    for name in ALL {
+    for name in ObjectiveName::ALL {
         let objective = Objective::new(&config(name, 0.2, 0.4));
         let gradients = policy_gradients(&objective, [&[-3.0], &[-2.0]], &[-3.0], &test_device());
         let gradient = f64::from(gradients[0][0]) / objective.normalizer(2.0);

@@ -45,21 +45,6 @@ use serde_json::Value;
 pub use devices::{TestDevice, cpu_devices, devices, flex};
 pub use tensors::{Named, assert_near, assert_near_by_norm, named_gradients, named_parameters};
 
-pub const ALL_OBJECTIVES: [ObjectiveName; 12] = [
-    ObjectiveName::Bernoulli,
-    ObjectiveName::Brier,
-    ObjectiveName::Hinge,
-    ObjectiveName::Kliep,
-    ObjectiveName::Lsif,
-    ObjectiveName::BregmanPower,
-    ObjectiveName::Spin,
-    ObjectiveName::Sft,
-    ObjectiveName::Simper,
-    ObjectiveName::DilLsif,
-    ObjectiveName::DilUkl,
-    ObjectiveName::DilBce,
-];
-
 /// A folder or file of `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
