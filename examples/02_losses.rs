@@ -89,7 +89,10 @@ pub fn run(svg: &Path) -> gsil::Result<Vec<Curves>> {
     print_table("pull -l1'", &all, |curves, i| curves.pull[i]);
     print_table("push l0'", &all, |curves, i| curves.push[i]);
     print_table("push / pull", &all, |curves, i| curves.push[i] / curves.pull[i]);
-    println!("The last table is exp(u) in every row but hinge's: 0.018, 0.135, 0.368, 1, 2.718, 7.389, 54.598.");
+    println!(
+        "The last table is exp(u) in every row but hinge's, which pulls and pushes with 1 or not at all. So both sides"
+    );
+    println!("balance where exp(u) is the density ratio.");
     println!(
         "bernoulli never pulls or pushes harder than 1; brier lets go of what is hopelessly wrong; kliep, lsif and"
     );

@@ -130,7 +130,7 @@ pub fn generate(model: &CausalLm, requests: &[Request], decoding: &Decoding, on_
 ///
 /// # Errors
 /// 16-bit weights where there is no fast decoding.
-pub fn check_weight_format(weights: WeightFormat, is_continuous: bool) -> Result<()> {
+fn check_weight_format(weights: WeightFormat, is_continuous: bool) -> Result<()> {
     match weights == WeightFormat::F32 || is_continuous {
         true => Ok(()),
         false => {
@@ -141,7 +141,7 @@ pub fn check_weight_format(weights: WeightFormat, is_continuous: bool) -> Result
 }
 
 /// True where every sequence is decoded by itself, in a slot of its own.
-pub fn is_continuous(model: &CausalLm) -> bool {
+fn is_continuous(model: &CausalLm) -> bool {
     device::is_flex(&model.device())
 }
 
