@@ -127,7 +127,11 @@ fn score_without_a_reference_has_no_ratios_and_plain_rows_have_no_second_side() 
     assert_eq!(rows.len(), 1);
     assert_eq!(keys(&rows[0]), ["index", "log_prob", "num_response_tokens", "prompt_len", "token_log_probs"]);
     assert_eq!(rows[0]["index"], 1, "the index is the row's number in the file, whatever was dropped");
-    assert!(scored.stderr.contains("1 row dropped: 1 without a demonstration"), "{}", scored.stderr);
+    assert!(
+        scored.stderr.contains("1 row dropped: 1 without a demonstration (the first: line 1, keys prompt_ids)"),
+        "{}",
+        scored.stderr
+    );
     let expected = read_json(&golden("tiny_llama.json"))["log_prob"][0].as_f64().unwrap();
     assert_close(&rows[0]["log_prob"], expected, TOLERANCE * 16.0, "log_prob");
 }

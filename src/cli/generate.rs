@@ -128,7 +128,7 @@ fn prompts(
     let files = match (prompt, data) {
         (Some(text), _) => {
             let prompt = Prompt::Text(text.clone());
-            let rows = vec![Row { line: 1, prompt, demonstration: None, self_generated: None }];
+            let rows = vec![Row { line: 1, prompt, demonstration: None, self_generated: None, lone: None }];
             vec![FileRows { path: PathBuf::from("--prompt"), rows }]
         }
         (None, Some(path)) => wanted.read(&files_of(&path, Split::Train)?, console)?,
