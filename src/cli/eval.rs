@@ -83,7 +83,7 @@ pub(super) enum Evaluation {
 /// A model and where it runs, for commands that can do without one.
 #[derive(Debug, Args)]
 struct OptionalModel {
-    /// A Hugging Face folder, a .gguf file, a run, or one of the hub.
+    /// A run folder, a Hugging Face folder, a .gguf file, or a model of the hub: owner/name[@revision][/x.gguf].
     #[arg(long)]
     model: Option<PathBuf>,
     /// auto, flex, ndarray, wgpu, wgpu:N; see `gsil devices`.
