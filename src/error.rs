@@ -3,6 +3,7 @@
 //! Every variant names the place (file and line, tensor, key), has an exit code and may carry a hint. Our own bugs are
 //! `assert!`s, not errors. Next: [`crate::config`].
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// `Result` with this crate's [`Error`].
@@ -120,7 +121,15 @@ impl Error {
             | Error::Device { hint, .. }
             | Error::Server { hint, .. }
             | Error::Training { hint, .. } => hint.as_deref(),
-            Error::Disk { .. } => Some("free some space or choose another --output; what was saved before is intact"),
+            Error::Disk { source, .. } => Some(match source.kind() {
+                ErrorKind::NotFound => {
+                    "the folder is not there: has it been removed, renamed or unmounted? Make it again, or choose another place"
+                }
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                    "this may not be written: change its permissions, or choose another place"
+                }
+                _ => "free some space or choose another --output; what was saved before is intact",
+            }),
             Error::DiskFull { .. } => {
                 Some("free some space, lower keep_last, or choose another --output; what was saved before is intact")
             }
@@ -151,5 +160,22 @@ fn bytes(count: u64) -> String {
     match count {
         0..100_000 => format!("{count} bytes"),
         _ => format!("{:.1} MB", count as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_space_is_advised_only_where_space_may_be_what_lacks() {
+        let hint = |kind: ErrorKind| {
+            let error = Error::writing("write", "runs/night/latest")(kind.into());
+            error.hint().map(str::to_owned).unwrap_or_default()
+        };
+        assert!(hint(ErrorKind::NotFound).starts_with("the folder is not there"));
+        assert!(hint(ErrorKind::PermissionDenied).starts_with("this may not be written"));
+        assert!(hint(ErrorKind::StorageFull).starts_with("free some space"));
+        assert!(hint(ErrorKind::Other).starts_with("free some space"));
     }
 }

@@ -4,15 +4,14 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use gsil::cli::{Cli, failure, run};
+use gsil::cli::{failure, parse, run};
 use gsil::device::keep_freed_memory;
 use gsil::report::console::talk;
 
 fn main() -> ExitCode {
     keep_freed_memory();
     failure::record_panics();
-    let code = match failure::catch(|| run(Cli::parse())) {
+    let code = match failure::catch(|| run(parse(std::env::args_os())?)) {
         Ok(()) => 0,
         Err(failure) => {
             talk(&failure.text);

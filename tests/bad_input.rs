@@ -162,6 +162,23 @@ fn an_unused_tensor_is_named() {
 }
 
 #[test]
+fn a_misspelt_response_is_refused_with_its_line_wherever_demonstrations_are_needed() {
+    let folder = good_input();
+    let rows = "{\"prompt_ids\":[3],\"response_ids\":[4]}\n{\"prompt_ids\":[3],\"respones_ids\":[4]}\n";
+    fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let words = ["rows.jsonl, line 2, `respones_ids`: unknown key beside `prompt_ids`", "did you mean `response_ids`?"];
+    assert_says(&train_refused(&folder, INPUT, &[]), &words);
+    for verb in [&["score"][..], &["eval"], &["estimate", "--no-time"], &["init"]] {
+        let arguments = [verb, &["--model", "tiny", "--data", "rows.jsonl"]].concat();
+        assert_says(&refused(&folder, INPUT, &arguments), &words);
+    }
+    let inspected = gsil(folder.path(), &["inspect", "data", "rows.jsonl", "--model", "tiny"]).succeeded();
+    assert_says(&inspected.stdout, &words);
+    let answered = ["generate", "--model", "tiny", "--data", "rows.jsonl", "--max-new-tokens", "2"];
+    assert_eq!(gsil(folder.path(), &answered).succeeded().json_lines().len(), 2, "prompts are all that is needed");
+}
+
+#[test]
 fn an_id_beyond_the_vocabulary_is_named_with_its_line() {
     let folder = good_input();
     let row = json!({"prompt_ids": [3, 515], "response_ids": [4]});

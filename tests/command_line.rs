@@ -127,7 +127,11 @@ fn score_without_a_reference_has_no_ratios_and_plain_rows_have_no_second_side() 
     assert_eq!(rows.len(), 1);
     assert_eq!(keys(&rows[0]), ["index", "log_prob", "num_response_tokens", "prompt_len", "token_log_probs"]);
     assert_eq!(rows[0]["index"], 1, "the index is the row's number in the file, whatever was dropped");
-    assert!(scored.stderr.contains("1 row dropped: 1 without a demonstration"), "{}", scored.stderr);
+    assert!(
+        scored.stderr.contains("1 row dropped: 1 without a demonstration (the first: line 1, keys prompt_ids)"),
+        "{}",
+        scored.stderr
+    );
     let expected = read_json(&golden("tiny_llama.json"))["log_prob"][0].as_f64().unwrap();
     assert_close(&rows[0]["log_prob"], expected, TOLERANCE * 16.0, "log_prob");
 }
@@ -212,6 +216,32 @@ fn generate_refuses_values_out_of_range_with_exit_code_2() {
         let stderr = gsil(folder.path(), &["generate", "--model", "none", "--prompt", "x", &joined]).failed(2);
         assert!(stderr.contains(named), "{joined}: {stderr}");
     }
+}
+
+#[test]
+fn a_negative_number_after_a_flag_is_judged_as_its_value() {
+    let folder = tempdir().unwrap();
+    let common = ["--model", "none", "--prompt", "x"];
+    for (flag, value) in [("--temperature", "-1"), ("--temperature", "-0.5"), ("--top-p", "-0.5")] {
+        let stderr = gsil(folder.path(), &[&["generate"], &common[..], &[flag, value]].concat()).failed(2);
+        assert!(stderr.starts_with(&format!("error: {flag} {value}: expected ")), "{stderr}");
+    }
+    for verb in [&["chat", "--model", "none"][..], &["eval", "humaneval", "--model", "none", "--data", "none"]] {
+        let stderr = gsil(folder.path(), &[verb, &["--temperature", "-1"]].concat()).failed(2);
+        assert!(stderr.contains("--temperature -1: expected 0 or more"), "{verb:?}: {stderr}");
+    }
+}
+
+#[test]
+fn a_setting_given_as_a_flag_and_a_hidden_verb_lead_nobody_astray() {
+    let folder = tempdir().unwrap();
+    let stderr = gsil(folder.path(), &["train", "--model", "m", "--data", "d", "--lr", "1e-4"]).failed(2);
+    let hint = "hint: settings are written key=value: train.lr=1e-4; `gsil train --dry-run` prints every key\n";
+    assert_eq!(stderr, format!("error: unexpected argument '--lr'\n{hint}"));
+    let stderr = gsil(folder.path(), &["and"]).failed(2);
+    assert!(stderr.contains("unrecognized subcommand 'and'") && !stderr.contains("sandbox"), "{stderr}");
+    let stderr = gsil(folder.path(), &["inspect", "rows.jsonl", "--model", "m"]).failed(2);
+    assert!(stderr.contains("hint: data is inspected with: gsil inspect data rows.jsonl --model m\n"), "{stderr}");
 }
 
 #[test]

@@ -221,6 +221,26 @@ fn memory_is_estimated_without_reading_a_weight() {
 }
 
 #[test]
+fn the_table_of_savings_has_a_rule_as_wide_as_its_rows_and_nothing_that_saves_next_to_nothing() {
+    let folder = tempdir().unwrap();
+    model(folder.path(), DEEP);
+    write_rows(&folder.path().join("rows.jsonl"), 8, 512, true);
+    let settings = ["--model", "model", "--data", "rows.jsonl", "--device", "flex", "--no-time"];
+    let json: Value =
+        gsil(folder.path(), &[&["estimate", "--json"], &settings[..]].concat()).succeeded().json_lines().remove(0);
+    let saved = |change: &Value| change["saved_bytes"].as_u64().unwrap();
+    let changes = json["changes"].as_array().unwrap();
+    let worth = changes.iter().filter(|change| 100 * saved(change) >= json["peak_bytes"].as_u64().unwrap()).count();
+    assert!((1..changes.len()).contains(&worth), "both kinds are needed for this test: {json}");
+
+    let said = gsil(folder.path(), &[&["estimate"], &settings[..]].concat()).succeeded().stdout;
+    let table: Vec<&str> = said.lines().skip_while(|line| !line.starts_with("to need less")).collect();
+    assert_eq!(table.len(), 2 + worth, "{said}");
+    assert!(table[1].chars().all(|c| c == '-'), "{said}");
+    assert_eq!(Some(table[1].len()), table.iter().map(|line| line.chars().count()).max(), "{said}");
+}
+
+#[test]
 fn the_table_names_every_phase_and_the_built_in_task_leaves_nothing_behind() {
     let folder = tempdir().unwrap();
     let settings = ["--device", "flex", "word_problems.num_train=50", "word_problems.num_test=20"];

@@ -205,11 +205,33 @@ fn bad_rows_and_impossible_settings_are_errors_that_name_the_place() {
 }
 
 #[test]
-fn a_misspelt_evaluation_is_an_error_that_says_where_to_look() {
+fn a_misspelt_evaluation_is_told_the_one_that_was_meant() {
     let folder = tempdir().unwrap();
-    let stderr = gsil(folder.path(), &["eval", "gsm9", "--model", "m", "--data", "d"]).failed(2);
-    assert!(stderr.contains("`gsm9` is neither KEY=VALUE nor an evaluation"), "{stderr}");
-    assert!(stderr.contains("gsil eval --help"), "{stderr}");
+    let said =
+        |words: &[&str]| gsil(folder.path(), &[&["eval"], words, &["--model", "m", "--data", "d"]].concat()).failed(2);
+    let misspelt = said(&["gsm9k"]);
+    let others = "There are also multiple-choice, perplexity, humaneval, mt-bench";
+    let expected = format!("error: `gsm9k` is no evaluation, nor key=value\nhint: did you mean `gsm8k`? {others}\n");
+    assert_eq!(misspelt, expected);
+    let unknown = said(&["zzz"]);
+    assert!(unknown.contains("hint: the evaluations are gsm8k, multiple-choice, "), "{unknown}");
+    let file = said(&["rows.jsonl"]);
+    assert!(file.contains("hint: data is given with --data rows.jsonl"), "{file}");
+    let misplaced = gsil(folder.path(), &["eval", "--model", "m", "--data", "d", "gsm8k"]).failed(2);
+    assert!(misplaced.contains("gsm8k"), "{misplaced}");
+}
+
+#[test]
+fn gsm8k_asks_a_small_model_for_no_more_than_half_of_its_context() {
+    let folder = tempdir().unwrap();
+    text_model(folder.path()); // 256 tokens
+    let data = folder.path().join("gsm8k.jsonl");
+    fs::write(&data, "{\"question\": \"2 and 2?\", \"answer\": \"#### 4\"}\n").unwrap();
+    let alone = eval(folder.path(), "gsm8k", &data, &["--output", "alone"]).succeeded();
+    assert!(alone.stderr.contains("responses have at most 128 tokens: the model's context is 256"), "{}", alone.stderr);
+    let asked = eval(folder.path(), "gsm8k", &data, &["--output", "asked", "--max-new-tokens", "128"]).succeeded();
+    assert!(!asked.stderr.contains("responses have at most"), "{}", asked.stderr);
+    assert_eq!(rows(&folder.path().join("alone")), rows(&folder.path().join("asked")));
 }
 
 #[test]

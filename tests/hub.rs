@@ -199,9 +199,16 @@ fn what_exists_as_a_path_is_never_looked_for_on_the_hub() {
     fs::create_dir(place.path("o")).unwrap();
     fs::rename(place.path("local"), place.path("o/tiny")).unwrap();
     place.generate("o/tiny", &[]).succeeded();
-    for absent in ["./o/none", "o/none/model", "none", "o/none.gguf"] {
+    for absent in ["./o/none", "o/none", "o/none/model", "o/none/x.gguf", "none", "o/none.gguf"] {
         let stderr = gsil(place.folder.path(), &[&GENERATE[..], &["--model", absent]].concat()).failed(INPUT);
         assert_says(&stderr, &[&format!("{absent}: no such file or folder")]);
     }
+    let export = ["export", "o/none", "--format", "hf", "--output", "x"];
+    for arguments in [&export[..], &["train", "--model", "o/none", "--data", "d"]] {
+        let stderr = gsil(place.folder.path(), arguments).failed(INPUT);
+        assert_says(&stderr, &["error: o/none: no such file or folder\n", "hint: in o: tiny; ", "o/none@main"]);
+    }
     assert_eq!(place.hub.seen().len(), 0);
+    place.generate("o/tiny@main", &[]).succeeded();
+    assert!(place.hub.seen().len() > 1, "with a revision the hub is meant");
 }

@@ -14,7 +14,7 @@ fn a_hub_that_is_away_is_replaced_by_the_cache_with_a_warning() {
     let arguments = [&GENERATE[..], &["--model", "o/tiny"]].concat();
     let away = format!("http://{free_port}");
     let stderr = place.run_with("HF_ENDPOINT", &away, &arguments).failed(SERVER);
-    assert_says(&stderr, &[&format!("server {away}: it refuses connections"), "hint: look at the network"]);
+    assert_says(&stderr, &[&format!("server {away}: o/tiny: it refuses connections"), "hint: look at the network"]);
     let fetched = place.generate("o/tiny", &[]).succeeded();
     let cached = place.run_with("HF_ENDPOINT", &away, &arguments).succeeded();
     assert_eq!(cached.stdout, fetched.stdout);
@@ -107,10 +107,10 @@ fn what_the_hub_refuses_is_said_with_what_to_do() {
         (401, "GatedRepo", INPUT, ["does not give it to you (401)", "/o/tiny, then set HF_TOKEN"]),
         (404, "", INPUT, ["no such file or folder here, and no such model", "hint: look at the spelling"]),
         (404, "RevisionNotFound", INPUT, ["has no revision `main`", "hint: give a branch, a tag or a commit"]),
-        (429, "", SERVER, ["too many requests (429)", "hint: with a token in HF_TOKEN"]),
-        (500, "", SERVER, ["it is in trouble (500)", trouble]),
-        (503, "", SERVER, ["it is in trouble (503)", trouble]),
-        (418, "", SERVER, ["it refuses the request (418)", "hint: is HF_ENDPOINT a hub?"]),
+        (429, "", SERVER, ["o/tiny: too many requests (429)", "hint: with a token in HF_TOKEN"]),
+        (500, "", SERVER, ["o/tiny: it is in trouble (500)", trouble]),
+        (503, "", SERVER, ["o/tiny: it is in trouble (503)", trouble]),
+        (418, "", SERVER, ["o/tiny: it refuses the request (418)", "hint: is HF_ENDPOINT a hub?"]),
     ] {
         place.hub.set_faults(Faults { status: Some(("/api/", status, reason)), ..Faults::default() });
         assert_says(&place.generate("o/tiny", &[]).failed(code), &parts);

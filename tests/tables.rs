@@ -102,6 +102,28 @@ fn a_column_that_a_parquet_file_lacks_is_an_error_that_lists_those_it_has() {
 }
 
 #[test]
+fn columns_without_a_known_name_are_named_with_the_flags_that_choose_them() {
+    let folder = tempfile::tempdir().unwrap();
+    text_model(folder.path());
+    let wrong = folder.path().join("wrong.csv");
+    let said = |content: &str| {
+        fs::write(&wrong, content).unwrap();
+        gsil(folder.path(), &["score", "--model", "text", "--data", "wrong.csv"]).failed(3)
+    };
+    let known = "(known without: prompt and response, question and answer, instruction and output)";
+    let two = said("q,the answer\nHello,Hi\n");
+    assert!(two.contains("error: wrong.csv, line 1: no known columns: `q`, `the answer`\n"), "{two}");
+    assert!(
+        two.contains(&format!("hint: name them: --prompt-column q --response-column 'the answer' {known}\n")),
+        "{two}"
+    );
+    let three = said("id,q,a\n1,Hello,Hi\n");
+    assert!(three.contains("name the two that are meant, for example: --prompt-column id --"), "{three}");
+    let misspelt = said("prompt,respones\nHello,Hi\n");
+    assert!(misspelt.contains("error: wrong.csv, line 2, `respones`: unknown key beside `prompt`\n"), "{misspelt}");
+}
+
+#[test]
 fn score_eval_and_train_read_the_columns_that_are_named() {
     let folder = tempfile::tempdir().unwrap();
     text_model(folder.path());

@@ -132,6 +132,18 @@ fn there_is_a_manual_page_for_every_verb() {
 }
 
 #[test]
+fn every_manual_page_is_written_though_nobody_reads_their_names() {
+    let folder = tempdir().unwrap();
+    let mut child = command(folder.path(), &["man", "--output", "man"]).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(wait(child).code, Some(0));
+    let all = folder.path().join("all");
+    gsil(folder.path(), &["man", "--output", "all"]).succeeded();
+    let num_pages = |path: &Path| fs::read_dir(path).unwrap().count();
+    assert_eq!(num_pages(&folder.path().join("man")), num_pages(&all));
+}
+
+#[test]
 fn init_writes_a_configuration_that_trains_and_never_overwrites() {
     let folder = tempdir().unwrap();
     let model = text(ending_model(folder.path()));

@@ -39,7 +39,7 @@ pub(super) struct ChatArgs {
     #[arg(long, default_value_t = 512)]
     max_new_tokens: usize,
     /// 0 is greedy, 1 the model's own distribution.
-    #[arg(long, default_value_t = 0.7)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0.7)]
     temperature: f64,
     /// The same seed gives the same answers to the same messages.
     #[arg(long, default_value_t = 0)]

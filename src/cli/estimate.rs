@@ -182,13 +182,7 @@ impl Estimate {
         if self.changes.is_empty() {
             return String::new();
         }
-        let cells =
-            |change: &Change| vec![change.assignments.join(" "), format!("{:.0}", change.saved_bytes as f64 / 1e6)];
-        let rows: Vec<Vec<String>> = self.changes.iter().map(cells).collect();
-        let costs = ["at the cost of", ""].into_iter().chain(self.changes.iter().map(|change| change.cost.as_str()));
-        let table = format_table(&["to need less", "MB less"], &rows);
-        let lines: Vec<String> = table.lines().zip(costs).map(|(line, cost)| format!("{line}  {cost}")).collect();
-        let table: String = lines.iter().map(|line| format!("{}\n", line.trim_end())).collect();
+        let table = savings_table(&self.changes, self.memory.peak_bytes());
         let fitting = match (&self.combination, &self.problem) {
             (Some(Combination { assignments, peak_bytes }), _) => {
                 format!("\nthe cheapest that fits ({}): {}\n", bytes(*peak_bytes), assignments.join(" "))
@@ -196,8 +190,27 @@ impl Estimate {
             (None, Some(_)) => "\nno combination of these fits: take a smaller model\n".to_owned(),
             (None, None) => String::new(),
         };
-        format!("\n{table}{fitting}")
+        format!("{table}{fitting}")
     }
+}
+
+/// What can be changed, what it saves and what it costs; nothing of what saves less than 1% of the peak.
+fn savings_table(changes: &[Change], peak_bytes: u64) -> String {
+    let changes: Vec<&Change> = changes.iter().filter(|change| 100 * change.saved_bytes >= peak_bytes).collect();
+    if changes.is_empty() {
+        return String::new();
+    }
+    let megabytes = |change: &Change| format!("{:.0}", change.saved_bytes as f64 / 1e6);
+    let rows: Vec<Vec<String>> =
+        changes.iter().map(|change| vec![change.assignments.join(" "), megabytes(change)]).collect();
+    // The costs are words: they stand to the left, unlike the cells of numbers.
+    let costs = ["at the cost of", ""].into_iter().chain(changes.iter().map(|change| change.cost.as_str()));
+    let table = format_table(&["to need less", "MB less"], &rows);
+    let mut lines: Vec<String> =
+        table.lines().zip(costs).map(|(line, cost)| format!("{line}  {cost}").trim_end().to_owned()).collect();
+    let width = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0);
+    lines[1] = "-".repeat(width);
+    format!("\n{}\n", lines.join("\n"))
 }
 
 /// As in JSON.

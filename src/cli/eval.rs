@@ -14,6 +14,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 
 use super::hub::HubArgs;
 use super::{ModelArgs, RowArgs, config_for_rows, open_reference, print_line};
+use crate::config::nearest;
 use crate::data::data_folder::{Split, files_of};
 use crate::device;
 use crate::error::{Error, Result};
@@ -83,7 +84,7 @@ pub(super) enum Evaluation {
 /// A model and where it runs, for commands that can do without one.
 #[derive(Debug, Args)]
 struct OptionalModel {
-    /// A Hugging Face folder, a .gguf file, a run, or one of the hub.
+    /// A run folder, a Hugging Face folder, a .gguf file, or a model of the hub: owner/name[@revision][/x.gguf].
     #[arg(long)]
     model: Option<PathBuf>,
     /// auto, flex, ndarray, wgpu, wgpu:N; see `gsil devices`.
@@ -171,10 +172,27 @@ pub(super) fn eval(args: EvalArgs) -> Result<()> {
     }
 }
 
+/// A word that is neither KEY=VALUE nor a path, most likely a misspelt or misplaced evaluation.
+fn no_evaluation(word: &str) -> Error {
+    let command = Evaluation::augment_subcommands(Command::new("eval"));
+    let names: Vec<&str> = command.get_subcommands().map(Command::get_name).collect();
+    if names.contains(&word) {
+        return Error::usage(format!("`{word}` must stand right after `eval`"))
+            .with_hint(format!("gsil eval {word} --model M --data D"));
+    }
+    let problem = Error::usage(format!("`{word}` is no evaluation, nor key=value"));
+    match nearest(word, names.iter().copied()) {
+        Some(near) => {
+            let others: Vec<&str> = names.iter().copied().filter(|name| *name != near).collect();
+            problem.with_hint(format!("did you mean `{near}`? There are also {}", others.join(", ")))
+        }
+        None => problem.with_hint(format!("the evaluations are {}", names.join(", "))),
+    }
+}
+
 fn held_out(args: HeldOutArgs) -> Result<()> {
-    if let Some(word) = args.overrides.iter().find(|word| !word.contains('=')) {
-        return Err(Error::usage(format!("`{word}` is neither KEY=VALUE nor an evaluation right after `eval`"))
-            .with_hint("`gsil eval --help` lists the evaluations"));
+    if let Some(word) = args.overrides.iter().find(|word| !word.contains(['=', '.', '/'])) {
+        return Err(no_evaluation(word));
     }
     let config = config_for_rows(&args.overrides, &args.rows)?;
     let console = Console::stderr();

@@ -33,13 +33,13 @@ pub(super) struct GenerateArgs {
     #[arg(long, default_value_t = 256)]
     max_new_tokens: usize,
     /// 0 is greedy, 1 the model's own distribution.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 1.0)]
     temperature: f64,
     /// Only the N most likely tokens; 0 is off.
     #[arg(long, default_value_t = 0)]
     top_k: usize,
     /// Only the most likely tokens that together have this mass; 1 is off.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 1.0)]
     top_p: f64,
     /// The same seed gives the same responses.
     #[arg(long, default_value_t = 0)]
@@ -128,7 +128,7 @@ fn prompts(
     let files = match (prompt, data) {
         (Some(text), _) => {
             let prompt = Prompt::Text(text.clone());
-            let rows = vec![Row { line: 1, prompt, demonstration: None, self_generated: None }];
+            let rows = vec![Row { line: 1, prompt, demonstration: None, self_generated: None, lone: None }];
             vec![FileRows { path: PathBuf::from("--prompt"), rows }]
         }
         (None, Some(path)) => wanted.read(&files_of(&path, Split::Train)?, console)?,

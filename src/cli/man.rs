@@ -24,16 +24,19 @@ pub(super) fn man(args: ManArgs) -> Result<()> {
         return print_text(&page(&command)?);
     };
     std::fs::create_dir_all(&folder).map_err(Error::writing("create", &folder))?;
-    write_pages(&command, &folder)
+    let mut written = Vec::new();
+    write_pages(&command, &folder, &mut written)?;
+    // Afterwards: who reads only the first names (`| head`) still gets all pages.
+    written.iter().try_for_each(|path| print_line(&path.display().to_string()))
 }
 
 /// The page of a command and those of its verbs, down to the last.
-fn write_pages(command: &Command, folder: &Path) -> Result<()> {
+fn write_pages(command: &Command, folder: &Path, written: &mut Vec<PathBuf>) -> Result<()> {
     let path = folder.join(format!("{}.1", command.get_display_name().unwrap_or("gsil")));
     std::fs::write(&path, page(command)?).map_err(Error::writing("write", &path))?;
-    print_line(&path.display().to_string())?;
+    written.push(path);
     let mut verbs = command.get_subcommands().filter(|verb| verb.get_name() != "help" && !verb.is_hide_set());
-    verbs.try_for_each(|verb| write_pages(verb, folder))
+    verbs.try_for_each(|verb| write_pages(verb, folder, written))
 }
 
 fn page(command: &Command) -> Result<String> {

@@ -15,6 +15,7 @@ mod hub;
 mod init;
 mod inspect;
 mod man;
+mod parsing;
 mod report;
 #[cfg(target_os = "linux")]
 mod sandbox;
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use self::hub::HubArgs;
+pub use self::parsing::parse;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::policy::Policy;
@@ -124,7 +126,7 @@ pub fn run(cli: Cli) -> Result<()> {
 /// A model and where it runs.
 #[derive(Debug, Args)]
 struct ModelArgs {
-    /// A Hugging Face folder, a .gguf file, or one of the hub: owner/name, owner/name@revision, owner/name@revision/x.gguf.
+    /// A run folder, a Hugging Face folder, a .gguf file, or a model of the hub: owner/name[@revision][/x.gguf].
     #[arg(long)]
     model: PathBuf,
     /// auto, flex, ndarray, wgpu, wgpu:N; see `gsil devices`.

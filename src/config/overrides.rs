@@ -3,6 +3,8 @@
 //! The configuration becomes a tree of JSON values, one of them is replaced, and the tree is read back: so an override
 //! can reach every key and no key has to be listed twice.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use super::{LoraConfig, RunConfig, ServerConfig, TrainConfig, WordProblemsConfig, parse, ranges};
@@ -75,7 +77,7 @@ pub(super) fn with_assignment(config: &RunConfig, assignment: &str) -> Result<Ru
     // JSON has no NaN: it would come back as another value, and the blame would fall on this assignment.
     ranges::check_finite(config)?;
     let Some((key, text)) = assignment.split_once('=') else {
-        return Err(Error::config(assignment, "expected key=value").with_hint("for example: train.lr=1e-4"));
+        return Err(Error::config(assignment, "expected key=value").with_hint(hint_without_equals(assignment)));
     };
     let (key, text) = (key.trim(), text.trim());
     let tree = to_tree(config, assignment)?;
@@ -97,6 +99,30 @@ pub(super) fn with_assignment(config: &RunConfig, assignment: &str) -> Result<Ru
         }
     }
     Err(if is_section { section_error(assignment, key) } else { value_error(assignment, text, failure) })
+}
+
+/// The key, of all that hold a value, whose last part is `name` or nearest to it.
+pub(crate) fn key_named(name: &str) -> Option<String> {
+    let keys = known_keys();
+    let is_section = |key: &str| keys.iter().any(|other| other.starts_with(&format!("{key}.")));
+    nearest(name, keys.iter().map(String::as_str).filter(|key| !is_section(key))).map(str::to_owned)
+}
+
+/// What was meant by a word that sets nothing.
+fn hint_without_equals(word: &str) -> String {
+    let path = Path::new(word);
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    match ending.as_str() {
+        "ron" => format!("a configuration is given with --config {word}"),
+        "jsonl" | "ndjson" | "json" | "csv" | "tsv" | "parquet" => format!("data is given with --data {word}"),
+        "gguf" | "safetensors" => format!("a model is given with --model {word}"),
+        _ => match key_named(word) {
+            _ if path.is_file() => format!("data is given with --data {word}"),
+            _ if path.is_dir() || word.contains('/') => format!("a model is given with --model {word}"),
+            Some(key) => format!("for example: {key}=VALUE"),
+            None => "for example: train.lr=1e-4".to_owned(),
+        },
+    }
 }
 
 /// The configuration as JSON.
@@ -283,6 +309,23 @@ mod tests {
         assert!(error_of("train.optimizer=adam").ends_with("got `adam` | did you mean `adamw`?"));
         assert!(error_of("lora=8").contains("`lora.rank`"));
         assert!(error_of("train.lr").contains("expected key=value"));
+    }
+
+    #[test]
+    fn a_word_without_an_equals_sign_is_sent_to_the_flag_that_takes_it() {
+        for (word, flag) in [
+            ("gsil.ron", "a configuration is given with --config gsil.ron"),
+            ("rows.JSONL", "data is given with --data rows.JSONL"),
+            ("a/rows.parquet", "data is given with --data a/rows.parquet"),
+            ("model.Q4_1.gguf", "a model is given with --model model.Q4_1.gguf"),
+            ("owner/name", "a model is given with --model owner/name"),
+            ("src", "a model is given with --model src"),
+            ("Cargo.toml", "data is given with --data Cargo.toml"),
+            ("batch_size", "for example: train.batch_size=VALUE"),
+            ("zzz", "for example: train.lr=1e-4"),
+        ] {
+            assert_eq!(error_of(word), format!("{word}: expected key=value | {flag}"));
+        }
     }
 
     #[test]

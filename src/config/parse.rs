@@ -2,6 +2,8 @@
 //!
 //! Not here: single values from the command line, see `overrides`.
 
+use std::path::Path;
+
 use ron::error::{Position, SpannedError};
 use ron::extensions::Extensions;
 use ron::ser::PrettyConfig;
@@ -15,6 +17,8 @@ use crate::error::{Error, Result};
 const MAX_BYTES: usize = 1 << 20;
 /// Brackets nested deeper than this are refused. A configuration needs 4; a hostile one could exhaust the stack.
 const MAX_DEPTH: usize = 32;
+
+const RON_LOOKS: &str = "a configuration is RON, as `gsil init` writes it: (model: \"..\", train: (lr: 1e-5))";
 
 /// RON as this crate reads and writes it: `lr: 1e-4` instead of `lr: Some(1e-4)`.
 pub(super) fn dialect() -> ron::Options {
@@ -35,7 +39,24 @@ pub(super) fn read<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T> {
         return Err(Error::config(origin, message).with_hint("is this a data file?"));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    dialect().from_str(text).map_err(|error| explain(&error, text, origin))
+    dialect().from_str(text).map_err(|error| {
+        let explained = explain(&error, text, origin);
+        match hint_of_other_format(text, origin) {
+            Some(hint) => explained.with_hint(hint),
+            None => explained,
+        }
+    })
+}
+
+/// What to do with a text that is no RON at all.
+fn hint_of_other_format(text: &str, origin: &str) -> Option<String> {
+    let ending = Path::new(origin).extension()?.to_str()?.to_ascii_lowercase();
+    let begins_as_json = text.trim_start().starts_with(['{', '[']);
+    match ending.as_str() {
+        "jsonl" | "ndjson" | "csv" | "tsv" => Some(format!("this looks like data: --data {origin}")),
+        "json" | "yaml" | "yml" | "toml" => Some(RON_LOOKS.to_owned()),
+        _ => begins_as_json.then(|| RON_LOOKS.to_owned()),
+    }
 }
 
 /// See [`RunConfig::to_ron`].
@@ -171,6 +192,24 @@ mod tests {
         assert!(error_of("(train: (lr: \"x\"))").ends_with(": Expected float, found `\"x\"` | "));
         assert!(error_of("(objective: (name: \"brier\"))").ends_with("go without quotes"));
         assert!(error_of("(iterations: 1.5)").contains("found `.5` | is a comma missing"));
+    }
+
+    #[test]
+    fn data_and_json_in_place_of_a_configuration_are_told_apart() {
+        let hint = |text: &str, origin: &str| {
+            let error = RunConfig::from_ron(text, origin).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("{origin}:1:1: ")), "{error}");
+            error.hint().map(str::to_owned)
+        };
+        let row = "{\"prompt\": \"a\", \"response\": \"b\"}\n";
+        assert_eq!(hint(row, "d/rows.jsonl").unwrap(), "this looks like data: --data d/rows.jsonl");
+        assert_eq!(hint("prompt,response\na,b\n", "rows.csv").unwrap(), "this looks like data: --data rows.csv");
+        for origin in ["gsil.json", "gsil.ron"] {
+            assert_eq!(hint("{\"model\": \"m\"}", origin).as_deref(), Some(RON_LOOKS), "{origin}");
+        }
+        let example = RON_LOOKS.split_once(": (").unwrap().1;
+        RunConfig::from_ron(&format!("({example}"), "the example of the hint").unwrap();
+        assert_eq!(error_of("(train: (lr: \"x\"))").split_once(" | ").unwrap().1, "", "RON has no such hint");
     }
 
     #[test]

@@ -11,7 +11,8 @@ use csv::{ByteRecord, Reader, ReaderBuilder, Terminator};
 use serde_json::Value;
 
 use super::json_rows::check_content;
-use super::rows::{MAX_ROW_BYTES, Object, Parsed, Problem, Take};
+use super::problem::{Parsed, Problem};
+use super::rows::{MAX_ROW_BYTES, Object, Take};
 use super::strict_json;
 use crate::error::{Error, Result};
 
@@ -178,13 +179,14 @@ mod tests {
 
     #[test]
     fn every_bad_table_names_its_line_and_column() {
-        let cases: [(&[u8], &str); 9] = [
+        let cases: [(&[u8], &str); 10] = [
             (b"", ": no rows"),
             (b"prompt,response\n", ": no rows"),
             (b"prompt,prompt\na,b\n", ", line 1: the column `prompt` appears twice"),
             (b"prompt,response\na,b\na,b,c\n", ", line 3: the row has 3 cells, the first line names 2 columns"),
             (b"prompt,response\n\xff,b\n", ", line 2, `prompt`: not UTF-8"),
-            (b"prompt;response\na;b\n", ", line 2: no known shape: the keys are `prompt;response`"),
+            (b"prompt;response\na;b\n", ", line 1: no known shape: the keys are `prompt;response`"),
+            (b"a,b\nc,d\n", ", line 1: no known columns: `a`, `b`"),
             (b"{\"prompt\": \"a\"}\n", ": the content is JSON, not a table"),
             (b"PAR1..", ": the content is a Parquet file, which its name does not say"),
             (b"\xff\xfea\0", ": the file is UTF-16"),

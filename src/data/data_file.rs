@@ -47,6 +47,11 @@ impl FileKind {
         }
     }
 
+    /// Whether columns are named once for all rows.
+    pub fn is_table(self) -> bool {
+        matches!(self, FileKind::Csv | FileKind::Tsv | FileKind::Parquet)
+    }
+
     /// `line 7` or `row 7`.
     pub fn place(self, number: usize) -> String {
         format!("{} {number}", self.unit())

@@ -3,12 +3,13 @@
 //! Nothing is ever cut: an answer without its end teaches the model not to stop. A row that is too long is dropped and
 //! counted. Not here: padding and masks ([`super::batch`]).
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
 use super::data_file::FileKind;
+use super::dropped::{Dropped, Reason};
+use super::row_keys::Misnamed;
 use super::rows::{Prompt, Response, Row};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -35,79 +36,6 @@ pub struct PromptIds {
     pub index: usize,
     /// Never empty.
     pub prompt_ids: Vec<u32>,
-}
-
-/// How many rows were left out, and why. A row is counted once, under the first reason that holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Dropped {
-    /// Rows that are only a prompt.
-    pub no_demonstration: usize,
-    /// The demonstration or the self-generated response has no text.
-    pub empty_response: usize,
-    /// The prompt alone leaves no room for a response.
-    pub prompt_too_long: usize,
-    /// Prompt and demonstration together are too long.
-    pub response_too_long: usize,
-    /// Prompt and self-generated response together are too long.
-    pub self_generated_too_long: usize,
-    /// The limit that was applied, in tokens.
-    pub max_length: usize,
-}
-
-impl Dropped {
-    /// All dropped rows.
-    pub fn total(&self) -> usize {
-        self.reasons().iter().map(|(count, _)| count).sum()
-    }
-
-    /// Every reason with its count, in words.
-    pub fn reasons(&self) -> [(usize, String); 5] {
-        let max_length = self.max_length;
-        [
-            (self.no_demonstration, "without a demonstration".to_owned()),
-            (self.empty_response, "with an empty response".to_owned()),
-            (self.prompt_too_long, format!("whose prompt alone fills max_length ({max_length} tokens)")),
-            (self.response_too_long, format!("longer than max_length ({max_length} tokens) with the demonstration")),
-            (
-                self.self_generated_too_long,
-                format!("longer than max_length ({max_length} tokens) with the self-generated response"),
-            ),
-        ]
-    }
-
-    /// One row more is left out.
-    pub fn count(&mut self, reason: Reason) {
-        *match reason {
-            Reason::NoDemonstration => &mut self.no_demonstration,
-            Reason::EmptyResponse => &mut self.empty_response,
-            Reason::PromptTooLong => &mut self.prompt_too_long,
-            Reason::ResponseTooLong => &mut self.response_too_long,
-            Reason::SelfGeneratedTooLong => &mut self.self_generated_too_long,
-        } += 1;
-    }
-}
-
-impl fmt::Display for Dropped {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let total = self.total();
-        write!(formatter, "{total} {} dropped", if total == 1 { "row" } else { "rows" })?;
-        let mut separator = ": ";
-        for (count, reason) in self.reasons().iter().filter(|(count, _)| *count > 0) {
-            write!(formatter, "{separator}{count} {reason}")?;
-            separator = ", ";
-        }
-        Ok(())
-    }
-}
-
-/// Why a row is left out; see the fields of [`Dropped`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    NoDemonstration,
-    EmptyResponse,
-    PromptTooLong,
-    ResponseTooLong,
-    SelfGeneratedTooLong,
 }
 
 /// The rows of one file; a data set may have several.
@@ -141,10 +69,17 @@ impl Preparation<'_> {
     pub fn examples(&self, files: &[FileRows]) -> Result<(Vec<Example>, Dropped)> {
         let mut examples = Vec::new();
         let mut dropped = Dropped { max_length: self.max_length, ..Dropped::default() };
-        for outcome in self.outcomes(files) {
+        let rows = files.iter().flat_map(|file| file.rows.iter().map(move |row| (file, row)));
+        for (outcome, (file, row)) in self.outcomes(files).into_iter().zip(rows) {
             match outcome? {
                 Ok(example) => examples.push(example),
-                Err(reason) => dropped.count(reason),
+                Err(reason) => {
+                    dropped.count(reason);
+                    if reason == Reason::NoDemonstration {
+                        let is_one_of_many = files.len() > 1;
+                        dropped.first_without_demonstration.get_or_insert_with(|| described(file, row, is_one_of_many));
+                    }
+                }
             }
         }
         if examples.is_empty() {
@@ -166,6 +101,16 @@ impl Preparation<'_> {
             outcomes.extend(rows.par_iter().enumerate().map(prepare).collect::<Vec<_>>());
         }
         outcomes
+    }
+}
+
+/// `line 2, keys prompt, note`; with the file if there are several.
+fn described(file: &FileRows, row: &Row, is_one_of_many: bool) -> String {
+    let line = FileKind::of(&file.path).place(row.line);
+    let place = if is_one_of_many { format!("{}, {line}", file.path.display()) } else { line };
+    match &row.lone {
+        Some(lone) => format!("{place}, keys {}", lone.keys.join(", ")),
+        None => place,
     }
 }
 
@@ -195,7 +140,12 @@ pub fn prepare_prompts(
 }
 
 fn prepare_example(encoder: &RowEncoder<'_>, index: usize, row: &Row, max_length: usize) -> Outcome {
-    let Some(demonstration) = &row.demonstration else { return Ok(Err(Reason::NoDemonstration)) };
+    let Some(demonstration) = &row.demonstration else {
+        return match row.lone.as_ref().and_then(|lone| lone.misnamed.as_ref()) {
+            Some(misnamed) => Err(encoder.misnamed(row, misnamed)),
+            None => Ok(Err(Reason::NoDemonstration)),
+        };
+    };
     if is_empty(demonstration) || row.self_generated.as_ref().is_some_and(is_empty) {
         return Ok(Err(Reason::EmptyResponse));
     }
@@ -277,6 +227,12 @@ impl RowEncoder<'_> {
         )
     }
 
+    /// A row whose response has a name that is not read.
+    fn misnamed(&self, row: &Row, Misnamed { key, message, hint }: &Misnamed) -> Error {
+        let place = format!("{}, `{}`", FileKind::of(self.path).place(row.line), key.escape_debug());
+        Error::input(self.path, message).at(place).with_hint(hint)
+    }
+
     fn error(&self, row: &Row, message: impl Into<String>) -> Error {
         Error::input(self.path, message).at(FileKind::of(self.path).place(row.line))
     }
@@ -295,6 +251,8 @@ impl RowEncoder<'_> {
 mod tests {
     use super::*;
 
+    use crate::data::row_keys::LonePrompt;
+
     fn ids_row(line: usize, prompt: &[u32], demonstration: Option<&[u32]>, self_generated: Option<&[u32]>) -> Row {
         let response = |ids: Option<&[u32]>| ids.map(|ids| Response::Ids(ids.to_vec()));
         Row {
@@ -302,6 +260,7 @@ mod tests {
             prompt: Prompt::Ids(prompt.to_vec()),
             demonstration: response(demonstration),
             self_generated: response(self_generated),
+            lone: None,
         }
     }
 
@@ -340,10 +299,27 @@ mod tests {
         assert_eq!(examples.iter().map(|example| example.index).collect::<Vec<_>>(), [5]);
         assert_eq!(
             dropped.to_string(),
-            "5 rows dropped: 1 without a demonstration, 1 with an empty response, 1 whose prompt alone fills max_length \
+            "5 rows dropped: 1 without a demonstration (the first: line 1), 1 with an empty response, 1 whose prompt alone fills max_length \
              (4 tokens), 1 longer than max_length (4 tokens) with the demonstration, 1 longer than max_length (4 tokens) \
              with the self-generated response"
         );
+    }
+
+    #[test]
+    fn the_first_row_without_a_demonstration_is_named_with_its_keys_and_its_file_if_there_are_several() {
+        let lone = |line, keys: &[&str]| {
+            let keys = keys.iter().map(|key| (*key).to_owned()).collect();
+            Row { lone: Some(Box::new(LonePrompt { keys, misnamed: None })), ..ids_row(line, &[1], None, None) }
+        };
+        let rows = [ids_row(1, &[1], Some(&[2]), None), lone(2, &["prompt", "note"]), lone(3, &["prompt"])];
+        let (_, dropped) = prepare(&rows, 4).unwrap();
+        let first = "the first: line 2, keys prompt, note";
+        assert_eq!(dropped.to_string(), format!("2 rows dropped: 2 without a demonstration ({first})"));
+        let file = |name: &str, rows: &[Row]| FileRows { path: name.into(), rows: rows.to_vec() };
+        let preparation = Preparation { tokenizer: None, vocab_size: 10, max_length: 4 };
+        let (_, dropped) = preparation.examples(&[file("a.jsonl", &rows[..1]), file("b.jsonl", &rows[2..])]).unwrap();
+        let first = "the first: b.jsonl, line 3, keys prompt";
+        assert_eq!(dropped.to_string(), format!("1 row dropped: 1 without a demonstration ({first})"));
     }
 
     #[test]

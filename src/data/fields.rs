@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::data_file::FileKind;
 use super::json_rows;
+use super::problem::Parsed;
 use super::row_shapes::kind;
-use super::rows::{Object, Parsed};
+use super::rows::Object;
 use crate::error::{Error, Result};
 
 /// One JSON object of a file, with its place for errors.

@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use super::batch::{Batch, Sequence};
 use super::data_file::FileKind;
-use super::examples::{Dropped, Example, FileRows, Outcome, Preparation};
+use super::dropped::Dropped;
+use super::examples::{Example, FileRows, Outcome, Preparation};
 use super::rows::{Response, Row};
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
@@ -156,7 +157,9 @@ impl Inspection {
         let mut dropped = Dropped { max_length: preparation.max_length, ..Dropped::default() };
         prepared.outcomes.iter().flatten().filter_map(|outcome| outcome.as_ref().err()).for_each(|r| dropped.count(*r));
         let mut refusals = prepared.outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
-        let first_refusal = refusals.next().map(ToString::to_string);
+        let first_refusal = refusals
+            .next()
+            .map(|error| error.hint().map_or_else(|| error.to_string(), |hint| format!("{error}; {hint}")));
         let num_refused = usize::from(first_refusal.is_some()) + refusals.count();
         let lengths = |length: fn(&Example) -> usize| Distribution::new(prepared.whole.iter().flatten().map(length));
         Ok(Inspection {

@@ -11,8 +11,9 @@ use std::path::Path;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::Value;
 
+use super::problem::{Parsed, Problem};
 use super::row_shapes::kind;
-use super::rows::{MAX_ROW_BYTES, Object, Parsed, Problem, Take};
+use super::rows::{MAX_ROW_BYTES, Object, Take};
 use super::strict_json::{self, UniqueKeys};
 use crate::error::{Error, Result};
 

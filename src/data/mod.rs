@@ -10,6 +10,7 @@ pub mod chat_template;
 mod csv_rows;
 pub mod data_file;
 pub mod data_folder;
+mod dropped;
 pub mod examples;
 pub mod fields;
 pub mod inspection;
@@ -18,6 +19,8 @@ mod json_rows;
 mod parquet_limits;
 #[cfg(feature = "tables")]
 mod parquet_rows;
+mod problem;
+mod row_keys;
 mod row_shapes;
 pub mod rows;
 mod strict_json;
@@ -28,6 +31,8 @@ mod tokenizer_growth;
 pub mod word_problems;
 
 pub use chat_template::ChatTemplate;
-pub use examples::{Dropped, Example, FileRows, Preparation, PromptIds, prepare_prompts};
+pub use dropped::{Dropped, Reason};
+pub use examples::{Example, FileRows, Preparation, PromptIds, prepare_prompts};
+pub use row_keys::{LonePrompt, Misnamed};
 pub use rows::{Columns, Message, Prompt, Response, Row, read_good_rows, read_rows};
 pub use tokenizer::Tokenizer;

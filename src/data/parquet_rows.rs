@@ -17,7 +17,8 @@ use parquet::schema::types::Type;
 use serde_json::Value;
 
 use super::parquet_limits::Limits;
-use super::rows::{MAX_ROW_BYTES, Object, Parsed, Problem, Take};
+use super::problem::{Parsed, Problem};
+use super::rows::{MAX_ROW_BYTES, Object, Take};
 use crate::error::{Error, Result};
 
 const CONVERT: &str = "write it again with Snappy: python -c \"import pyarrow.parquet as p; p.write_table(p.read_table('OLD.parquet'), 'NEW.parquet')\"";

@@ -4,15 +4,9 @@
 
 use serde_json::Value;
 
-use super::rows::{Columns, Message, Object, Parsed, Problem, Prompt, Response, Row};
-use crate::config::nearest;
-
-/// The shapes of a row, as a person would write them.
-pub(super) const SHAPES: &str = "\
-{\"messages\": [{\"role\", \"content\"}, ..]}, {\"prompt\", \"completion\"}, {\"prompt\", \"response\"}, \
-{\"instruction\", \"input\", \"output\"}, {\"conversations\": [{\"from\", \"value\"}, ..]}, \
-{\"question\", \"answer\"}, {\"prompt\", \"chosen\", \"rejected\"}, {\"prompt\", \"demonstration\", \"self_generated\"}, \
-{\"prompt_ids\", \"response_ids\"}, {\"prompt_ids\", \"demonstration_ids\", \"self_generated_ids\"}, or a prompt alone";
+use super::problem::{Parsed, Problem};
+use super::row_keys::{LonePrompt, check_columns, unknown_shape};
+use super::rows::{Columns, Message, Object, Prompt, Response, Row};
 
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
@@ -53,23 +47,26 @@ pub(super) enum Shape {
     Question,
 }
 
+/// A row with one of these keys has that shape. The order matters where a row has the keys of two shapes: the more
+/// specific one is first.
+pub(super) const LEADING_KEYS: [(&[&str], Shape); 8] = [
+    (&["prompt_ids", "response_ids", "demonstration_ids"], Shape::TokenIds),
+    (&["chosen", "rejected"], Shape::Preference),
+    (&["demonstration", "self_generated"], Shape::Pair),
+    (&["messages"], Shape::Messages),
+    (&["conversations"], Shape::Conversations),
+    (&["prompt"], Shape::Prompt),
+    (&["instruction"], Shape::Instruction),
+    (&["question"], Shape::Question),
+];
+
 impl Shape {
-    /// Recognises the shape. The order matters where a row has the keys of two shapes: the more specific one is first.
+    /// Recognises the shape.
     pub(super) fn of(object: &Object, columns: Option<&Columns>) -> Parsed<Self> {
         let has = |keys: &[&str]| keys.iter().any(|key| present(object, key).is_some());
-        let shapes: [(&[&str], Shape); 8] = [
-            (&["prompt_ids", "response_ids", "demonstration_ids"], Shape::TokenIds),
-            (&["chosen", "rejected"], Shape::Preference),
-            (&["demonstration", "self_generated"], Shape::Pair),
-            (&["messages"], Shape::Messages),
-            (&["conversations"], Shape::Conversations),
-            (&["prompt"], Shape::Prompt),
-            (&["instruction"], Shape::Instruction),
-            (&["question"], Shape::Question),
-        ];
         match columns {
             Some(_) => Ok(Shape::Columns),
-            None => shapes
+            None => LEADING_KEYS
                 .into_iter()
                 .find(|(keys, _)| has(keys))
                 .map_or_else(|| Err(unknown_shape(object)), |(_, shape)| Ok(shape)),
@@ -94,34 +91,60 @@ impl Shape {
 
 /// The row that an object is, by its shape.
 pub(super) fn parse_row(object: &Object, columns: Option<&Columns>, line: usize) -> Parsed<Row> {
-    let row = |prompt, demonstration, self_generated| Row { line, prompt, demonstration, self_generated };
     let shape = Shape::of(object, columns)?;
-    if let Some(columns) = columns {
-        check_columns(object, columns)?;
-        return Ok(row(prompt(object, &columns.prompt)?, response(object, &columns.response)?, None));
+    let parts = match columns {
+        Some(columns) => {
+            check_columns(object, columns)?;
+            Parts::new(prompt(object, &columns.prompt)?, response(object, &columns.response)?, None)
+        }
+        None => parts(object, shape)?,
+    };
+    let lone = parts.demonstration.is_none().then(|| Box::new(LonePrompt::of(object, shape)));
+    Ok(Row {
+        line,
+        prompt: parts.prompt,
+        demonstration: parts.demonstration,
+        self_generated: parts.self_generated,
+        lone,
+    })
+}
+
+/// What a row says.
+struct Parts {
+    prompt: Prompt,
+    demonstration: Option<Response>,
+    self_generated: Option<Response>,
+}
+
+impl Parts {
+    fn new(prompt: Prompt, demonstration: Option<Response>, self_generated: Option<Response>) -> Self {
+        Parts { prompt, demonstration, self_generated }
     }
+}
+
+fn parts(object: &Object, shape: Shape) -> Parsed<Parts> {
     match shape {
-        Shape::TokenIds => ids_row(object, line),
-        Shape::Preference => preference_row(object, line),
+        Shape::TokenIds => ids_row(object),
+        Shape::Preference => preference_row(object),
         Shape::Pair => {
             let (demonstration, self_generated) =
                 (response(object, "demonstration")?, response(object, "self_generated")?);
-            Ok(row(prompt(object, "prompt")?, demonstration, self_generated))
+            Ok(Parts::new(prompt(object, "prompt")?, demonstration, self_generated))
         }
         Shape::Messages => {
             let messages = parse_messages(required(object, "messages")?, "messages")?;
             let (prompt, demonstration) = split_conversation(messages, "messages")?;
-            Ok(row(prompt, demonstration, None))
+            Ok(Parts::new(prompt, demonstration, None))
         }
         Shape::Conversations => {
             let turns = parse_sharegpt(required(object, "conversations")?)?;
             let (prompt, demonstration) = split_conversation(turns, "conversations")?;
-            Ok(row(prompt, demonstration, None))
+            Ok(Parts::new(prompt, demonstration, None))
         }
-        Shape::Instruction => instruction_row(object, line),
+        Shape::Instruction => instruction_row(object),
         Shape::Question => {
             let answer = Response::Text(text(required(object, "answer")?, "answer")?);
-            Ok(row(Prompt::Text(text(required(object, "question")?, "question")?), Some(answer), None))
+            Ok(Parts::new(Prompt::Text(text(required(object, "question")?, "question")?), Some(answer), None))
         }
         Shape::Prompt | Shape::Columns => {
             let has = |key| present(object, key).is_some();
@@ -129,51 +152,12 @@ pub(super) fn parse_row(object: &Object, columns: Option<&Columns>, line: usize)
                 return Err(Problem::new("both `completion` and `response` are given: which one is the response?"));
             }
             let key = if has("completion") { "completion" } else { "response" };
-            Ok(row(prompt(object, "prompt")?, response(object, key)?, None))
+            Ok(Parts::new(prompt(object, "prompt")?, response(object, key)?, None))
         }
     }
 }
 
-/// A named column that a row does not have is a mistake, not an empty one.
-fn check_columns(object: &Object, columns: &Columns) -> Parsed<()> {
-    let Some(missing) = [&columns.prompt, &columns.response].into_iter().find(|name| !object.contains_key(*name))
-    else {
-        return Ok(());
-    };
-    let names = || object.keys().map(String::as_str);
-    let problem = Problem::new(format!("no column `{missing}`: {}", listed(object)));
-    Err(match nearest(missing, names()) {
-        Some(name) => problem.with_hint(format!("did you mean `{}`?", name.escape_debug())),
-        None => problem.with_hint("name two of these with --prompt-column and --response-column"),
-    })
-}
-
-/// The keys of a row, in words.
-fn listed(object: &Object) -> String {
-    let keys: Vec<String> = object.keys().take(12).map(|key| format!("`{}`", key.escape_debug())).collect();
-    let more = if object.len() > keys.len() { ", .." } else { "" };
-    if keys.is_empty() { "there are no keys".to_owned() } else { format!("the keys are {}{more}", keys.join(", ")) }
-}
-
-fn unknown_shape(object: &Object) -> Problem {
-    if object.contains_key("text") {
-        return Problem::field(
-            "text",
-            "a row with text alone does not say where the prompt ends and the response begins",
-        )
-        .with_hint(format!("write each row as one of: {SHAPES}"));
-    }
-    let separator = object.keys().next().filter(|_| object.len() == 1).and_then(|key| key.find([';', '\t', ',']));
-    let problem = Problem::new(format!("no known shape: {}", listed(object)));
-    match separator {
-        Some(_) => problem.with_hint("are the columns separated by another character? .csv needs commas, .tsv tabs"),
-        None => problem.with_hint(format!(
-            "name the columns with --prompt-column and --response-column, or write each row as one of: {SHAPES}"
-        )),
-    }
-}
-
-fn ids_row(object: &Object, line: usize) -> Parsed<Row> {
+fn ids_row(object: &Object) -> Parsed<Parts> {
     if present(object, "response_ids").is_some() && present(object, "demonstration_ids").is_some() {
         return Err(Problem::new(
             "both `response_ids` and `demonstration_ids` are given: which one is the demonstration?",
@@ -183,12 +167,12 @@ fn ids_row(object: &Object, line: usize) -> Parsed<Row> {
     let prompt_ids = parse_ids(required(object, "prompt_ids")?, "prompt_ids")?;
     let demonstration = ids("demonstration_ids")?.or(ids("response_ids")?).map(Response::Ids);
     let self_generated = ids("self_generated_ids")?.map(Response::Ids);
-    Ok(Row { line, prompt: Prompt::Ids(prompt_ids), demonstration, self_generated })
+    Ok(Parts::new(Prompt::Ids(prompt_ids), demonstration, self_generated))
 }
 
 /// Alpaca: the input, if any, follows the instruction after a blank line. A Self-Instruct row has input and output in
 /// `instances` instead, of which there must be one.
-fn instruction_row(object: &Object, line: usize) -> Parsed<Row> {
+fn instruction_row(object: &Object) -> Parsed<Parts> {
     let instruction = text(required(object, "instruction")?, "instruction")?;
     let source = match (present(object, "output"), present(object, "instances")) {
         (None, Some(Value::Array(instances))) => match instances.as_slice() {
@@ -200,12 +184,12 @@ fn instruction_row(object: &Object, line: usize) -> Parsed<Row> {
     let input = present(source, "input").map(|value| text(value, "input")).transpose()?.unwrap_or_default();
     let prompt = if input.is_empty() { instruction } else { format!("{instruction}\n\n{input}") };
     let output = text(required(source, "output")?, "output")?;
-    Ok(Row { line, prompt: Prompt::Text(prompt), demonstration: Some(Response::Text(output)), self_generated: None })
+    Ok(Parts::new(Prompt::Text(prompt), Some(Response::Text(output)), None))
 }
 
 /// A chosen and a rejected response, each either text or a conversation. Where a conversation carries turns before the
 /// answer, those are the prompt, and the other side and a `prompt` key must agree with them.
-fn preference_row(object: &Object, line: usize) -> Parsed<Row> {
+fn preference_row(object: &Object) -> Parsed<Parts> {
     let chosen = parse_side(required(object, "chosen")?, "chosen")?;
     let rejected = present(object, "rejected").map(|value| parse_side(value, "rejected")).transpose()?;
     let (rejected, rejected_before) = rejected.map_or((None, Vec::new()), |side| (Some(side.answer), side.before));
@@ -222,7 +206,7 @@ fn preference_row(object: &Object, line: usize) -> Parsed<Row> {
         split_prompt(before, "chosen")?
     };
     let self_generated = rejected.map(Response::Text);
-    Ok(Row { line, prompt, demonstration: Some(Response::Text(chosen.answer)), self_generated })
+    Ok(Parts::new(prompt, Some(Response::Text(chosen.answer)), self_generated))
 }
 
 struct Side {

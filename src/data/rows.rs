@@ -13,6 +13,8 @@ use serde_json::{Map, Value};
 
 use super::data_file::FileKind;
 use super::json_rows;
+use super::problem::Parsed;
+use super::row_keys::{LonePrompt, check_header};
 use super::row_shapes::{KEYS, Shape, parse_row};
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
@@ -57,6 +59,8 @@ pub struct Row {
     pub demonstration: Option<Response>,
     /// A response to tell demonstrations from: sampled from the model earlier, or the rejected one of a preference.
     pub self_generated: Option<Response>,
+    /// What a row without a demonstration has instead.
+    pub lone: Option<Box<LonePrompt>>,
 }
 
 /// The longest row, as text.
@@ -152,8 +156,17 @@ fn for_each_row(
 ) -> Result<()> {
     let kind = FileKind::of(path);
     for_each_object(path, columns, &mut |number, object| {
-        let parse = |object: Option<Object>| object.map(|object| parse_row(&object, columns, number)).transpose();
-        take(object.and_then(parse).map_err(|problem| problem.into_error(path, kind, number)))
+        let parse = |object: Object| {
+            if kind.is_table() && columns.is_none() {
+                check_header(&object)?;
+            }
+            parse_row(&object, columns, number)
+        };
+        take(
+            object
+                .and_then(|object| object.map(parse).transpose())
+                .map_err(|problem| problem.into_error(path, kind, number)),
+        )
     })
 }
 
@@ -212,47 +225,6 @@ pub(super) type Object = Map<String, Value>;
 
 /// Takes a row's number (its line where rows are lines) and what was read; answers whether it wants more.
 pub(super) type Take<'t> = dyn FnMut(usize, Parsed<Option<Object>>) -> Result<bool> + 't;
-
-/// What is wrong with a line, before the file's name is known.
-#[derive(Debug)]
-pub(super) struct Problem {
-    place: Option<String>,
-    message: String,
-    hint: Option<String>,
-}
-
-impl Problem {
-    pub(super) fn new(message: impl Into<String>) -> Self {
-        Problem { place: None, message: message.into(), hint: None }
-    }
-
-    pub(super) fn field(field: &str, message: impl Into<String>) -> Self {
-        Problem { place: Some(format!("`{field}`")), ..Problem::new(message) }
-    }
-
-    pub(super) fn column(column: usize, message: impl Into<String>) -> Self {
-        Problem { place: Some(format!("column {column}")), ..Problem::new(message) }
-    }
-
-    pub(super) fn with_hint(self, hint: impl Into<String>) -> Self {
-        Problem { hint: Some(hint.into()), ..self }
-    }
-
-    /// Adds advice where the problem brings none.
-    pub(super) fn or_hint(self, hint: &str) -> Self {
-        Problem { hint: self.hint.or_else(|| Some(hint.to_owned())), ..self }
-    }
-
-    pub(super) fn into_error(self, path: &Path, kind: FileKind, number: usize) -> Error {
-        let place = self.place.map(|place| format!(", {place}")).unwrap_or_default();
-        let error = Error::input(path, self.message).at(format!("{}{place}", kind.place(number)));
-        let unit = kind.unit();
-        let mend = || format!("mend the {unit}, or pass --skip-bad-rows to leave out such {unit}s");
-        error.with_hint(self.hint.unwrap_or_else(mend))
-    }
-}
-
-pub(super) type Parsed<T> = std::result::Result<T, Problem>;
 
 #[cfg(test)]
 mod tests {

@@ -31,10 +31,13 @@ pub(in crate::cli) struct Gsm8kArgs {
     /// Ask through the model's chat template, as one user message.
     #[arg(long)]
     chat: bool,
-    /// Longest response, in tokens.
-    #[arg(long, default_value_t = 256)]
-    max_new_tokens: usize,
+    /// Longest response, in tokens. Default: 256, or half of the model's context if that is less.
+    #[arg(long, value_name = "TOKENS")]
+    max_new_tokens: Option<usize>,
 }
+
+/// Longest response where nothing else is asked for, as in the original.
+const MAX_NEW_TOKENS: usize = 256;
 
 pub(super) fn gsm8k(args: Gsm8kArgs) -> Result<()> {
     let session = args.shared.open()?;
@@ -43,34 +46,46 @@ pub(super) fn gsm8k(args: Gsm8kArgs) -> Result<()> {
         return Err(Error::input(&session.policy.files.path, "has no chat template").with_hint("leave out --chat"));
     }
     let context = session.policy.config.max_position_embeddings;
-    if args.max_new_tokens == 0 || args.max_new_tokens >= context {
-        let message = format!("--max-new-tokens {}: expected 1 to {}", args.max_new_tokens, context - 1);
-        return Err(Error::usage(message).with_hint(format!("the model reads and writes {context} tokens at most")));
+    let max_new_tokens = longest_response(args.max_new_tokens, context)?;
+    if args.max_new_tokens.is_none() && max_new_tokens < MAX_NEW_TOKENS {
+        session
+            .console
+            .say(format!("responses have at most {max_new_tokens} tokens: the model's context is {context}"));
     }
     let shots = match &args.few_shot_data {
         Some(path) => few_shot_prefix(path, args.few_shot)?,
         None => String::new(),
     };
     let rows = read_field_rows(&session.files, session.limit())?;
-    let longest_prompt = context - args.max_new_tokens;
+    let longest_prompt = context - max_new_tokens;
     let problem = |row| Problem::new(row, &shots, tokenizer, args.chat, longest_prompt);
     let problems: Vec<Problem> = rows.iter().map(problem).collect::<Result<_>>()?;
     let settings = json!({
         "few_shot": args.few_shot,
         "few_shot_data": args.few_shot_data.as_ref().map(|path| fingerprint(std::slice::from_ref(path))).transpose()?,
         "chat": args.chat,
-        "max_new_tokens": args.max_new_tokens,
+        "max_new_tokens": max_new_tokens,
     });
     let mut store = session.row_store::<Gsm8kRow>("gsm8k", settings)?;
     if store.len() < problems.len() {
         let answering = Answering {
             tokenizer,
             eos_token_ids: &session.policy.eos_token_ids,
-            max_new_tokens: args.max_new_tokens,
+            max_new_tokens,
             batch_size: session.batch_size(),
             console: &session.console,
         };
         answer(&session.load()?, &problems, &answering, &mut store)?;
     }
     session.finish(&store, &report(&store.rows()))
+}
+
+/// What was asked for; else so much that the question keeps half of a small context.
+fn longest_response(asked: Option<usize>, context: usize) -> Result<usize> {
+    let longest = asked.unwrap_or(MAX_NEW_TOKENS.min(context / 2));
+    if longest == 0 || longest >= context {
+        let message = format!("--max-new-tokens {longest}: expected 1 to {}", context.saturating_sub(1));
+        return Err(Error::usage(message).with_hint(format!("the model reads and writes {context} tokens at most")));
+    }
+    Ok(longest)
 }

@@ -57,7 +57,7 @@ pub(in crate::cli) struct HumanEvalArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     samples_per_task: usize,
     /// 0 is greedy; pass@k with k above 1 wants some chance, 0.8 for instance.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0.0)]
     temperature: f64,
     /// Which pass@k are estimated.
     #[arg(long, value_name = "K,..", value_delimiter = ',', default_value = "1")]

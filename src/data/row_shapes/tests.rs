@@ -1,8 +1,11 @@
 //! Every shape is the same row, and both sides of a pair are kept.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::*;
+use crate::data::data_file::FileKind;
 
 fn row(value: Value) -> Row {
     parse_row(value.as_object().unwrap(), None, 1).unwrap()
@@ -18,7 +21,8 @@ fn answer(text: &str) -> Option<Response> {
 
 #[test]
 fn every_shape_of_a_question_and_an_answer_is_the_same_row() {
-    let expected = Row { line: 1, prompt: Prompt::Text("Q".into()), demonstration: answer("A"), self_generated: None };
+    let expected =
+        Row { line: 1, prompt: Prompt::Text("Q".into()), demonstration: answer("A"), self_generated: None, lone: None };
     for value in [
         json!({"prompt": "Q", "completion": "A"}),
         json!({"prompt": "Q", "response": "A", "rejected": null}),
@@ -39,7 +43,7 @@ fn every_shape_of_a_question_and_an_answer_is_the_same_row() {
 #[test]
 fn every_shape_of_a_conversation_is_the_same_row() {
     let prompt = Prompt::Messages(vec![user("Q")]);
-    let expected = Row { line: 1, prompt, demonstration: answer("A"), self_generated: None };
+    let expected = Row { line: 1, prompt, demonstration: answer("A"), self_generated: None, lone: None };
     let turns = json!([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]);
     for value in [
         json!({"messages": turns}),
@@ -75,4 +79,82 @@ fn ids_may_stand_in_every_place() {
     assert_eq!(ids.self_generated, Some(Response::Ids(vec![u32::MAX])));
     assert_eq!(row(json!({"prompt_ids": [1], "response_ids": [3]})).demonstration, Some(Response::Ids(vec![3])));
     assert_eq!(row(json!({"prompt": "shown", "prompt_ids": [1]})).prompt, Prompt::Ids(vec![1]));
+}
+
+/// What is said of a row without a demonstration: its misnamed key and the advice.
+fn misnamed(value: Value) -> Option<(String, String)> {
+    let lone = row(value).lone.expect("there is no demonstration");
+    lone.misnamed.map(|misnamed| (misnamed.key, misnamed.hint))
+}
+
+#[test]
+fn a_response_under_a_misspelt_name_is_found_and_the_name_that_was_meant() {
+    for (key, meant) in [
+        ("respones", "response"),
+        ("Response", "response"),
+        ("reponse", "response"),
+        ("completions", "completion"),
+        ("compeltion", "completion"),
+        ("choosen", "chosen"),
+    ] {
+        let expected = (key.to_owned(), format!("did you mean `{meant}`?"));
+        assert_eq!(misnamed(json!({"id": 7, "prompt": "Q", key: "A"})), Some(expected), "{key}");
+    }
+    let (key, hint) = misnamed(json!({"prompt": "Q", "answer": "A"})).unwrap();
+    assert_eq!(key, "answer");
+    assert_eq!(
+        hint,
+        "beside `prompt` the response is `response`; or name the columns: --prompt-column prompt --response-column answer"
+    );
+    assert_eq!(misnamed(json!({"prompt_ids": [1], "respones_ids": [2]})).unwrap().1, "did you mean `response_ids`?");
+    assert_eq!(
+        misnamed(json!({"prompt": "Q", "self_generated": "A", "demonstratoin": "B"})).unwrap().1,
+        "did you mean `demonstration`?"
+    );
+}
+
+#[test]
+fn a_prompt_with_harmless_keys_or_an_empty_response_misspells_nothing() {
+    for key in [
+        "id",
+        "source",
+        "index",
+        "system",
+        "metadata",
+        "comment",
+        "reason",
+        "reasoning",
+        "context",
+        "input",
+        "note",
+        "num_response_tokens",
+        "competition",
+        "choices",
+        "options",
+        "category",
+        "response_length",
+        "url",
+        "dataset",
+    ] {
+        assert_eq!(misnamed(json!({"prompt": "Q", key: "A"})), None, "{key}");
+    }
+    assert_eq!(misnamed(json!({"prompt": "Q", "response": null, "answer": "A"})), None);
+    assert_eq!(row(json!({"prompt": "Q", "note": 1})).lone.unwrap().keys, ["prompt", "note"]);
+    assert_eq!(row(json!({"prompt": "Q", "response": "A", "answer": "B"})).lone, None);
+    let columns = Columns { prompt: "prompt".into(), response: "r".into() };
+    let named = json!({"prompt": "Q", "r": null, "answer": "A"});
+    let row = parse_row(named.as_object().unwrap(), Some(&columns), 1).unwrap();
+    assert_eq!(row.lone.unwrap().misnamed, None, "who names columns means no others");
+}
+
+#[test]
+fn a_row_of_no_shape_whose_key_is_nearly_known_is_told_the_known_one() {
+    let hint = |value: Value| {
+        let problem = parse_row(value.as_object().unwrap(), None, 1).unwrap_err();
+        let error = problem.into_error(Path::new("x.jsonl"), FileKind::JsonLines, 1);
+        error.hint().unwrap().to_owned()
+    };
+    assert_eq!(hint(json!({"promt": "Q", "response": "A"})), "did you mean `prompt`?");
+    assert!(hint(json!({"q": "Q", "a": "A"})).starts_with("the commonest are {\"prompt\", \"response\"}, "));
+    assert!(hint(json!({"q": "Q", "a": "A"})).len() < 300);
 }

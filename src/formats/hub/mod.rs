@@ -1,7 +1,7 @@
 //! Models and data sets of the Hugging Face hub: `owner/name`, `owner/name@revision`, `owner/name@revision/file.gguf`.
 //!
 //! [`model`] and [`data_set`] turn what a user gave into a path of this machine. What exists as a path is one; what looks
-//! like `owner/name` is fetched, unless the cache that all Hugging Face programs share has it. A revision is turned into a
+//! like `owner/name`, where `owner` is no folder here, is fetched, unless the cache that all Hugging Face programs share has it. A revision is turned into a
 //! commit once, and [`Located::name`] keeps it, so that the same name means the same bytes for ever.
 //!
 //! Only the files that are needed are fetched, and never a pickle file. A file appears in the cache only after its size and
@@ -30,9 +30,7 @@ mod transfer;
 use std::path::{Path, PathBuf};
 
 pub use self::address::Address;
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::report::console::Console;
 
 /// Where a model or a data set lies on this machine, and what it is called.
@@ -71,7 +69,7 @@ pub fn address(given: &str) -> Result<Option<Address>> {
 /// Finds a model: a path as it is, one of the hub after fetching what is missing. With `offline` nothing is fetched.
 ///
 /// # Errors
-/// [`Error::Input`] if the hub does not have it or does not give it, if it has no weights that are read, or if `offline` and
+/// [`Error::Input`] for a path into a folder of this machine that does not have it, if the hub does not have it or does not give it, if it has no weights that are read, or if `offline` and
 /// the cache lacks a file; [`Error::Server`] if the hub does not answer; [`Error::Disk`], [`Error::DiskFull`].
 pub fn model(given: &str, offline: bool, console: &Console) -> Result<Located> {
     // `runs/x/model` is a folder that is not there: inside a repository only a GGUF file is a model.
@@ -90,15 +88,45 @@ pub fn data_set(given: &str, offline: bool, console: &Console) -> Result<Located
 
 fn locate(given: &str, address: Option<Address>, kind: Kind, offline: bool, console: &Console) -> Result<Located> {
     match address {
-        Some(address) => fetched(&address, kind, offline, console),
+        Some(address) => {
+            check_is_no_lost_path(given, &address)?;
+            fetched(&address, kind, offline, console)
+        }
         None => Ok(Located { path: given.into(), name: given.to_owned() }),
     }
 }
 
+/// `runs/nihgt` is a mistyped folder, not a model of somebody called `runs`, where there is a folder `runs`. Who means the
+/// hub all the same gives a revision.
+fn check_is_no_lost_path(given: &str, address: &Address) -> Result<()> {
+    let owner = address.repository.split('/').next().unwrap_or_default();
+    if address.revision.is_some() || !Path::new(owner).is_dir() {
+        return Ok(());
+    }
+    let inside = match names_in(Path::new(owner)).as_slice() {
+        [] => format!("{owner} is empty"),
+        names => format!("in {owner}: {}", names.join(", ")),
+    };
+    let elsewhere = address.at("main");
+    Err(Error::input(given, "no such file or folder").with_hint(format!("{inside}; what the hub has is {elsewhere}")))
+}
+
+/// The first names in a folder, and `..` if there are more. Hidden ones do not count.
+fn names_in(folder: &Path) -> Vec<String> {
+    const MAX_NAMES: usize = 6;
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().escape_debug().to_string());
+    let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+    names.sort_unstable();
+    if names.len() > MAX_NAMES {
+        names.truncate(MAX_NAMES);
+        names.push("..".to_owned());
+    }
+    names
+}
+
 #[cfg(not(feature = "hub"))]
 fn fetched(address: &Address, kind: Kind, _: bool, _: &Console) -> Result<Located> {
-    use crate::error::Error;
-
     Err(Error::usage(format!(
         "{address}: no such file or folder, and this build fetches no {} from the Hugging Face hub",
         kind.noun()

@@ -183,14 +183,15 @@ impl<'a> Repository<'a> {
             let error = self.refused(message);
             if let Some(file) = file { error.at(file) } else { error }
         };
-        let server =
-            |message: String| Error::server(&hub, file.map_or(message.clone(), |file| format!("{file}: {message}")));
+        let asked = file.map_or(self.address.to_string(), |file| format!("{}, {file}", self.address));
+        let server = |message: String| Error::server(&hub, format!("{asked}: {message}"));
         let again = "what has come so far is kept: try again later, or use what is in the cache with --offline";
         match failure {
-            Failure::NoAnswer(why) => {
-                server(why).with_hint("look at the network and at HF_ENDPOINT; --offline uses what is in the cache")
-            }
-            Failure::BrokenOff(why) => server(why).with_hint(again),
+            Failure::BrokenOff(why) if file.is_some() => server(why).with_hint(again),
+            Failure::NoAnswer(why) | Failure::BrokenOff(why) => server(why).with_hint(
+                "look at the network and at HF_ENDPOINT, and at the spelling if a path of this machine was meant; \
+                 --offline uses what is in the cache",
+            ),
             Failure::Status { code: 429, .. } => {
                 server("too many requests (429)".into()).with_hint(if client.has_token() {
                     again

@@ -1,0 +1,184 @@
+//! From words to a [`Cli`], and better advice than the parser's own where that would mislead.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Command, CommandFactory, Parser};
+
+use super::Cli;
+use crate::config::key_named;
+use crate::error::{Error, Result};
+
+/// Reads the command line. Help, the version and most mistakes are printed by the parser, which ends the program.
+///
+/// # Errors
+/// [`Error::Usage`] for mistakes whose mending the parser does not know.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli> {
+    let words: Vec<OsString> = words.into_iter().collect();
+    Cli::try_parse_from(&words).or_else(|mut error| {
+        let words: Vec<String> = words.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+        match advised(&error, &words) {
+            Some(advised) => Err(advised),
+            None => {
+                drop_wrong_tips(&mut error);
+                error.exit()
+            }
+        }
+    })
+}
+
+/// What the parser does not know how to mend.
+fn advised(error: &clap::Error, words: &[String]) -> Option<Error> {
+    match error.kind() {
+        ErrorKind::UnknownArgument => unknown_flag(error, words),
+        ErrorKind::InvalidSubcommand if words.first().is_some_and(|verb| verb == "inspect") => {
+            let file = text(error, ContextKind::InvalidSubcommand)?;
+            let is_file = file.contains(['.', '/']) || Path::new(file).exists();
+            let others = words[1..].join(" ");
+            is_file.then(|| {
+                Error::usage(format!("`{file}` is nothing that inspect knows"))
+                    .with_hint(format!("data is inspected with: gsil inspect data {others}"))
+            })
+        }
+        _ => None,
+    }
+}
+
+/// `--lr 1e-4` where `train.lr=1e-4` is meant.
+fn unknown_flag(error: &clap::Error, words: &[String]) -> Option<Error> {
+    let given = text(error, ContextKind::InvalidArg)?;
+    let flag = given.split('=').next()?;
+    let name = flag.strip_prefix("--")?.replace('-', "_");
+    if !takes_settings(words) {
+        return None;
+    }
+    let key = key_named(&name)?;
+    let is_exact = key.rsplit('.').next() == Some(&name);
+    if !is_exact && error.get(ContextKind::SuggestedArg).is_some() {
+        return None; // a flag is nearer than a key
+    }
+    let value = value_of(flag, words).unwrap_or("..");
+    Some(
+        Error::usage(format!("unexpected argument '{flag}'")).with_hint(format!(
+            "settings are written key=value: {key}={value}; `gsil train --dry-run` prints every key"
+        )),
+    )
+}
+
+/// What follows a flag, after `=` or as the next word.
+fn value_of<'a>(flag: &str, words: &'a [String]) -> Option<&'a str> {
+    let i = words.iter().position(|word| word.split('=').next() == Some(flag))?;
+    match words[i].split_once('=') {
+        Some((_, value)) => Some(value),
+        None => words.get(i + 1).map(String::as_str).filter(|next| !next.starts_with("--") && !next.contains('=')),
+    }
+}
+
+/// Whether the verb that these words name takes KEY=VALUE.
+fn takes_settings(words: &[String]) -> bool {
+    let cli = Cli::command();
+    let mut verb: &Command = &cli;
+    for word in words {
+        match verb.find_subcommand(word) {
+            Some(inner) => verb = inner,
+            None => break,
+        }
+    }
+    let is_setting = |names: &[clap::builder::Str]| names.iter().any(|name| name.as_str() == "KEY=VALUE");
+    verb.get_positionals().any(|argument| argument.get_value_names().is_some_and(is_setting))
+}
+
+fn text(error: &clap::Error, kind: ContextKind) -> Option<&str> {
+    match error.get(kind)? {
+        ContextValue::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// A flag that is not known is no value, and hidden verbs are not for people.
+fn drop_wrong_tips(error: &mut clap::Error) {
+    if let Some(ContextValue::StyledStrs(mut tips)) = error.remove(ContextKind::Suggested) {
+        tips.retain(|tip| !tip.to_string().starts_with("to pass "));
+        if !tips.is_empty() {
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+        }
+    }
+    if let Some(ContextValue::Strings(mut verbs)) = error.remove(ContextKind::SuggestedSubcommand) {
+        verbs.retain(|verb| !verb.starts_with("__"));
+        if !verbs.is_empty() {
+            error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(verbs));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split(' ').map(str::to_owned).collect()
+    }
+
+    /// The error and its hint, if the parser's own is not better.
+    fn said(line: &str) -> Option<String> {
+        let words = words(line);
+        let error = Cli::try_parse_from(std::iter::once("gsil".to_owned()).chain(words.clone())).unwrap_err();
+        let advised = advised(&error, &words)?;
+        assert_eq!(advised.exit_code(), 2);
+        Some(format!("{advised} | {}", advised.hint().unwrap()))
+    }
+
+    #[test]
+    fn a_setting_given_as_a_flag_is_shown_as_key_and_value() {
+        for (flags, setting) in [
+            ("--lr 1e-4", "train.lr=1e-4"),
+            ("--lr=1e-4", "train.lr=1e-4"),
+            ("--lr", "train.lr=.."),
+            ("--batch-size 8", "train.batch_size=8"),
+            ("--epochs 3 --lr 1", "train.epochs=3"),
+            ("--seed 1", "seed=1"),
+            ("--rank 8", "lora.rank=8"),
+            ("--iterations --dry-run", "iterations=.."),
+            ("--max-new-tokens 9", "generation.max_new_tokens=9"),
+            ("--bach-size 8", "train.batch_size=8"),
+        ] {
+            let flag = flags.split([' ', '=']).next().unwrap();
+            let expected = format!(
+                "unexpected argument '{flag}' | settings are written key=value: {setting}; `gsil train --dry-run` prints every key"
+            );
+            assert_eq!(said(&format!("train --model m {flags}")), Some(expected), "{flags}");
+        }
+        assert!(said("eval --model m --data d --max-rows 5").unwrap().contains("evaluation.max_rows=5"));
+    }
+
+    #[test]
+    fn a_misspelt_flag_and_verbs_without_settings_are_left_to_the_parser() {
+        for line in ["train --modle m", "generate --lr 1", "eval gsm8k --lr 1", "train --zzzz", "trian", "inspect dat"]
+        {
+            assert_eq!(said(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_file_to_inspect_is_told_where_the_word_data_goes() {
+        let said = said("inspect rows.jsonl --model m").unwrap();
+        let hint = "data is inspected with: gsil inspect data rows.jsonl --model m";
+        assert_eq!(said, format!("`rows.jsonl` is nothing that inspect knows | {hint}"));
+    }
+
+    #[test]
+    fn tips_never_name_a_hidden_verb_nor_pass_a_flag_as_a_value() {
+        for line in ["and", "sandbox", "__sandbo", "train --zzzz", "export --zzzz", "bench --zzzz"] {
+            let words = std::iter::once("gsil".to_owned()).chain(words(line));
+            let mut error = Cli::try_parse_from(words).unwrap_err();
+            let before = error.render().to_string();
+            assert!(before.contains("tip: "), "this line no longer tests anything: {line}: {before}");
+            drop_wrong_tips(&mut error);
+            assert!(!error.render().to_string().contains("tip: "), "{line}: {}", error.render());
+        }
+        let mut error = Cli::try_parse_from(["gsil", "trian"]).unwrap_err();
+        drop_wrong_tips(&mut error);
+        assert!(error.render().to_string().contains("'train'"), "good tips stay: {}", error.render());
+    }
+}
