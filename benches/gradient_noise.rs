@@ -183,11 +183,11 @@ fn signal_and_noise(updater: &Updater<'_>, model: &CausalLm, pairs: &[Pair]) -> 
     for batch in pairs.chunks_exact(updater.config.batch_size) {
         let batch: Vec<&Pair> = batch.iter().collect();
         let (gradients, _) = updater.gradients(&Replicas::default(), model, &batch)?;
-        squares += global_norm(model, &gradients).powi(2);
+        squares += global_norm(model, &gradients)?.powi(2);
         sum.accumulate(model, gradients);
         count += 1.0;
     }
-    let square_of_sum = global_norm(model, &sum.grads()).powi(2);
+    let square_of_sum = global_norm(model, &sum.grads())?.powi(2);
     let signal = (square_of_sum - squares) / (count * (count - 1.0));
     let noise = (squares - square_of_sum / count) / (count - 1.0);
     Ok([signal.max(0.0).sqrt(), noise.sqrt()])

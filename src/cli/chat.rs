@@ -77,7 +77,10 @@ impl Chat<'_> {
         while let Some(line) = input.read_line()? {
             match Command::parse(&line) {
                 Command::Nothing => {}
-                Command::Say(text) => self.answer(&text)?,
+                Command::Say(text) => match self.answer(&text) {
+                    Err(error @ Error::Input { .. }) => self.console.warn(error.to_string()), // a template refuses this turn
+                    ended => ended?,
+                },
                 Command::Reset => {
                     self.reset();
                     self.console.say("a new conversation");

@@ -145,7 +145,10 @@ impl Comparison {
     fn complete(&self, folder: &Path, config: RunConfig, others: Option<Vec<PathBuf>>) -> Result<usize> {
         create_folder(&Disk, folder_of(folder))?;
         let (mut run, model) = match folder.join("config.ron").exists() {
-            true => Run::resume(folder, &Changes::default(), self.console)?,
+            true => {
+                let offline = self.plan.config.base.offline;
+                Run::resume(folder, &Changes { offline, ..Changes::default() }, self.console)?
+            }
             false => Run::start(config, folder, self.console)?,
         };
         if let Some(others) = others {

@@ -52,7 +52,7 @@ impl Default for ServerConfig {
 
 impl ServerConfig {
     /// Refuses an address that cannot be called, and a server that could not have the policies that the run makes.
-    pub(super) fn check(&self, makes_policies: bool) -> Result<()> {
+    pub(crate) fn check(&self, makes_policies: bool) -> Result<()> {
         let host = ["http://", "https://"].iter().find_map(|scheme| self.url.strip_prefix(scheme));
         if host.is_none_or(|host| host.is_empty() || host.contains(char::is_whitespace)) {
             return Err(Error::config("server.url", format!("`{}` is no address", self.url))

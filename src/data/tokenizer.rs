@@ -23,8 +23,10 @@ pub struct Tokenizer {
     bos_token_id: Option<u32>,
     /// What a text is scored after where nothing stands before it.
     prefix_token_id: Option<u32>,
-    /// Tokens that end a response; the first one is written where the template writes none.
+    /// Tokens that end a response.
     eos_token_ids: Vec<u32>,
+    /// The one that is written where the template writes none: the template's own, else that of `tokenizer_config`.
+    end_token_id: u32,
     chat_template: Option<ChatTemplate>,
     path: PathBuf,
 }
@@ -49,20 +51,19 @@ impl Tokenizer {
             bos_token_id: None,
             prefix_token_id: None,
             eos_token_ids: eos_token_ids.to_vec(),
+            end_token_id: 0,
             chat_template,
             path: path.to_owned(),
             inner,
         };
-        if let Some(id) = eos_token.and_then(|token| tokenizer.inner.token_to_id(token)) {
-            tokenizer.add_eos_token_id(id);
-        }
-        if let Some(id) = tokenizer.end_of_turn_token_id()? {
-            tokenizer.add_eos_token_id(id);
-        }
-        if tokenizer.eos_token_ids.is_empty() {
+        let of_config = eos_token.and_then(|token| tokenizer.inner.token_to_id(token));
+        let of_template = tokenizer.end_of_turn_token_id()?;
+        of_config.into_iter().chain(of_template).for_each(|id| tokenizer.add_eos_token_id(id));
+        let Some(end_token_id) = of_template.or(of_config).or(tokenizer.eos_token_ids.first().copied()) else {
             return Err(Error::input(path, "no end token is known: a response could never end")
                 .with_hint("name it as `eos_token` in tokenizer_config.json or as `eos_token_id` in config.json"));
-        }
+        };
+        tokenizer.end_token_id = end_token_id;
         let prefix_token = bos_token.or(eos_token);
         tokenizer.prefix_token_id = prefix_token.and_then(|token| tokenizer.inner.token_to_id(token));
         let add_bos = files.tokenizer_config.get("add_bos_token").and_then(Value::as_bool);
@@ -115,7 +116,12 @@ impl Tokenizer {
     /// The token that a text is scored after where nothing stands before it: the beginning token, also where texts do not
     /// begin with it by convention, else the end token.
     pub fn prefix_token_id(&self) -> u32 {
-        self.prefix_token_id.unwrap_or(self.eos_token_ids[0])
+        self.prefix_token_id.unwrap_or(self.end_token_id)
+    }
+
+    /// The token that ends a response of the model's own, where nothing says which of [`Self::eos_token_ids`] it was.
+    pub fn end_token_id(&self) -> u32 {
+        self.end_token_id
     }
 
     /// The tokens that end a response. Never empty.
@@ -200,7 +206,7 @@ impl Tokenizer {
             }
             _ => self.encode(text)?,
         };
-        ids.push(self.eos_token_ids[0]);
+        ids.push(self.end_token_id);
         Ok(ids)
     }
 

@@ -167,7 +167,7 @@ pub fn evaluate(
     }
     let num_tokens: usize = examples.iter().map(|example| example.demonstration_ids.len()).sum();
     let against_reference = match reference {
-        Some(reference) => Some(against_reference(&model, examples, &log_probs, reference, settings)?),
+        Some(reference) => Some(against_reference(&model, examples, &log_probs, reference, settings, check)?),
         None => None,
     };
     let answered = &examples[..settings.generate_rows.min(examples.len())];
@@ -238,13 +238,14 @@ fn against_reference(
     log_probs: &[f64],
     reference: &[ReferenceRow],
     settings: &Settings,
+    check: &dyn Fn() -> Result<()>,
 ) -> Result<AgainstReference> {
     let sequences: Vec<Sequence<'_>> = examples
         .iter()
         .zip(reference)
         .map(|(example, row)| Sequence { prompt_ids: &example.prompt_ids, response_ids: &row.response.token_ids })
         .collect();
-    let self_generated = score(model, &sequences, settings, &mut |_| Ok(()))?;
+    let self_generated = score(model, &sequences, settings, &mut |_| check())?;
     let num_rows = self_generated.len().max(1) as f64;
     let (mut right, mut sum1, mut sum0) = (0, 0.0, 0.0);
     for ((policy1, policy0), row) in log_probs.iter().zip(&self_generated).zip(reference) {

@@ -99,7 +99,7 @@ pub fn distributions(
 /// The target's log-prob and the `count` likeliest tokens with theirs, from one row of logits; ties go to the smaller id.
 fn likeliest(logits: &[f32], target: usize, count: usize) -> (f32, Vec<(u32, f32)>) {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let log_sum = max + logits.iter().map(|z| (z - max).exp()).sum::<f32>().ln();
+    let log_sum = max + logits.iter().map(|z| f64::from((z - max).exp())).sum::<f64>().ln() as f32;
     let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
     if count < ids.len() {
         let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));

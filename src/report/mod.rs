@@ -64,11 +64,10 @@ fn read_runs(folder: &Path, others: &[PathBuf]) -> Result<Vec<RunFiles>> {
     Ok(runs)
 }
 
-/// Under another name first, so that a browser never sees half a page.
+/// Under another name first, so that a browser never sees half a page; what a crash leaves of it goes when the run resumes.
 fn write_page(runs: &[RunFiles], path: &Path) -> Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".tmp-{}", std::process::id()));
-    let temporary = PathBuf::from(temporary);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.tmp-{}", std::process::id()));
     fs::write(&temporary, page::html(runs)).map_err(Error::writing("write", path))?;
     fs::rename(&temporary, path).map_err(Error::writing("put in place", path))
 }

@@ -330,7 +330,15 @@ impl Saved {
     /// # Errors
     /// [`Error::Input`] if the file does not read or is of another optimizer.
     pub fn load_optimizer(&self, optimizer: &mut Optimizer, model: &CausalLm) -> Result<()> {
-        let tensors = read_tensors(&self.folder.join(OPTIMIZER))?;
+        let path = self.folder.join(OPTIMIZER);
+        if !path.exists() {
+            return Err(Error::input(
+                &self.folder,
+                "ends its stage and keeps no optimizer: the stage cannot become longer",
+            )
+            .with_hint("resume it as it was, or start a new run from its model"));
+        }
+        let tensors = read_tensors(&path)?;
         optimizer.load_host(self.progress.stage_steps as u64, tensors, &model.device())
     }
 }
@@ -345,6 +353,11 @@ pub fn load_parameters(path: &Path, model: CausalLm) -> Result<CausalLm> {
         .map(|tensor| (tensor.name, TensorData::new(tensor.values, tensor.shape)))
         .collect();
     let expected = tensors.len();
+    let num_trained = weights::trained_tensors_to_write(&model).len();
+    if expected != num_trained {
+        let message = format!("has {expected} tensors, and this model trains {num_trained}");
+        return Err(Error::input(path, message).with_hint("it is of another model, or of other adapters"));
+    }
     let (model, replaced) = model.with_parameters(&mut |name, shape| {
         let fits = tensors.get(name).is_some_and(|data| data.shape().as_slice() == shape);
         if fits { tensors.remove(name) } else { None }

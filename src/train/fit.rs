@@ -68,8 +68,14 @@ impl Run {
         mut progress: Progress,
     ) -> Result<(CausalLm, Progress)> {
         if fit.pairs.is_empty() {
-            return Err(Error::training("no pair is left to train on: every self-generated response was cut off")
-                .with_hint("raise generation.max_new_tokens, or set generation.unfinished=mask"));
+            return Err(match progress.stage {
+                Stage::Iteration(_) => Error::training(
+                    "no pair is left to train on: every self-generated response was cut off, or is too long with its prompt",
+                )
+                .with_hint("raise generation.max_new_tokens and train.max_length, or set generation.unfinished=mask"),
+                stage => Error::training(format!("{stage}: no demonstration is short enough"))
+                    .with_hint("raise the stage's max_length"),
+            });
         }
         let (steps_per_epoch, num_steps) = (fit.steps_per_epoch(), fit.num_steps());
         if progress.stage_steps > num_steps {

@@ -94,7 +94,11 @@ impl RunDir {
         }
         let dir = Self::lock(files, path, false)?;
         let is_leftover = |name: &str| name.starts_with('.') && (name.contains(".tmp-") || name.contains(".old-"));
-        dir.list("", is_leftover)?.iter().try_for_each(|name| remove(&*dir.files, &dir.join(name)))?;
+        let iterations = dir.list("", |name| name.starts_with("iteration-"))?;
+        for folder in iterations.iter().map(String::as_str).chain([""]) {
+            let leftovers = dir.list(folder, is_leftover)?;
+            leftovers.iter().try_for_each(|name| remove(&*dir.files, &dir.join(folder).join(name)))?;
+        }
         Ok(dir)
     }
 

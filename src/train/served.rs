@@ -162,7 +162,8 @@ impl<'a> Served<'a> {
         let ends = &self.run.eos_token_ids;
         let example = self.run.examples.binary_search_by_key(&index, |example| example.index);
         let last = example.ok().and_then(|place| self.run.examples[place].demonstration_ids.last());
-        last.copied().filter(|id| ends.contains(id)).unwrap_or(ends[0])
+        let own = || self.run.tokenizer.as_ref().map_or(ends[0], Tokenizer::end_token_id);
+        last.copied().filter(|id| ends.contains(id)).unwrap_or_else(own)
     }
 }
 

@@ -153,8 +153,9 @@ impl Run {
         }
         let (run, model) = opened.into_run(config, dir, console, resumed)?;
         if is_changed {
-            run.dir.write("config.ron", &run.config.to_ron()?)?;
+            // In this order: what the run began with must be known before its settings are others.
             run.write_environment()?;
+            run.dir.write("config.ron", &run.config.to_ron()?)?;
         }
         Ok((run, model))
     }
@@ -290,7 +291,13 @@ impl Opened {
         let Opened { inputs: Inputs { device_name, policy, examples, held_out, limits, .. }, model, memory, replicas } =
             self;
         let run = Run {
-            num_tokens_multiple: config.device_names().into_iter().map(num_tokens_multiple).max().unwrap_or(1),
+            num_tokens_multiple: config
+                .device_names()
+                .into_iter()
+                .map(device::resolve_name)
+                .map(num_tokens_multiple)
+                .max()
+                .unwrap_or(1),
             replicas,
             dir,
             config,

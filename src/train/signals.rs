@@ -1,8 +1,11 @@
-//! Ctrl-C and SIGTERM: the first asks for a stop after the work in hand, a second one ends the process at once.
+//! Ctrl-C, SIGTERM and, on Linux, a terminal that is closed (SIGHUP): the first asks for a stop after the work in hand, a second
+//! one ends the process at once. A SIGHUP that is ignored, as `nohup` has it, stays so.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+#[cfg(target_os = "linux")]
+use signal_hook::consts::SIGHUP;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
@@ -11,6 +14,24 @@ use crate::error::{Error, Result};
 /// Whether somebody asked to stop.
 #[derive(Debug, Clone, Default)]
 pub struct StopRequest(Arc<AtomicUsize>);
+
+/// What ends a run after it has saved.
+fn signals() -> Vec<i32> {
+    let mut signals = vec![SIGINT, SIGTERM];
+    #[cfg(target_os = "linux")]
+    if !is_ignored(SIGHUP) {
+        signals.push(SIGHUP);
+    }
+    signals
+}
+
+/// Whether the process was started with the signal switched off.
+#[cfg(target_os = "linux")]
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
 
 impl StopRequest {
     /// Listens to the process's signals from now on. Signals are the process's: all callers share one request.
@@ -23,7 +44,7 @@ impl StopRequest {
             return Ok(request.clone());
         }
         let request = StopRequest::default();
-        for signal in [SIGINT, SIGTERM] {
+        for signal in signals() {
             let seen_before = Arc::new(AtomicBool::new(false));
             flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&seen_before))
                 .and_then(|_| flag::register(signal, seen_before))

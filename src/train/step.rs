@@ -61,7 +61,7 @@ impl Updater<'_> {
     ) -> Result<(CausalLm, StepMetrics)> {
         let started = Instant::now();
         let (mut gradients, values) = self.gradients(replicas, &model, pairs)?;
-        let grad_norm = global_norm(&model, &gradients);
+        let grad_norm = global_norm(&model, &gradients)?;
         let odd = values.not_finite();
         if !(odd.is_empty() && grad_norm.is_finite()) {
             return Err(not_finite(pairs, &odd, grad_norm));

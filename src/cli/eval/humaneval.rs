@@ -12,6 +12,7 @@ use super::{OptionalModel, WritingArgs, lock};
 use crate::cli::generate::check_temperature;
 use crate::cli::print_json;
 use crate::config::WeightFormat;
+use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::eval::humaneval::complete::{Wanted, Writing, complete};
 use crate::eval::humaneval::judge::{Verdict, judge};
@@ -141,6 +142,19 @@ fn check_k(args: &HumanEvalArgs, problems: &[Problem], samples: &[Sample]) -> Re
     Ok(())
 }
 
+/// Says how many prompts leave no room for a completion.
+fn warn_of_long_prompts(tokenizer: &Tokenizer, problems: &[Problem], context: usize, console: &Console) -> Result<()> {
+    let lens: Result<Vec<usize>> =
+        problems.iter().map(|problem| Ok(tokenizer.encode_plain(&problem.prompt)?.len())).collect();
+    let num_long = lens?.into_iter().filter(|len| *len >= context).count();
+    if num_long > 0 {
+        console.warn(format!(
+            "{num_long} prompts fill the model's context of {context} tokens: their completions are empty"
+        ));
+    }
+    Ok(())
+}
+
 /// Writes the samples that the folder lacks.
 fn write_samples(args: &HumanEvalArgs, output: &Path, problems: &[Problem], console: &Console) -> Result<Vec<Sample>> {
     let WritingArgs { max_new_tokens, batch_size, seed, .. } = args.writing;
@@ -161,7 +175,9 @@ fn write_samples(args: &HumanEvalArgs, output: &Path, problems: &[Problem], cons
         let tokenizer =
             policy.tokenizer.as_ref().ok_or_else(|| Error::usage("the model has no tokenizer: prompts are texts"))?;
         let mut generator = Generator::new(&model, WeightFormat::F32)?;
-        let writing = Writing { temperature, max_new_tokens, batch_size, seed };
+        let context = policy.config.max_position_embeddings;
+        let writing = Writing { temperature, max_new_tokens, batch_size, context, seed };
+        warn_of_long_prompts(tokenizer, problems, context, console)?;
         let mut bar = console.bar("completing", wanted.len() as u64, Unit::Count("samples"));
         for group in wanted.chunks(batch_size * BATCHES_A_GROUP) {
             for sample in complete(&mut generator, tokenizer, group, &writing, &|| Ok(()))? {

@@ -18,6 +18,8 @@ pub struct Writing {
     pub max_new_tokens: usize,
     /// Completions written side by side.
     pub batch_size: usize,
+    /// Tokens that the model reads and writes at most: a completion ends where they are full.
+    pub context: usize,
     pub seed: u64,
 }
 
@@ -36,7 +38,7 @@ pub struct Wanted<'a> {
 /// The prompt is encoded as plain text, with the beginning token that the tokenizer's convention asks for. Completions do
 /// not depend on which others are written with them, except in the last bits on devices that pad.
 /// # Errors
-/// A prompt that does not fit the model's context; a failing device or tokenizer.
+/// A failing device or tokenizer. A prompt that fills the model's context has an empty completion.
 pub fn complete(
     generator: &mut Generator,
     tokenizer: &Tokenizer,
@@ -46,7 +48,8 @@ pub fn complete(
 ) -> Result<Vec<Sample>> {
     let encode = |wanted: &Wanted<'_>| {
         let prompt_ids = tokenizer.encode_plain(&wanted.problem.prompt)?;
-        Ok(Draft { prompt_ids, token_ids: Vec::new(), text: String::new(), is_done: false })
+        let is_done = prompt_ids.len() >= writing.context;
+        Ok(Draft { prompt_ids, token_ids: Vec::new(), text: String::new(), is_done })
     };
     let mut drafts = wanted.iter().map(encode).collect::<Result<Vec<_>>>()?;
     let mut num_written = 0;
@@ -67,10 +70,10 @@ pub fn complete(
         generator.answer(&requests.collect::<Vec<_>>(), &decoding, &mut |event| {
             if let Event::Done(i, response) = event {
                 let draft = &mut drafts[open[i]];
-                let was_cut = response.token_ids.len() < slice && !response.finished; // the context is full
                 draft.token_ids.extend(response.token_ids);
                 draft.read(tokenizer)?;
-                draft.is_done |= response.finished || was_cut;
+                let is_full = draft.prompt_ids.len() + draft.token_ids.len() >= writing.context;
+                draft.is_done |= response.finished || is_full;
             }
             check()
         })?;

@@ -12,6 +12,7 @@ mod http;
 mod pace;
 mod reply;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -165,13 +166,15 @@ impl Server {
             // Not a scoped thread: a person who stops the run does not wait for a server that hangs.
             thread::spawn(move || {
                 while let Some(i) = work.take() {
-                    let answered = server.ask(&work.questions[i], &work.is_over);
+                    let asked = catch_unwind(AssertUnwindSafe(|| server.ask(&work.questions[i], &work.is_over)));
+                    let answered = asked.unwrap_or_else(|_| Err("the thread that asks it died".to_owned()));
                     if sender.send((i, answered)).is_err() {
                         return;
                     }
                 }
             });
         }
+        drop(sender); // or the loop below would wait for threads that are gone
         let mut num_answered = 0;
         while num_answered < num_requests {
             match receiver.recv_timeout(BLINK) {
