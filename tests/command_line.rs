@@ -226,7 +226,9 @@ fn a_negative_number_after_a_flag_is_judged_as_its_value() {
         let stderr = gsil(folder.path(), &[&["generate"], &common[..], &[flag, value]].concat()).failed(2);
         assert!(stderr.starts_with(&format!("error: {flag} {value}: expected ")), "{stderr}");
     }
-    for verb in [&["chat", "--model", "none"][..], &["eval", "humaneval", "--model", "none", "--data", "none"]] {
+    for verb in
+        [&["chat", "--model", "none"][..], &["eval", "humaneval", "--model", "none", "--data", "none", "--output", "x"]]
+    {
         let stderr = gsil(folder.path(), &[verb, &["--temperature", "-1"]].concat()).failed(2);
         assert!(stderr.contains("--temperature -1: expected 0 or more"), "{verb:?}: {stderr}");
     }

@@ -224,8 +224,18 @@ fn memory_is_estimated_without_reading_a_weight() {
 fn the_table_of_savings_has_a_rule_as_wide_as_its_rows_and_nothing_that_saves_next_to_nothing() {
     let folder = tempdir().unwrap();
     model(folder.path(), DEEP);
-    write_rows(&folder.path().join("rows.jsonl"), 8, 512, true);
-    let settings = ["--model", "model", "--data", "rows.jsonl", "--device", "flex", "--no-time"];
+    write_rows(&folder.path().join("rows.jsonl"), 32, 512, true);
+    let settings = [
+        "--model",
+        "model",
+        "--data",
+        "rows.jsonl",
+        "--device",
+        "flex",
+        "--no-time",
+        "train.batch_size=32",
+        "train.micro_batch_size=32",
+    ];
     let json: Value =
         gsil(folder.path(), &[&["estimate", "--json"], &settings[..]].concat()).succeeded().json_lines().remove(0);
     let saved = |change: &Value| change["saved_bytes"].as_u64().unwrap();

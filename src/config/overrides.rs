@@ -101,11 +101,13 @@ pub(super) fn with_assignment(config: &RunConfig, assignment: &str) -> Result<Ru
     Err(if is_section { section_error(assignment, key) } else { value_error(assignment, text, failure) })
 }
 
-/// The key, of all that hold a value, whose last part is `name` or nearest to it.
+/// The key, of all that hold a value, whose last part is `name` or nearest to it; of several that of `train`.
 pub(crate) fn key_named(name: &str) -> Option<String> {
     let keys = known_keys();
     let is_section = |key: &str| keys.iter().any(|other| other.starts_with(&format!("{key}.")));
-    nearest(name, keys.iter().map(String::as_str).filter(|key| !is_section(key))).map(str::to_owned)
+    let found = nearest(name, keys.iter().map(String::as_str).filter(|key| !is_section(key)))?;
+    let of_train = found.rsplit_once('.').map(|(_, last)| format!("train.{last}"));
+    Some(of_train.filter(|key| keys.contains(key)).unwrap_or_else(|| found.to_owned()))
 }
 
 /// What was meant by a word that sets nothing.
