@@ -141,6 +141,22 @@ fn a_model_writes_samples_that_another_start_goes_on_with() {
 }
 
 #[test]
+fn a_prompt_that_fills_the_context_has_an_empty_completion_and_is_told_of() {
+    let folder = tempdir().unwrap();
+    text_model(folder.path());
+    let problems = fs::read_to_string(fixture("humaneval/problems.jsonl")).unwrap();
+    let mut long: serde_json::Value = serde_json::from_str(problems.lines().next().unwrap()).unwrap();
+    long["prompt"] = "def total(numbers):\n    pass\n".repeat(500).into();
+    fs::write(folder.path().join("long.jsonl"), format!("{long}\n")).unwrap();
+    let command =
+        ["eval", "humaneval", "--model", "text", "--device", "flex", "--data", "long.jsonl", "--output", "out"];
+    let outcome = gsil(folder.path(), &command).succeeded();
+    assert!(outcome.stderr.contains("warning: 1 prompt fills the model's context"), "{}", outcome.stderr);
+    let samples = fs::read_to_string(folder.path().join("out/samples.jsonl")).unwrap();
+    assert!(samples.contains("\"completion\":\"\""), "{samples}");
+}
+
+#[test]
 fn what_cannot_be_is_refused_with_its_place() {
     let folder = tempdir().unwrap();
     fs::write(folder.path().join("bad.jsonl"), "{\"task_id\": \"a\"}\n").unwrap();

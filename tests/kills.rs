@@ -184,6 +184,16 @@ fn a_signal_while_demonstrations_are_scored_or_held_out_rows_answered_is_obeyed(
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_terminal_that_is_closed_stops_a_run_after_it_has_saved() {
+    let recipe = Recipe::new(&["train.epochs=1"]);
+    recipe.finish("alone");
+    assert_stopped(&recipe.interrupt("stopped", "metrics.jsonl", 3..usize::MAX, "HUP"), 129);
+    recipe.finish("stopped");
+    recipe.assert_same("alone", "stopped");
+}
+
 /// A file system of one megabyte, unmounted in the end.
 struct SmallDisk<'a>(&'a std::path::Path);
 

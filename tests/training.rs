@@ -10,6 +10,7 @@ use gsil::data::batch::Sequence;
 use gsil::formats::file_system::Disk;
 use gsil::formats::hf_folder::write_model_folder;
 use gsil::formats::open_model;
+use gsil::formats::safetensors::write_safetensors;
 use gsil::model::{CausalLm, weights};
 use gsil::objective::Objective;
 use gsil::policy::Policy;
@@ -267,6 +268,19 @@ fn a_weight_or_a_moment_that_is_not_finite_is_never_saved() {
         assert_eq!(dir.list("checkpoints", |_| true).unwrap(), ["step-000003-iteration-0"]);
         let newest = checkpoint::load_newest(&dir, &|problem| panic!("{problem}")).unwrap().unwrap();
         assert_eq!(newest.progress.total_steps, 3);
+    }
+}
+
+#[test]
+fn parameters_of_a_model_with_fewer_trained_tensors_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("parameters.safetensors");
+    for device in cpu_devices() {
+        let tensors = weights::trained_tensors_to_write(&golden::policy(device));
+        let (count, last) = (tensors.len(), tensors.len() - 1);
+        write_safetensors(&path, tensors.into_iter().take(last).collect(), &Default::default()).unwrap();
+        let error = checkpoint::load_parameters(&path, golden::policy(device)).unwrap_err();
+        assert!(error.to_string().contains(&format!("has {last} tensors, and this model trains {count}")), "{error}");
     }
 }
 

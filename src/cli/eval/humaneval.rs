@@ -148,9 +148,9 @@ fn warn_of_long_prompts(tokenizer: &Tokenizer, problems: &[Problem], context: us
         problems.iter().map(|problem| Ok(tokenizer.encode_plain(&problem.prompt)?.len())).collect();
     let num_long = lens?.into_iter().filter(|len| *len >= context).count();
     if num_long > 0 {
-        console.warn(format!(
-            "{num_long} prompts fill the model's context of {context} tokens: their completions are empty"
-        ));
+        let prompts = if num_long == 1 { "prompt fills" } else { "prompts fill" };
+        console
+            .warn(format!("{num_long} {prompts} the model's context of {context} tokens: left without a completion"));
     }
     Ok(())
 }

@@ -101,10 +101,11 @@ fn the_prompt_and_the_response_are_the_whole_conversation() {
 }
 
 #[test]
-fn a_template_that_rewrites_the_prompt_falls_back_to_the_text_and_the_end_token() {
+fn a_template_that_rewrites_the_prompt_falls_back_to_the_text_and_the_end_token_that_it_writes() {
     let template = "{{ messages | length }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}";
-    let tokenizer = load(Some(template), json!({}), &[ENDOFTEXT]).unwrap();
-    assert_eq!(answer(&tokenizer, "Hi", "Paris."), [tokenizer.encode("Paris.").unwrap(), vec![ENDOFTEXT]].concat());
+    // Models list their end tokens in any order: the smallest id is rarely the one that ends a turn.
+    let tokenizer = load(Some(template), json!({}), &[ENDOFTEXT, IM_END]).unwrap();
+    assert_eq!(answer(&tokenizer, "Hi", "Paris."), [tokenizer.encode("Paris.").unwrap(), vec![IM_END]].concat());
 }
 
 #[test]

@@ -33,8 +33,9 @@ const PROGRAM_GROWTH: u64 = 7_000_000;
 /// README: 0 to 5 percent.
 const GAPS: f64 = 0.04;
 /// Tensors of `[R, V]` that the exact variance reduction has at once, and of `[R, K, D]` that the one with candidates has.
+/// Measured on small models.
 const EXACT_COPIES: u64 = 5;
-const CANDIDATE_COPIES: u64 = 4;
+const CANDIDATE_COPIES: u64 = 3;
 /// Rows that a pass of decoding is filled up to (`generate::continuous`).
 const PASS_ROWS: usize = 64;
 /// Numbers to which the CPU's cache pads a head (`ops::slot_cache`), and tokens to which caches are rounded up.
@@ -305,7 +306,7 @@ impl<'a> Arithmetic<'a> {
         let num_tokens = rows.iter().map(response).sum::<usize>() * config.generation.samples_per_prompt;
         let kept = num_tokens as u64 * NUMBER * if is_exact { candidates } else { 2 * candidates };
         // Exact: logits, log-probs, and the products and gradients of the divergence. Else a row of the head for each
-        // candidate, its product with the hidden state, and their gradients.
+        // candidate, its product with the hidden state, and a gradient.
         let row = if is_exact {
             EXACT_COPIES * NUMBER * candidates
         } else {
