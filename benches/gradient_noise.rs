@@ -47,7 +47,10 @@ const LOSSES: [(&str, ObjectiveName, bool); 6] = [
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let outcome = match arguments.as_slice() {
-        [] => Ok(eprintln!("gradient_noise: give MODEL DATA [KEY=VALUE ..] to measure something")),
+        [] => {
+            eprintln!("gradient_noise: give MODEL DATA [KEY=VALUE ..] to measure something");
+            Ok(())
+        }
         [_] => Err(Error::usage("a model needs its demonstrations: MODEL DATA [KEY=VALUE ..]")),
         [model, data, changes @ ..] => run(Path::new(model), Path::new(data), changes),
     };
