@@ -88,8 +88,8 @@
 //! # }
 //! ```
 //!
-//! The programs in `examples/` are a course: density ratios, the losses, an iteration where everything is known, a loss and a
-//! kernel of your own, and the way from a GGUF file to an aligned model.
+//! The programs in `examples/` are a course: density ratios, the losses, an iteration where everything is known, a loss
+//! and a kernel of your own, and the way from a GGUF file to an aligned model.
 //!
 //! # The tour
 //! Read in the order in which a batch travels:
@@ -100,20 +100,23 @@
 //! 4. [`objective`]: log-probs, log-ratios, implicit rewards, losses.
 //! 5. [`generate`]: self-generation. [`train`]: the algorithm. [`eval`]: held-out figures, GSM8K and its like.
 //! 6. [`compare`]: many runs from one start, side by side.
-//! 7. [`policy`], [`report`] and [`cli`]: how a person meets all this. [`mod@bench`]: how fast a device is. [`doctor`]: whether
+//! 7. [`policy`], [`report`] and [`cli`]: how a person meets all this. [`mod@bench`]: how fast a device is. [`doctor`]:
+//! whether
 //!    it computes what it should.
 //!
-//! Imports run one way. From the ground up: `error`, `config`, `device`, `report`, `ops`, `formats`, `model`, `data`, `policy`,
-//! `objective`, `generate`, `eval`, `train`, `compare`, `bench`, `doctor`, `cli`; each may use those before it, and a test holds this.
+//! Imports run one way. From the ground up: `error`, `config`, `device`, `report`, `ops`, `formats`, `model`, `data`,
+//! `policy`, `objective`, `generate`, `eval`, `train`, `compare`, `bench`, `doctor`, `cli`; each may use those before it,
+//! and a test holds this.
 //!
 //! # Letters
 //! B sequences of a batch, T tokens, D hidden size, H heads, K key-value heads, V vocabulary, R response tokens.
 //!
 //! # Words
-//! `policy` is the model being trained, `reference` the frozen policy of the iteration's start. A `demonstration` is given, a
-//! `self_generated` response was sampled from the reference; with their prompt they are a `pair`. `log_ratio` is log-prob
-//! under the policy less log-prob under the reference, in nats over the response; `implicit_reward` is
-//! `scale * log_ratio + shift`, an estimate of the logarithm of the `density ratio` of the two sources. An `iteration` has `epochs`, an epoch `steps` (updates), a step `micro_batches`.
+//! `policy` is the model being trained, `reference` the frozen policy of the iteration's start. A `demonstration` is
+//! given, a `self_generated` response was sampled from the reference; with their prompt they are a `pair`. `log_ratio` is
+//! log-prob under the policy less log-prob under the reference, in nats over the response; `implicit_reward` is `scale *
+//! log_ratio + shift`, an estimate of the logarithm of the `density ratio` of the two sources. An `iteration` has
+//! `epochs`, an epoch `steps` (updates), a step `micro_batches`.
 
 #![recursion_limit = "256"]
 

@@ -31,8 +31,9 @@ pub struct TrainConfig {
     pub momentum: f64,
     /// `adamw` and `rmsprop`: added to the root of the mean square. Default 1e-8, as in PyTorch.
     pub epsilon: f64,
-    /// Share of a weight that is taken off per update and unit of learning rate. Default 0: fine-tuning stays near its
-    /// start anyway.
+    /// How strongly weights are pulled towards 0. `adamw`: the share of a weight that is taken off per update and unit of
+    /// learning rate; `rmsprop` and `sgd`: this times the weight is added to its gradient, as in PyTorch. Default 0:
+    /// fine-tuning stays near its start anyway.
     pub weight_decay: f64,
     /// How the learning rate falls after the warm-up. Default `linear`: a high rate at the end of an iteration leaves
     /// noise in the next reference.

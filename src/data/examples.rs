@@ -1,7 +1,7 @@
 //! Rows -> token ids that fit the model, with an account of every row that does not.
 //!
 //! Nothing is ever cut: an answer without its end teaches the model not to stop. A row that is too long is dropped and
-//! counted. Not here: padding and masks ([`super::batch`]).
+//! counted. Not here: packing and positions ([`super::batch`]).
 
 use std::path::{Path, PathBuf};
 

@@ -2,7 +2,7 @@
 //!
 //! The path of a row: [`rows`] reads it into a [`Row`] whatever its file and shape, [`tokenizer`] turns it into token
 //! ids (through the model's [`chat_template`] if it has one), [`examples`] keeps what fits and counts what does not,
-//! and [`batch`] pads and masks. No file here trains or generates. Start with [`rows`].
+//! and [`batch`] packs them into rows. No file here trains or generates. Start with [`rows`].
 
 pub mod batch;
 pub mod chat_template;

@@ -2,7 +2,7 @@
 //!
 //! Training and generation call the same [`Tokenizer::encode_prompt`], so the model is asked in the words it was taught
 //! in. [`Tokenizer::encode_response`] ends a response with its end-of-turn token exactly once.
-//! Not here: lengths and counting ([`super::examples`]), masks ([`super::batch`]).
+//! Not here: lengths and counting ([`super::examples`]), packing ([`super::batch`]).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

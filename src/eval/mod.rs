@@ -30,7 +30,7 @@ use crate::objective::log_probs;
 use crate::report::console::{Bar, Console, Unit};
 use answer::{answers_agree, flexible_answer, strict_answer};
 
-/// The prompt numbers of held-out responses start here, so that no held-out answer shares its random stream with a training one.
+/// The iteration that held-out answers are drawn as if they were of: none shares its random stream with a training one.
 const HELD_OUT_ITERATION: usize = usize::MAX;
 
 /// How an evaluation is done.

@@ -63,7 +63,7 @@ pub fn score(
     let model = model.valid();
     let device = model.device();
     let mut order: Vec<usize> = (0..sequences.len()).collect();
-    order.sort_by_key(|i| sequences[*i].prompt_ids.len() + sequences[*i].response_ids.len()); // little padding
+    order.sort_by_key(|i| sequences[*i].prompt_ids.len() + sequences[*i].response_ids.len()); // passes of like size
     let mut scores = vec![Vec::new(); sequences.len()];
     for indices in order.chunks(batch_size) {
         let chosen: Vec<Sequence<'_>> = indices.iter().map(|i| sequences[*i]).collect();

@@ -2,9 +2,9 @@
 //!
 //! Each operation is a method of [`ModelOps`] with a second method for its gradient. Their default bodies are the composite
 //! reference ([`composite`]), built from a backend's own primitives; a device may replace them by fused kernels (`flex`: CPU
-//! loops over rows, in parallel and vectorised; `wgsl`: shaders for graphics cards). What is kept between forward and backward stands in `autodiff`. This is
-//! the only folder that sees backend internals; the rest of the program calls the plain functions at the end of this file.
-//! Next: [`crate::model`].
+//! loops over rows, in parallel and vectorised; `wgsl`: shaders for graphics cards). What is kept between forward and
+//! backward stands in `autodiff`. This is the only folder that sees backend internals; the rest of the program calls the
+//! plain functions at the end of this file. Next: [`crate::model`].
 
 #![allow(deprecated)] // Burn deprecates ndarray in favour of flex; here it is the independent check of flex.
 
@@ -417,8 +417,9 @@ pub fn columns_at_a_time(is_flex: bool) -> usize {
 
 /// Log-probs (nats) of given tokens straight from hidden states: `log softmax(h wᵀ)[target]`.
 ///
-/// With `keep_logits` a device may keep all logits for the backward pass, unless they are too many. Without, a few columns of
-/// them exist at a time and are computed a second time in the backward pass: extra memory does not grow with the vocabulary.
+/// With `keep_logits` a device may keep all logits for the backward pass, unless they are too many. Without, a few
+/// columns of them exist at a time and are computed a second time in the backward pass: extra memory does not grow with
+/// the vocabulary.
 ///
 /// # Shapes
 /// `h` `[R, D]`, `w` `[V, D]`, `targets` and the result `[R]`.

@@ -7,8 +7,8 @@
 //!     for each demonstration: its reference log-prob         scored once, kept in the run folder
 //!     train the policy to tell one from the other            fit
 //! ```
-//! `Run::iteration` is the body of that loop as code, [`Run::train`] goes from stage to stage. What surrounds it: a supervised stage before (`sft`), plain supervised training from the same
-//! start for comparison (`continued_sft_lr`), and evaluation after every stage. A run is a list of stages; a checkpoint
+//! `Run::iteration` is the body of that loop as code, [`Run::train`] goes from stage to stage. What surrounds it: a supervised
+//! stage before (`sft`), plain supervised training from the same start for comparison (`continued_sft_lr`), and evaluation after every stage. A run is a list of stages; a checkpoint
 //! names the stage and the updates done in it, so a stopped run continues from there. Next: [`fit`], [`step`].
 
 mod answering;

@@ -20,7 +20,7 @@
 //! model/                    the aligned model
 //! ```
 //!
-//! Everything is written through a [`FileSystem`]. Files of lines: [`crate::formats::json_lines`].
+//! All that a run resumes from is written through a [`FileSystem`]. Files of lines: [`crate::formats::json_lines`].
 
 use std::fs;
 use std::io::ErrorKind;

@@ -1,5 +1,5 @@
-//! The first half of an iteration: the reference answers every prompt and scores every demonstration. Both are written to
-//! the iteration's folder as they come, so that a stopped run goes on where it was.
+//! The first half of an iteration: the reference answers every prompt and scores every demonstration. Responses are written to
+//! the iteration's folder as they come, so that a stopped run goes on where it was; scores, which are soon there, together.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

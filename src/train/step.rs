@@ -35,8 +35,8 @@ impl Updater<'_> {
     /// into micro-batches.
     ///
     /// # Errors
-    /// [`Error::Training`] if the loss or a gradient is not finite or log-ratios have exploded: the rows are named, nothing is applied, and the model is
-    /// lost with the error. [`Error::Device`] if the device fails.
+    /// [`Error::Training`] if the loss or a gradient is not finite or log-ratios have exploded: the rows are named,
+    /// nothing is applied, and the model is lost with the error. [`Error::Device`] if the device fails.
     pub fn update(
         &self,
         model: CausalLm,
@@ -146,7 +146,8 @@ impl Updater<'_> {
         Batch::new(&sequences, self.num_tokens_multiple)
     }
 
-    /// What the variance reduction takes out of each comparison's loss, `[C]`, where the reference's distributions are known.
+    /// What the variance reduction takes out of each comparison's loss, `[C]`, where the reference's distributions are
+    /// known.
     fn noise(&self, model: &CausalLm, tokens: ReadTokens, pairs: &[&Pair]) -> Option<Tensor<1>> {
         let known = pairs.iter().flat_map(|pair| pair.self_generated.iter().zip(&pair.distributions));
         let responses: Vec<_> = known
@@ -158,8 +159,8 @@ impl Updater<'_> {
         variance_reduction::noise(self.objective, model, tokens, &responses)
     }
 
-    /// The micro-batch's part of the mean loss, `[1]`, and the values that [`PairValues::add`] reads. Each of C comparisons sets a
-    /// demonstration beside one of its self-generated responses and counts as its share of the pair.
+    /// The micro-batch's part of the mean loss, `[1]`, and the values that [`PairValues::add`] reads. Each of C
+    /// comparisons sets a demonstration beside one of its self-generated responses and counts as its share of the pair.
     fn loss(
         &self,
         log_probs: Tensor<1>,

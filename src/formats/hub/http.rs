@@ -1,9 +1,9 @@
 //! Requests to the hub. Redirects are followed here, not by the HTTP library, since the token may go to the hub alone and
 //! what the hub says of a file stands in the first answers, not in the last.
 //!
-//! Why not the crate `hf-hub`: release 0.5 sends the token to whatever host the hub redirects to, takes names of cache files from headers
-//! unchecked, appends to a torn file even where a server sends all of it again, checks no hash, and gives up after five
-//! seconds where another process downloads the same file.
+//! Why not the crate `hf-hub`: release 0.5 sends the token to whatever host the hub redirects to, takes names of cache
+//! files from headers unchecked, appends to a torn file even where a server sends all of it again, checks no hash, and
+//! gives up after five seconds where another process downloads the same file.
 
 use std::io::Read;
 use std::time::Duration;

@@ -1,8 +1,9 @@
 //! Models and data sets of the Hugging Face hub: `owner/name`, `owner/name@revision`, `owner/name@revision/file.gguf`.
 //!
 //! [`model`] and [`data_set`] turn what a user gave into a path of this machine. What exists as a path is one; what looks
-//! like `owner/name`, where `owner` is no folder here, is fetched, unless the cache that all Hugging Face programs share has it. A revision is turned into a
-//! commit once, and [`Located::name`] keeps it, so that the same name means the same bytes for ever.
+//! like `owner/name`, where `owner` is no folder here, is fetched, unless the cache that all Hugging Face programs share
+//! has it. A revision is turned into a commit once, and [`Located::name`] keeps it, so that the same name means the same
+//! bytes for ever.
 //!
 //! Only the files that are needed are fetched, and never a pickle file. A file appears in the cache only after its size and
 //! hash were compared with what the hub says. The token goes to the hub alone and into no message.
@@ -69,8 +70,9 @@ pub fn address(given: &str) -> Result<Option<Address>> {
 /// Finds a model: a path as it is, one of the hub after fetching what is missing. With `offline` nothing is fetched.
 ///
 /// # Errors
-/// [`Error::Input`] for a path into a folder of this machine that does not have it, if the hub does not have it or does not give it, if it has no weights that are read, or if `offline` and
-/// the cache lacks a file; [`Error::Server`] if the hub does not answer; [`Error::Disk`], [`Error::DiskFull`].
+/// [`Error::Input`] for a path into a folder of this machine that does not have it, if the hub does not have it or does
+/// not give it, if it has no weights that are read, or if `offline` and the cache lacks a file; [`Error::Server`] if the
+/// hub does not answer; [`Error::Disk`], [`Error::DiskFull`].
 pub fn model(given: &str, offline: bool, console: &Console) -> Result<Located> {
     // `runs/x/model` is a folder that is not there: inside a repository only a GGUF file is a model.
     let is_model = |address: &Address| address.path.as_ref().is_none_or(|path| path.ends_with(".gguf"));
