@@ -101,12 +101,14 @@ pub(super) fn train(args: TrainArgs) -> Result<()> {
 pub(super) fn resume(args: ResumeArgs) -> Result<()> {
     let console = Console::stderr();
     if let Some(rows) = results_if_finished(&args.dir)? {
-        if !args.overrides.is_empty() {
-            let model = args.dir.join(MODEL_FOLDER);
-            return Err(Error::usage("this run is finished: its settings can no longer change")
-                .with_hint(format!("go on from its model: gsil train --model {} ..", model.display())));
-        }
         console.say("this run is finished");
+        if !args.overrides.is_empty() {
+            let (settings, model) = (args.overrides.join(" "), args.dir.join(MODEL_FOLDER));
+            console.warn(format!(
+                "{settings}: changes nothing any more; to go on from its model: gsil train --model {} ..",
+                model.display()
+            ));
+        }
         print_results(&rows)?;
         say_where(&console, &args.dir);
         return Ok(());
