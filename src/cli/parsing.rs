@@ -149,7 +149,7 @@ mod tests {
             );
             assert_eq!(said(&format!("train --model m {flags}")), Some(expected), "{flags}");
         }
-        assert!(said("eval --model m --data d --max-rows 5").unwrap().contains("evaluation.max_rows=5"));
+        assert!(said("eval --model m --data d --answer-marker x").unwrap().contains("evaluation.answer_marker=x"));
     }
 
     #[test]

@@ -110,7 +110,8 @@ fn check_is_no_lost_path(given: &str, address: &Address) -> Result<()> {
         names => format!("in {owner}: {}", names.join(", ")),
     };
     let elsewhere = address.at("main");
-    Err(Error::input(given, "no such file or folder").with_hint(format!("{inside}; what the hub has is {elsewhere}")))
+    Err(Error::input(given, "no such file or folder")
+        .with_hint(format!("{inside}; one of the hub would be {elsewhere}")))
 }
 
 /// The first names in a folder, and `..` if there are more. Hidden ones do not count.
