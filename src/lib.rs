@@ -101,8 +101,7 @@
 //! 5. [`generate`]: self-generation. [`train`]: the algorithm. [`eval`]: held-out figures, GSM8K and its like.
 //! 6. [`compare`]: many runs from one start, side by side.
 //! 7. [`policy`], [`report`] and [`cli`]: how a person meets all this. [`mod@bench`]: how fast a device is. [`doctor`]:
-//! whether
-//!    it computes what it should.
+//!    whether it computes what it should.
 //!
 //! Imports run one way. From the ground up: `error`, `config`, `device`, `report`, `ops`, `formats`, `model`, `data`,
 //! `policy`, `objective`, `generate`, `eval`, `train`, `compare`, `bench`, `doctor`, `cli`; each may use those before it,
