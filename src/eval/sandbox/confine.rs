@@ -26,7 +26,7 @@ const WANTED: ABI = ABI::V6;
 /// Without a pid namespace only landlock keeps the program from signalling other processes.
 const NEEDED_ALONE: u32 = 6;
 
-/// Runs the program of a plan. The first line on stdout is a [`Head`].
+/// Runs the program of a plan. The first line on stdout is a `Head`.
 ///
 /// # Errors
 /// [`Error::Usage`] with what could not be taken away, after saying it on stdout: then nothing was run.

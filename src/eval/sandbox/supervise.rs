@@ -29,7 +29,7 @@ const BLINK: Duration = Duration::from_millis(2);
 const HUNT: Duration = Duration::from_secs(2);
 pub(super) const PROGRAM: &str = "program.py";
 
-/// Reads a plan and a program from stdin, runs it, and writes a [`Report`] to stderr.
+/// Reads a plan and a program from stdin, runs it, and writes a `Report` to stderr.
 ///
 /// # Errors
 /// [`Error::Disk`] if there is nobody to report to.
