@@ -101,6 +101,7 @@ fn a_column_that_a_parquet_file_lacks_is_an_error_that_lists_those_it_has() {
     assert_eq!(error.hint(), Some("did you mean `messages`?"));
 }
 
+#[cfg(feature = "tables")]
 #[test]
 fn columns_without_a_known_name_are_named_with_the_flags_that_choose_them() {
     let folder = tempfile::tempdir().unwrap();
