@@ -98,6 +98,14 @@ impl Error {
         self
     }
 
+    /// Takes over the advice of the error that this one tells of in other words or at another place.
+    pub fn with_hint_of(self, other: &Error) -> Self {
+        match other.hint() {
+            Some(hint) => self.with_hint(hint),
+            None => self,
+        }
+    }
+
     /// Adds advice, printed on a line of its own after the error.
     pub fn with_hint(mut self, advice: impl Into<String>) -> Self {
         match &mut self {

@@ -125,10 +125,9 @@ impl CompareConfig {
             }
             self.check_method(method, text, origin)?;
         }
-        self.baseline_index().map(drop).map_err(|error| match error.hint().map(str::to_owned) {
-            Some(hint) => Error::config(place("baseline"), error.to_string()).with_hint(hint),
-            None => Error::config(place("baseline"), error.to_string()),
-        })
+        self.baseline_index()
+            .map(drop)
+            .map_err(|error| Error::config(place("baseline"), error.to_string()).with_hint_of(&error))
     }
 
     fn check_base(&self) -> std::result::Result<(), (&'static str, &'static str)> {
@@ -164,11 +163,7 @@ impl CompareConfig {
             format!("{origin}:{}: method `{}`", line_of(text, method, assignment), method.name)
         };
         let at = |assignment: Option<&str>, error: Error| {
-            let problem = Error::config(place(assignment), error.to_string());
-            match error.hint() {
-                Some(hint) => problem.with_hint(hint),
-                None => problem,
-            }
+            Error::config(place(assignment), error.to_string()).with_hint_of(&error)
         };
         let mut config = self.base.clone();
         for assignment in &method.set {

@@ -239,11 +239,7 @@ impl RowEncoder<'_> {
 
     /// An error that the model's tokenizer raised about this row.
     fn in_row(&self, row: &Row, error: Error) -> Error {
-        let placed = self.error(row, error.to_string());
-        match error.hint() {
-            Some(hint) => placed.with_hint(hint),
-            None => placed,
-        }
+        self.error(row, error.to_string()).with_hint_of(&error)
     }
 }
 
