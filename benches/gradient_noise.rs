@@ -129,9 +129,9 @@ fn pairs(
     let (mut pairs, _) = make_pairs(examples, responses, &scores, unfinished, config.train.max_length);
     for pair in &mut pairs {
         let own = pair.self_generated.iter();
-        let own: Vec<Sequence<'_>> =
-            own.map(|response| Sequence { prompt_ids: &pair.prompt_ids, response_ids: &response.token_ids }).collect();
-        pair.distributions = distributions(reference, &own, NUM_CANDIDATES, 1, &mut |_| Ok(()))?;
+        let own = own.map(|response| Sequence { prompt_ids: &pair.prompt_ids, response_ids: &response.token_ids });
+        pair.distributions =
+            own.map(|sequence| distributions(reference, sequence, NUM_CANDIDATES, 1)).collect::<Result<_>>()?;
     }
     Ok(pairs)
 }

@@ -2,7 +2,10 @@
 //!
 //! `flex` is the fast CPU backend, `ndarray` a second CPU backend that checks the first, `wgpu` a graphics card through
 //! Vulkan, Metal or DX12, `cuda` and `rocm` one through its maker's own software. `auto` takes a graphics card that `wgpu`
-//! finds where there is one and `flex` elsewhere. Next: [`crate::model`].
+//! finds where there is one and the CPU elsewhere. Next: [`crate::model`].
+
+#[cfg(not(any(feature = "flex", feature = "ndarray")))]
+compile_error!("gsil compares graphics cards with the CPU: build with `--features flex` or `--features ndarray` too");
 
 mod failure;
 mod memory;
@@ -43,7 +46,7 @@ pub struct Adapter {
 ///
 /// It asks the driver through an instance of its own: call it before other threads use the card.
 pub fn adapter(name: &str) -> Option<Adapter> {
-    if prefers_few_shapes(name) { adapter_of(name) } else { None }
+    if is_card(name) { adapter_of(name) } else { None }
 }
 
 /// Opens the device called `name`: `auto`, `flex` (or `cpu`), `ndarray`, `wgpu` or `wgpu:N`, and so with `cuda` and `rocm`.
@@ -52,7 +55,7 @@ pub fn adapter(name: &str) -> Option<Adapter> {
 /// [`Error::Device`] if there is no such device, it is not compiled in, or it does not start.
 pub fn open(name: &str) -> Result<Device> {
     match name {
-        "auto" => open_auto(),
+        "auto" => open(resolve_name(name)),
         "flex" | "cpu" => flex(),
         "ndarray" => ndarray(),
         _ => match kind_and_index(name) {
@@ -94,8 +97,9 @@ pub fn keep_freed_memory() -> bool {
     false
 }
 
-/// True where many small kernels of changing shape are costly, so that batches are padded to few shapes.
-pub fn prefers_few_shapes(name: &str) -> bool {
+/// True for the name of a graphics card. Many small kernels of changing shape are costly there, so that batches are padded
+/// to few shapes.
+pub fn is_card(name: &str) -> bool {
     ["wgpu", "cuda", "rocm"].iter().any(|kind| name.starts_with(kind))
 }
 
@@ -115,7 +119,22 @@ pub fn is_wgpu(device: &Device) -> bool {
 
 /// The name that `auto` stands for on this machine; other names are returned as they are.
 pub fn resolve_name(name: &str) -> &str {
-    if name == "auto" { if has_gpu() { "wgpu" } else { "flex" } } else { name }
+    if name == "auto" { if first_card().is_some() { "wgpu" } else { processor() } } else { name }
+}
+
+/// The name that [`list`] has for a device: `wgpu`, which takes the first real card, is `wgpu:1` where `wgpu:0` is software.
+pub fn listed_name(name: &str) -> String {
+    match resolve_name(name) {
+        "cpu" => "flex".to_owned(),
+        "wgpu" => format!("wgpu:{}", first_card().unwrap_or(0)),
+        name @ ("cuda" | "rocm") => format!("{name}:0"),
+        name => name.to_owned(),
+    }
+}
+
+/// The CPU backend of this build: what other devices are compared with.
+pub fn processor() -> &'static str {
+    if cfg!(feature = "flex") { "flex" } else { "ndarray" }
 }
 
 /// Every device of this machine and build, in the order of preference.
@@ -130,8 +149,9 @@ pub fn list() -> Vec<DeviceInfo> {
 /// The adapter or processor behind a device's name. For a processor no graphics driver is asked: that would load its
 /// libraries, 90 MB of memory for nothing.
 pub fn description(name: &str) -> Option<String> {
-    let devices = if matches!(name, "flex" | "cpu" | "ndarray") { list_processors() } else { list() };
-    devices.into_iter().find(|device| device.name.starts_with(name)).map(|device| device.description)
+    let devices = if is_card(resolve_name(name)) { list() } else { list_processors() };
+    let name = listed_name(name);
+    devices.into_iter().find(|device| device.name == name).map(|device| device.description)
 }
 
 fn list_processors() -> Vec<DeviceInfo> {
@@ -144,10 +164,6 @@ fn list_processors() -> Vec<DeviceInfo> {
         devices.push(DeviceInfo { name: "ndarray".into(), description: format!("CPU, {threads} threads, the check") });
     }
     devices
-}
-
-fn open_auto() -> Result<Device> {
-    open(resolve_name("auto"))
 }
 
 fn unknown(name: &str) -> Error {
@@ -284,8 +300,8 @@ fn list_wgpu() -> Vec<DeviceInfo> {
 }
 
 #[cfg(feature = "wgpu")]
-fn has_gpu() -> bool {
-    gpu::first_card().is_some()
+fn first_card() -> Option<usize> {
+    gpu::first_card()
 }
 
 #[cfg(not(feature = "wgpu"))]
@@ -304,8 +320,8 @@ fn list_wgpu() -> Vec<DeviceInfo> {
 }
 
 #[cfg(not(feature = "wgpu"))]
-fn has_gpu() -> bool {
-    false
+fn first_card() -> Option<usize> {
+    None
 }
 
 #[cfg(test)]
@@ -319,5 +335,15 @@ mod tests {
             assert_eq!(error.exit_code(), 4, "{name}");
             assert!(error.hint().unwrap_or_default().contains("gsil devices"), "{name}");
         }
+    }
+
+    #[test]
+    fn every_listed_device_has_its_own_description() {
+        for device in list() {
+            assert_eq!(listed_name(&device.name), device.name);
+            assert_eq!(description(&device.name), Some(device.description));
+        }
+        assert_eq!(description(processor()), description(&listed_name(processor())));
+        assert_eq!(description("wgpu:99"), None);
     }
 }

@@ -78,7 +78,7 @@ type Numbers = Vec<Vec<f32>>;
 /// [`Error::Device`] if it or the CPU backend does not start. What the device computes wrongly is in the checks.
 pub fn examine(device_name: &str) -> Result<Vec<Check>> {
     let device = Examined::open(device_name)?;
-    let cpu = Examined { num_tokens_multiple: device.num_tokens_multiple, ..Examined::open("flex")? };
+    let cpu = Examined { num_tokens_multiple: device.num_tokens_multiple, ..Examined::open(device::processor())? };
     let generated = guarded(|| device.decode());
     let scored = generated.as_ref().map_or_else(|_| Ok(Numbers::new()), |responses| cpu.score(responses))?;
     let decoded = generated.map(|responses| responses.into_iter().map(|r| r.token_log_probs).collect());
@@ -308,11 +308,11 @@ mod tests {
 
     #[test]
     fn the_cpu_agrees_with_itself() {
-        let checks = examine("flex").unwrap();
+        let checks = examine(device::processor()).unwrap();
         assert_eq!(checks.len(), 5);
         // All but decoding, which has kernels of its own, are the very same operations.
         assert!(checks.iter().all(|check| check.difference.as_ref().is_ok_and(|d| *d < 1e-5)), "{checks:?}");
-        verdict("flex", &checks).unwrap();
+        verdict(device::processor(), &checks).unwrap();
     }
 
     #[test]

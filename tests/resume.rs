@@ -37,6 +37,35 @@ fn a_run_stopped_in_generation_resumes_to_the_same_bytes() {
 }
 
 #[test]
+fn scores_that_a_stopped_run_wrote_are_kept_and_the_others_have_the_same_last_digits() {
+    let reduced = "objective.variance_reduction=top_k(4)";
+    let recipe = Recipe::with_long_responses(&[reduced, "iterations=1", "generation.batch_size=1"]);
+    recipe.finish("alone");
+    let stopped = recipe.interrupt("stopped", "iteration-000/self_generated.jsonl", 1..NUM_ROWS, "TERM");
+    assert_stopped(&stopped, 143);
+    let file = |run: &str, name: &str| recipe.path(run).join("iteration-000").join(name);
+    let kept = [
+        ("demonstrations.jsonl", "demonstrations.part.jsonl", "/reference_log_prob"),
+        ("distributions.jsonl", "distributions.jsonl", "/log_probs/0"),
+    ];
+    // The first lines of the other run, one with a figure that shows that it was kept, one torn.
+    let marked = |name: &str, figure: &str| {
+        let mut rows = read_json_lines(&file("alone", name));
+        *rows[2].pointer_mut(figure).unwrap() = json!(-7.25);
+        rows
+    };
+    for (name, part, figure) in kept {
+        let lines: String = marked(name, figure)[..7].iter().map(|row| format!("{row}\n")).collect();
+        fs::write(file("stopped", part), lines + "{\"ind").unwrap();
+    }
+    recipe.finish("stopped");
+    for (name, _, figure) in kept {
+        assert_eq!(read_json_lines(&file("stopped", name)), marked(name, figure), "{name}");
+    }
+    assert!(!file("stopped", "demonstrations.part.jsonl").exists());
+}
+
+#[test]
 fn a_run_of_all_stages_stopped_in_each_of_them_resumes_to_the_same_bytes() {
     let recipe = Recipe::new(&["sft.lr=1e-3", "sft.batch_size=2", "continued_sft_lr=1e-3", "train.epochs=1"]);
     recipe.finish("alone");

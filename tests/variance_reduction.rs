@@ -37,9 +37,9 @@ fn responses() -> Vec<Vec<u32>> {
 }
 
 fn read(device: &TestDevice, reference: &CausalLm, responses: &[Vec<u32>], count: usize) -> Vec<Distributions> {
-    let sequences: Vec<Sequence<'_>> =
-        responses.iter().map(|ids| Sequence { prompt_ids: &PROMPT, response_ids: ids }).collect();
-    distributions(reference, &sequences, count, device.num_tokens_multiple(), &mut |_| Ok(())).unwrap()
+    let sequences = responses.iter().map(|ids| Sequence { prompt_ids: &PROMPT, response_ids: ids });
+    let of = |sequence| distributions(reference, sequence, count, device.num_tokens_multiple()).unwrap();
+    sequences.map(of).collect()
 }
 
 /// Sums of `weights` times (the plain loss of each response, the noise that is taken out of it), and the norms of their

@@ -24,11 +24,9 @@ pub struct Machine {
 impl Machine {
     /// This machine with the given device.
     pub fn of(device_name: &str) -> Self {
-        let same = |name: &str| name == device_name || name == format!("{device_name}:0");
-        let known = crate::device::list().into_iter().find(|info| same(&info.name));
         Machine {
             device: device_name.to_owned(),
-            device_description: known.map_or_else(|| "unknown".to_owned(), |info| info.description),
+            device_description: crate::device::description(device_name).unwrap_or_else(|| "unknown".to_owned()),
             cpu: fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| cpu_name(&text)),
             threads: rayon::current_num_threads(),
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),

@@ -54,7 +54,7 @@ fn matmul_gflops(device: &Device) -> Result<f64> {
 /// writes every byte once.
 fn copy_gb_per_s(device_name: &str, device: &Device) -> Result<f64> {
     let bytes = 2.0 * 4.0 * COPY_LEN as f64;
-    let seconds = if device_name.starts_with("wgpu") {
+    let seconds = if device::is_card(device_name) {
         let mut x = Some(Tensor::<1>::zeros([COPY_LEN], device));
         best_seconds(device, || x = x.take().map(|x| x + 1.0))?
     } else {

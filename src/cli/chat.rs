@@ -49,7 +49,7 @@ pub(super) struct ChatArgs {
 pub(super) fn chat(args: ChatArgs) -> Result<()> {
     check_temperature(args.temperature)?;
     let console = Console::stderr();
-    let device = device::open(device::resolve_name(&args.model.device))?;
+    let device = device::open(&args.model.device)?;
     let models = std::iter::once(&args.model.model).chain(&args.compare);
     let open = |given| Speaker::open(given, &args.model.hub.model(given)?, &device, &console);
     let speakers = models.map(|given: &PathBuf| open(given)).collect::<Result<Vec<_>>>()?;

@@ -75,7 +75,7 @@ pub(super) fn estimate(args: EstimateArgs) -> Result<()> {
 /// The built-in task exists only in a folder: it is made in a passing one.
 fn with_task(config: &RunConfig, work: impl FnOnce(&RunConfig) -> Result<Estimate>) -> Result<Estimate> {
     let folder = std::env::temp_dir().join(format!("gsil-estimate-{}", std::process::id()));
-    let device = crate::device::open(crate::device::resolve_name(config.device_names()[0]))?;
+    let device = crate::device::open(config.device_names()[0])?;
     let dir = RunDir::create(Arc::new(Disk), &folder)?;
     let result = make_task(config, &dir, &device).and_then(|()| work(&with_task_paths(config, &dir)));
     dir.abandon();

@@ -102,7 +102,7 @@ impl OptionalModel {
 
     /// Reads the weights, for evaluation only.
     fn load(&self, policy: &Policy, console: &Console) -> Result<CausalLm> {
-        let device = device::open(device::resolve_name(&self.device))?;
+        let device = device::open(&self.device)?;
         Ok(policy.load(&device, console)?.valid())
     }
 }

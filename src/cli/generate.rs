@@ -78,7 +78,7 @@ pub(super) fn generate(args: GenerateArgs) -> Result<()> {
     let wanted = Wanted::new(&config_for_rows(&[], &args.rows)?, None);
     let data = args.source.data.as_deref().map(|given| args.model.hub.data(given)).transpose()?;
     let prompts = prompts(&args.source.prompt, data, &wanted, &policy, &console)?;
-    let device = device::open(device::resolve_name(&args.model.device))?;
+    let device = device::open(&args.model.device)?;
     let model = policy.load(&device, &console)?.valid();
     let requests: Vec<Request> = prompts
         .iter()

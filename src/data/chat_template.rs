@@ -33,6 +33,7 @@ const FUEL_PER_MESSAGE: u64 = 1 << 11;
 const FUEL_PER_INPUT_BYTE: u64 = 4;
 /// A thousand times what an honest render needs, plus a microsecond per byte of the messages.
 const TIME_LIMIT: Duration = Duration::from_millis(800);
+const TIME_SLICE: Duration = Duration::from_millis(50);
 /// What `tojson` may write.
 const MAX_JSON_BYTES: usize = 16 << 20;
 /// What a render may write: honest templates print the messages once, and little else.
@@ -173,10 +174,17 @@ fn on_large_stack<T: Send + 'static>(
     };
     let thread = std::thread::Builder::new().name("chat template".to_owned()).stack_size(STACK_BYTES).spawn(work);
     thread.map_err(|error| failed(format!("cannot run the chat template: {error}")))?;
-    receiver.recv_timeout(time_limit).map_err(|error| match error {
-        RecvTimeoutError::Timeout => failed(format!("the chat template did not end within {time_limit:?}")),
-        RecvTimeoutError::Disconnected => failed("the chat template made its interpreter fail".to_owned()),
-    })
+    // In slices, so that the time in which this program is stopped (Ctrl-Z, then `fg`) is not held against the template.
+    for _ in 0..time_limit.div_duration_f64(TIME_SLICE).ceil() as usize {
+        match receiver.recv_timeout(TIME_SLICE) {
+            Ok(result) => return Ok(result),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(failed("the chat template made its interpreter fail".to_owned()));
+            }
+        }
+    }
+    Err(failed(format!("the chat template did not end within {time_limit:?}")))
 }
 
 /// `{% generation %}` marks the assistant's text for trainers and prints nothing. It becomes an `if true`, which keeps

@@ -90,13 +90,18 @@ impl Sampler {
     }
 
     fn sample_truncated(&self, logits: &[f32], max: f32, stream: &mut TokenStream) -> usize {
-        let mut ranked: Vec<usize> = (0..logits.len()).collect();
-        ranked.sort_unstable_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
-        if self.0.top_k > 0 {
-            ranked.truncate(self.0.top_k);
+        let likelier_first = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
+        let mut kept: Vec<usize> = (0..logits.len()).collect();
+        if (1..kept.len()).contains(&self.0.top_k) {
+            kept.select_nth_unstable_by(self.0.top_k - 1, likelier_first);
+            kept.truncate(self.0.top_k);
         }
-        let mut weights: Vec<(usize, f64)> = ranked.into_iter().map(|i| (i, self.weight(logits[i], max))).collect();
+        let mut weights: Vec<(usize, f64)> = kept.into_iter().map(|i| (i, self.weight(logits[i], max))).collect();
         let total: f64 = weights.iter().map(|(_, w)| w).sum();
+        // Tokens below this share are together less than what top-p leaves out: most of a vocabulary need not be sorted.
+        let least = (1.0 - self.0.top_p) / weights.len() as f64 * total;
+        weights.retain(|(_, weight)| *weight >= least);
+        weights.sort_unstable_by(|(a, _), (b, _)| likelier_first(a, b));
         let mut mass = 0.0;
         let kept = weights.iter().take_while(|(_, w)| {
             let before = mass;
@@ -177,6 +182,35 @@ mod tests {
         // 0.6439 < 0.7, so the second token is kept as well, the third is not.
         let share = 0.2369 / (0.2369 + 0.6439);
         assert_near(frequencies(Sampling { temperature: 1.0, top_k: 0, top_p: 0.7 }), [0.0, share, 1.0 - share, 0.0]);
+    }
+
+    /// The definition, on a whole sorted vocabulary.
+    fn kept_by_sorting(logits: &[f32], top_k: usize, top_p: f64) -> Vec<usize> {
+        let mut ranked: Vec<usize> = (0..logits.len()).collect();
+        ranked.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
+        ranked.truncate(if top_k == 0 { logits.len() } else { top_k });
+        let weights: Vec<f64> = ranked.iter().map(|i| f64::from(logits[*i]).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let mut before = weights.iter().scan(0.0, |mass, w| Some(std::mem::replace(mass, *mass + w / total)));
+        let num_kept = before.position(|mass| mass >= top_p).unwrap_or(ranked.len());
+        ranked[..num_kept].to_vec()
+    }
+
+    #[test]
+    fn no_token_is_lost_by_sorting_a_part_of_the_vocabulary() {
+        // Scattered, with equal ones.
+        let logits: Vec<f32> = (0..500u32).map(|i| f32::from((i * 7919 % 211) as u16) / 40.0).collect();
+        for (top_k, top_p) in [(0, 0.1), (0, 0.9), (0, 0.999), (3, 1.0), (40, 0.5), (500, 0.95), (900, 0.95)] {
+            let mut expected = kept_by_sorting(&logits, top_k, top_p);
+            expected.sort_unstable();
+            let sampler = Sampler::new(Sampling { temperature: 1.0, top_k, top_p });
+            let draw = |seed| sampler.sample(&logits, &mut TokenStream::new(seed)).unwrap().0 as usize;
+            let mut drawn: Vec<usize> = (0..60_000).map(draw).collect();
+            drawn.sort_unstable();
+            drawn.dedup();
+            // Each kept token is drawn about 60,000 / 500 times at least, at these logits some dozens of times.
+            assert_eq!(drawn, expected, "top_k {top_k}, top_p {top_p}");
+        }
     }
 
     #[test]

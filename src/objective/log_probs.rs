@@ -60,27 +60,89 @@ pub fn score(
     num_tokens_multiple: usize,
     on_done: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Vec<Vec<f32>>> {
+    let mut scores = vec![Vec::new(); sequences.len()];
+    score_passes(model, sequences, batch_size, num_tokens_multiple, &|_| false, &mut |pass| {
+        let num_sequences = pass.len();
+        pass.into_iter().for_each(|(i, own)| scores[i] = own);
+        on_done(num_sequences)
+    })?;
+    Ok(scores)
+}
+
+/// [`score`] for scores that are kept as they come: `on_pass` hears the places and scores of each pass. Which sequences share
+/// a pass does not depend on `is_known`, which leaves out only passes of known sequences: what is scored after a stop then
+/// has the same last digits as without it.
+///
+/// # Errors
+/// As [`score`].
+pub fn score_passes(
+    model: &CausalLm,
+    sequences: &[Sequence<'_>],
+    batch_size: usize,
+    num_tokens_multiple: usize,
+    is_known: &dyn Fn(usize) -> bool,
+    on_pass: &mut dyn FnMut(Vec<(usize, Vec<f32>)>) -> Result<()>,
+) -> Result<()> {
     let model = model.valid();
-    let device = model.device();
     let mut order: Vec<usize> = (0..sequences.len()).collect();
     order.sort_by_key(|i| sequences[*i].prompt_ids.len() + sequences[*i].response_ids.len()); // passes of like size
-    let mut scores = vec![Vec::new(); sequences.len()];
-    for indices in order.chunks(batch_size) {
-        let chosen: Vec<Sequence<'_>> = indices.iter().map(|i| sequences[*i]).collect();
+    for places in order.chunks(batch_size).filter(|places| !places.iter().all(|i| is_known(*i))) {
+        let chosen: Vec<Sequence<'_>> = places.iter().map(|i| sequences[*i]).collect();
         let batch = Batch::new(&chosen, num_tokens_multiple);
-        if batch.num_response_tokens() > 0 {
-            let context = model.context(&batch.positions, batch.plan.clone());
-            let hidden = model.hidden(model.embed(int_tensor(&batch.input_ids, &device)), &context);
-            let (rows, targets) = (int_tensor(&batch.rows, &device), int_tensor(&batch.targets, &device));
-            let values = weights::to_host(model.token_log_probs(hidden, rows, targets, false))?;
-            let mut rest = values.as_slice();
-            for (i, len) in indices.iter().zip(&batch.response_lens) {
-                let (own, others) = rest.split_at(*len);
-                scores[*i] = own.to_vec();
-                rest = others;
-            }
-        }
-        on_done(indices.len())?;
+        let scores = score_batch(&model, &batch)?;
+        let mut rest = scores.as_slice();
+        let mut next = |len: &usize| {
+            let (own, others) = rest.split_at(*len);
+            rest = others;
+            own.to_vec()
+        };
+        on_pass(places.iter().copied().zip(batch.response_lens.iter().map(&mut next)).collect())?;
     }
-    Ok(scores)
+    Ok(())
+}
+
+/// `[R]`, nats.
+fn score_batch(model: &CausalLm, batch: &Batch) -> Result<Vec<f32>> {
+    if batch.num_response_tokens() == 0 {
+        return Ok(Vec::new());
+    }
+    let device = model.device();
+    let context = model.context(&batch.positions, batch.plan.clone());
+    let hidden = model.hidden(model.embed(int_tensor(&batch.input_ids, &device)), &context);
+    let (rows, targets) = (int_tensor(&batch.rows, &device), int_tensor(&batch.targets, &device));
+    weights::to_host(model.token_log_probs(hidden, rows, targets, false))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::device;
+    use crate::model::ModelConfig;
+
+    #[test]
+    fn passes_of_known_sequences_are_left_out_and_the_others_stay_as_they_are() {
+        let config = json!({"model_type": "llama", "vocab_size": 30, "hidden_size": 8, "intermediate_size": 8,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 32});
+        let config = ModelConfig::from_json(&config, None, Path::new("tiny")).unwrap();
+        let model = weights::initialize(&config, 1, &device::open(device::processor()).unwrap()).unwrap();
+        let responses: Vec<Vec<u32>> = (1..=6).map(|len| (0..len).map(|i| (7 * i + len) % 30).collect()).collect();
+        let sequences: Vec<Sequence<'_>> =
+            responses.iter().map(|ids| Sequence { prompt_ids: &[1, 2], response_ids: ids }).collect();
+        let all = score(&model, &sequences, 2, 1, &mut |_| Ok(())).unwrap();
+        // Passes are (0, 1), (2, 3), (4, 5): the first is known, of the second one sequence.
+        let mut passes = Vec::new();
+        let is_known = |i: usize| i <= 2;
+        score_passes(&model, &sequences, 2, 1, &is_known, &mut |pass| {
+            passes.push(pass);
+            Ok(())
+        })
+        .unwrap();
+        let expected = |i: usize| (i, all[i].clone());
+        assert_eq!(passes, [[expected(2), expected(3)], [expected(4), expected(5)]]);
+        assert!(all.iter().zip(&responses).all(|(scores, response)| scores.len() == response.len()));
+    }
 }

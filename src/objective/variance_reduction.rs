@@ -53,47 +53,40 @@ impl Distributions {
     }
 }
 
-/// The reference's distributions along responses: the `num_candidates` likeliest tokens at each place, or all there are.
-/// `on_done` hears how many more sequences are read.
+/// The reference's distributions along one response: the `num_candidates` likeliest tokens at each place, or all there are.
 ///
 /// # Errors
-/// [`crate::error::Error::Device`] if the device fails, or what `on_done` returns.
+/// [`crate::error::Error::Device`] if the device fails.
 pub fn distributions(
     reference: &CausalLm,
-    sequences: &[Sequence<'_>],
+    sequence: Sequence<'_>,
     num_candidates: usize,
     num_tokens_multiple: usize,
-    on_done: &mut dyn FnMut(usize) -> Result<()>,
-) -> Result<Vec<Distributions>> {
+) -> Result<Distributions> {
     let reference = reference.valid();
     let device = reference.device();
-    let mut all = Vec::with_capacity(sequences.len());
-    for sequence in sequences {
-        let batch = Batch::new(std::slice::from_ref(sequence), num_tokens_multiple);
-        let context = reference.context(&batch.positions, batch.plan.clone());
-        let hidden = reference.hidden(reference.embed(int_tensor(&batch.input_ids, &device)), &context);
-        let mut found = Distributions::default();
-        for (rows, targets) in batch.rows.chunks(ROWS_AT_A_TIME).zip(batch.targets.chunks(ROWS_AT_A_TIME)) {
-            let logits = reference.logits(reference.normed(hidden.clone(), int_tensor(rows, &device)));
-            let vocab_size = logits.dims()[1];
-            let logits = weights::to_host(logits.reshape([rows.len() * vocab_size]))?;
-            let rows: Vec<_> = logits
-                .par_chunks(vocab_size)
-                .zip(targets)
-                .map(|(logits, target)| likeliest(logits, *target as usize, num_candidates.min(vocab_size)))
-                .collect();
-            for (log_prob, candidates) in rows {
-                found.log_probs.push(log_prob);
-                found.candidate_log_probs.extend(candidates.iter().map(|(_, log_prob)| *log_prob));
-                if num_candidates < vocab_size {
-                    found.candidate_ids.extend(candidates.iter().map(|(id, _)| *id));
-                }
+    let batch = Batch::new(&[sequence], num_tokens_multiple);
+    let context = reference.context(&batch.positions, batch.plan.clone());
+    let hidden = reference.hidden(reference.embed(int_tensor(&batch.input_ids, &device)), &context);
+    let mut found = Distributions::default();
+    for (rows, targets) in batch.rows.chunks(ROWS_AT_A_TIME).zip(batch.targets.chunks(ROWS_AT_A_TIME)) {
+        let logits = reference.logits(reference.normed(hidden.clone(), int_tensor(rows, &device)));
+        let vocab_size = logits.dims()[1];
+        let logits = weights::to_host(logits.reshape([rows.len() * vocab_size]))?;
+        let rows: Vec<_> = logits
+            .par_chunks(vocab_size)
+            .zip(targets)
+            .map(|(logits, target)| likeliest(logits, *target as usize, num_candidates.min(vocab_size)))
+            .collect();
+        for (log_prob, candidates) in rows {
+            found.log_probs.push(log_prob);
+            found.candidate_log_probs.extend(candidates.iter().map(|(_, log_prob)| *log_prob));
+            if num_candidates < vocab_size {
+                found.candidate_ids.extend(candidates.iter().map(|(id, _)| *id));
             }
         }
-        all.push(found);
-        on_done(1)?;
     }
-    Ok(all)
+    Ok(found)
 }
 
 /// The target's log-prob and the `count` likeliest tokens with theirs, from one row of logits; ties go to the smaller id.

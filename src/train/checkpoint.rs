@@ -186,7 +186,7 @@ fn write_set(
     };
     write(PARAMETERS, weights::trained_tensors_to_write(model))?;
     if let Some(optimizer) = optimizer {
-        write(OPTIMIZER, optimizer.to_host()?.into_iter().map(Into::into).collect())?;
+        write(OPTIMIZER, optimizer.tensors_to_write())?;
     }
     set.write(STATE, |file, path| {
         serde_json::to_writer(file, progress).map_err(io::Error::from).map_err(Error::writing("write", path))

@@ -1,5 +1,5 @@
 //! The reference's distributions along its own responses, for the variance reduction: read in one pass after the pairs are
-//! known, and kept in the iteration's folder like the log-probs.
+//! known, and written to the iteration's folder one by one.
 //!
 //! A pass of its own rather than a by-product of decoding, so that they are those of the weights themselves however the
 //! responses came: decoded with 16-bit copies, or by a server. Pairs that are left out cost nothing.
@@ -7,7 +7,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::iteration_folder;
-use super::json_lines::json_line;
 use super::pairs::Pair;
 use super::setup::Run;
 use crate::config::{RunConfig, VarianceReduction};
@@ -73,7 +72,7 @@ impl Run {
         let mut rows: Vec<DistributionsRow> = self.dir.read_lines(&file)?;
         let num_wanted: usize = pairs.iter().map(|pair| pair.self_generated.len()).sum();
         if rows.len() < num_wanted && stage_steps == 0 {
-            self.read_distributions(&file, reference, num_candidates, pairs)?;
+            self.read_distributions(&file, reference, num_candidates, pairs, rows.len())?;
             // Read back, as a resumed run has only what is written.
             rows = self.dir.read_lines(&file)?;
         }
@@ -90,28 +89,25 @@ impl Run {
         Ok(())
     }
 
+    /// Writes those of all responses but the first `num_written`.
     fn read_distributions(
         &self,
         file: &str,
         reference: &CausalLm,
         num_candidates: usize,
         pairs: &[Pair],
+        num_written: usize,
     ) -> Result<()> {
         let responses = pairs.iter().flat_map(|pair| pair.self_generated.iter().map(move |response| (pair, response)));
-        let sequences: Vec<Sequence<'_>> = responses
-            .clone()
-            .map(|(pair, own)| Sequence { prompt_ids: &pair.prompt_ids, response_ids: &own.token_ids })
-            .collect();
-        let mut bar = self.console.bar("scoring", sequences.len() as u64, Unit::Count("distributions"));
-        let multiple = self.num_tokens_multiple;
-        let found = distributions(reference, &sequences, num_candidates, multiple, &mut |count| {
-            bar.advance(count as u64);
-            self.stop.check()
-        })?;
-        let lines: Result<Vec<String>> = responses
-            .zip(found)
-            .map(|((pair, _), distributions)| json_line(&DistributionsRow { index: pair.index, distributions }))
-            .collect();
-        self.dir.write(file, &lines?.concat())
+        let open: Vec<_> = responses.skip(num_written).collect();
+        let mut bar = self.console.bar("scoring", open.len() as u64, Unit::Count("distributions"));
+        for (pair, response) in open {
+            let sequence = Sequence { prompt_ids: &pair.prompt_ids, response_ids: &response.token_ids };
+            let distributions = distributions(reference, sequence, num_candidates, self.num_tokens_multiple)?;
+            self.dir.append(file, &DistributionsRow { index: pair.index, distributions })?;
+            bar.advance(1);
+            self.stop.check()?;
+        }
+        self.dir.sync_lines(file)
     }
 }

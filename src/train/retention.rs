@@ -1,6 +1,6 @@
-//! Which checkpoints are kept: the newest ones, and those that served held-out demonstrations best.
+//! Which checkpoints are kept: the newest ones, those that served held-out demonstrations best, and the aligned adapter.
 
-use super::checkpoint::{self, Progress, Saved};
+use super::checkpoint::{self, Progress, Saved, Stage};
 use super::run_dir::RunDir;
 use crate::config::RunConfig;
 use crate::error::Result;
@@ -13,11 +13,19 @@ pub struct Keep {
     pub last: usize,
     /// Those with the highest held-out log-prob, among the ones that were evaluated.
     pub best: usize,
+    /// The start of the continued supervised stage, for `gsil export --format peft`: the aligned adapter stands nowhere else.
+    pub aligned: bool,
 }
 
 impl Keep {
     pub fn new(config: &RunConfig) -> Self {
-        Keep { last: config.keep_last, best: config.keep_best }
+        let aligned = config.lora.is_some() && config.continued_sft_lr.is_some();
+        Keep { last: config.keep_last, best: config.keep_best, aligned }
+    }
+
+    /// The most that lie on the disk between two saves.
+    pub fn most(&self) -> usize {
+        self.last + self.best + usize::from(self.aligned)
     }
 }
 
@@ -42,7 +50,9 @@ fn kept(saved: &[&Progress], keep: Keep) -> Vec<usize> {
         saved.iter().enumerate().filter_map(|(i, progress)| Some((progress.held_out_log_prob?, i))).collect();
     evaluated.sort_by(|a, b| b.0.total_cmp(&a.0));
     let best = evaluated.into_iter().take(keep.best).map(|(_, i)| i);
-    let mut kept: Vec<usize> = (first_of_last..saved.len()).chain(best).collect();
+    let is_aligned = |progress: &Progress| progress.stage == Stage::ContinuedSft && progress.stage_steps == 0;
+    let aligned = (0..saved.len()).filter(|i| keep.aligned && is_aligned(saved[*i]));
+    let mut kept: Vec<usize> = (first_of_last..saved.len()).chain(best).chain(aligned).collect();
     kept.sort_unstable();
     kept.dedup();
     kept
@@ -51,7 +61,6 @@ fn kept(saved: &[&Progress], keep: Keep) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::checkpoint::Stage;
 
     #[test]
     fn the_newest_and_the_best_are_kept() {
@@ -61,12 +70,28 @@ mod tests {
             .map(|(i, log_prob)| Progress { held_out_log_prob: *log_prob, ..Progress::at(Stage::Iteration(0), i) })
             .collect();
         let saved: Vec<&Progress> = saved.iter().collect();
-        let kept = |last, best| kept(&saved, Keep { last, best });
+        let kept = |last, best| kept(&saved, Keep { last, best, aligned: false });
         assert_eq!(kept(1, 0), [5]);
         assert_eq!(kept(3, 0), [3, 4, 5]);
         assert_eq!(kept(2, 1), [2, 4, 5]);
         assert_eq!(kept(3, 2), [2, 3, 4, 5]);
         assert_eq!(kept(1, 9), [0, 2, 3, 5]);
         assert_eq!(kept(9, 0), [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn an_aligned_adapter_outlives_the_updates_of_the_supervised_stage_after_it() {
+        let of = |stage, stage_steps| Progress { stage_steps, ..Progress::at(stage, 0) };
+        let aligned = of(Stage::ContinuedSft, 0);
+        let saved = [
+            of(Stage::Iteration(0), 0),
+            aligned,
+            of(Stage::ContinuedSft, 4),
+            of(Stage::ContinuedSft, 8),
+            of(Stage::Done, 0),
+        ];
+        let saved: Vec<&Progress> = saved.iter().collect();
+        assert_eq!(kept(&saved, Keep { last: 2, best: 0, aligned: true }), [1, 3, 4]);
+        assert_eq!(kept(&saved, Keep { last: 2, best: 0, aligned: false }), [3, 4]);
     }
 }

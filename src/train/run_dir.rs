@@ -13,6 +13,7 @@
 //! task/                     the built-in word problems: model and data
 //! held_out.jsonl            the start policy's responses to held-out prompts
 //! iteration-000/            self_generated.jsonl  demonstrations.jsonl (reference log-probs)  binding.json
+//!                           demonstrations.part.jsonl while they are scored
 //!                           distributions.jsonl (objective.variance_reduction)
 //!                           policy/ while a server needs it
 //! checkpoints/step-000120-iteration-0/   parameters.safetensors  optimizer.safetensors  state.json  MANIFEST

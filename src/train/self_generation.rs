@@ -1,9 +1,8 @@
 //! The first half of an iteration: the reference answers every prompt and scores every demonstration. Responses are written to
-//! the iteration's folder as they come, so that a stopped run goes on where it was; scores, which are soon there, together.
+//! the iteration's folder as they come, and so are scores: a stopped run goes on where it was.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::answering::{Answering, Found, OpenRequest};
 use super::checkpoint::Stage;
@@ -25,6 +24,8 @@ use crate::report::console::Unit;
 /// The files of an iteration's folder.
 pub const SELF_GENERATED_FILE: &str = "self_generated.jsonl";
 pub const DEMONSTRATIONS_FILE: &str = "demonstrations.jsonl";
+/// The same until all are scored, in the order in which they come.
+const SCORED_SO_FAR_FILE: &str = "demonstrations.part.jsonl";
 /// One line for each iteration.
 const COUNTS_FILE: &str = "self_generation.jsonl";
 /// How many responses are scored again with a full forward pass, to check the log-probs kept while decoding.
@@ -154,25 +155,36 @@ impl Run {
             .zip(&responses)
             .map(|(example, response_ids)| Sequence { prompt_ids: &example.prompt_ids, response_ids })
             .collect();
-        let scores = self.score("given responses", reference, &sequences)?;
-        for ((example, token_ids), token_log_probs) in self.examples.iter().zip(responses).zip(scores) {
-            let response = Response { token_ids, token_log_probs, finished: true };
+        let places: Vec<(usize, usize)> = self.examples.iter().map(|example| (example.index, 0)).collect();
+        let is_known: Vec<bool> = places.iter().map(|place| found.contains_key(place)).collect();
+        self.score("given responses", reference, &sequences, &is_known, &mut |i, token_log_probs| {
+            let (index, sample) = places[i];
+            let response = Response { token_ids: responses[i].clone(), token_log_probs, finished: true };
             let response_text = self.decode(&response)?;
-            let row =
-                SelfGeneratedRow { index: example.index, sample: 0, response_text, decoded_log_prob: None, response };
-            if let Entry::Vacant(entry) = found.entry((row.index, 0)) {
-                self.dir.append(file, &row)?;
-                entry.insert(row.response);
-            }
-        }
-        Ok(())
+            let row = SelfGeneratedRow { index, sample, response_text, decoded_log_prob: None, response };
+            self.dir.append(file, &row)?;
+            found.insert(places[i], row.response);
+            Ok(())
+        })
     }
 
-    fn score(&self, label: &'static str, reference: &CausalLm, sequences: &[Sequence<'_>]) -> Result<Vec<Vec<f32>>> {
-        let mut bar = self.console.bar("scoring", sequences.len() as u64, Unit::Count(label));
-        let batch_size = self.score_batch_size();
-        log_probs::score(reference, sequences, batch_size, self.num_tokens_multiple, &mut |count| {
-            bar.advance(count as u64);
+    /// Scores what is not known yet. `keep` hears the place and the token log-probs of each sequence.
+    fn score(
+        &self,
+        label: &'static str,
+        reference: &CausalLm,
+        sequences: &[Sequence<'_>],
+        is_known: &[bool],
+        keep: &mut dyn FnMut(usize, Vec<f32>) -> Result<()>,
+    ) -> Result<()> {
+        let num_open = is_known.iter().filter(|is_known| !**is_known).count();
+        let mut bar = self.console.bar("scoring", num_open as u64, Unit::Count(label));
+        let (batch_size, multiple) = (self.score_batch_size(), self.num_tokens_multiple);
+        log_probs::score_passes(reference, sequences, batch_size, multiple, &|i| is_known[i], &mut |pass| {
+            for (i, token_log_probs) in pass.into_iter().filter(|(i, _)| !is_known[*i]) {
+                keep(i, token_log_probs)?;
+                bar.advance(1);
+            }
             self.stop.check()
         })
     }
@@ -195,27 +207,40 @@ impl Run {
         if stage_steps > 0 {
             return Err(missing());
         }
+        let scored_so_far = format!("{}/{SCORED_SO_FAR_FILE}", iteration_folder(iteration));
+        self.score_open_demonstrations(reference, &scored_so_far)?;
+        // Read back, because JSON may change a double's last digit, and a resumed run has only what is written: sums of
+        // floats often lie half-way between two floats, so that the last digit decides.
+        let log_probs = self.written_log_probs(&scored_so_far)?.ok_or_else(missing)?;
+        let rows = self.examples.iter().zip(log_probs);
+        let lines: Result<Vec<String>> = rows
+            .map(|(example, reference_log_prob)| DemonstrationRow { index: example.index, reference_log_prob })
+            .map(|row| json_line(&row))
+            .collect();
+        self.dir.write(&file, &lines?.concat())?;
+        self.dir.remove(&scored_so_far)?;
+        self.written_log_probs(&file)?.ok_or_else(missing)
+    }
+
+    /// Writes the log-probs that `file` lacks.
+    fn score_open_demonstrations(&self, reference: &CausalLm, file: &str) -> Result<()> {
+        let written: Vec<DemonstrationRow> = self.dir.read_lines(file)?;
+        let written: BTreeSet<usize> = written.iter().map(|row| row.index).collect();
+        let is_known: Vec<bool> = self.examples.iter().map(|example| written.contains(&example.index)).collect();
         let sequences: Vec<Sequence<'_>> = self
             .examples
             .iter()
             .map(|example| Sequence { prompt_ids: &example.prompt_ids, response_ids: &example.demonstration_ids })
             .collect();
-        let scores = self.score("demonstrations", reference, &sequences)?;
-        let odd = self.examples.iter().zip(&scores).filter(|(_, tokens)| !sum(tokens).is_finite());
-        let odd: Vec<usize> = odd.map(|(example, _)| example.index).collect();
-        if !odd.is_empty() {
-            return Err(Error::training(format!("the reference gives rows {odd:?} a log-prob that is not finite"))
-                .with_hint("the weights have diverged: go back to an earlier model or a lower train.lr"));
-        }
-        let rows = self.examples.iter().zip(&scores);
-        let lines: Result<Vec<String>> = rows
-            .map(|(example, tokens)| DemonstrationRow { index: example.index, reference_log_prob: sum(tokens) })
-            .map(|row| json_line(&row))
-            .collect();
-        self.dir.write(&file, &lines?.concat())?;
-        // Read back, because JSON may change a double's last digit, and a resumed run has only what is written: sums of
-        // floats often lie half-way between two floats, so that the last digit decides.
-        self.written_log_probs(&file)?.ok_or_else(missing)
+        self.score("demonstrations", reference, &sequences, &is_known, &mut |i, token_log_probs| {
+            let row = DemonstrationRow { index: self.examples[i].index, reference_log_prob: sum(&token_log_probs) };
+            if !row.reference_log_prob.is_finite() {
+                let message = format!("the reference gives row {} a log-prob that is not finite", row.index);
+                return Err(Error::training(message)
+                    .with_hint("the weights have diverged: go back to an earlier model or a lower train.lr"));
+            }
+            self.dir.append(file, &row)
+        })
     }
 
     /// None if one is missing.

@@ -88,7 +88,7 @@ impl Run {
         RunDir::check_free(output)?;
         let (dir, opened);
         if config.word_problems.is_some() {
-            let device = device::open(device::resolve_name(config.device_names()[0]))?;
+            let device = device::open(config.device_names()[0])?;
             dir = RunDir::create(files, output)?;
             let made = make_task(&config, &dir, &device);
             match made.and_then(|()| Opened::open(&with_task_paths(&config, &dir), false, &console)) {
@@ -268,8 +268,7 @@ impl Run {
 impl Opened {
     /// Reads the weights only if the machine has the memory for the run. The paths of the configuration are of this machine.
     fn open(config: &RunConfig, is_resumed: bool, console: &Console) -> Result<Self> {
-        let others: Result<Vec<Device>> =
-            config.device_names()[1..].iter().map(|name| device::open(device::resolve_name(name))).collect();
+        let others: Result<Vec<Device>> = config.device_names()[1..].iter().map(|name| device::open(name)).collect();
         let replicas = Replicas::new(others?)?;
         let inputs = Inputs::open(config, console)?;
         let memory = inputs.with_subject(config, is_resumed, |subject| {
@@ -319,7 +318,7 @@ impl Opened {
 
 /// See [`crate::data::batch::Batch::new`].
 pub fn num_tokens_multiple(device_name: &str) -> usize {
-    if device::prefers_few_shapes(device_name) { FEW_SHAPES_MULTIPLE } else { 1 }
+    if device::is_card(device_name) { FEW_SHAPES_MULTIPLE } else { 1 }
 }
 
 /// Sequences scored at once: as many as a training step holds, for less memory than it needs.

@@ -26,7 +26,7 @@ impl TestDevice {
 
     /// True where a new tensor shape costs nothing.
     pub fn is_cpu(&self) -> bool {
-        !device::prefers_few_shapes(&self.name)
+        !device::is_card(&self.name)
     }
 }
 

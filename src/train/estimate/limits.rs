@@ -23,7 +23,7 @@ impl Limits {
     /// Those of the device with this name. On a graphics card it asks the driver: call it before the device is opened.
     pub fn of(config: &RunConfig, device_name: &str) -> Self {
         let adapter = device::adapter(device_name);
-        let is_card = device::prefers_few_shapes(device_name);
+        let is_card = device::is_card(device_name);
         let host = if is_card { None } else { HostMemory::of_this_machine() };
         let configured = config.memory_limit.as_deref().and_then(parse_bytes);
         Limits {

@@ -320,12 +320,10 @@ impl<'a> Arithmetic<'a> {
         training
     }
 
-    /// A checkpoint in the middle of a stage collects all moments on the host; weights are copied one at a time. At the end
-    /// of a stage there are no moments to write.
+    /// Weights and moments are copied to the host one at a time.
     fn checkpoint(&self, train: &TrainConfig, shape: StageShape) -> Option<PhaseMemory> {
-        let moments = if shape.num_updates > self.subject.config.save_every { self.moments(train) } else { 0 };
         (shape.num_updates > 0).then(|| {
-            let copies = moments + self.sizes.largest_weight();
+            let copies = self.sizes.largest_weight();
             self.phase(Phase::Checkpoint, &[(Part::Optimizer, self.moments(train)), (Part::Copies, copies)])
         })
     }

@@ -12,6 +12,7 @@ pub mod time;
 
 use super::checkpoint;
 use super::optimizer::Optimizer;
+use super::retention::Keep;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
@@ -70,7 +71,7 @@ pub fn disk_bytes(config: &RunConfig, model: &ModelConfig) -> u64 {
     let start = if config.continued_sft_lr.is_some() { checkpoint::num_bytes(trained, None) } else { 0 };
     let hands_over = config.server.as_ref().is_some_and(|server| !server.on_policy_ready.is_empty());
     let num_models = if hands_over { 2 } else { 1 };
-    let num_checkpoints = (config.keep_last + config.keep_best + 1) as u64;
+    let num_checkpoints = Keep::new(config).most() as u64 + 1;
     num_checkpoints * checkpoint + start + num_models * NUMBER * model.num_parameters() as u64
 }
 

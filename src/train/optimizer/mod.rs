@@ -14,7 +14,8 @@ use burn::tensor::{Device, Tensor};
 
 use crate::config::{OptimizerName, TrainConfig};
 use crate::error::{Error, Result};
-use crate::formats::safetensors::HostTensor;
+use crate::formats::safetensors::{HostTensor, TensorToWrite};
+use crate::model::weights::to_host;
 use rules::Rule;
 
 /// Updates the parameters of a module. Parameters, gradients and state are f32.
@@ -68,25 +69,20 @@ impl Optimizer {
         module.map(&mut Update { optimizer: self, gradients, lr, path: Vec::new() })
     }
 
-    /// The state for a checkpoint: `<parameter path>.<average>`, averages by their PyTorch names, sorted by path.
-    ///
-    /// # Errors
-    /// [`Error::Device`] if the device fails while it is read.
-    pub fn to_host(&self) -> Result<Vec<HostTensor>> {
-        let mut tensors = Vec::new();
-        for (path, state) in &self.state {
-            for (average, tensor) in self.rule.average_names().iter().zip(&state.averages) {
-                let name = format!("{path}.{average}");
-                let values = tensor.try_to_vec_as::<f32>().map_err(|source| {
-                    Error::device(format!("{:?}", tensor.device()), format!("cannot read `{name}`: {source}"))
-                })?;
-                tensors.push(HostTensor { name, shape: state.shape.clone(), values });
-            }
-        }
-        Ok(tensors)
+    /// The state for a checkpoint: `<parameter path>.<average>`, averages by their PyTorch names, sorted by path. Values leave
+    /// the device when they are written.
+    pub fn tensors_to_write(&self) -> Vec<TensorToWrite<'_>> {
+        let of_parameter = |(path, state): (&String, &'_ State)| -> Vec<TensorToWrite<'_>> {
+            let averages = self.rule.average_names().iter().zip(state.averages.clone());
+            let shape = &state.shape;
+            averages
+                .map(|(name, tensor)| TensorToWrite::new(format!("{path}.{name}"), shape, move || to_host(tensor)))
+                .collect()
+        };
+        self.state.iter().flat_map(of_parameter).collect()
     }
 
-    /// Continues from what [`Self::to_host`] gave after `num_updates` updates: the next update is the same, bit for
+    /// Continues from what [`Self::tensors_to_write`] gave after `num_updates` updates: the next update is the same, bit for
     /// bit. Replaces whatever state there is; on an error nothing changes.
     ///
     /// # Errors
