@@ -57,7 +57,7 @@ fn tensor(values: [f64; 2], device: &Device) -> Tensor<1> {
 
 /// One iteration: the reference stays what the policy was at the start, the policy moves.
 fn train(name: ObjectiveName, scale: f64, num_updates: usize, device: &Device) -> gsil::Result<Path> {
-    let objective = Objective::new(&ObjectiveConfig { name, scale: Some(scale), ..ObjectiveConfig::default() });
+    let objective = Objective::new(&ObjectiveConfig { name, scale, ..ObjectiveConfig::default() });
     let reference = tensor(START, device);
     let mut logits = tensor(START.map(f64::ln), device).inner();
     let mut probability_of_a = vec![START[0]];

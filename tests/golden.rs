@@ -204,7 +204,7 @@ fn check_ten_losses(device: &TestDevice, key: &str, config: &TrainConfig, micro_
     let expected = golden::numbers(&golden::values()[key]);
     assert_eq!(expected.len(), 10);
     let config = TrainConfig { micro_batch_size, ..config.clone() };
-    let objective = Objective::new(&ObjectiveConfig { scale: Some(0.1), ..ObjectiveConfig::default() });
+    let objective = Objective::new(&ObjectiveConfig { scale: 0.1, ..ObjectiveConfig::default() });
     let num_tokens_multiple = device.num_tokens_multiple();
     let updater = Updater { objective: &objective, config: &config, normalizer: 1.0, num_tokens_multiple };
     let mut optimizer = Optimizer::new(&config);

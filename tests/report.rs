@@ -272,7 +272,7 @@ fn compared_runs_share_their_charts_and_show_in_what_they_differ() {
     runs.iter().for_each(|run| write_run(run, 40));
     let path = runs[1].join("config.ron");
     let mut config = RunConfig::from_ron(&read(&path), "config.ron").unwrap();
-    config.objective.scale = Some(0.25);
+    config.objective.scale = 0.25;
     fs::write(&path, config.to_ron().unwrap()).unwrap();
     gsil(folder.path(), &["report", "one", "--compare", "two", "other/two"]).succeeded();
     let page = read(&runs[0].join("report.html"));

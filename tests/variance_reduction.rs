@@ -28,7 +28,7 @@ fn tiny() -> Value {
 }
 
 fn objective(name: ObjectiveName) -> Objective {
-    Objective::new(&ObjectiveConfig { name, scale: Some(0.8), shift: 0.2, ..ObjectiveConfig::default() })
+    Objective::new(&ObjectiveConfig { name, scale: 0.8, shift: 0.2, ..ObjectiveConfig::default() })
 }
 
 /// All responses of two tokens.

@@ -101,7 +101,7 @@ struct Timing {
 /// The configuration of a workload before a user's changes: that of the published trainer.
 pub fn default_config(workload: Workload, size: &Size) -> RunConfig {
     let mut config = RunConfig {
-        objective: ObjectiveConfig { name: ObjectiveName::Bernoulli, scale: Some(0.1), ..ObjectiveConfig::default() },
+        objective: ObjectiveConfig { name: ObjectiveName::Bernoulli, scale: 0.1, ..ObjectiveConfig::default() },
         lora: (workload == Workload::Lora).then(LoraConfig::default),
         seed: SEED,
         ..RunConfig::default()

@@ -92,14 +92,13 @@ pub(super) fn score(args: ScoreArgs) -> Result<()> {
     let scores = score_all(&policy, &examples, &device, multiple, &console)?;
     let reference_scores =
         reference.map(|reference| score_all(&reference, &examples, &device, multiple, &console)).transpose()?;
-    let scale = config.objective.scale.unwrap_or(1.0);
     for (i, (example, policy)) in examples.iter().zip(&scores).enumerate() {
         let reference = reference_scores.as_ref().map(|all| &all[i]);
         let ratio = |policy: &[f32], reference: &[f32]| sum(policy) - sum(reference);
         let log_ratio_demonstration = reference.map(|r| ratio(&policy.demonstration, &r.demonstration));
         let log_ratio_self_generated =
             reference.and_then(|r| Some(ratio(policy.self_generated.as_ref()?, r.self_generated.as_ref()?)));
-        let reward = |log_ratio: Option<f64>| log_ratio.map(|r| scale * r + config.objective.shift);
+        let reward = |log_ratio: Option<f64>| log_ratio.map(|r| config.objective.scale * r + config.objective.shift);
         print_json(&ScoreRow {
             index: example.index,
             prompt_len: example.prompt_ids.len(),

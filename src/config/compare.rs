@@ -220,8 +220,7 @@ impl CompareConfig {
         let mut config = RunConfig { seed, ..self.base.clone() };
         config.evaluation.max_new_tokens.get_or_insert(self.base.generation.max_new_tokens);
         config.resolve();
-        // A method may change the loss and what is trained: their defaults are the cell's own.
-        (config.objective.scale, config.train.lr) = (self.base.objective.scale, self.base.train.lr);
+        config.train.lr = self.base.train.lr; // a method may change what is trained: the default is the cell's own
         config
     }
 }
@@ -275,7 +274,7 @@ mod tests {
         let config = checked(TEXT).unwrap();
         assert_eq!(config.seeds, [0, 1, 2]);
         let cell = config.cell(1, 7).unwrap();
-        assert_eq!((cell.seed, cell.train.lr, cell.objective.scale), (7, Some(1e-4), Some(1.0)));
+        assert_eq!((cell.seed, cell.train.lr), (7, Some(1e-4)));
         assert_eq!(cell.objective.name, crate::config::ObjectiveName::Brier);
         assert_eq!(config.cell(0, 7).unwrap().train.lr, Some(1e-5));
     }

@@ -162,10 +162,9 @@ impl RunConfig {
         }
     }
 
-    /// Fills the values whose default depends on others: `objective.scale` from the loss, `train.lr` and `sft.lr` from
-    /// whether all weights are trained (1e-5) or an adapter (1e-4). What is set stays.
+    /// Fills the values whose default depends on others: `train.lr` and `sft.lr` from whether all weights are trained (1e-5)
+    /// or an adapter (1e-4). What is set stays.
     pub fn resolve(&mut self) {
-        self.objective.scale.get_or_insert(self.objective.name.default_scale());
         let default_lr = if self.lora.is_some() { TrainConfig::DEFAULT_LORA_LR } else { TrainConfig::DEFAULT_LR };
         self.train.lr.get_or_insert(default_lr);
         if let Some(sft) = &mut self.sft {
@@ -229,12 +228,11 @@ mod tests {
     fn resolving_fills_learning_rates_by_what_is_trained_and_keeps_what_is_set() {
         let mut full = RunConfig { sft: Some(TrainConfig::default()), ..RunConfig::default() };
         full.resolve();
-        assert_eq!((full.train.lr, full.sft.unwrap().lr, full.objective.scale), (Some(1e-5), Some(1e-5), Some(1.0)));
+        assert_eq!((full.train.lr, full.sft.unwrap().lr), (Some(1e-5), Some(1e-5)));
 
         let mut adapter = RunConfig { lora: Some(LoraConfig::default()), ..RunConfig::default() };
-        adapter.objective.scale = Some(0.1);
         adapter.resolve();
-        assert_eq!((adapter.train.lr, adapter.objective.scale), (Some(1e-4), Some(0.1)));
+        assert_eq!(adapter.train.lr, Some(1e-4));
     }
 
     #[test]

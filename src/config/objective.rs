@@ -11,12 +11,12 @@ use crate::error::{Error, Result};
 pub struct ObjectiveConfig {
     /// The loss. Default `bernoulli`: its gradients are bounded on both sides.
     pub name: ObjectiveName,
-    /// Implicit reward per nat of log-ratio; above 0. Default none: [`ObjectiveName::default_scale`], which fits short
-    /// answers. Log-ratios are sums over tokens, so that long answers saturate a bounded loss sooner; less, about 20 / (mean
-    /// length in tokens), is customary there. An iteration is best where `log_ratio` is `1 / scale` times the logarithm of
+    /// Implicit reward per nat of log-ratio; above 0. Default 1, which fits short answers (some 20 tokens). Log-ratios are
+    /// sums over tokens, so that long answers saturate a bounded loss sooner; less, about 20 / (mean length in tokens), is
+    /// customary there. An iteration is best where `log_ratio` is `1 / scale` times the logarithm of
     /// the density ratio (before normalisation): above 1 it goes part of the way and the next goes on; below 1 it aims
     /// beyond the demonstrator, and only few updates keep it from getting there.
-    pub scale: Option<f64>,
+    pub scale: f64,
     /// Implicit reward at a log-ratio of 0. Default 0: both sides start with gradients of the same size; with 2 the
     /// self-generated side starts 7.4 times as strong, and `hinge` has no gradient on demonstrations from 1 on.
     pub shift: f64,
@@ -38,7 +38,7 @@ impl Default for ObjectiveConfig {
     fn default() -> Self {
         Self {
             name: ObjectiveName::Bernoulli,
-            scale: None,
+            scale: 1.0,
             shift: 0.0,
             power: 0.5,
             sft_weight: 0.0,
@@ -138,12 +138,6 @@ impl ObjectiveName {
         use ObjectiveName::*;
         [Bernoulli, Brier, Hinge, Kliep, Lsif, BregmanPower, Spin, Sft, Simper, DilLsif, DilUkl, DilBce]
     };
-
-    /// The `scale` for short answers (some 20 tokens). It is 1 for every loss: measured for `bernoulli` and `spin`,
-    /// provisional for the others.
-    pub fn default_scale(self) -> f64 {
-        1.0
-    }
 
     /// The losses of GSIL: a demonstration's side and a self-generated side, each a function of its implicit reward.
     pub fn is_density_ratio(self) -> bool {

@@ -98,7 +98,7 @@ fn numbers(config: &RunConfig) -> Vec<Number> {
         ("keep_last", Some(config.keep_last as f64), from_to(1.0, 10_000.0)),
         ("keep_best", Some(config.keep_best as f64), from_to(0.0, 10_000.0)),
         ("max_rows", config.max_rows.map(|rows| rows as f64), COUNT),
-        ("objective.scale", objective.scale, above(0.0, 1000.0)),
+        ("objective.scale", Some(objective.scale), above(0.0, 1000.0)),
         // Beyond 10 nats one side has no gradient left.
         ("objective.shift", Some(objective.shift), from_to(-10.0, 10.0)),
         ("objective.power", Some(objective.power), above(0.0, 1.0)),

@@ -134,7 +134,7 @@ enum Form {
 }
 
 impl Objective {
-    /// The objective that a configuration names. An unresolved `scale` is 1.
+    /// The objective that a configuration names.
     pub fn new(config: &ObjectiveConfig) -> Self {
         let form = match config.name {
             ObjectiveName::Bernoulli | ObjectiveName::DilBce => Form::DensityRatio(Arc::new(Bernoulli)),
@@ -150,7 +150,7 @@ impl Objective {
         };
         Objective {
             form,
-            scale: config.scale.unwrap_or(1.0),
+            scale: config.scale,
             shift: config.shift,
             sft_weight: config.sft_weight,
             normalize: config.normalize,

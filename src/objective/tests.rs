@@ -10,7 +10,7 @@ fn test_device() -> Device {
 }
 
 fn config(name: ObjectiveName, scale: f64, shift: f64) -> ObjectiveConfig {
-    ObjectiveConfig { name, scale: Some(scale), shift, power: 0.5, sft_weight: 0.0, ..Default::default() }
+    ObjectiveConfig { name, scale, shift, power: 0.5, sft_weight: 0.0, ..Default::default() }
 }
 
 fn tensor(values: &[f32], device: &Device) -> Tensor<1> {

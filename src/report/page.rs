@@ -95,7 +95,7 @@ fn facts(run: &RunFiles) -> String {
     let numbers = format!(
         "{}, scale {}, shift {}{}",
         objective.name,
-        objective.scale.unwrap_or(1.0),
+        objective.scale,
         objective.shift,
         if objective.sft_weight > 0.0 { format!(", sft_weight {}", objective.sft_weight) } else { String::new() }
     );

@@ -220,10 +220,7 @@ impl Run {
         console.say(format!("data       {} demonstrations, {held_out} {is_held_out}", self.examples.len()));
         console.say(format!(
             "objective  {}, scale {}, shift {}; iterations: {}",
-            objective.name,
-            objective.scale.unwrap_or(1.0),
-            objective.shift,
-            self.config.iterations
+            objective.name, objective.scale, objective.shift, self.config.iterations
         ));
         let devices = match self.config.devices.len() {
             0 | 1 => self.device_name.clone(),

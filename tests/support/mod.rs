@@ -99,7 +99,7 @@ pub fn random_ids(seed: u64, len: usize, vocab_size: u32) -> Vec<u32> {
 
 /// The raw loss, as the equations state it.
 pub fn objective(name: ObjectiveName, scale: f64, shift: f64) -> Objective {
-    Objective::new(&ObjectiveConfig { name, scale: Some(scale), shift, normalize: false, ..ObjectiveConfig::default() })
+    Objective::new(&ObjectiveConfig { name, scale, shift, normalize: false, ..ObjectiveConfig::default() })
 }
 
 /// Demonstrations first, then self-generated responses, as in a training step.

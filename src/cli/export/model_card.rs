@@ -6,7 +6,7 @@ use std::path::Path;
 use super::Target;
 use super::source::{Run, Source};
 use crate::cli::train::results;
-use crate::config::{RunConfig, TrainConfig};
+use crate::config::{ObjectiveConfig, RunConfig, TrainConfig};
 use crate::data::data_folder::{Split, files_of};
 use crate::error::Result;
 use crate::formats::hub;
@@ -146,9 +146,8 @@ fn stage(train: &TrainConfig) -> String {
 }
 
 fn objective(config: &RunConfig) -> String {
-    let objective = &config.objective;
-    let scale = objective.scale.unwrap_or_else(|| objective.name.default_scale());
-    format!("{}, scale {scale}, shift {}, sft_weight {}", objective.name, objective.shift, objective.sft_weight)
+    let ObjectiveConfig { name, scale, shift, sft_weight, .. } = &config.objective;
+    format!("{name}, scale {scale}, shift {shift}, sft_weight {sft_weight}")
 }
 
 fn iterations(config: &RunConfig) -> String {
