@@ -122,6 +122,7 @@ impl ModelConfig {
         let fields = Fields::new(config, path)?;
         let (is_gemma, is_gpt2) =
             (fields.architecture == Architecture::Gemma3, fields.architecture == Architecture::Gpt2);
+        let default_eps = if is_gpt2 || fields.architecture == Architecture::Phi3 { 1e-5 } else { 1e-6 };
         let hidden_size = fields.size("hidden_size", MAX_WIDTH)?;
         let num_attention_heads = fields.size("num_attention_heads", MAX_WIDTH)?;
         let num_hidden_layers = fields.size("num_hidden_layers", MAX_LAYERS)?;
@@ -137,7 +138,7 @@ impl ModelConfig {
             num_attention_heads,
             num_key_value_heads: fields.optional_size("num_key_value_heads", MAX_WIDTH)?.unwrap_or(num_attention_heads),
             head_dim,
-            rms_norm_eps: fields.number("rms_norm_eps", if is_gpt2 { 1e-5 } else { 1e-6 })?,
+            rms_norm_eps: fields.number("rms_norm_eps", default_eps)?,
             max_position_embeddings,
             tie_word_embeddings: fields.flag("tie_word_embeddings", is_gemma || is_gpt2)?,
             qkv_bias: attention_bias || fields.architecture == Architecture::Qwen2,

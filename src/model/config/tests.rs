@@ -31,6 +31,12 @@ fn qwen2_has_a_bias_on_query_key_and_value_only() {
 }
 
 #[test]
+fn norms_add_what_transformers_adds_where_the_file_does_not_say() {
+    let eps = |name: &str| with(json!({"architectures": [name]})).unwrap().rms_norm_eps;
+    assert_eq!((eps("LlamaForCausalLM"), eps("Phi3ForCausalLM")), (1e-6, 1e-5));
+}
+
+#[test]
 fn what_the_decoder_cannot_do_is_refused_by_name() {
     for (changes, word) in [
         (json!({"architectures": ["BloomForCausalLM"]}), "BloomForCausalLM"),
