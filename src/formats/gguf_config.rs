@@ -219,22 +219,8 @@ pub fn generation_config_json(file: &GgufFile) -> Result<Option<Value>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::ModelFiles;
     use crate::formats::gguf_builder::{GgufBuilder, tiny_model};
-    use crate::formats::gguf_model::open_gguf_model;
-
-    fn opened(bytes: &[u8]) -> Result<ModelFiles> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model.gguf");
-        std::fs::write(&path, bytes).unwrap();
-        open_gguf_model(&path)
-    }
-
-    fn refused(builder: GgufBuilder, why: &str) {
-        let error = opened(&builder.build()).unwrap_err();
-        assert_eq!(error.exit_code(), 3);
-        assert!(error.to_string().contains(why), "expected {why:?} in: {error}");
-    }
+    use crate::formats::gguf_checks::{opened, refused};
 
     #[test]
     fn the_configuration_is_the_hugging_face_one() {

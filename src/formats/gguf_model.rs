@@ -154,20 +154,8 @@ pub(super) fn deinterleave_rows(values: &[f32], num_rows: usize, num_heads: usiz
 mod tests {
     use super::*;
     use crate::formats::gguf_builder::{GgufBuilder, tiny_model};
+    use crate::formats::gguf_checks::{opened, refused};
     use serde_json::json;
-
-    fn opened(bytes: &[u8]) -> Result<ModelFiles> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model.gguf");
-        std::fs::write(&path, bytes).unwrap();
-        open_gguf_model(&path)
-    }
-
-    fn refused(builder: GgufBuilder, why: &str) {
-        let error = opened(&builder.build()).unwrap_err();
-        assert_eq!(error.exit_code(), 3);
-        assert!(error.to_string().contains(why), "expected {why:?} in: {error}");
-    }
 
     #[test]
     fn names_and_shapes_are_the_hugging_face_ones() {

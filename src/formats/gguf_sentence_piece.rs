@@ -82,26 +82,8 @@ fn merges_by_score<'a>(vocabulary: &Vocabulary<'a>, scores: &[f64]) -> Vec<(&'a 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::TokenizerFiles;
     use crate::formats::gguf_builder::GgufBuilder;
-    use crate::formats::gguf_tokenizer::tokenizer_files;
-    use tokenizers::Tokenizer as Reader;
-
-    fn files(builder: &GgufBuilder) -> Result<Option<TokenizerFiles>> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model.gguf");
-        std::fs::write(&path, builder.build()).unwrap();
-        let file = crate::formats::gguf::open_gguf(&path)?;
-        tokenizer_files(&path, &file.metadata)
-    }
-
-    fn reader(builder: &GgufBuilder) -> Reader {
-        Reader::from_bytes(files(builder).unwrap().unwrap().tokenizer_json).unwrap()
-    }
-
-    fn tokens(reader: &Reader, text: &str, add_special_tokens: bool) -> Vec<String> {
-        reader.encode(text, add_special_tokens).unwrap().get_tokens().to_vec()
-    }
+    use crate::formats::gguf_checks::{reader, tokenizer_in, tokens};
 
     /// A vocabulary worked by hand: `▁ab` scores best of those with two letters, so "ab" is `▁ab`, not `▁a` and `b`.
     fn scored_file() -> GgufBuilder {
@@ -118,7 +100,7 @@ mod tests {
 
     #[test]
     fn scores_become_merges_best_first() {
-        let files = files(&scored_file()).unwrap().unwrap();
+        let files = tokenizer_in(&scored_file()).unwrap().unwrap();
         let json: Value = serde_json::from_slice(&files.tokenizer_json).unwrap();
         assert_eq!(json["model"]["merges"], json!([["a", "b"], ["▁a", "b"], ["▁", "ab"], ["▁", "a"]]));
     }
@@ -137,7 +119,7 @@ mod tests {
     #[test]
     fn damaged_scores_are_refused() {
         let refused = |builder: GgufBuilder, why: &str| {
-            let error = files(&builder).unwrap_err().to_string();
+            let error = tokenizer_in(&builder).unwrap_err().to_string();
             assert!(error.contains(why), "expected {why:?} in: {error}");
         };
         let scored = GgufBuilder::default().string("tokenizer.ggml.model", "llama");

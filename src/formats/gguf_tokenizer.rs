@@ -200,27 +200,12 @@ fn tokenizer_config(vocabulary: &Vocabulary, tokenizer: &Tokenizer, chat_templat
 mod tests {
     use super::*;
     use crate::formats::gguf_builder::GgufBuilder;
+    use crate::formats::gguf_checks::{reader, tokenizer_in, tokens};
     use crate::formats::{ModelFiles, open_model};
     use tokenizers::Tokenizer as Reader;
 
-    fn files(builder: &GgufBuilder) -> Result<Option<TokenizerFiles>> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model.gguf");
-        std::fs::write(&path, builder.build()).unwrap();
-        let file = crate::formats::gguf::open_gguf(&path)?;
-        tokenizer_files(&path, &file.metadata)
-    }
-
-    fn reader(builder: &GgufBuilder) -> Reader {
-        Reader::from_bytes(files(builder).unwrap().unwrap().tokenizer_json).unwrap()
-    }
-
-    fn tokens(reader: &Reader, text: &str, add_special_tokens: bool) -> Vec<String> {
-        reader.encode(text, add_special_tokens).unwrap().get_tokens().to_vec()
-    }
-
     fn refused(builder: &GgufBuilder, why: &str) {
-        let error = files(builder).unwrap_err();
+        let error = tokenizer_in(builder).unwrap_err();
         assert_eq!(error.exit_code(), 3);
         assert!(error.to_string().contains(why), "expected {why:?} in: {error}");
     }
@@ -267,7 +252,8 @@ mod tests {
 
     #[test]
     fn the_configuration_names_the_special_tokens_and_keeps_the_template() {
-        let files = files(&byte_level_file("smollm").string("tokenizer.chat_template", "{{ x }}")).unwrap().unwrap();
+        let files =
+            tokenizer_in(&byte_level_file("smollm").string("tokenizer.chat_template", "{{ x }}")).unwrap().unwrap();
         assert_eq!(files.chat_template.as_deref(), Some("{{ x }}"));
         let expected = json!({
             "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false,

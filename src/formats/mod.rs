@@ -25,6 +25,8 @@ pub mod gguf;
 #[cfg(test)]
 mod gguf_builder;
 mod gguf_byte_level;
+#[cfg(test)]
+mod gguf_checks;
 mod gguf_config;
 mod gguf_header;
 pub mod gguf_metadata;
