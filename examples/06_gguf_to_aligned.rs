@@ -87,14 +87,23 @@ pub fn run(folder: &Path) -> Result<Vec<EvaluationRow>> {
     align(folder, &gguf, &data, &[&sizes[..], &rest].concat())
 }
 
-pub fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.as_slice() {
-        [] => run(Path::new("06_gguf_to_aligned")).map(drop),
-        [folder] => run(Path::new(folder)).map(drop),
+fn begin(arguments: &[String]) -> Result<Vec<EvaluationRow>> {
+    let folder = Path::new(arguments.first().map_or("06_gguf_to_aligned", String::as_str));
+    if ["start", "run"].iter().any(|name| folder.join(name).exists()) {
+        return Err(Error::usage(format!("{} holds what this program made before", folder.display()))
+            .with_hint("remove it, or name another FOLDER"));
+    }
+    match arguments {
+        [] | [_] => run(folder),
         [_, _] => Err(Error::usage("a model needs its demonstrations: FOLDER MODEL.gguf DATA.jsonl")),
-        [folder, gguf, data, changes @ ..] => {
-            align(Path::new(folder), Path::new(gguf), Path::new(data), changes).map(drop)
-        }
+        [_, gguf, data, changes @ ..] => align(folder, Path::new(gguf), Path::new(data), changes),
+    }
+}
+
+pub fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Err(error) = begin(&arguments) {
+        eprintln!("error: {error}\nhint: {}", error.hint().unwrap_or("see the head of this program"));
+        std::process::exit(error.exit_code());
     }
 }

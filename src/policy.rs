@@ -51,6 +51,18 @@ impl Policy {
         Ok(Policy { files, config, tokenizer, eos_token_ids })
     }
 
+    /// The model of a run, whose prompts have the date that the run began with.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_for(config: &RunConfig, path: &Path) -> Result<Self> {
+        let mut policy = Self::open(path)?;
+        if let (Some(tokenizer), Some(date)) = (&mut policy.tokenizer, config.date()) {
+            tokenizer.set_date(date);
+        }
+        Ok(policy)
+    }
+
     /// Reads data files as token ids for this model; prompt and response together have at most `max_length` tokens, and
     /// fit the model's context. What is left out is counted and said.
     ///

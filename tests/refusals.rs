@@ -156,7 +156,7 @@ fn a_reference_log_prob_that_is_beyond_a_float_stops_the_run_and_names_the_row()
     });
     let before = files_of(&recipe.path("run/checkpoints"));
     let stderr = wait(recipe.start("run")).failed(5);
-    assert!(stderr.contains(&format!("the loss is not finite; rows {index}\n")), "{stderr}");
+    assert!(stderr.contains(&format!("the loss is not finite; rows {index}, counted from 0\n")), "{stderr}");
     assert!(files_of(&recipe.path("run/checkpoints")).len() >= before.len());
     recipe.assert_checkpoints_verify("run");
 }

@@ -20,9 +20,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use chrono::Local;
 use serde_json::json;
 
-use crate::config::{CompareConfig, RunConfig};
+use crate::config::{CompareConfig, RunConfig, spell_date};
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::{create_folder, folder_of, remove, write_json};
 use crate::formats::file_system::Disk;
@@ -54,12 +55,13 @@ impl Comparison {
     ///
     /// # Errors
     /// [`Error::Config`] that names what changed, if another comparison was begun there; [`Error::Locked`], [`Error::Disk`].
-    pub fn open(plan: Plan, output: &Path, console: Console) -> Result<Self> {
+    pub fn open(mut plan: Plan, output: &Path, console: Console) -> Result<Self> {
         let dir = RunDir::create(Arc::new(Disk), output)?;
         let path = dir.join(CONFIG_FILE);
         if path.exists() {
             let text = fs::read_to_string(&path).map_err(Error::reading(&path))?;
             let begun = CompareConfig::from_ron(&text, &path.to_string_lossy())?;
+            plan.keep_date(begun.base.template_date.clone());
             check_unchanged(&begun, &plan.config).map_err(|changed| {
                 Error::config(
                     path.to_string_lossy(),
@@ -68,6 +70,7 @@ impl Comparison {
                 .with_hint("undo the change, or choose another --output; seeds and methods may be added")
             })?;
         }
+        plan.keep_date(Some(spell_date(Local::now())));
         dir.write(CONFIG_FILE, &plan.config.to_ron()?)?;
         Ok(Comparison { dir, plan, console })
     }

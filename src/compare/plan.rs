@@ -61,6 +61,15 @@ impl Plan {
         Ok(Plan { config, cells })
     }
 
+    /// Cells that run on different days read the same prompts: `date` is that of their chat templates, unless the
+    /// configuration names one.
+    pub(super) fn keep_date(&mut self, date: Option<String>) {
+        let configs = self.cells.iter_mut().map(|cell| &mut cell.config).chain([&mut self.config.base]);
+        for config in configs.filter(|config| config.template_date.is_none()) {
+            config.template_date.clone_from(&date);
+        }
+    }
+
     /// A start is made for each seed: the built-in task, if it is used, and the supervised stage.
     pub fn makes_starts(&self) -> bool {
         self.config.base.sft.is_some()

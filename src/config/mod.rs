@@ -26,6 +26,7 @@ pub use server::ServerConfig;
 pub use size::parse_bytes;
 pub use training::{LoraConfig, OptimizerName, ScheduleName, TrainConfig};
 
+use chrono::{DateTime, Local, NaiveDateTime};
 use serde::{Deserialize, Serialize};
 
 #[cfg(doc)]
@@ -62,6 +63,9 @@ pub struct RunConfig {
     pub memory_limit: Option<String>,
     /// Decides every random choice of the run. Default 0: any number will do, the same one repeats the run.
     pub seed: u64,
+    /// The date and time that a chat template prints, local, like `2026-01-31T08:00:00`. Default: when the run begins, which it
+    /// then keeps; none where the template prints no date.
+    pub template_date: Option<String>,
     /// Rounds of self-generation and training. Default 1: each costs a pass of generation over the data, and one shows
     /// whether a second is worth it. 0 runs the supervised stage and the evaluation alone.
     pub iterations: usize,
@@ -98,6 +102,18 @@ pub struct RunConfig {
     pub word_problems: Option<WordProblemsConfig>,
 }
 
+/// The form of `template_date`.
+const DATE_FORMAT: &str = "%Y-%m-%dT%H:%M:%S";
+
+fn parse_date(text: &str) -> Option<DateTime<Local>> {
+    NaiveDateTime::parse_from_str(text, DATE_FORMAT).ok()?.and_local_timezone(Local).earliest()
+}
+
+/// A date as `template_date` spells it.
+pub fn spell_date(date: DateTime<Local>) -> String {
+    date.format(DATE_FORMAT).to_string()
+}
+
 impl Default for RunConfig {
     fn default() -> Self {
         Self {
@@ -111,6 +127,7 @@ impl Default for RunConfig {
             devices: Vec::new(),
             memory_limit: None,
             seed: 0,
+            template_date: None,
             iterations: 1,
             save_every: 50,
             keep_last: 3,
@@ -152,6 +169,11 @@ impl RunConfig {
     pub fn set(&mut self, assignment: &str) -> Result<()> {
         *self = overrides::with_assignment(self, assignment)?;
         Ok(())
+    }
+
+    /// `template_date` of a valid configuration.
+    pub fn date(&self) -> Option<DateTime<Local>> {
+        self.template_date.as_deref().and_then(parse_date)
     }
 
     /// The devices to use, never none; the first one does all work that is not divided.

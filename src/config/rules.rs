@@ -48,6 +48,9 @@ fn check_texts(config: &RunConfig) -> Result<()> {
         let message = format!("`{}` contradicts `devices`, whose first is `{first}`", config.device);
         return Err(Error::config("device", message).with_hint("give one of the two: device=auto, or devices=[]"));
     }
+    if let (Some(text), None) = (&config.template_date, config.date()) {
+        return Err(Error::config("template_date", format!("`{text}` is no date like 2026-01-31T08:00:00")));
+    }
     size::check_limit(config.memory_limit.as_deref())?;
     let Some(lora) = &config.lora else { return Ok(()) };
     let key = "lora.target_modules";
@@ -74,6 +77,11 @@ fn check_sizes(config: &RunConfig) -> Result<()> {
             let message = format!("{micro} is more than {section}.batch_size, {batch}; it must be at most that");
             return Err(Error::config(format!("{section}.micro_batch_size"), message));
         }
+    }
+    if let Some(sft) = config.sft.as_ref().filter(|sft| sft.max_length > config.train.max_length) {
+        let (length, least) = (config.train.max_length, sft.max_length);
+        let message = format!("{least} is more than train.max_length, {length}, with which rows are read");
+        return Err(Error::config("sft.max_length", message).with_hint(format!("set train.max_length={least} as well")));
     }
     let generation = &config.generation;
     if generation.max_new_tokens >= config.train.max_length {

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
+use chrono::{DateTime, Local, SubsecRound};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, ErrorKind, context};
@@ -48,6 +49,10 @@ pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
     bos_token: Option<String>,
     eos_token: Option<String>,
+    /// What [`Self::set_date`] said, else when the template was compiled.
+    date: DateTime<Local>,
+    /// The template asks for the date.
+    prints_date: bool,
     path: PathBuf,
     /// A render did not end in time. Its thread still runs, so that no second one may follow it.
     has_overrun: AtomicBool,
@@ -65,21 +70,37 @@ impl ChatTemplate {
             return Err(Error::input(path, message));
         }
         let source = replace_generation_tags(source);
+        let prints_date = source.contains("strftime_now");
         let compiled = on_large_stack(path, TIME_LIMIT, move || {
             let mut environment = environment()?;
             environment.add_template_owned(TEMPLATE_NAME, source)?;
             Ok(environment)
         })?;
         let owned = |token: Option<&str>| token.map(str::to_owned);
-        Ok(ChatTemplate {
-            environment: Arc::new(
-                compiled.map_err(|failure| failure.into_error(path, "the chat template is not valid"))?,
-            ),
+        let environment = compiled.map_err(|failure| failure.into_error(path, "the chat template is not valid"))?;
+        let mut template = ChatTemplate {
+            environment: Arc::new(environment),
             bos_token: owned(bos_token),
             eos_token: owned(eos_token),
+            date: Local::now().trunc_subsecs(0),
+            prints_date,
             path: path.to_owned(),
             has_overrun: AtomicBool::new(false),
-        })
+        };
+        template.set_date(template.date);
+        Ok(template)
+    }
+
+    /// Makes `date` what the template takes for now: a run that goes on tomorrow must read today's prompts.
+    pub fn set_date(&mut self, date: DateTime<Local>) {
+        self.date = date;
+        let strftime_now = move |format: String| formatted(date, &format);
+        Arc::make_mut(&mut self.environment).add_function("strftime_now", strftime_now);
+    }
+
+    /// The date that the template prints, if it does.
+    pub fn printed_date(&self) -> Option<DateTime<Local>> {
+        self.prints_date.then_some(self.date)
     }
 
     /// The text of a conversation; with `add_generation_prompt` it ends where the assistant is to begin.
@@ -127,7 +148,6 @@ fn environment() -> std::result::Result<Environment<'static>, minijinja::Error> 
     environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
-    environment.add_function("strftime_now", strftime_now);
     environment.add_filter("tojson", to_json);
     Ok(environment)
 }
@@ -211,10 +231,10 @@ fn replace_generation_tags(source: &str) -> String {
     replaced
 }
 
-/// Today's date in a format of C's `strftime`, local time, as `transformers` offers it to templates.
-fn strftime_now(format: String) -> std::result::Result<String, minijinja::Error> {
+/// A date in a format of C's `strftime`, as `transformers` offers today's to templates.
+fn formatted(date: DateTime<Local>, format: &str) -> std::result::Result<String, minijinja::Error> {
     let mut text = String::new();
-    if format.len() > MAX_DATE_FORMAT_BYTES || write!(text, "{}", chrono::Local::now().format(&format)).is_err() {
+    if format.len() > MAX_DATE_FORMAT_BYTES || write!(text, "{}", date.format(format)).is_err() {
         return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "strftime_now does not know this date format"));
     }
     Ok(text)

@@ -7,6 +7,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, Local};
 use serde_json::Value;
 
 use super::chat_template::ChatTemplate;
@@ -148,6 +149,18 @@ impl Tokenizer {
         let Some(template) = &self.chat_template else { return Ok(None) };
         let question = [Message { role: "user".to_owned(), content: "A question?".to_owned() }];
         Ok(Some(template.render(&question, true)? != template.render(&question, false)?))
+    }
+
+    /// Makes `date` what the chat template takes for now.
+    pub fn set_date(&mut self, date: DateTime<Local>) {
+        if let Some(template) = &mut self.chat_template {
+            template.set_date(date);
+        }
+    }
+
+    /// The date that the chat template prints, if it does.
+    pub fn printed_date(&self) -> Option<DateTime<Local>> {
+        self.chat_template.as_ref().and_then(ChatTemplate::printed_date)
     }
 
     /// Whether prompts go through a chat template.

@@ -162,11 +162,13 @@ pub fn evaluate(
 ) -> Result<Judged> {
     let model = model.valid();
     let log_probs = demonstration_log_probs(&model, examples, settings, console, check)?;
-    if let Some(row) = log_probs.iter().position(|log_prob| !log_prob.is_finite()) {
-        return Err(Error::training(format!("the model gives row {row} a log-prob that is not finite")));
+    if let Some(i) = log_probs.iter().position(|log_prob| !log_prob.is_finite()) {
+        let message =
+            format!("the model gives row {}, counted from 0, a log-prob that is not finite", examples[i].index);
+        return Err(Error::training(message));
     }
     let num_tokens: usize = examples.iter().map(|example| example.demonstration_ids.len()).sum();
-    let against_reference = match reference {
+    let against_reference = match reference.filter(|rows| !rows.is_empty()) {
         Some(reference) => Some(against_reference(&model, examples, &log_probs, reference, settings, check)?),
         None => None,
     };

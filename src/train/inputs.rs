@@ -63,7 +63,7 @@ impl Inputs {
                 Error::config(key, "is not given").with_hint(format!("pass --{key}, or `{key}: \"..\"` in the config"))
             })
         };
-        let policy = Policy::open(Path::new(&needed(&config.model, "model")?))?;
+        let policy = Policy::open_for(config, Path::new(&needed(&config.model, "model")?))?;
         let files = RunFiles::find(config, &needed(&config.data, "data")?, console)?;
         let read = |files: &[PathBuf], max_rows| {
             policy.read_examples(files, &Wanted::new(config, max_rows), config.train.max_length, console)
@@ -74,7 +74,7 @@ impl Inputs {
         {
             let message = "some rows bring a second (rejected) response and some do not";
             return Err(Error::input(&files.train[0], message)
-                .at(format!("row {}", row.index))
+                .at(format!("row {}, counted from 0", row.index))
                 .with_hint("give one to every row, or to none: then the policy generates its own"));
         }
         served::check(config, &policy, &examples)?;

@@ -235,7 +235,8 @@ impl Run {
         self.score("demonstrations", reference, &sequences, &is_known, &mut |i, token_log_probs| {
             let row = DemonstrationRow { index: self.examples[i].index, reference_log_prob: sum(&token_log_probs) };
             if !row.reference_log_prob.is_finite() {
-                let message = format!("the reference gives row {} a log-prob that is not finite", row.index);
+                let message =
+                    format!("the reference gives row {}, counted from 0, a log-prob that is not finite", row.index);
                 return Err(Error::training(message)
                     .with_hint("the weights have diverged: go back to an earlier model or a lower train.lr"));
             }
@@ -318,8 +319,8 @@ impl Run {
                 return Err(Error::device(
                     &self.device_name,
                     format!(
-                        "decoding and scoring disagree by {difference:.4} nats a token on row {}: this device computes \
-                         wrong numbers",
+                        "decoding and scoring disagree by {difference:.4} nats a token on row {}, counted from 0: \
+                         this device computes wrong numbers",
                         example.index
                     ),
                 )

@@ -19,7 +19,7 @@ use super::retention::Keep;
 use super::run_dir::RunDir;
 use super::signals::StopRequest;
 use super::sources::Sources;
-use crate::config::{RunConfig, WordProblemsConfig};
+use crate::config::{RunConfig, WordProblemsConfig, spell_date};
 use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::word_problems::{self, make_word_problems};
@@ -109,6 +109,8 @@ impl Run {
             return Err(error);
         }
         config.output = Some(dir.path().to_string_lossy().into_owned());
+        config.template_date =
+            opened.inputs.policy.tokenizer.as_ref().and_then(Tokenizer::printed_date).map(spell_date);
         let (run, model) = opened.into_run(config, dir, console, None)?;
         run.write_environment()?;
         run.dir.write("config.ron", &run.config.to_ron()?)?;

@@ -68,7 +68,7 @@ impl Updater<'_> {
         }
         if let Some(seen) = values.exploded() {
             let rows: Vec<String> = pairs.iter().map(|pair| pair.index.to_string()).collect();
-            return Err(Error::training(format!("{seen}; rows {}", rows.join(", "))).with_hint(TOO_FAR));
+            return Err(Error::training(format!("{seen}; rows {}, counted from 0", rows.join(", "))).with_hint(TOO_FAR));
         }
         let max_norm = self.config.max_grad_norm;
         if max_norm > 0.0 && grad_norm > max_norm {
@@ -240,8 +240,11 @@ fn not_finite(pairs: &[&Pair], odd: &[usize], grad_norm: f64) -> Error {
         places.map(|i| pairs[i].index.to_string()).collect::<Vec<_>>().join(", ")
     };
     let message = match odd {
-        [] => format!("the gradient is not finite (norm {grad_norm}); rows {}", rows(&mut (0..pairs.len()))),
-        _ => format!("the loss is not finite; rows {}", rows(&mut odd.iter().copied())),
+        [] => format!(
+            "the gradient is not finite (norm {grad_norm}); rows {}, counted from 0",
+            rows(&mut (0..pairs.len()))
+        ),
+        _ => format!("the loss is not finite; rows {}, counted from 0", rows(&mut odd.iter().copied())),
     };
     Error::training(message).with_hint(TOO_FAR)
 }
@@ -265,8 +268,11 @@ mod tests {
         let pairs = [pair(7), pair(2), pair(9)];
         let pairs: Vec<&Pair> = pairs.iter().collect();
         let loss = not_finite(&pairs, &[0, 2], 1.0);
-        assert_eq!((loss.exit_code(), loss.to_string().as_str()), (5, "the loss is not finite; rows 7, 9"));
+        assert_eq!(
+            (loss.exit_code(), loss.to_string().as_str()),
+            (5, "the loss is not finite; rows 7, 9, counted from 0")
+        );
         let gradient = not_finite(&pairs, &[], f64::INFINITY);
-        assert_eq!(gradient.to_string(), "the gradient is not finite (norm inf); rows 7, 2, 9");
+        assert_eq!(gradient.to_string(), "the gradient is not finite (norm inf); rows 7, 2, 9, counted from 0");
     }
 }

@@ -51,9 +51,10 @@ impl Outcome {
     }
 }
 
-/// The device that these tests run on: `GSIL_TEST_DEVICE`, else the CPU.
+/// The device that these tests run on: the first of `GSIL_TEST_DEVICE`, else the CPU.
 pub fn device() -> String {
-    std::env::var("GSIL_TEST_DEVICE").unwrap_or_else(|_| "flex".to_owned())
+    let names = std::env::var("GSIL_TEST_DEVICE").unwrap_or_default();
+    names.split(',').next().filter(|name| !name.is_empty()).unwrap_or("flex").to_owned()
 }
 
 /// `gsil` with arguments, not started yet. It runs in a folder of its own where nothing else is.

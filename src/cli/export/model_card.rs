@@ -93,9 +93,13 @@ fn of_run(run: &Run, size: &str, tensors: &str) -> Result<String> {
         ("seed", config.seed.to_string()),
     ];
     let table: String = rows.iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
+    let objective = config.objective.name;
     let method = match config.iterations {
         0 => "Trained on demonstrations by supervised fine-tuning".to_owned(),
-        _ => format!("Aligned with demonstrations by generalized self-imitation learning (GSIL, {PAPER})"),
+        _ if objective.is_density_ratio() => {
+            format!("Aligned with demonstrations by generalized self-imitation learning (GSIL, {PAPER})")
+        }
+        _ => format!("Trained on demonstrations with the objective `{objective}`"),
     };
     Ok(format!(
         "{method}, with gsil {}.\n\n| | |\n|---|---|\n{table}\n## Metrics\n\n{}\n## Limits\n\n{}\n",
@@ -159,7 +163,7 @@ fn iterations(config: &RunConfig) -> String {
 
 fn metrics(run: &Run) -> String {
     let Some(table) = results(&run.evaluations) else { return "None were recorded.\n".into() };
-    let compared = match run.config.continued_sft_lr {
+    let compared = match run.config.continued_sft_lr.filter(|_| run.config.iterations > 0) {
         Some(_) => "\n`continued sft` is another model, trained for comparison; this model is the row before it.\n",
         None => "",
     };

@@ -122,7 +122,7 @@ fn examples(run: &Run, console: &Console) -> Result<(Policy, Vec<Example>)> {
         true => aligned,
         false => hub::model(run.config.model.as_deref().unwrap_or_default(), run.config.offline, console)?.path,
     };
-    let policy = Policy::open(&model)?;
+    let policy = Policy::open_for(&run.config, &model)?;
     let data = hub::data_set(run.config.data.as_deref().unwrap_or_default(), run.config.offline, console)?.path;
     let files = files_of(&data, Split::Train)?;
     let wanted = Wanted::new(&run.config, run.config.max_rows);

@@ -10,7 +10,8 @@ const COMMIT_LEN: usize = 40;
 /// The hub's own limit.
 const MAX_WORD_BYTES: usize = 96;
 /// A name that ends so is a file that is not there, rather than a repository.
-const FILE_ENDINGS: [&str; 8] = [".gguf", ".safetensors", ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".ron"];
+const FILE_ENDINGS: [&str; 9] =
+    [".gguf", ".safetensors", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".ron"];
 
 /// A repository of the hub, or a file or folder of one.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use super::model_files::listed;
 use super::repository::{Listing, Repository};
 use crate::error::Result;
 
-const ENDINGS: [&str; 5] = [".jsonl", ".json", ".csv", ".tsv", ".parquet"];
+const ENDINGS: [&str; 6] = [".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"];
 /// Descriptions of data sets that libraries write beside them.
 const NO_DATA: [&str; 5] =
     ["dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "metadata.json"];
