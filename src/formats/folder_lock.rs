@@ -22,11 +22,14 @@ impl FolderLock {
     /// [`Error::Locked`] if another process, or another value of this one, holds the lock; [`Error::Disk`].
     pub fn take(folder: &Path) -> Result<Self> {
         let path = folder.join(LOCK_FILE);
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::writing("open", &path))?;
+        // Not for appending: Windows does not lock such a file.
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(&path).map_err(Error::writing("open", &path))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(&path).unwrap_or_default();
+                let holder = fs::read_to_string(&path).unwrap_or_default(); // Windows does not let it be read
                 let message = format!("another process works here ({})", holder.lines().last().unwrap_or("unknown"));
                 return Err(Error::Locked { path: folder.to_owned(), message });
             }

@@ -1,7 +1,7 @@
 //! The part of a file that has come: on disk under a name that nobody takes for the file, and its hash so far.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use sha1::Sha1;
@@ -39,8 +39,10 @@ impl<'a> Part<'a> {
     /// # Errors
     /// [`Error::Disk`], [`Error::Input`] if what is left does not read.
     pub fn open(path: PathBuf, remote: &'a RemoteFile) -> Result<Self> {
+        // Not for appending: Windows does not shorten such a file.
         let mut options = OpenOptions::new();
-        let file = options.read(true).append(true).create(true).open(&path).map_err(Error::writing("create", &path))?;
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(&path).map_err(Error::writing("create", &path))?;
         let mut part = Part { remote, num_bytes: 0, path, file, hash: Hash::new(remote) };
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
@@ -76,7 +78,7 @@ impl<'a> Part<'a> {
     /// # Errors
     /// [`Error::Disk`].
     pub fn restart(&mut self) -> Result<()> {
-        self.file.set_len(0).map_err(Error::writing("write", &self.path))?;
+        self.file.set_len(0).and_then(|()| self.file.rewind()).map_err(Error::writing("write", &self.path))?;
         (self.num_bytes, self.hash) = (0, Hash::new(self.remote));
         Ok(())
     }
