@@ -43,7 +43,7 @@ pub(super) fn check(config: &RunConfig, model: &ModelConfig, are_given: bool) ->
     if reduction == VarianceReduction::Exact && model.vocab_size > most {
         let message = format!("exact keeps every token's log-prob, and this vocabulary has {}", model.vocab_size);
         return Err(Error::config(key, format!("{message}; at most {most} are possible"))
-            .with_hint("use objective.variance_reduction=top_k(16)"));
+            .with_hint("use 'objective.variance_reduction=top_k(16)', in quotes on a command line"));
     }
     Ok(())
 }
