@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 use tempfile::tempdir;
 
-use crate::support::binary::{Random, gsil, read, read_json, read_json_lines, text, write_rows};
+use crate::support::binary::{Random, gsil, read, read_json, read_json_lines, text, text_model, write_rows};
 use crate::support::devices::devices;
 use crate::support::recipe::{NUM_ROWS, Recipe, assert_stopped, files_of};
 
@@ -211,4 +211,33 @@ fn a_run_without_a_whole_checkpoint_is_refused() {
     let stderr = gsil(recipe.folder.path(), &["resume", "run"]).failed(3);
     assert!(stderr.contains("parameters.safetensors: is damaged"), "{stderr}");
     assert!(stderr.contains("hint: no checkpoint of this run is whole"), "{stderr}");
+}
+
+#[test]
+fn a_run_keeps_the_date_that_its_chat_template_printed_when_it_began() {
+    let recipe = Recipe::with_long_responses(&["iterations=1"]);
+    let model = text_model(&recipe.path(""));
+    fs::remove_dir_all(recipe.path("tiny")).unwrap();
+    fs::rename(&model, recipe.path("tiny")).unwrap();
+    let template = recipe.path("tiny/chat_template.jinja");
+    fs::write(&template, format!("{{{{ strftime_now('%Y-%m-%d') }}}} {}", read(&template))).unwrap();
+    let rows = (0..NUM_ROWS).map(|i| json!({"prompt": format!("a {i}"), "response": "b"}).to_string() + "\n");
+    fs::write(recipe.path("rows.jsonl"), rows.collect::<String>()).unwrap();
+    fs::copy(recipe.path("rows.jsonl"), recipe.path("held_out.jsonl")).unwrap();
+    let stopped = recipe.interrupt("run", "iteration-000/self_generated.jsonl", 1..NUM_ROWS, "TERM");
+    assert_stopped(&stopped, 143);
+    let config = read(&recipe.path("run/config.ron"));
+    assert!(config.contains("template_date: \"20"), "{config}");
+    // As if the run had begun on another day: the prompts of that day are the ones that its rows are known by.
+    let other_day = ["train", "--model", "tiny", "--data", "rows.jsonl", "--output", "other", "--device", "flex"];
+    let settings = ["template_date=2020-02-29T23:59:59", "iterations=1", "generation.max_new_tokens=4"];
+    let arguments = [&other_day[..], &settings, &["generation.unfinished=mask", "train.batch_size=2"]].concat();
+    gsil(recipe.folder.path(), &arguments).succeeded();
+    let about = read(&recipe.path("other/about.json"));
+    assert!(about.contains("2020-02-29"), "{about}");
+    let pairs = ["export", "other", "--format", "pairs", "--output", "pairs"];
+    gsil(recipe.folder.path(), &pairs).succeeded();
+    let refused = gsil(recipe.folder.path(), &["resume", "run", "template_date=2020-02-29T23:59:59"]);
+    assert!(refused.stderr.contains("template_date"), "{}", refused.stderr);
+    recipe.finish("run");
 }

@@ -10,7 +10,7 @@ use tempfile::tempdir;
 
 use crate::support::binary::{
     Outcome, assert_close, device, ending_model, golden, gsil, keys, read, read_json, read_json_lines, say_skipped,
-    text, write_rows,
+    text, text_model, write_rows,
 };
 
 /// Of log-probs and losses in float32 on the tiny model.
@@ -389,4 +389,37 @@ fn continued_sft_makes_as_many_updates_as_the_iterations_did() {
     let rows = metrics(folder.path(), "run");
     let count = |stage: &str| rows.iter().filter(|row| row["stage"].as_str().unwrap().starts_with(stage)).count();
     assert_eq!((count("iteration"), count("continued sft")), (8, 8));
+}
+
+#[test]
+fn answers_are_compared_only_where_demonstrations_have_one() {
+    let folder = tempdir().unwrap();
+    let model = text(text_model(folder.path()));
+    let evaluated = |separator: &str| {
+        let row = json!({"prompt": "one and one", "response": format!("Answer:{separator}2")});
+        fs::write(folder.path().join("rows.jsonl"), format!("{row}\n{row}\n")).unwrap();
+        let data = ["eval", "--model", &model, "--data", "rows.jsonl", "--device", &device()].map(str::to_owned);
+        let data: Vec<&str> = data.iter().map(String::as_str).collect();
+        // The marker is given with a space behind it, which is taken off: one must follow it anyway.
+        let settings = ["evaluation.answer_marker=\"Answer: \"", "generation.max_new_tokens=4"];
+        let outcome = gsil(folder.path(), &[&data[..], &settings].concat()).succeeded();
+        let figures: Value = serde_json::from_str(&outcome.stdout).unwrap();
+        (figures["greedy"]["exact_match"].clone(), outcome.stderr)
+    };
+    let (share, said) = evaluated(" ");
+    assert_eq!((share, said.contains("no answers are compared")), (json!(0.0), false), "{said}");
+    let (share, said) = evaluated("");
+    assert_eq!(share, Value::Null);
+    assert!(said.contains("no demonstration has `Answer:`, one space and a number"), "{said}");
+}
+
+#[test]
+fn held_out_figures_against_a_reference_are_absent_where_nothing_is_answered() {
+    let folder = tempdir().unwrap();
+    let model = text(ending_model(folder.path()));
+    write_rows(&folder.path().join("rows.jsonl"), 3);
+    let arguments =
+        ["eval", "--model", &model, "--reference", &model, "--data", "rows.jsonl", "evaluation.generate_rows=0"];
+    let figures: Value = serde_json::from_str(&gsil(folder.path(), &arguments).succeeded().stdout).unwrap();
+    assert_eq!((&figures["against_reference"], &figures["num_rows"]), (&Value::Null, &json!(3)));
 }

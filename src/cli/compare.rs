@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::print_line;
 use crate::compare::plan::{Plan, cell_folder};
-use crate::compare::{Comparison, results};
+use crate::compare::{Comparison, begun_in, results};
 use crate::device;
 use crate::doctor;
 use crate::error::{Error, Result};
@@ -40,13 +40,13 @@ pub(super) fn compare(args: CompareArgs) -> Result<()> {
     let origin = args.config.to_string_lossy();
     let text = std::fs::read_to_string(&args.config)
         .map_err(|error| Error::config(&*origin, format!("cannot read: {error}")))?;
-    let plan = Plan::new(&text, &origin, &args.overrides, &console)?;
+    let name = args.config.file_stem().unwrap_or(args.config.as_os_str());
+    let output = args.output.unwrap_or_else(|| Path::new("runs").join(name));
+    let plan = Plan::new(&text, &origin, &args.overrides, begun_in(&output)?.as_ref(), &console)?;
     let only = args.only.as_deref().map(|name| plan.config.method_index(name)).transpose()?;
     if args.dry_run {
         return print_line(list(&plan, only).trim_end());
     }
-    let name = args.config.file_stem().unwrap_or(args.config.as_os_str());
-    let output = args.output.unwrap_or_else(|| Path::new("runs").join(name));
     for name in plan.config.base.device_names() {
         doctor::ensure_sound(device::resolve_name(name), &console)?;
     }

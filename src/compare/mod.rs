@@ -20,10 +20,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chrono::Local;
 use serde_json::json;
 
-use crate::config::{CompareConfig, RunConfig, spell_date};
+use crate::config::{CompareConfig, RunConfig};
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::{create_folder, folder_of, remove, write_json};
 use crate::formats::file_system::Disk;
@@ -55,13 +54,10 @@ impl Comparison {
     ///
     /// # Errors
     /// [`Error::Config`] that names what changed, if another comparison was begun there; [`Error::Locked`], [`Error::Disk`].
-    pub fn open(mut plan: Plan, output: &Path, console: Console) -> Result<Self> {
+    pub fn open(plan: Plan, output: &Path, console: Console) -> Result<Self> {
         let dir = RunDir::create(Arc::new(Disk), output)?;
-        let path = dir.join(CONFIG_FILE);
-        if path.exists() {
-            let text = fs::read_to_string(&path).map_err(Error::reading(&path))?;
-            let begun = CompareConfig::from_ron(&text, &path.to_string_lossy())?;
-            plan.keep_date(begun.base.template_date.clone());
+        if let Some(begun) = begun_in(output)? {
+            let path = dir.join(CONFIG_FILE);
             check_unchanged(&begun, &plan.config).map_err(|changed| {
                 Error::config(
                     path.to_string_lossy(),
@@ -70,7 +66,6 @@ impl Comparison {
                 .with_hint("undo the change, or choose another --output; seeds and methods may be added")
             })?;
         }
-        plan.keep_date(Some(spell_date(Local::now())));
         dir.write(CONFIG_FILE, &plan.config.to_ron()?)?;
         Ok(Comparison { dir, plan, console })
     }
@@ -174,6 +169,19 @@ impl Comparison {
         summary::write(&self.dir, &outcome)?;
         Ok(outcome)
     }
+}
+
+/// What the comparison in a folder was asked for; None if none was begun there.
+///
+/// # Errors
+/// [`Error::Input`] and [`Error::Config`] for a file that does not read.
+pub fn begun_in(folder: &Path) -> Result<Option<CompareConfig>> {
+    let path = folder.join(CONFIG_FILE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&path).map_err(Error::reading(&path))?;
+    CompareConfig::from_ron(&text, &path.to_string_lossy()).map(Some)
 }
 
 /// What must not change once a comparison was begun, in words. More seeds and methods leave its cells as they are.

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
-use crate::config::{CompareConfig, RunConfig};
+use chrono::Local;
+
+use crate::config::{CompareConfig, RunConfig, spell_date};
 use crate::error::{Error, Result};
+use crate::formats::hub::{self, Address};
 use crate::report::console::Console;
 use crate::train::run_data::num_demonstrations;
-use crate::train::sources::{Sources, absolute};
+use crate::train::sources::Sources;
 
 /// One method with one seed.
 #[derive(Debug, Clone)]
@@ -36,19 +39,28 @@ pub fn cell_folder(config: &CompareConfig, method: usize, seed: u64) -> String {
 
 impl Plan {
     /// Checks everything that can be known before the first run. `text` was read from `origin`; `overrides` change its
-    /// base.
+    /// base; `begun` is the comparison that is gone on with, whose commits of the hub and whose date are kept.
     ///
     /// # Errors
     /// [`Error::Config`] for what cannot work, and for methods that differ in their number of updates; [`Error::Input`] for
     /// a model or data that cannot be read.
-    pub fn new(text: &str, origin: &str, overrides: &[String], console: &Console) -> Result<Self> {
+    pub fn new(
+        text: &str,
+        origin: &str,
+        overrides: &[String],
+        begun: Option<&CompareConfig>,
+        console: &Console,
+    ) -> Result<Self> {
         let mut config = CompareConfig::from_ron(text, origin)?;
         overrides.iter().try_for_each(|assignment| config.base.set(assignment))?;
         config.validate(text, origin)?;
-        let base = &mut config.base;
-        for path in [&mut base.model, &mut base.data, &mut base.evaluation.data].into_iter().flatten() {
-            *path = absolute(path); // so that the comparison can be continued from anywhere
+        if let Some(begun) = begun {
+            keep_sources(&mut config.base, &begun.base)?;
         }
+        // Paths and commits, so that all cells have the same and the comparison can be continued from anywhere.
+        config.base = Sources::find(&config.base, console)?.pinned;
+        let date = begun.map_or_else(|| Some(spell_date(Local::now())), |begun| begun.base.template_date.clone());
+        config.base.template_date = config.base.template_date.or(date);
         let updates = updates_of_methods(&config, console)?;
         if config.equal_updates && updates.iter().any(|num| *num != updates[0]) {
             let names = config.methods.iter().map(|method| &method.name);
@@ -61,15 +73,6 @@ impl Plan {
         Ok(Plan { config, cells })
     }
 
-    /// Cells that run on different days read the same prompts: `date` is that of their chat templates, unless the
-    /// configuration names one.
-    pub(super) fn keep_date(&mut self, date: Option<String>) {
-        let configs = self.cells.iter_mut().map(|cell| &mut cell.config).chain([&mut self.config.base]);
-        for config in configs.filter(|config| config.template_date.is_none()) {
-            config.template_date.clone_from(&date);
-        }
-    }
-
     /// A start is made for each seed: the built-in task, if it is used, and the supervised stage.
     pub fn makes_starts(&self) -> bool {
         self.config.base.sft.is_some()
@@ -79,6 +82,23 @@ impl Plan {
     pub fn has_same_rows(&self) -> bool {
         self.config.base.word_problems.is_none()
     }
+}
+
+/// Names of the hub without a revision mean the commits that the comparison began with.
+fn keep_sources(base: &mut RunConfig, begun: &RunConfig) -> Result<()> {
+    let sources = [
+        (&mut base.model, &begun.model),
+        (&mut base.data, &begun.data),
+        (&mut base.evaluation.data, &begun.evaluation.data),
+    ];
+    for (now, then) in sources {
+        let (Some(given), Some(pinned)) = (now.as_deref(), then) else { continue };
+        let (Some(address), Some(at_commit)) = (hub::address(given)?, hub::address(pinned)?) else { continue };
+        if address == (Address { revision: None, ..at_commit }) {
+            *now = Some(pinned.clone());
+        }
+    }
+    Ok(())
 }
 
 fn cells(config: &CompareConfig, updates: &[usize]) -> Result<Vec<Cell>> {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::overrides::nearest;
-use super::{RunConfig, parse, ranges};
+use super::{EvaluationConfig, RunConfig, parse, ranges};
 use crate::error::{Error, Result};
 
 /// Most cells (methods times seeds): more would run for months.
@@ -174,9 +174,27 @@ impl CompareConfig {
                 return Err(Error::config(place(Some(assignment)), message).with_hint("set it in `base`"));
             }
             config.set(assignment).map_err(|error| at(Some(assignment), error))?;
+            self.check_judged_rows(key, &config).map_err(|error| at(Some(assignment), error))?;
         }
         config.resolve();
         config.validate().map_err(|error| at(None, error))
+    }
+
+    /// A method must be judged on the rows that the others are judged on.
+    fn check_judged_rows(&self, key: &str, method: &RunConfig) -> Result<()> {
+        let has_own_rows = self.base.evaluation.data.is_some() || self.base.word_problems.is_some();
+        match (key, method.max_rows) {
+            ("train.max_length", _) => {
+                Err(Error::config(key, "says which rows are judged on: it is the same for all methods")
+                    .with_hint("set it in `base`"))
+            }
+            ("max_rows", Some(num_rows)) if num_rows < EvaluationConfig::NUM_PROBE_ROWS && !has_own_rows => {
+                let least = EvaluationConfig::NUM_PROBE_ROWS;
+                let message = format!("{num_rows} leaves too few rows to judge on; it must be at least {least}");
+                Err(Error::config(key, message).with_hint("or give held-out rows: evaluation.data in `base`"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Which method the others are measured against.
@@ -277,6 +295,15 @@ mod tests {
         assert_eq!((cell.seed, cell.train.lr), (7, Some(1e-4)));
         assert_eq!(cell.objective.name, crate::config::ObjectiveName::Brier);
         assert_eq!(config.cell(0, 7).unwrap().train.lr, Some(1e-5));
+    }
+
+    #[test]
+    fn methods_that_would_be_judged_on_other_rows_are_refused() {
+        let with = |assignment: &str| checked(&TEXT.replace("train.lr=1e-4", assignment)).map(drop);
+        let refused = |assignment: &str| said(with(assignment).unwrap_err());
+        assert!(refused("train.max_length=64").contains("set it in `base`"), "{}", refused("train.max_length=64"));
+        assert!(refused("max_rows=31").contains("at least 32 | or give held-out rows"), "{}", refused("max_rows=31"));
+        with("max_rows=32").unwrap();
     }
 
     #[test]

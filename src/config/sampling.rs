@@ -68,20 +68,25 @@ pub enum Unfinished {
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluationConfig {
     /// Held-out demonstrations: a file as for `data`. Default none: the valid files of a `data` folder, if it has any,
-    /// else no evaluation, unless `word_problems` makes a test set.
+    /// the test set of `word_problems`, else the first training rows, which are scored and not answered.
     pub data: Option<String>,
     /// At most this many rows are scored. Default 200: minutes on a CPU.
     pub max_rows: usize,
     /// Responses are generated for this many of them. Default 100; 0 generates none.
     pub generate_rows: usize,
-    /// What stands before the number that is the answer, as `####` in GSM8K; a response is right if that number is.
-    /// Default none: no answers are compared.
+    /// What stands before the number that is the answer, with one space between them, as `####` in GSM8K; a response is
+    /// right if that number is. Default none: no answers are compared.
     pub answer_marker: Option<String>,
     /// Besides the likeliest response also sample one at temperature 1, the way training sees the policy.
     /// Default false.
     pub sampled: bool,
     /// Longest response, in tokens. Default none: that of `generation`.
     pub max_new_tokens: Option<usize>,
+}
+
+impl EvaluationConfig {
+    /// Without held-out data so many training rows are scored before and after.
+    pub const NUM_PROBE_ROWS: usize = 32;
 }
 
 impl Default for EvaluationConfig {

@@ -87,7 +87,7 @@ pub struct Answers {
     pub mean_tokens: f64,
     /// Finished and ending in the marker and a number.
     pub ends_in_answer: Option<f64>,
-    /// The number after the marker is the demonstration's.
+    /// The number after the marker is the demonstration's. Absent where no demonstration has one.
     pub exact_match: Option<f64>,
     /// The last number anywhere in the answer is the demonstration's. Absent where demonstrations themselves fail this, as
     /// numbers do whose digits are spelled one by one.
@@ -183,6 +183,13 @@ pub fn evaluate(
         Ok((Some(rows.answers(&responses)), rows.rows))
     };
     let (greedy, greedy_rows) = answers(0.0)?;
+    if let (Some(marker), Some(Answers { exact_match: None, .. }), Some(_)) =
+        (&settings.answer_marker, &greedy, tokenizer)
+    {
+        console.warn(format!(
+            "no demonstration has `{marker}`, one space and a number: no answers are compared (evaluation.answer_marker)"
+        ));
+    }
     let (sampled, sampled_rows) = if settings.sampled { answers(1.0)? } else { (None, Vec::new()) };
     let row = |(i, (example, log_prob)): (usize, (&Example, &f64))| RowFigures {
         index: example.index,
@@ -335,7 +342,8 @@ fn judge_rows(
     let (Some(tokenizer), Some(marker)) = (tokenizer, marker) else {
         return Ok(JudgedAnswers { rows: responses.iter().map(unread).collect(), num_flexible: None });
     };
-    let (mut rows, mut num_flexible, mut flexible_makes_sense) = (Vec::new(), 0, false);
+    let (mut rows, mut num_flexible) = (Vec::new(), 0);
+    let (mut strict_makes_sense, mut flexible_makes_sense) = (false, false);
     for (example, response) in examples.iter().zip(responses) {
         let text = tokenizer.decode(&response.token_ids)?;
         let demonstration = match &example.demonstration_text {
@@ -348,10 +356,14 @@ fn judge_rows(
             (Some(answer), Some(truth)) => answers_agree(answer, truth),
             _ => false,
         };
+        strict_makes_sense |= truth.is_some();
         flexible_makes_sense |= agrees(flexible_answer(&demonstration));
         num_flexible += usize::from(agrees(flexible_answer(&text)));
         let exact_match = Some(agrees(strict_answer(&text, marker)));
         rows.push(RowAnswer { finished: response.finished, ends_in_answer: Some(ends), exact_match });
+    }
+    if !strict_makes_sense {
+        rows.iter_mut().for_each(|row| row.exact_match = None);
     }
     Ok(JudgedAnswers { rows, num_flexible: flexible_makes_sense.then_some(num_flexible) })
 }

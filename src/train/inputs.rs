@@ -12,7 +12,7 @@ use super::estimate::memory::{Subject, program_bytes};
 use super::run_data::RunFiles;
 use super::served;
 use super::setup::{evaluation_settings, num_tokens_multiple};
-use crate::config::{RunConfig, Unfinished};
+use crate::config::{EvaluationConfig, RunConfig, Unfinished};
 use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
 use crate::device;
@@ -22,9 +22,6 @@ use crate::model::{CausalLm, weights};
 use crate::objective::Objective;
 use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
-
-/// Without held-out data so many training rows are scored before and after.
-const NUM_PROBE_ROWS: usize = 32;
 
 /// The rows that every stage is judged on: held out if there are any, else the first rows of the training data.
 #[derive(Debug)]
@@ -82,7 +79,7 @@ impl Inputs {
         distributions::check(config, &policy.config, are_given)?;
         let settings = evaluation_settings(config, &policy, &device_name);
         let held_out = if files.held_out.is_empty() {
-            let examples = examples[..NUM_PROBE_ROWS.min(examples.len())].to_vec();
+            let examples = examples[..EvaluationConfig::NUM_PROBE_ROWS.min(examples.len())].to_vec();
             HeldOut { examples, settings: eval::Settings { generate_rows: 0, held_out: false, ..settings } }
         } else {
             HeldOut { examples: read(&files.held_out, Some(config.evaluation.max_rows))?, settings }

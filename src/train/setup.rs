@@ -334,7 +334,7 @@ pub fn evaluation_settings(config: &RunConfig, policy: &Policy, device_name: &st
         num_tokens_multiple: num_tokens_multiple(device_name),
         generate_rows: evaluation.generate_rows,
         sampled: evaluation.sampled,
-        answer_marker: evaluation.answer_marker.clone(),
+        answer_marker: evaluation.answer_marker.as_ref().map(|marker| marker.trim_end().to_owned()),
         max_new_tokens: evaluation.max_new_tokens.unwrap_or(config.generation.max_new_tokens),
         generate_batch_size: config.generation.batch_size,
         eos_token_ids: policy.eos_token_ids.clone(),
