@@ -62,12 +62,13 @@ fn edit_first_line(path: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
 #[test]
 fn responses_of_another_policy_are_refused_in_every_phase() {
     let recipe = Recipe::new(&["iterations=1"]);
-    for watched in ["metrics.jsonl", "iteration-000/self_generated.jsonl"] {
+    let phases = [("metrics.jsonl", "restore "), ("iteration-000/self_generated.jsonl", "to make it anew, remove ")];
+    for (watched, way_out) in phases {
         recipe.interrupt("run", watched, 3..usize::MAX, "TERM");
         edit_first_line(&recipe.path("run/iteration-000/binding.json"), |row| row["policy"] = json!("0123"));
         let stderr = gsil(recipe.folder.path(), &["resume", "run"]).failed(3);
         assert!(stderr.contains("stale") && stderr.contains("another policy"), "{stderr}");
-        assert!(stderr.contains("hint: it is refused, not used"), "{stderr}");
+        assert!(stderr.contains("hint: it is refused, not used") && stderr.contains(way_out), "{stderr}");
     }
 }
 

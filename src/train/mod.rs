@@ -199,7 +199,7 @@ impl Run {
             |progress: &Progress| progress.is_version_1() && progress.stage == Stage::Iteration(iteration);
         let is_version_1 = self.resumed.as_ref().is_some_and(|saved| began_in_version_1(&saved.progress));
         let binding = Binding::new(policy.clone(), &self.examples, &self.config, &self.device_name);
-        binding.check(&self.dir, &iteration_folder(iteration), is_version_1)?;
+        binding.check(&self.dir, &iteration_folder(iteration), progress.stage_steps, is_version_1)?;
         if progress.stage_steps == 0 {
             self.take_over_responses(iteration, &binding)?;
         }
