@@ -224,6 +224,12 @@ fn a_server_that_changes_the_prompt_is_refused_and_one_that_begins_it_is_given_t
     assert_eq!(place.responses("there", "iteration-000"), place.responses("here", "iteration-000"));
     assert!(begins.asked_for_responses().iter().all(|asked| !asked.body["prompt"].as_str().unwrap().contains("<bos>")));
 
+    // One prompt lacks the beginning token: its own first token must not be taken for it.
+    let rows = read(&place.path("rows.jsonl")).replacen("<bos> ", "", 1);
+    fs::write(place.path("rows.jsonl"), rows).unwrap();
+    let stderr = place.ask("mixed", &begins, &[]).failed(4);
+    assert!(stderr.contains("where the prompt of row 0 has") && stderr.contains("it adds to the prompt"), "{stderr}");
+
     let served = ServedPolicy::open(&place.path("model"));
     let template = MockServer::start(
         || vec!["policy".to_owned()],

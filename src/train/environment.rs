@@ -79,7 +79,7 @@ mod tests {
                 demonstration_text: None,
             }])
         };
-        // As version 1 wrote it for rows without second responses.
+        // FNV-1a of the words 0, 1, 1, 3, 4: rows without second responses have the hash that they always had.
         assert_eq!(row(&[4], None), "33db7fbd2f1c8182");
         let all = [row(&[4], None), row(&[4], Some(&[5])), row(&[4], Some(&[6])), row(&[4, 5], None)];
         let distinct: std::collections::BTreeSet<&String> = all.iter().collect();
