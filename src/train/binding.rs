@@ -21,7 +21,7 @@ pub struct Binding {
     pub policy: String,
     /// Of prompts and demonstrations.
     pub rows: String,
-    /// Of what decides the responses besides: seed, sampling, device.
+    /// Of what decides the responses besides: seed, sampling, device, whether a server writes them.
     pub settings: String,
 }
 
@@ -105,17 +105,19 @@ pub fn rows_hash(examples: &[Example]) -> String {
 }
 
 /// Spelled out field by field, so that a new key of a later version changes no hash. `generation.batch_size` is left out: it
-/// may be lowered when memory runs out.
+/// may be lowered when memory runs out. Of `server` only that there is one: the run may go on with another address.
 fn settings_hash(config: &RunConfig, device_name: &str) -> String {
     let g = &config.generation;
     let sampling = format!("{} {} {}", g.temperature, g.top_k, g.top_p);
     let shape = format!("{} {} {:?}", g.max_new_tokens, g.samples_per_prompt, g.weights);
-    blake3::hash(format!("{} {device_name} {sampling} {shape}", config.seed).as_bytes()).to_hex().to_string()
+    let writer = if config.server.is_some() { " server" } else { "" };
+    blake3::hash(format!("{} {device_name} {sampling} {shape}{writer}", config.seed).as_bytes()).to_hex().to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ServerConfig;
     use crate::formats::file_system::Disk;
     use std::sync::Arc;
 
@@ -149,7 +151,12 @@ mod tests {
         smaller.generation.batch_size = 1;
         binding("a", &smaller).check(&dir, "iteration-000", 0, false).unwrap();
         let other_seed = RunConfig { seed: 1, ..config.clone() };
-        for (other, what) in [(binding("b", &config), "policy"), (binding("a", &other_seed), "seed")] {
+        let served = RunConfig { server: Some(ServerConfig::default()), ..config.clone() };
+        for (other, what) in [
+            (binding("b", &config), "policy"),
+            (binding("a", &other_seed), "seed"),
+            (binding("a", &served), "generation settings"),
+        ] {
             let error = other.check(&dir, "iteration-000", 0, false).unwrap_err();
             assert_eq!(error.exit_code(), 3);
             assert!(error.to_string().contains("stale") && error.to_string().contains(what), "{error}");
