@@ -383,6 +383,29 @@ fn a_command_that_fails_and_a_server_that_is_not_there_are_said_so() {
 }
 
 #[test]
+fn a_command_that_ends_by_ctrl_c_is_a_stop_and_no_failure() {
+    let place = Workplace::new();
+    let hook = place.hook("kill -INT $PPID; exit 130");
+    let outcome = place.train("run", &["server.url=http://127.0.0.1:9/v1", &hook]);
+    assert_eq!(outcome.code, Some(130), "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains("the command failed"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_server_that_hangs_when_it_is_asked_what_it_serves_is_given_up() {
+    let place = Workplace::new();
+    let server = MockServer::start(
+        || {
+            std::thread::sleep(Duration::from_secs(60)); // longer than a question may take, shorter than an answer
+            vec!["policy".to_owned()]
+        },
+        |_, _| Reply::text(""),
+    );
+    let stderr = place.ask("run", &server, &[]).failed(4);
+    assert!(stderr.contains("timeout") && stderr.contains("is it running"), "{stderr}");
+}
+
+#[test]
 fn settings_that_a_server_would_not_follow_are_refused_before_anything_is_made() {
     let place = Workplace::new();
     let url = "server.url=http://127.0.0.1:9/v1";

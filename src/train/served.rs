@@ -191,7 +191,10 @@ fn run_command(run: &Run, config: &ServerConfig, iteration: usize, folder: &Path
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),
-            Ok(Some(status)) => return Err(failed(format!("the command failed: {status}"))),
+            Ok(Some(status)) => {
+                run.stop.check()?; // Ctrl-C ends the command, too
+                return Err(failed(format!("the command failed: {status}")));
+            }
             Ok(None) => {}
             Err(error) => return Err(failed(format!("cannot wait for the command: {error}"))),
         }
