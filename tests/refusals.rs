@@ -43,9 +43,11 @@ fn sound_changes_are_refused_unless_they_are_allowed_and_then_kept() {
     let stderr = gsil(folder, &["resume", "run", "train.epochs=3"]).failed(2);
     assert!(stderr.contains("train.epochs: 1, now 3") && stderr.contains("--allow-changes"), "{stderr}");
     gsil(folder, &["resume", "run", "train.lr=1", "--allow-changes"]).failed(2);
-    gsil(folder, &["resume", "run", "train.epochs=3", "train.micro_batch_size=1", "--allow-changes"]).succeeded();
+    let changes = ["train.epochs=3", "train.micro_batch_size=1", "--allow-changes", "--offline"];
+    gsil(folder, &[&["resume", "run"][..], &changes].concat()).succeeded();
     assert_eq!(read_json_lines(&recipe.path("run/metrics.jsonl")).len(), 45);
-    assert!(read(&recipe.path("run/config.ron")).contains("epochs: 3"));
+    let kept = read(&recipe.path("run/config.ron"));
+    assert!(kept.contains("epochs: 3") && kept.contains("offline: false"), "{kept}");
     let stderr = gsil(folder, &["resume", "run", "train.epochs=4", "--allow-changes"]).succeeded().stderr;
     assert!(stderr.contains("this run is finished") && stderr.contains("train.epochs=4: changes nothing"), "{stderr}");
 }

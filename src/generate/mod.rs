@@ -186,8 +186,8 @@ impl Answer {
         on_event: &mut dyn FnMut(Event) -> Result<()>,
     ) -> Result<()> {
         let (id, log_prob) = sampled.ok_or_else(|| {
-            Error::training(format!("the model's next-token scores are not finite (prompt {})", self.request))
-                .with_hint("the weights have diverged: go back to an earlier checkpoint or a lower train.lr")
+            Error::training("the model's next-token scores are not finite")
+                .with_hint("its weights have diverged: train it anew with a lower rate")
         })?;
         self.response.token_ids.push(id);
         self.response.token_log_probs.push(log_prob);

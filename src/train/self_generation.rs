@@ -238,7 +238,7 @@ impl Run {
                 let message =
                     format!("the reference gives row {}, counted from 0, a log-prob that is not finite", row.index);
                 return Err(Error::training(message)
-                    .with_hint("the weights have diverged: go back to an earlier model or a lower train.lr"));
+                    .with_hint("its weights have diverged: start a new run with another model or a lower rate"));
             }
             self.dir.append(file, &row)
         })

@@ -143,8 +143,8 @@ impl Run {
         changes.overrides.iter().try_for_each(|assignment| config.set(assignment))?;
         config.validate()?;
         let is_changed = check_changes(&before, &config, changes.allow)?;
-        config.offline |= changes.offline;
-        let sources = Sources::find(&with_task_paths(&config, &dir), &console)?;
+        let wanted = RunConfig { offline: config.offline || changes.offline, ..with_task_paths(&config, &dir) };
+        let sources = Sources::find(&wanted, &console)?;
         let mut opened = Opened::open(&sources.local, true, &console)?;
         check_same_rows(&dir, &opened.inputs.examples)?;
         let resumed = checkpoint::load_newest(&dir, &|problem| console.warn(problem))?;
