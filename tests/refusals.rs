@@ -107,12 +107,23 @@ fn a_learning_rate_beyond_reason_stops_the_run_within_three_updates_and_the_chec
         Recipe::new(&["iterations=1", "train.lr=1e9", "train.optimizer=sgd", "train.max_grad_norm=0", "save_every=1"]);
     let stderr = wait(recipe.start("run")).failed(5);
     assert!(stderr.contains("not finite") && stderr.contains("row"), "{stderr}");
-    assert!(stderr.contains("checkpoint is intact"), "{stderr}");
+    let hint = "hint: start a new run with a lower train.lr or objective.scale; the last checkpoint is intact";
+    assert!(stderr.contains(hint), "{stderr}");
     let num_updates = fs::read_to_string(recipe.path("run/metrics.jsonl")).unwrap_or_default().lines().count();
     assert!(num_updates < 3, "{num_updates}");
     recipe.assert_checkpoints_verify("run");
     let again = wait(recipe.start("run")).failed(5);
     assert!(again.contains("continuing at iteration 0, update "), "{again}");
+}
+
+#[test]
+fn a_rate_that_was_too_high_is_called_by_its_own_key() {
+    let of_sft = ["sft.lr=1e9", "sft.optimizer=sgd", "sft.max_grad_norm=0"];
+    let of_comparison = ["continued_sft_lr=1e9", "train.optimizer=sgd", "train.max_grad_norm=0", "train.epochs=1"];
+    for (settings, key) in [(&of_sft[..], "sft.lr"), (&of_comparison, "continued_sft_lr")] {
+        let stderr = wait(Recipe::new(&[settings, &["iterations=1"]].concat()).start("run")).failed(5);
+        assert!(stderr.contains(&format!("hint: start a new run with a lower {key}; the last")), "{stderr}");
+    }
 }
 
 #[test]

@@ -266,7 +266,7 @@ fn a_run_in_which_every_response_is_cut_off_is_an_error_with_advice() {
     assert!(stderr.contains("every self-generated response was cut off"), "{stderr}");
     assert!(
         stderr
-            .contains("hint: raise generation.max_new_tokens and train.max_length, or set generation.unfinished=mask"),
+            .contains("hint: in a new run raise generation.max_new_tokens and train.max_length, or set generation.unfinished=mask"),
         "{stderr}"
     );
 }

@@ -151,7 +151,7 @@ impl Run {
         };
         self.report();
         let config = self.config.train.clone();
-        let fit = Fit { pairs: &pairs, objective: &objective, config: &config, num_steps: None };
+        let fit = Fit { pairs: &pairs, objective: &objective, config: &config, lr_key: "train.lr" };
         let (model, progress) = self.fit(model, &fit, progress)?;
         self.finish(model, progress)
     }
@@ -184,7 +184,7 @@ impl Run {
 
     fn supervised_stage(&mut self, model: CausalLm, progress: Progress) -> Result<(CausalLm, Progress)> {
         let config = self.config.sft.clone().expect("the stage exists only with `sft`");
-        let (model, progress) = self.fit_supervised(model, &config, None, progress)?;
+        let (model, progress) = self.fit_supervised(model, &config, "sft.lr", progress)?;
         self.finish(model, progress)
     }
 
@@ -214,9 +214,9 @@ impl Run {
             0 => checkpoint::load_parameters(&self.dir.join(START_FILE), model)?,
             _ => model,
         };
-        let config = TrainConfig { lr: Some(lr), ..self.config.train.clone() };
         let gsil_steps = progress.total_steps - progress.stage_steps - self.supervised_steps();
-        let (model, progress) = self.fit_supervised(model, &config, Some(gsil_steps), progress)?;
+        let config = TrainConfig { lr: Some(lr), num_steps: Some(gsil_steps), ..self.config.train.clone() };
+        let (model, progress) = self.fit_supervised(model, &config, "continued_sft_lr", progress)?;
         self.finish(model, progress)
     }
 
@@ -224,7 +224,7 @@ impl Run {
         &mut self,
         model: CausalLm,
         config: &TrainConfig,
-        num_steps: Option<usize>,
+        lr_key: &'static str,
         progress: Progress,
     ) -> Result<(CausalLm, Progress)> {
         let objective = Objective::new(&ObjectiveConfig { name: ObjectiveName::Sft, ..ObjectiveConfig::default() });
@@ -233,7 +233,7 @@ impl Run {
             let (kept, all) = (pairs.len(), self.examples.len());
             self.console.warn(format!("{kept} of {all} rows fit sft.max_length and are used in this stage"));
         }
-        self.fit(model, &Fit { pairs: &pairs, objective: &objective, config, num_steps }, progress)
+        self.fit(model, &Fit { pairs: &pairs, objective: &objective, config, lr_key }, progress)
     }
 
     /// Demonstrations alone, as far as they fit the stage's own limit.
