@@ -21,6 +21,10 @@ use crate::model::CausalLm;
 use crate::model::decoder::Decoder;
 use sampler::{Sampling, TokenStream};
 
+/// Rows that a pass of continuous batching is filled up to: enough to make arithmetic the bound instead of memory, few enough
+/// for their activations to stay in the cache of a core.
+pub(crate) const PASS_ROWS: usize = 64;
+
 /// One prompt to answer.
 #[derive(Debug, Clone)]
 pub struct Request {

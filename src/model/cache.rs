@@ -14,7 +14,7 @@ use super::rotary::Rotary;
 use crate::ops::Heads;
 
 /// Attention reads the cache up to a multiple of this many tokens: few shapes, little waste.
-const SPAN_TOKENS: usize = 32;
+pub(crate) const SPAN_TOKENS: usize = 32;
 
 /// A score that softmax turns into exactly 0 in f32; finite, so that a fully masked row stays finite too.
 const MASKED: f32 = -1e9;

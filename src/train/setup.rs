@@ -321,7 +321,7 @@ pub fn num_tokens_multiple(device_name: &str) -> usize {
 }
 
 /// Sequences scored at once: as many as a training step holds, for less memory than it needs.
-fn score_batch_size(config: &RunConfig) -> usize {
+pub(super) fn score_batch_size(config: &RunConfig) -> usize {
     2 * config.train.micro_batch_size
 }
 
