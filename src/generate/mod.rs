@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::model::CausalLm;
 #[cfg(feature = "flex")]
 use crate::model::decoder::Decoder;
+use crate::objective::log_probs;
 use sampler::{Sampling, TokenStream};
 
 /// Rows that a pass of continuous batching is filled up to: enough to make arithmetic the bound instead of memory, few enough
@@ -49,7 +50,7 @@ pub struct Response {
 impl Response {
     /// The sum of the token log-probs, nats.
     pub fn log_prob(&self) -> f64 {
-        self.token_log_probs.iter().map(|p| f64::from(*p)).sum()
+        log_probs::total(&self.token_log_probs)
     }
 }
 

@@ -38,6 +38,11 @@ pub fn read_tokens(model: &CausalLm, hidden: Tensor<2>, batch: &Batch, keep_logi
     ReadTokens { normed, targets, log_probs }
 }
 
+/// The log-prob of a response, nats: the sum of its token log-probs.
+pub fn total(token_log_probs: &[f32]) -> f64 {
+    token_log_probs.iter().map(|log_prob| f64::from(*log_prob)).sum()
+}
+
 /// Sums token log-probs `[R]` over each sequence's response: `[B]`.
 pub fn sum_by_sequence(token_log_probs: Tensor<1>, batch: &Batch) -> Tensor<1> {
     let shape = [batch.num_sequences(), batch.num_response_tokens()];
