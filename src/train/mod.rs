@@ -16,12 +16,12 @@ pub mod backward;
 pub mod binding;
 pub mod changes;
 pub mod checkpoint;
+pub mod clipping;
 pub mod collapse;
 pub mod distributions;
 pub mod environment;
 pub mod estimate;
 pub mod fit;
-pub mod gradients;
 pub(crate) mod inputs;
 pub mod manifest;
 pub mod metrics;
@@ -100,6 +100,11 @@ pub struct StageRows {
 /// [`Error::Input`] if the folder holds no run or does not read, [`Error::Locked`].
 pub fn results_if_finished(path: &Path) -> Result<Option<Vec<EvaluationRow>>> {
     let dir = RunDir::open(Arc::new(Disk), path)?;
+    // Verified only where it says that nothing is left: else the resumed run does so.
+    let newest = checkpoint::all(&dir)?.into_iter().last();
+    if !newest.is_some_and(|saved| saved.is_ok_and(|saved| saved.progress.stage == Stage::Done)) {
+        return Ok(None);
+    }
     match checkpoint::load_newest(&dir, &|_| {})? {
         Some(saved) if saved.progress.stage == Stage::Done => dir.read_lines(EVALUATIONS_FILE).map(Some),
         _ => Ok(None),

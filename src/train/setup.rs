@@ -143,11 +143,11 @@ impl Run {
         changes.overrides.iter().try_for_each(|assignment| config.set(assignment))?;
         config.validate()?;
         let is_changed = check_changes(&before, &config, changes.allow)?;
+        let resumed = checkpoint::load_newest(&dir, &|problem| console.warn(problem))?;
         let wanted = RunConfig { offline: config.offline || changes.offline, ..with_task_paths(&config, &dir) };
         let sources = Sources::find(&wanted, &console)?;
         let mut opened = Opened::open(&sources.local, true, &console)?;
         check_same_rows(&dir, &opened.inputs.examples)?;
-        let resumed = checkpoint::load_newest(&dir, &|problem| console.warn(problem))?;
         Self::forget_what_follows(&dir, resumed.as_ref().map(|saved| &saved.progress))?;
         if let Some(saved) = &resumed {
             opened.model = saved.load_parameters(opened.model)?;

@@ -7,7 +7,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Tensor, TensorData};
 
 use super::backward;
-use super::gradients::{clip_factor, global_norm, scale};
+use super::clipping::{clip_factor, global_norm, scale};
 use super::metrics::{PairValues, StepMetrics};
 use super::optimizer::Optimizer;
 use super::pairs::{Pair, ScoredResponse, micro_batches};
