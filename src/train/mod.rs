@@ -137,7 +137,7 @@ impl Run {
         self.dir.read_lines(EVALUATIONS_FILE)
     }
 
-    /// One round of GSIL.
+    /// One iteration of GSIL.
     fn iteration(&mut self, iteration: usize, model: CausalLm, mut progress: Progress) -> Result<(CausalLm, Progress)> {
         if iteration == 0 && progress.stage_steps == 0 {
             self.remember_start(&model)?;
