@@ -135,10 +135,7 @@ pub(super) struct ByLayerType<T> {
 impl<T> ByLayerType<T> {
     pub(super) fn new(config: &ModelConfig, of_layers: impl Fn(LayerType) -> T) -> Self {
         let has_sliding = config.layer_types.contains(&LayerType::Sliding);
-        ByLayerType {
-            full: of_layers(LayerType::Full),
-            sliding: has_sliding.then(|| of_layers(LayerType::Sliding)),
-        }
+        ByLayerType { full: of_layers(LayerType::Full), sliding: has_sliding.then(|| of_layers(LayerType::Sliding)) }
     }
 
     pub(super) fn of(&self, layer_type: LayerType) -> &T {

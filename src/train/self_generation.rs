@@ -233,7 +233,10 @@ impl Run {
             .map(|example| Sequence { prompt_ids: &example.prompt_ids, response_ids: &example.demonstration_ids })
             .collect();
         self.score("demonstrations", reference, &sequences, &is_known, &mut |i, token_log_probs| {
-            let row = DemonstrationRow { index: self.examples[i].index, reference_log_prob: log_probs::total(&token_log_probs) };
+            let row = DemonstrationRow {
+                index: self.examples[i].index,
+                reference_log_prob: log_probs::total(&token_log_probs),
+            };
             if !row.reference_log_prob.is_finite() {
                 let message =
                     format!("the reference gives row {}, counted from 0, a log-prob that is not finite", row.index);

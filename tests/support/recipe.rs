@@ -94,13 +94,7 @@ impl Recipe {
     }
 
     /// [`Self::interrupt`] by whatever `disturb` does to the process.
-    pub fn interrupt_by(
-        &self,
-        run: &str,
-        watched: &str,
-        num_lines: Range<usize>,
-        disturb: &dyn Fn(&Child),
-    ) -> Outcome {
+    pub fn interrupt_by(&self, run: &str, watched: &str, num_lines: Range<usize>, disturb: &dyn Fn(&Child)) -> Outcome {
         let watched = self.path(run).join(watched);
         let count = || fs::read_to_string(&watched).unwrap_or_default().lines().count();
         for _ in 0..NUM_TRIES {
