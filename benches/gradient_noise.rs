@@ -24,7 +24,7 @@ use gsil::objective::{Objective, log_probs};
 use gsil::policy::{Policy, Wanted};
 use gsil::report::console::Console;
 use gsil::report::table::format_table;
-use gsil::train::gradients::global_norm;
+use gsil::train::clipping::global_norm;
 use gsil::train::optimizer::Optimizer;
 use gsil::train::pairs::{Pair, make_pairs};
 use gsil::train::replicas::Replicas;

@@ -55,8 +55,8 @@ pub fn adapter(name: &str) -> Option<Adapter> {
 /// [`Error::Device`] if there is no such device, it is not compiled in, or it does not start.
 pub fn open(name: &str) -> Result<Device> {
     match name {
-        "auto" => open(resolve_name(name)),
-        "flex" | "cpu" => flex(),
+        "auto" | "cpu" => open(resolve_name(name)),
+        "flex" => flex(),
         "ndarray" => ndarray(),
         _ => match kind_and_index(name) {
             Some(("wgpu", index)) => wgpu(name, index),
@@ -117,15 +117,19 @@ pub fn is_wgpu(device: &Device) -> bool {
     matches!(device.clone().without_autodiff().as_dispatch(), burn::backend::DispatchDevice::Cube(_))
 }
 
-/// The name that `auto` stands for on this machine; other names are returned as they are.
+/// The name that `auto` or `cpu` stands for on this machine; other names are returned as they are.
 pub fn resolve_name(name: &str) -> &str {
-    if name == "auto" { if first_card().is_some() { "wgpu" } else { processor() } } else { name }
+    match name {
+        "auto" if first_card().is_some() => "wgpu",
+        "auto" => processor(),
+        "cpu" => "flex",
+        name => name,
+    }
 }
 
 /// The name that [`list`] has for a device: `wgpu`, which takes the first real card, is `wgpu:1` where `wgpu:0` is software.
 pub fn listed_name(name: &str) -> String {
     match resolve_name(name) {
-        "cpu" => "flex".to_owned(),
         "wgpu" => format!("wgpu:{}", first_card().unwrap_or(0)),
         name @ ("cuda" | "rocm") => format!("{name}:0"),
         name => name.to_owned(),
@@ -335,6 +339,11 @@ mod tests {
             assert_eq!(error.exit_code(), 4, "{name}");
             assert!(error.hint().unwrap_or_default().contains("gsil devices"), "{name}");
         }
+    }
+
+    #[test]
+    fn the_cpu_is_flex_by_either_name() {
+        assert_eq!((resolve_name("cpu"), listed_name("cpu").as_str()), ("flex", "flex"));
     }
 
     #[test]

@@ -21,8 +21,7 @@ use crate::formats::file_system::Disk;
 use crate::generate::sampler::Sampling;
 use crate::generate::{Decoding, Event, Request, Response, generate};
 use crate::model::{CausalLm, ModelConfig, weights};
-use crate::objective::Objective;
-use crate::objective::log_probs::{self, int_tensor};
+use crate::objective::{Objective, log_probs};
 use crate::report::console::Console;
 use crate::train::optimizer::Optimizer;
 use crate::train::pairs::{Pair, ScoredResponse};
@@ -171,9 +170,7 @@ impl Examined {
         let pairs = self.pairs.iter();
         let sequences: Vec<Sequence<'_>> = pairs.map(sequence).collect();
         let batch = Batch::new(&sequences, self.num_tokens_multiple);
-        let context = model.context(&batch.positions, batch.plan.clone());
-        let hidden = model.hidden(model.embed(int_tensor(&batch.input_ids, &self.device)), &context);
-        Ok(vec![weights::to_host(model.head(hidden))?])
+        Ok(vec![weights::to_host(model.head(log_probs::hidden_states(&model, &batch)))?])
     }
 
     fn gradients(&self) -> Result<Numbers> {

@@ -85,10 +85,12 @@ impl Policy {
 
     /// How rows become examples for this model.
     pub fn preparation(&self, max_length: usize) -> Preparation<'_> {
+        let context = self.config.max_position_embeddings;
         Preparation {
             tokenizer: self.tokenizer.as_ref(),
             vocab_size: self.config.vocab_size,
-            max_length: max_length.min(self.config.max_position_embeddings),
+            max_length: max_length.min(context),
+            is_limited_by_context: context < max_length,
         }
     }
 

@@ -13,7 +13,7 @@ use gsil::formats::hf_folder::write_model_folder;
 use gsil::formats::safetensors::{HostTensor, open_safetensors};
 use gsil::formats::{TensorToWrite, open_model};
 use gsil::model::{CausalLm, KvCache, ModelConfig, weights};
-use gsil::objective::log_probs::sequence_log_probs;
+use gsil::objective::log_probs::read_tokens;
 use gsil::policy::Policy;
 use gsil::report::console::Console;
 use gsil::train::backward;
@@ -52,7 +52,7 @@ fn gradients_of_log_probs(model: &CausalLm, rows: &[Vec<u32>], device: &TestDevi
     let batch = Batch::new(&sequences, device.num_tokens_multiple());
     let num_tokens = batch.num_response_tokens() as f32;
     let (gradients, ()) = backward::gradients(model, &batch, checkpointing, |hidden| {
-        (sequence_log_probs(model, hidden, &batch, !checkpointing).sum() / num_tokens, ())
+        (read_tokens(model, hidden, &batch, !checkpointing).log_probs.sum() / num_tokens, ())
     });
     named_gradients(model, &gradients)
 }

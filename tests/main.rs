@@ -37,6 +37,7 @@ mod report;
 mod resume;
 mod runs;
 mod sandbox;
+mod served_policy;
 mod server;
 mod tables;
 mod terminal;

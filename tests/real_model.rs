@@ -16,7 +16,7 @@ use gsil::generate::sampler::Sampling;
 use gsil::generate::{Decoding, Event, Request, generate};
 use gsil::model::CausalLm;
 use gsil::model::weights::to_host;
-use gsil::objective::log_probs::{int_tensor, score};
+use gsil::objective::log_probs::{hidden_states, score};
 use gsil::policy::Policy;
 use gsil::report::console::Console;
 use serde_json::{Value, json};
@@ -145,8 +145,7 @@ fn check_next_tokens(model: &CausalLm, conversations: &[Value]) {
 fn next_token_log_probs(model: &CausalLm, prompt_ids: &[u32]) -> Vec<f64> {
     let sequence = Sequence { prompt_ids, response_ids: &[] };
     let batch = Batch::new(&[sequence], 1);
-    let embedded = model.embed(int_tensor(&batch.input_ids, &model.device()));
-    let hidden = model.hidden(embedded, &model.context(&batch.positions, batch.plan));
+    let hidden = hidden_states(model, &batch);
     let logits = to_host(model.head(hidden.narrow(0, prompt_ids.len() - 1, 1))).unwrap();
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|z| f64::from(z - max).exp()).sum();

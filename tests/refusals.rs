@@ -43,9 +43,11 @@ fn sound_changes_are_refused_unless_they_are_allowed_and_then_kept() {
     let stderr = gsil(folder, &["resume", "run", "train.epochs=3"]).failed(2);
     assert!(stderr.contains("train.epochs: 1, now 3") && stderr.contains("--allow-changes"), "{stderr}");
     gsil(folder, &["resume", "run", "train.lr=1", "--allow-changes"]).failed(2);
-    gsil(folder, &["resume", "run", "train.epochs=3", "train.micro_batch_size=1", "--allow-changes"]).succeeded();
+    let changes = ["train.epochs=3", "train.micro_batch_size=1", "--allow-changes", "--offline"];
+    gsil(folder, &[&["resume", "run"][..], &changes].concat()).succeeded();
     assert_eq!(read_json_lines(&recipe.path("run/metrics.jsonl")).len(), 45);
-    assert!(read(&recipe.path("run/config.ron")).contains("epochs: 3"));
+    let kept = read(&recipe.path("run/config.ron"));
+    assert!(kept.contains("epochs: 3") && kept.contains("offline: false"), "{kept}");
     let stderr = gsil(folder, &["resume", "run", "train.epochs=4", "--allow-changes"]).succeeded().stderr;
     assert!(stderr.contains("this run is finished") && stderr.contains("train.epochs=4: changes nothing"), "{stderr}");
 }
@@ -62,12 +64,13 @@ fn edit_first_line(path: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
 #[test]
 fn responses_of_another_policy_are_refused_in_every_phase() {
     let recipe = Recipe::new(&["iterations=1"]);
-    for watched in ["metrics.jsonl", "iteration-000/self_generated.jsonl"] {
+    let phases = [("metrics.jsonl", "restore "), ("iteration-000/self_generated.jsonl", "to make it anew, remove ")];
+    for (watched, way_out) in phases {
         recipe.interrupt("run", watched, 3..usize::MAX, "TERM");
         edit_first_line(&recipe.path("run/iteration-000/binding.json"), |row| row["policy"] = json!("0123"));
         let stderr = gsil(recipe.folder.path(), &["resume", "run"]).failed(3);
         assert!(stderr.contains("stale") && stderr.contains("another policy"), "{stderr}");
-        assert!(stderr.contains("hint: it is refused, not used"), "{stderr}");
+        assert!(stderr.contains("hint: it is refused, not used") && stderr.contains(way_out), "{stderr}");
     }
 }
 
@@ -104,12 +107,23 @@ fn a_learning_rate_beyond_reason_stops_the_run_within_three_updates_and_the_chec
         Recipe::new(&["iterations=1", "train.lr=1e9", "train.optimizer=sgd", "train.max_grad_norm=0", "save_every=1"]);
     let stderr = wait(recipe.start("run")).failed(5);
     assert!(stderr.contains("not finite") && stderr.contains("row"), "{stderr}");
-    assert!(stderr.contains("checkpoint is intact"), "{stderr}");
+    let hint = "hint: start a new run with a lower train.lr or objective.scale; the last checkpoint is intact";
+    assert!(stderr.contains(hint), "{stderr}");
     let num_updates = fs::read_to_string(recipe.path("run/metrics.jsonl")).unwrap_or_default().lines().count();
     assert!(num_updates < 3, "{num_updates}");
     recipe.assert_checkpoints_verify("run");
     let again = wait(recipe.start("run")).failed(5);
     assert!(again.contains("continuing at iteration 0, update "), "{again}");
+}
+
+#[test]
+fn a_rate_that_was_too_high_is_called_by_its_own_key() {
+    let of_sft = ["sft.lr=1e9", "sft.optimizer=sgd", "sft.max_grad_norm=0"];
+    let of_comparison = ["continued_sft_lr=1e9", "train.optimizer=sgd", "train.max_grad_norm=0", "train.epochs=1"];
+    for (settings, key) in [(&of_sft[..], "sft.lr"), (&of_comparison, "continued_sft_lr")] {
+        let stderr = wait(Recipe::new(&[settings, &["iterations=1"]].concat()).start("run")).failed(5);
+        assert!(stderr.contains(&format!("hint: start a new run with a lower {key}; the last")), "{stderr}");
+    }
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn score(model: &CausalLm, pairs: &mut [Pair], num_tokens_multiple: usize) -> Re
     });
     let sequences: Vec<Sequence<'_>> = sequences.collect();
     let scores = log_probs::score(model, &sequences, sequences.len(), num_tokens_multiple, &mut |_| Ok(()))?;
-    let mut scores = scores.iter().map(|tokens| tokens.iter().map(|p| f64::from(*p)).sum());
+    let mut scores = scores.iter().map(|tokens| log_probs::total(tokens));
     let responses =
         pairs.iter_mut().flat_map(|pair| std::iter::once(&mut pair.demonstration).chain(&mut pair.self_generated));
     for response in responses {

@@ -115,7 +115,7 @@ fn configuration(args: &InitArgs, measured: Option<&Measured>) -> String {
     }
     text +=
         &format!("    skip_bad_rows: {}, // true: damaged lines are counted and left out\n", args.rows.skip_bad_rows);
-    text += "    iterations: 1, // rounds of answering and learning: another one costs as much again\n";
+    text += "    iterations: 1, // of answering and learning: another one costs as much again\n";
     text += "    save_every: 50, // updates; a crash loses no more\n";
     text += "    keep_last: 3, // checkpoints\n";
     text += "    keep_best: 1, // and the one that gives held-out demonstrations the highest log-prob\n";

@@ -101,12 +101,11 @@ fn facts(args: &DataArgs) -> Result<Facts> {
             }
         }
     }
-    let max_length = config.train.max_length;
-    let preparation = policy.preparation(max_length);
+    let preparation = policy.preparation(config.train.max_length);
     Ok(Facts {
         files: rows.iter().map(|file| file.path.display().to_string()).collect(),
         model: args.model.display().to_string(),
         shapes,
-        inspection: Inspection::new(preparation, &policy.eos_token_ids, max_length, &rows, args.num_shown)?,
+        inspection: Inspection::new(preparation, &policy.eos_token_ids, &rows, args.num_shown)?,
     })
 }

@@ -14,7 +14,8 @@ use crate::data::examples::Example;
 use crate::device;
 use crate::error::Result;
 use crate::model::weights::to_host;
-use crate::objective::{Objective, SideLogProbs, log_probs};
+use crate::objective::log_probs::{self, total};
+use crate::objective::{Objective, SideLogProbs};
 use crate::policy::{Policy, Wanted};
 use crate::report::console::{Console, Unit};
 use crate::train::setup::num_tokens_multiple;
@@ -94,7 +95,7 @@ pub(super) fn score(args: ScoreArgs) -> Result<()> {
         reference.map(|reference| score_all(&reference, &examples, &device, multiple, &console)).transpose()?;
     for (i, (example, policy)) in examples.iter().zip(&scores).enumerate() {
         let reference = reference_scores.as_ref().map(|all| &all[i]);
-        let ratio = |policy: &[f32], reference: &[f32]| sum(policy) - sum(reference);
+        let ratio = |policy: &[f32], reference: &[f32]| total(policy) - total(reference);
         let log_ratio_demonstration = reference.map(|r| ratio(&policy.demonstration, &r.demonstration));
         let log_ratio_self_generated =
             reference.and_then(|r| Some(ratio(policy.self_generated.as_ref()?, r.self_generated.as_ref()?)));
@@ -103,11 +104,11 @@ pub(super) fn score(args: ScoreArgs) -> Result<()> {
             index: example.index,
             prompt_len: example.prompt_ids.len(),
             num_response_tokens: policy.demonstration.len(),
-            log_prob: sum(&policy.demonstration),
+            log_prob: total(&policy.demonstration),
             token_log_probs: policy.demonstration.clone(),
             self_generated: policy.self_generated.as_ref().map(|scores| SelfGeneratedScore {
                 num_response_tokens_self_generated: scores.len(),
-                log_prob_self_generated: sum(scores),
+                log_prob_self_generated: total(scores),
                 token_log_probs_self_generated: scores.clone(),
             }),
             log_ratio_demonstration,
@@ -159,8 +160,8 @@ fn loss(
     }
     let one = |value: f64| Tensor::<1>::from_data(TensorData::new(vec![value as f32], [1]), device);
     let side = |policy: &[f32], reference: Option<&[f32]>| SideLogProbs {
-        policy: one(sum(policy)),
-        reference: one(reference.map_or(0.0, sum)),
+        policy: one(total(policy)),
+        reference: one(reference.map_or(0.0, total)),
         num_tokens: one(policy.len() as f64),
     };
     let demonstration = side(&policy.demonstration, reference.map(|r| r.demonstration.as_slice()));
@@ -171,8 +172,4 @@ fn loss(
     }
     let values = to_host(objective.loss(&demonstration, self_generated.as_ref()).total)?;
     Ok(values.first().copied())
-}
-
-fn sum(token_log_probs: &[f32]) -> f64 {
-    token_log_probs.iter().map(|p| f64::from(*p)).sum()
 }

@@ -66,8 +66,8 @@ pub struct RunConfig {
     /// The date and time that a chat template prints, local, like `2026-01-31T08:00:00`. Default: when the run begins, which it
     /// then keeps; none where the template prints no date.
     pub template_date: Option<String>,
-    /// Rounds of self-generation and training. Default 1: each costs a pass of generation over the data, and one shows
-    /// whether a second is worth it. 0 runs the supervised stage and the evaluation alone.
+    /// How often the policy generates and is then trained. Default 1: each costs a pass of generation over the data, and one
+    /// shows whether a second is worth it. 0 runs the supervised stage and the evaluation alone.
     pub iterations: usize,
     /// Steps (optimizer updates) between checkpoints. Default 50: a crash loses minutes, not hours.
     pub save_every: usize,

@@ -59,7 +59,7 @@ pub enum WeightFormat {
 pub enum Unfinished {
     /// It is left out and counted.
     Drop,
-    /// The generated tokens are kept, without an end token.
+    /// Its tokens are kept and trained on like any others; only the end token that it lacks is not.
     Mask,
 }
 

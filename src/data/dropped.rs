@@ -19,6 +19,8 @@ pub struct Dropped {
     pub self_generated_too_long: usize,
     /// The limit that was applied, in tokens.
     pub max_length: usize,
+    /// Whether that limit is the model's context, which no setting raises.
+    pub is_limited_by_context: bool,
 }
 
 impl Dropped {
@@ -29,16 +31,14 @@ impl Dropped {
 
     /// Every reason with its count, in words.
     pub fn reasons(&self) -> [(usize, String); 5] {
-        let max_length = self.max_length;
+        let name = if self.is_limited_by_context { "the model's context" } else { "max_length" };
+        let limit = format!("{name} ({} tokens)", self.max_length);
         [
             (self.no_demonstration, "without a demonstration".to_owned()),
             (self.empty_response, "with an empty response".to_owned()),
-            (self.prompt_too_long, format!("whose prompt alone fills max_length ({max_length} tokens)")),
-            (self.response_too_long, format!("longer than max_length ({max_length} tokens) with the demonstration")),
-            (
-                self.self_generated_too_long,
-                format!("longer than max_length ({max_length} tokens) with the self-generated response"),
-            ),
+            (self.prompt_too_long, format!("whose prompt alone fills {limit}")),
+            (self.response_too_long, format!("longer than {limit} with the demonstration")),
+            (self.self_generated_too_long, format!("longer than {limit} with the self-generated response")),
         ]
     }
 

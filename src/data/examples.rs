@@ -59,6 +59,8 @@ pub struct Preparation<'a> {
     pub vocab_size: usize,
     /// Bounds prompt plus response, in tokens.
     pub max_length: usize,
+    /// Whether that limit is the model's context.
+    pub is_limited_by_context: bool,
 }
 
 impl Preparation<'_> {
@@ -68,7 +70,7 @@ impl Preparation<'_> {
     /// [`Error::Input`] with the line for the first row that is refused (see [`Outcome`]), and if no row is left.
     pub fn examples(&self, files: &[FileRows]) -> Result<(Vec<Example>, Dropped)> {
         let mut examples = Vec::new();
-        let mut dropped = Dropped { max_length: self.max_length, ..Dropped::default() };
+        let mut dropped = self.none_dropped();
         let rows = files.iter().flat_map(|file| file.rows.iter().map(move |row| (file, row)));
         for (outcome, (file, row)) in self.outcomes(files).into_iter().zip(rows) {
             match outcome? {
@@ -86,9 +88,19 @@ impl Preparation<'_> {
             let path = files.first().map_or(Path::new("data"), |file| &file.path);
             let error = Error::input(path, format!("no row is left to train on: {dropped}"));
             let is_length = dropped.no_demonstration + dropped.empty_response < dropped.total();
-            return Err(if is_length { error.with_hint("raise max_length, or shorten the rows") } else { error });
+            return Err(match (is_length, self.is_limited_by_context) {
+                (false, _) => error,
+                (true, false) => error.with_hint("raise max_length, or shorten the rows"),
+                (true, true) => error.with_hint("shorten the rows, or take a model with a longer context"),
+            });
         }
         Ok((examples, dropped))
+    }
+
+    /// An account under this limit, with nothing in it yet.
+    pub(super) fn none_dropped(&self) -> Dropped {
+        let Preparation { max_length, is_limited_by_context, .. } = *self;
+        Dropped { max_length, is_limited_by_context, ..Dropped::default() }
     }
 
     /// What becomes of every row.
@@ -262,7 +274,11 @@ mod tests {
 
     fn prepare(rows: &[Row], max_length: usize) -> Result<(Vec<Example>, Dropped)> {
         let file = FileRows { path: "rows.jsonl".into(), rows: rows.to_vec() };
-        Preparation { tokenizer: None, vocab_size: 10, max_length }.examples(&[file])
+        limited_to(max_length).examples(&[file])
+    }
+
+    fn limited_to(max_length: usize) -> Preparation<'static> {
+        Preparation { tokenizer: None, vocab_size: 10, max_length, is_limited_by_context: false }
     }
 
     #[test]
@@ -312,8 +328,8 @@ mod tests {
         let first = "the first: line 2, keys prompt, note";
         assert_eq!(dropped.to_string(), format!("2 rows dropped: 2 without a demonstration ({first})"));
         let file = |name: &str, rows: &[Row]| FileRows { path: name.into(), rows: rows.to_vec() };
-        let preparation = Preparation { tokenizer: None, vocab_size: 10, max_length: 4 };
-        let (_, dropped) = preparation.examples(&[file("a.jsonl", &rows[..1]), file("b.jsonl", &rows[2..])]).unwrap();
+        let files = [file("a.jsonl", &rows[..1]), file("b.jsonl", &rows[2..])];
+        let (_, dropped) = limited_to(4).examples(&files).unwrap();
         let first = "the first: b.jsonl, line 3, keys prompt";
         assert_eq!(dropped.to_string(), format!("1 row dropped: 1 without a demonstration ({first})"));
     }
@@ -322,7 +338,7 @@ mod tests {
     fn rows_of_several_files_are_numbered_on_and_errors_name_the_file() {
         let file = |name: &str, rows: &[Row]| FileRows { path: name.into(), rows: rows.to_vec() };
         let good = ids_row(1, &[1], Some(&[2]), None);
-        let preparation = Preparation { tokenizer: None, vocab_size: 10, max_length: 4 };
+        let preparation = limited_to(4);
         let files = [file("a.jsonl", &[good.clone(), good.clone()]), file("b.jsonl", &[good])];
         let (examples, _) = preparation.examples(&files).unwrap();
         assert_eq!(examples.iter().map(|example| example.index).collect::<Vec<_>>(), [0, 1, 2]);
@@ -340,6 +356,14 @@ mod tests {
         );
         assert_eq!(error.hint(), Some("raise max_length, or shorten the rows"));
         assert_eq!(prepare(&[ids_row(1, &[1], None, None)], 3).unwrap_err().hint(), None);
+    }
+
+    #[test]
+    fn a_row_beyond_the_models_context_is_not_said_to_be_beyond_a_setting() {
+        let file = FileRows { path: "rows.jsonl".into(), rows: vec![ids_row(1, &[1, 1], Some(&[2, 2]), None)] };
+        let error = Preparation { is_limited_by_context: true, ..limited_to(3) }.examples(&[file]).unwrap_err();
+        assert!(error.to_string().ends_with("1 longer than the model's context (3 tokens) with the demonstration"));
+        assert_eq!(error.hint(), Some("shorten the rows, or take a model with a longer context"));
     }
 
     #[test]

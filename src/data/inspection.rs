@@ -10,7 +10,6 @@ use serde::Serialize;
 
 use super::batch::{Batch, Sequence};
 use super::data_file::FileKind;
-use super::dropped::Dropped;
 use super::examples::{Example, FileRows, Outcome, Preparation};
 use super::rows::{Response, Row};
 use super::tokenizer::Tokenizer;
@@ -149,12 +148,11 @@ impl Inspection {
     pub fn new(
         preparation: Preparation<'_>,
         eos_token_ids: &[u32],
-        asked_max_length: usize,
         files: &[FileRows],
         num_shown: usize,
     ) -> Result<Self> {
         let prepared = Prepared::new(preparation, eos_token_ids, files);
-        let mut dropped = Dropped { max_length: preparation.max_length, ..Dropped::default() };
+        let mut dropped = preparation.none_dropped();
         prepared.outcomes.iter().flatten().filter_map(|outcome| outcome.as_ref().err()).for_each(|r| dropped.count(*r));
         let mut refusals = prepared.outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
         let first_refusal = refusals
@@ -174,7 +172,7 @@ impl Inspection {
             num_refused,
             first_refusal,
             max_length: preparation.max_length,
-            is_limited_by_context: preparation.max_length < asked_max_length,
+            is_limited_by_context: preparation.is_limited_by_context,
             lengths: Lengths {
                 prompt: lengths(|example| example.prompt_ids.len()),
                 response: lengths(|example| example.demonstration_ids.len()),
@@ -294,7 +292,7 @@ impl<'a> Prepared<'a> {
         let dropped = match &self.outcomes[i] {
             Ok(Ok(_)) => None,
             Ok(Err(reason)) => {
-                let mut dropped = Dropped { max_length: self.preparation.max_length, ..Dropped::default() };
+                let mut dropped = self.preparation.none_dropped();
                 dropped.count(*reason);
                 dropped.reasons().into_iter().find(|(count, _)| *count > 0).map(|(_, words)| words)
             }

@@ -238,7 +238,7 @@ fn score(
 ) -> Result<Vec<f64>> {
     let multiple = settings.num_tokens_multiple;
     let scores = log_probs::score(model, sequences, settings.score_batch_size, multiple, on_done)?;
-    Ok(scores.iter().map(|tokens| tokens.iter().map(|p| f64::from(*p)).sum()).collect())
+    Ok(scores.iter().map(|tokens| log_probs::total(tokens)).collect())
 }
 
 fn against_reference(

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::figures::{Figure, Report};
 use super::python_text::{capitalize, strip, strip_end};
 use super::row_store::RowStore;
-use super::scoring::{Scored, Scoring, total};
+use super::scoring::{Scored, Scoring};
 use crate::data::fields::FieldRow;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::Result;
 use crate::model::CausalLm;
+use crate::objective::log_probs::total;
 
 /// A context and its choices, as tokens.
 #[derive(Debug)]

@@ -12,11 +12,12 @@ use serde::{Deserialize, Serialize};
 use super::figures::{Figure, Method, Report};
 use super::python_text::num_words;
 use super::row_store::RowStore;
-use super::scoring::{Scored, Scoring, total};
+use super::scoring::{Scored, Scoring};
 use crate::data::fields::{FieldRow, read_field_rows};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
+use crate::objective::log_probs::total;
 
 /// A text and where it stands, for errors.
 #[derive(Debug)]

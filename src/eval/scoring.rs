@@ -83,8 +83,3 @@ impl Scoring<'_> {
         order.chunks(self.batch_size).map(<[usize]>::to_vec).collect()
     }
 }
-
-/// The sum of token log-probs, nats.
-pub fn total(token_log_probs: &[f32]) -> f64 {
-    token_log_probs.iter().map(|p| f64::from(*p)).sum()
-}

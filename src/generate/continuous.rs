@@ -4,13 +4,9 @@
 //! are still being read. Weights are read once a pass, whatever the number of its rows.
 
 use super::sampler::Sampler;
-use super::{Answer, Decoding, OnEvent, Request, max_new_tokens};
+use super::{Answer, Decoding, OnEvent, PASS_ROWS, Request, max_new_tokens};
 use crate::error::Result;
 use crate::model::decoder::{Decoder, Row};
-
-/// Rows that a pass is filled up to: enough to make arithmetic the bound instead of memory, few enough for their
-/// activations to stay in the cache of a core.
-const PASS_ROWS: usize = 64;
 
 /// A prompt and its answer, in a slot.
 struct Sequence<'a> {

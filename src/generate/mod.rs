@@ -19,7 +19,12 @@ use crate::error::{Error, Result};
 use crate::model::CausalLm;
 #[cfg(feature = "flex")]
 use crate::model::decoder::Decoder;
+use crate::objective::log_probs;
 use sampler::{Sampling, TokenStream};
+
+/// Rows that a pass of continuous batching is filled up to: enough to make arithmetic the bound instead of memory, few enough
+/// for their activations to stay in the cache of a core.
+pub(crate) const PASS_ROWS: usize = 64;
 
 /// One prompt to answer.
 #[derive(Debug, Clone)]
@@ -45,7 +50,7 @@ pub struct Response {
 impl Response {
     /// The sum of the token log-probs, nats.
     pub fn log_prob(&self) -> f64 {
-        self.token_log_probs.iter().map(|p| f64::from(*p)).sum()
+        log_probs::total(&self.token_log_probs)
     }
 }
 
@@ -186,8 +191,8 @@ impl Answer {
         on_event: &mut dyn FnMut(Event) -> Result<()>,
     ) -> Result<()> {
         let (id, log_prob) = sampled.ok_or_else(|| {
-            Error::training(format!("the model's next-token scores are not finite (prompt {})", self.request))
-                .with_hint("the weights have diverged: go back to an earlier checkpoint or a lower train.lr")
+            Error::training("the model's next-token scores are not finite")
+                .with_hint("its weights have diverged: train it anew with a lower rate")
         })?;
         self.response.token_ids.push(id);
         self.response.token_log_probs.push(log_prob);

@@ -8,12 +8,13 @@ use std::ops::Range;
 use burn::tensor::{Device, Tensor, TensorData, activation};
 
 use super::attention::Qkv;
-use super::config::{LayerType, ModelConfig};
+use super::config::ModelConfig;
+use super::decoder_layer::ByLayerType;
 use super::rotary::Rotary;
 use crate::ops::Heads;
 
 /// Attention reads the cache up to a multiple of this many tokens: few shapes, little waste.
-const SPAN_TOKENS: usize = 32;
+pub(crate) const SPAN_TOKENS: usize = 32;
 
 /// A score that softmax turns into exactly 0 in f32; finite, so that a fully masked row stays finite too.
 const MASKED: f32 = -1e9;
@@ -68,14 +69,9 @@ impl KvCache {
             rotary: (!config.learned_positions).then(|| Rotary::new(config, layer_type, &positions, device)),
             mask: self.mask(start..end, config.window(layer_type), device),
         };
-        let has_sliding = config.layer_types.contains(&LayerType::Sliding);
-        let new = Advance {
-            full: of_layers(LayerType::Full),
-            sliding: has_sliding.then(|| of_layers(LayerType::Sliding)),
-            positions,
-        };
+        let layers = ByLayerType::new(config, of_layers);
         self.len = end;
-        new
+        Advance { positions, layers }
     }
 
     /// Added to the scores of tokens with these places in the cache: 0 where a token may look, else [`MASKED`],
@@ -94,22 +90,11 @@ impl KvCache {
     }
 }
 
-/// What one pass over new tokens needs, by the type of its layers.
+/// What one pass over new tokens needs.
 pub(super) struct Advance {
     /// `[B * T]`.
     pub(super) positions: Vec<usize>,
-    full: NewTokens,
-    /// None where the model has no such layer.
-    sliding: Option<NewTokens>,
-}
-
-impl Advance {
-    pub(super) fn of(&self, layer_type: LayerType) -> &NewTokens {
-        match (layer_type, &self.sliding) {
-            (LayerType::Sliding, Some(sliding)) => sliding,
-            _ => &self.full,
-        }
-    }
+    pub(super) layers: ByLayerType<NewTokens>,
 }
 
 /// What the layers of a type share in one pass over new tokens. B sequences, T new tokens of each, S tokens to look at.

@@ -122,26 +122,15 @@ impl CausalLm {
         self.lm_head.as_ref().map_or_else(|| self.embed_tokens.weight.val(), |head| head.weight.val())
     }
 
-    /// Log-probs (nats) that the model gives to `targets` at the given rows of its hidden states.
-    ///
-    /// # Shapes
-    /// `hidden` `[N, D]`; `rows` and `targets` `[R]`; result `[R]`. For `keep_logits` see [`ops::selected_log_probs`].
-    pub fn token_log_probs(
-        &self,
-        hidden: Tensor<2>,
-        rows: Tensor<1, Int>,
-        targets: Tensor<1, Int>,
-        keep_logits: bool,
-    ) -> Tensor<1> {
-        self.target_log_probs(self.normed(hidden, rows), targets, keep_logits)
-    }
-
     /// The given rows of the hidden states after the final norm: `[N, D]` and `[R]` -> `[R, D]`.
     pub fn normed(&self, hidden: Tensor<2>, rows: Tensor<1, Int>) -> Tensor<2> {
         self.norm.forward(hidden.select(0, rows))
     }
 
-    /// [`Self::token_log_probs`] of rows that [`Self::normed`] gave.
+    /// Log-probs (nats) that the model gives to `targets` at rows that [`Self::normed`] gave.
+    ///
+    /// # Shapes
+    /// `normed` `[R, D]`; `targets` and the result `[R]`. For `keep_logits` see [`ops::selected_log_probs`].
     pub fn target_log_probs(&self, normed: Tensor<2>, targets: Tensor<1, Int>, keep_logits: bool) -> Tensor<1> {
         ops::selected_log_probs(normed, self.head_weight(), targets, keep_logits)
     }
@@ -183,7 +172,7 @@ impl CausalLm {
         let positions = self.embed_positions.as_ref().map(|_| position_ids(&new.positions, &self.config, &device));
         let mut x = self.add_position_vectors(self.embed(ids), positions);
         for (layer, layer_cache) in self.layers.iter().zip(&mut cache.layers) {
-            let new = new.of(layer.layer_type);
+            let new = new.layers.of(layer.layer_type);
             x = layer.forward_with(x, new.rotary.as_ref(), |qkv| layer_cache.attend(qkv, new));
         }
         let last_rows: Vec<i32> = (1..=batch).map(|b| (b * num_tokens) as i32 - 1).collect();

@@ -60,7 +60,7 @@ impl DecoderLayer {
 
     /// `[N, D]` -> `[N, D]`, for packed sequences.
     pub fn forward(&self, x: Tensor<2>, context: &Context) -> Tensor<2> {
-        let LayerContext { rotary, layout } = context.of(self.layer_type);
+        let LayerContext { rotary, layout } = context.layers.of(self.layer_type);
         self.forward_with(x, rotary.as_ref(), |Qkv { q, k, v }| ops::attention(q, k, v, layout.clone()))
     }
 
@@ -124,17 +124,37 @@ fn normalized(norm: Option<&Norm>, x: Tensor<2>) -> Tensor<2> {
     }
 }
 
+/// What the layers of each type share.
+#[derive(Debug, Clone)]
+pub(super) struct ByLayerType<T> {
+    full: T,
+    /// None where the model has no such layer.
+    sliding: Option<T>,
+}
+
+impl<T> ByLayerType<T> {
+    pub(super) fn new(config: &ModelConfig, of_layers: impl Fn(LayerType) -> T) -> Self {
+        let has_sliding = config.layer_types.contains(&LayerType::Sliding);
+        ByLayerType { full: of_layers(LayerType::Full), sliding: has_sliding.then(|| of_layers(LayerType::Sliding)) }
+    }
+
+    pub(super) fn of(&self, layer_type: LayerType) -> &T {
+        match (layer_type, &self.sliding) {
+            (LayerType::Sliding, Some(sliding)) => sliding,
+            _ => &self.full,
+        }
+    }
+}
+
 /// What all layers of one forward pass over packed sequences share.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// `[N]`, where positions are learned.
     pub(super) positions: Option<Tensor<1, Int>>,
-    full: LayerContext,
-    /// None where the model has no such layer.
-    sliding: Option<LayerContext>,
+    layers: ByLayerType<LayerContext>,
 }
 
-/// What the layers of a type share.
+/// What the layers of a type share in it.
 #[derive(Debug, Clone)]
 struct LayerContext {
     /// None where positions are learned.
@@ -151,15 +171,7 @@ impl Context {
         };
         Context {
             positions: config.learned_positions.then(|| position_ids(positions, config, device)),
-            full: of_layers(LayerType::Full),
-            sliding: config.layer_types.contains(&LayerType::Sliding).then(|| of_layers(LayerType::Sliding)),
-        }
-    }
-
-    fn of(&self, layer_type: LayerType) -> &LayerContext {
-        match (layer_type, &self.sliding) {
-            (LayerType::Sliding, Some(sliding)) => sliding,
-            _ => &self.full,
+            layers: ByLayerType::new(config, of_layers),
         }
     }
 }

@@ -12,6 +12,12 @@ pub fn int_tensor(values: &[i32], device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
 }
 
+/// The last hidden states of a batch, before the final norm: `[N, D]`.
+pub fn hidden_states(model: &CausalLm, batch: &Batch) -> Tensor<2> {
+    let context = model.context(&batch.positions, batch.plan.clone());
+    model.hidden(model.embed(int_tensor(&batch.input_ids, &model.device())), &context)
+}
+
 /// The response tokens of a batch under a model, differentiable.
 pub struct ReadTokens {
     /// `[R, D]`: hidden states after the final norm, at the row before each token.
@@ -32,20 +38,17 @@ pub fn read_tokens(model: &CausalLm, hidden: Tensor<2>, batch: &Batch, keep_logi
     ReadTokens { normed, targets, log_probs }
 }
 
+/// The log-prob of a response, nats: the sum of its token log-probs.
+pub fn total(token_log_probs: &[f32]) -> f64 {
+    token_log_probs.iter().map(|log_prob| f64::from(*log_prob)).sum()
+}
+
 /// Sums token log-probs `[R]` over each sequence's response: `[B]`.
 pub fn sum_by_sequence(token_log_probs: Tensor<1>, batch: &Batch) -> Tensor<1> {
     let shape = [batch.num_sequences(), batch.num_response_tokens()];
     let device = token_log_probs.device().without_autodiff();
     let membership: Tensor<2> = Tensor::from_data(TensorData::new(batch.membership(), shape), &device);
     (membership * token_log_probs.unsqueeze_dim(0)).sum_dim(1).reshape([batch.num_sequences()])
-}
-
-/// Log-prob of each sequence's response, differentiable: the sum of its token log-probs, nats.
-///
-/// # Shapes
-/// `hidden` is `[N, D]`, of this batch; the result is `[B]`. For `keep_logits` see [`crate::ops::selected_log_probs`].
-pub fn sequence_log_probs(model: &CausalLm, hidden: Tensor<2>, batch: &Batch, keep_logits: bool) -> Tensor<1> {
-    sum_by_sequence(read_tokens(model, hidden, batch, keep_logits).log_probs, batch)
 }
 
 /// Token log-probs (nats) of each sequence's response, without gradients, `batch_size` sequences at a time.
@@ -106,11 +109,7 @@ fn score_batch(model: &CausalLm, batch: &Batch) -> Result<Vec<f32>> {
     if batch.num_response_tokens() == 0 {
         return Ok(Vec::new());
     }
-    let device = model.device();
-    let context = model.context(&batch.positions, batch.plan.clone());
-    let hidden = model.hidden(model.embed(int_tensor(&batch.input_ids, &device)), &context);
-    let (rows, targets) = (int_tensor(&batch.rows, &device), int_tensor(&batch.targets, &device));
-    weights::to_host(model.token_log_probs(hidden, rows, targets, false))
+    weights::to_host(read_tokens(model, hidden_states(model, batch), batch, false).log_probs)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Objective;
-use super::log_probs::{ReadTokens, int_tensor};
+use super::log_probs::{ReadTokens, hidden_states, int_tensor};
 use crate::data::batch::{Batch, Sequence};
 use crate::error::Result;
 use crate::model::{CausalLm, weights};
@@ -66,8 +66,7 @@ pub fn distributions(
     let reference = reference.valid();
     let device = reference.device();
     let batch = Batch::new(&[sequence], num_tokens_multiple);
-    let context = reference.context(&batch.positions, batch.plan.clone());
-    let hidden = reference.hidden(reference.embed(int_tensor(&batch.input_ids, &device)), &context);
+    let hidden = hidden_states(&reference, &batch);
     let mut found = Distributions::default();
     for (rows, targets) in batch.rows.chunks(ROWS_AT_A_TIME).zip(batch.targets.chunks(ROWS_AT_A_TIME)) {
         let logits = reference.logits(reference.normed(hidden.clone(), int_tensor(rows, &device)));

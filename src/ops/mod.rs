@@ -54,6 +54,8 @@ const FEW_COLUMNS: usize = 512;
 const MANY_COLUMNS: usize = 8192;
 /// More logits than this are never kept: 256 MiB.
 const MAX_KEPT_LOGITS: usize = 64 << 20;
+/// Columns of the widest panel of the CPU's kernels.
+pub(crate) const MOST_PANEL_COLUMNS: usize = 32;
 
 /// The operations, for every backend that is compiled in. The functions below say what each computes.
 #[backend_extension(

@@ -5,13 +5,11 @@
 //! and the mix of C dimensions are then the same product as that of packed weights ([`super::panels`]), with the query
 //! heads of a group as its rows.
 
+use super::MOST_PANEL_COLUMNS;
 use super::attention_plan::Heads;
 use super::lanes::{InstructionSet, LaneKernel, Lanes};
 use super::panels::{Store, panel_product};
 use super::simd::exp;
-
-/// Columns of the widest panel.
-const MOST_COLUMNS: usize = 32;
 
 /// The cache of all layers and slots.
 #[derive(Debug)]
@@ -167,7 +165,7 @@ fn hide_before(scores: &mut [f32], block_len: usize, columns: usize, first_key: 
 #[inline(always)]
 fn softmax_row(scores: &mut [f32], block_len: usize, row: &std::ops::Range<usize>, num_keys: usize) {
     let columns = row.len();
-    let mut lanes = [f32::NEG_INFINITY; MOST_COLUMNS];
+    let mut lanes = [f32::NEG_INFINITY; MOST_PANEL_COLUMNS];
     for (i, block) in scores.chunks_exact_mut(block_len).enumerate() {
         let block = &mut block[row.clone()];
         let seen = (num_keys - i * columns).min(columns);
@@ -177,7 +175,7 @@ fn softmax_row(scores: &mut [f32], block_len: usize, row: &std::ops::Range<usize
         }
     }
     let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    let mut lanes = [0f32; MOST_COLUMNS];
+    let mut lanes = [0f32; MOST_PANEL_COLUMNS];
     for block in scores.chunks_exact_mut(block_len) {
         for (score, lane) in block[row.clone()].iter_mut().zip(&mut lanes) {
             *score = exp(*score - max); // 0 where masked

@@ -21,7 +21,7 @@ pub struct Binding {
     pub policy: String,
     /// Of prompts and demonstrations.
     pub rows: String,
-    /// Of what decides the responses besides: seed, sampling, device.
+    /// Of what decides the responses besides: seed, sampling, device, whether a server writes them.
     pub settings: String,
 }
 
@@ -31,15 +31,21 @@ impl Binding {
         Binding { policy, rows: rows_hash(examples), settings: settings_hash(config, device_name) }
     }
 
-    /// Compares with what an iteration's folder is bound to, and binds it if it holds nothing yet. `is_version_1`: what it
-    /// holds may be of a version that bound nothing.
+    /// Compares with what an iteration's folder is bound to, and binds it if it holds nothing yet. `stage_steps`: updates
+    /// done in the iteration; after the first its reference is gone. `is_version_1`: what the folder holds may be of a
+    /// version that bound nothing.
     ///
     /// # Errors
     /// [`Error::Input`] if what is stored belongs to something else.
-    pub fn check(&self, dir: &RunDir, folder: &str, is_version_1: bool) -> Result<()> {
+    pub fn check(&self, dir: &RunDir, folder: &str, stage_steps: usize, is_version_1: bool) -> Result<()> {
         let name = format!("{folder}/{BINDING_FILE}");
         let path = dir.join(&name);
-        let hint = format!("it is refused, not used; to make it anew, remove {}", dir.join(folder).display());
+        let stored_in = dir.join(folder).display().to_string();
+        let refused = |way_out: &str| match stage_steps {
+            0 => format!("it is refused, not used; to make it anew, remove {stored_in}"),
+            _ => format!("it is refused, not used, and its reference, which could make it anew, is gone: {way_out}"),
+        };
+        let hint = refused(&format!("restore {stored_in}, or start a new run"));
         let stored = match std::fs::read(&path) {
             Ok(text) => text,
             Err(_) if is_version_1 || dir.list(folder, |name| name.ends_with(".jsonl"))?.is_empty() => {
@@ -50,14 +56,16 @@ impl Binding {
         };
         let stored: Binding = serde_json::from_slice(&stored)
             .map_err(|error| Error::input(&path, error.to_string()).with_hint(hint.clone()))?;
+        // Other settings are refused before this is asked: what is left is a device that `auto` stands for now.
+        let same_device = refused("resume on the device that the run began on; env.json names it");
         let parts = [
-            (stored.policy == self.policy, "policy"),
-            (stored.rows == self.rows, "prompts or demonstrations"),
-            (stored.settings == self.settings, "seed, generation settings or device"),
+            (stored.policy == self.policy, "policy", hint),
+            (stored.rows == self.rows, "prompts or demonstrations", refused("restore the data file")),
+            (stored.settings == self.settings, "seed, generation settings or device", same_device),
         ];
-        match parts.iter().find(|(is_same, _)| !is_same) {
+        match parts.into_iter().find(|(is_same, ..)| !is_same) {
             None => Ok(()),
-            Some((_, what)) => Err(Error::input(
+            Some((_, what, hint)) => Err(Error::input(
                 dir.join(folder),
                 format!("stale: the stored responses and log-probs are of another {what} than this run's"),
             )
@@ -97,17 +105,19 @@ pub fn rows_hash(examples: &[Example]) -> String {
 }
 
 /// Spelled out field by field, so that a new key of a later version changes no hash. `generation.batch_size` is left out: it
-/// may be lowered when memory runs out.
+/// may be lowered when memory runs out. Of `server` only that there is one: the run may go on with another address.
 fn settings_hash(config: &RunConfig, device_name: &str) -> String {
     let g = &config.generation;
     let sampling = format!("{} {} {}", g.temperature, g.top_k, g.top_p);
     let shape = format!("{} {} {:?}", g.max_new_tokens, g.samples_per_prompt, g.weights);
-    blake3::hash(format!("{} {device_name} {sampling} {shape}", config.seed).as_bytes()).to_hex().to_string()
+    let writer = if config.server.is_some() { " server" } else { "" };
+    blake3::hash(format!("{} {device_name} {sampling} {shape}{writer}", config.seed).as_bytes()).to_hex().to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ServerConfig;
     use crate::formats::file_system::Disk;
     use std::sync::Arc;
 
@@ -135,17 +145,42 @@ mod tests {
             |policy: &str, config: &RunConfig| Binding::new(policy.to_owned(), &[example(&[3], &[4])], config, "flex");
         let config = RunConfig::default();
         let own = binding("a", &config);
-        own.check(&dir, "iteration-000", false).unwrap();
-        own.check(&dir, "iteration-000", false).unwrap();
+        own.check(&dir, "iteration-000", 0, false).unwrap();
+        own.check(&dir, "iteration-000", 0, false).unwrap();
         let mut smaller = config.clone();
         smaller.generation.batch_size = 1;
-        binding("a", &smaller).check(&dir, "iteration-000", false).unwrap();
+        binding("a", &smaller).check(&dir, "iteration-000", 0, false).unwrap();
         let other_seed = RunConfig { seed: 1, ..config.clone() };
-        for (other, what) in [(binding("b", &config), "policy"), (binding("a", &other_seed), "seed")] {
-            let error = other.check(&dir, "iteration-000", false).unwrap_err();
+        let served = RunConfig { server: Some(ServerConfig::default()), ..config.clone() };
+        for (other, what) in [
+            (binding("b", &config), "policy"),
+            (binding("a", &other_seed), "seed"),
+            (binding("a", &served), "generation settings"),
+        ] {
+            let error = other.check(&dir, "iteration-000", 0, false).unwrap_err();
             assert_eq!(error.exit_code(), 3);
             assert!(error.to_string().contains("stale") && error.to_string().contains(what), "{error}");
-            assert!(error.hint().unwrap().contains("iteration-000"), "{error}");
+            assert!(error.hint().unwrap().contains("to make it anew, remove"), "{error}");
+        }
+    }
+
+    #[test]
+    fn in_the_middle_of_training_nobody_is_told_to_remove_what_cannot_be_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::create(Arc::new(Disk), folder.path()).unwrap();
+        let config = RunConfig::default();
+        let binding = |policy: &str, prompt_ids: &[u32], device_name: &str| {
+            Binding::new(policy.to_owned(), &[example(prompt_ids, &[4])], &config, device_name)
+        };
+        binding("a", &[3], "wgpu").check(&dir, "iteration-000", 0, false).unwrap();
+        for (other, way_out) in [
+            (binding("b", &[3], "wgpu"), "restore "),
+            (binding("a", &[5], "wgpu"), "restore the data file"),
+            (binding("a", &[3], "flex"), "resume on the device that the run began on; env.json names it"),
+        ] {
+            let error = other.check(&dir, "iteration-000", 1, false).unwrap_err();
+            let hint = error.hint().unwrap();
+            assert!(hint.contains(way_out) && !hint.contains("remove"), "{hint}");
         }
     }
 
@@ -156,8 +191,8 @@ mod tests {
         dir.create_folder("iteration-000").unwrap();
         dir.append("iteration-000/self_generated.jsonl", &1).unwrap();
         let own = Binding::new("a".to_owned(), &[], &RunConfig::default(), "flex");
-        assert_eq!(own.check(&dir, "iteration-000", false).unwrap_err().exit_code(), 3);
-        own.check(&dir, "iteration-000", true).unwrap();
-        own.check(&dir, "iteration-000", false).unwrap(); // now it is bound
+        assert_eq!(own.check(&dir, "iteration-000", 0, false).unwrap_err().exit_code(), 3);
+        own.check(&dir, "iteration-000", 0, true).unwrap();
+        own.check(&dir, "iteration-000", 0, false).unwrap(); // now it is bound
     }
 }

@@ -37,7 +37,7 @@ pub struct Changes {
     /// `key=value`.
     pub overrides: Vec<String>,
     pub allow: bool,
-    /// Fetch nothing from the hub, whatever the run began with.
+    /// Fetch nothing from the hub this time, whatever the run began with.
     pub offline: bool,
 }
 

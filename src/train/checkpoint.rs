@@ -202,7 +202,7 @@ pub(super) fn check_finite(name: &str, values: &[f32]) -> Result<()> {
     match values.iter().position(|value| !value.is_finite()) {
         None => Ok(()),
         Some(i) => Err(Error::training(format!("`{name}` is not finite any more: value {i} is {}", values[i]))
-            .with_hint("lower train.lr or objective.scale; nothing was saved, the last checkpoint is intact")),
+            .with_hint("nothing was saved, the last checkpoint is intact")),
     }
 }
 

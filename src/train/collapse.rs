@@ -31,7 +31,7 @@ const CUT_OFF: &str = "cut off";
 const KINDS: [Kind; 4] = [
     Kind {
         what: "empty",
-        advice: "lower train.lr, or check the prompts' template",
+        advice: "in a new run lower train.lr, or check the prompts' template",
         is_harmful: true,
         count: |c| c.empty,
     },
@@ -43,13 +43,13 @@ const KINDS: [Kind; 4] = [
     },
     Kind {
         what: "repeated for other prompts",
-        advice: "lower train.lr or objective.scale",
+        advice: "in a new run lower train.lr",
         is_harmful: true,
         count: |c| c.duplicated,
     },
     Kind {
         what: CUT_OFF,
-        advice: "raise generation.max_new_tokens; if training brought it, lower train.lr",
+        advice: "in a new run raise generation.max_new_tokens; if training brought it, lower train.lr",
         is_harmful: true,
         count: |c| c.unfinished,
     },

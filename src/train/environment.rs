@@ -40,11 +40,11 @@ pub(super) fn began_with(dir: &RunDir) -> Result<Option<RunConfig>> {
     environment[CONFIG].as_str().map(|text| RunConfig::from_ron(text, &origin.to_string_lossy())).transpose()
 }
 
-/// Stored responses and log-probs belong to the prompts that they were made for.
+/// Stored responses and log-probs belong to the rows that they were made for.
 pub fn check_same_rows(dir: &RunDir, examples: &[Example]) -> Result<()> {
     match read_environment(dir)?[FINGERPRINT].as_str() == Some(fingerprint(examples).as_str()) {
         true => Ok(()),
-        false => Err(Error::input(dir.path(), "the prompts or demonstrations are not those that the run began with")
+        false => Err(Error::input(dir.path(), "the prompts or responses are not those that the run began with")
             .with_hint(
                 "restore the data file; a chat template that names today's date changes prompts, too: start a new run",
             )),
@@ -55,10 +55,34 @@ pub fn check_same_rows(dir: &RunDir, examples: &[Example]) -> Result<()> {
 fn fingerprint(examples: &[Example]) -> String {
     let ids = examples.iter().flat_map(|e| {
         let lens = [e.index as u32, e.prompt_ids.len() as u32, e.demonstration_ids.len() as u32];
-        lens.into_iter().chain(e.prompt_ids.iter().copied()).chain(e.demonstration_ids.iter().copied())
+        let given = e.self_generated_ids.iter().flat_map(|ids| [&[ids.len() as u32][..], ids].concat());
+        lens.into_iter().chain(e.prompt_ids.iter().copied()).chain(e.demonstration_ids.iter().copied()).chain(given)
     });
     let hash = ids
         .flat_map(u32::to_le_bytes)
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     format!("{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_that_moves_or_changes_is_another_row() {
+        let row = |demonstration_ids: &[u32], given: Option<&[u32]>| {
+            fingerprint(&[Example {
+                index: 0,
+                prompt_ids: vec![3],
+                demonstration_ids: demonstration_ids.to_vec(),
+                self_generated_ids: given.map(<[u32]>::to_vec),
+                demonstration_text: None,
+            }])
+        };
+        // FNV-1a of the words 0, 1, 1, 3, 4: rows without second responses have the hash that they always had.
+        assert_eq!(row(&[4], None), "33db7fbd2f1c8182");
+        let all = [row(&[4], None), row(&[4], Some(&[5])), row(&[4], Some(&[6])), row(&[4, 5], None)];
+        let distinct: std::collections::BTreeSet<&String> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len(), "{all:?}");
+    }
 }

@@ -30,8 +30,8 @@ pub struct Fit<'a> {
     pub pairs: &'a [Pair],
     pub objective: &'a Objective,
     pub config: &'a TrainConfig,
-    /// Updates, instead of those that `config` asks for; may end within an epoch.
-    pub num_steps: Option<usize>,
+    /// The key that the learning rate was set by.
+    pub lr_key: &'static str,
 }
 
 impl Fit<'_> {
@@ -39,8 +39,16 @@ impl Fit<'_> {
         self.pairs.len().div_ceil(self.config.batch_size)
     }
 
-    fn num_steps(&self) -> usize {
-        self.num_steps.unwrap_or_else(|| self.config.num_updates(self.pairs.len()))
+    /// Says of numbers that must not be trained on what was too high. No rate may change on a resume.
+    fn advised(&self, error: Error) -> Error {
+        let scale = if self.objective.needs_reference() { " or objective.scale" } else { "" };
+        match error {
+            Error::Training { .. } => error.with_hint(format!(
+                "start a new run with a lower {}{scale}; the last checkpoint is intact",
+                self.lr_key
+            )),
+            other => other,
+        }
     }
 }
 
@@ -72,12 +80,14 @@ impl Run {
                 Stage::Iteration(_) => Error::training(
                     "no pair is left to train on: every self-generated response was cut off, or is too long with its prompt",
                 )
-                .with_hint("raise generation.max_new_tokens and train.max_length, or set generation.unfinished=mask"),
+                .with_hint(
+                    "in a new run raise generation.max_new_tokens and train.max_length, or set generation.unfinished=mask",
+                ),
                 stage => Error::training(format!("{stage}: no demonstration is short enough"))
-                    .with_hint("raise the stage's max_length"),
+                    .with_hint("in a new run raise the stage's max_length"),
             });
         }
-        let (steps_per_epoch, num_steps) = (fit.steps_per_epoch(), fit.num_steps());
+        let (steps_per_epoch, num_steps) = (fit.steps_per_epoch(), fit.config.num_updates(fit.pairs.len()));
         if progress.stage_steps > num_steps {
             return Err(Error::input(self.dir.path(), "the checkpoint has more updates than the stage"));
         }
@@ -101,7 +111,9 @@ impl Run {
             let batch: Vec<&Pair> = batch.iter().map(|i| &fit.pairs[*i]).collect();
 
             let lr = learning_rate(fit.config, step, num_steps);
-            let (updated, metrics) = updater.update_on(&self.replicas, model, &mut optimizer, &batch, lr)?;
+            let (updated, metrics) = updater
+                .update_on(&self.replicas, model, &mut optimizer, &batch, lr)
+                .map_err(|error| fit.advised(error))?;
             model = updated;
             progress = progress.next();
             bar.note(&format!("loss {:.3}  {:.0} tokens/s", metrics.loss, metrics.tokens_per_s));
@@ -110,9 +122,10 @@ impl Run {
             let signal = self.stop.signal();
             let is_last = progress.stage_steps == num_steps;
             if is_last || signal.is_some() || progress.stage_steps.is_multiple_of(self.config.save_every) {
-                self.check_finite(&model, batch[0])?;
+                self.check_finite(&model, batch[0]).map_err(|error| fit.advised(error))?;
                 self.dir.sync_lines(METRICS_FILE)?;
-                checkpoint::save(&self.dir, &progress, &model, (!is_last).then_some(&optimizer), self.keep())?;
+                checkpoint::save(&self.dir, &progress, &model, (!is_last).then_some(&optimizer), self.keep())
+                    .map_err(|error| fit.advised(error))?;
                 self.report();
             }
             if let Some(signal) = signal {
@@ -131,8 +144,7 @@ impl Run {
             false => Err(Error::training(format!(
                 "the policy gives row {}, counted from 0, a log-prob that is not finite",
                 pair.index
-            ))
-            .with_hint("lower train.lr or objective.scale; the last checkpoint is intact")),
+            ))),
         }
     }
 

@@ -126,7 +126,7 @@ impl Inputs {
             held_out: &held_out,
             num_answered: self.held_out.num_answered(),
             program_bytes: self.program_bytes,
-            is_flex: matches!(self.device_name.as_str(), "flex" | "cpu"),
+            is_flex: device::is_flex(&self.device),
             num_tokens_multiple: num_tokens_multiple(&self.device_name),
             is_resumed,
         })

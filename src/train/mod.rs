@@ -16,12 +16,12 @@ pub mod backward;
 pub mod binding;
 pub mod changes;
 pub mod checkpoint;
+pub mod clipping;
 pub mod collapse;
 pub mod distributions;
 pub mod environment;
 pub mod estimate;
 pub mod fit;
-pub mod gradients;
 pub(crate) mod inputs;
 pub mod manifest;
 pub mod metrics;
@@ -100,6 +100,11 @@ pub struct StageRows {
 /// [`Error::Input`] if the folder holds no run or does not read, [`Error::Locked`].
 pub fn results_if_finished(path: &Path) -> Result<Option<Vec<EvaluationRow>>> {
     let dir = RunDir::open(Arc::new(Disk), path)?;
+    // Verified only where it says that nothing is left: else the resumed run does so.
+    let newest = checkpoint::all(&dir)?.into_iter().last();
+    if !newest.is_some_and(|saved| saved.is_ok_and(|saved| saved.progress.stage == Stage::Done)) {
+        return Ok(None);
+    }
     match checkpoint::load_newest(&dir, &|_| {})? {
         Some(saved) if saved.progress.stage == Stage::Done => dir.read_lines(EVALUATIONS_FILE).map(Some),
         _ => Ok(None),
@@ -132,7 +137,7 @@ impl Run {
         self.dir.read_lines(EVALUATIONS_FILE)
     }
 
-    /// One round of GSIL.
+    /// One iteration of GSIL.
     fn iteration(&mut self, iteration: usize, model: CausalLm, mut progress: Progress) -> Result<(CausalLm, Progress)> {
         if iteration == 0 && progress.stage_steps == 0 {
             self.remember_start(&model)?;
@@ -151,7 +156,7 @@ impl Run {
         };
         self.report();
         let config = self.config.train.clone();
-        let fit = Fit { pairs: &pairs, objective: &objective, config: &config, num_steps: None };
+        let fit = Fit { pairs: &pairs, objective: &objective, config: &config, lr_key: "train.lr" };
         let (model, progress) = self.fit(model, &fit, progress)?;
         self.finish(model, progress)
     }
@@ -184,7 +189,7 @@ impl Run {
 
     fn supervised_stage(&mut self, model: CausalLm, progress: Progress) -> Result<(CausalLm, Progress)> {
         let config = self.config.sft.clone().expect("the stage exists only with `sft`");
-        let (model, progress) = self.fit_supervised(model, &config, None, progress)?;
+        let (model, progress) = self.fit_supervised(model, &config, "sft.lr", progress)?;
         self.finish(model, progress)
     }
 
@@ -199,7 +204,7 @@ impl Run {
             |progress: &Progress| progress.is_version_1() && progress.stage == Stage::Iteration(iteration);
         let is_version_1 = self.resumed.as_ref().is_some_and(|saved| began_in_version_1(&saved.progress));
         let binding = Binding::new(policy.clone(), &self.examples, &self.config, &self.device_name);
-        binding.check(&self.dir, &iteration_folder(iteration), is_version_1)?;
+        binding.check(&self.dir, &iteration_folder(iteration), progress.stage_steps, is_version_1)?;
         if progress.stage_steps == 0 {
             self.take_over_responses(iteration, &binding)?;
         }
@@ -214,9 +219,9 @@ impl Run {
             0 => checkpoint::load_parameters(&self.dir.join(START_FILE), model)?,
             _ => model,
         };
-        let config = TrainConfig { lr: Some(lr), ..self.config.train.clone() };
         let gsil_steps = progress.total_steps - progress.stage_steps - self.supervised_steps();
-        let (model, progress) = self.fit_supervised(model, &config, Some(gsil_steps), progress)?;
+        let config = TrainConfig { lr: Some(lr), num_steps: Some(gsil_steps), ..self.config.train.clone() };
+        let (model, progress) = self.fit_supervised(model, &config, "continued_sft_lr", progress)?;
         self.finish(model, progress)
     }
 
@@ -224,7 +229,7 @@ impl Run {
         &mut self,
         model: CausalLm,
         config: &TrainConfig,
-        num_steps: Option<usize>,
+        lr_key: &'static str,
         progress: Progress,
     ) -> Result<(CausalLm, Progress)> {
         let objective = Objective::new(&ObjectiveConfig { name: ObjectiveName::Sft, ..ObjectiveConfig::default() });
@@ -233,7 +238,7 @@ impl Run {
             let (kept, all) = (pairs.len(), self.examples.len());
             self.console.warn(format!("{kept} of {all} rows fit sft.max_length and are used in this stage"));
         }
-        self.fit(model, &Fit { pairs: &pairs, objective: &objective, config, num_steps }, progress)
+        self.fit(model, &Fit { pairs: &pairs, objective: &objective, config, lr_key }, progress)
     }
 
     /// Demonstrations alone, as far as they fit the stage's own limit.

@@ -93,7 +93,7 @@ pub struct SelfGeneratedCounts {
     pub identical: usize,
     /// Nothing but the end token.
     pub empty: usize,
-    /// Cut at the token limit. Dropped or masked, as `generation.unfinished` says.
+    /// Cut at the token limit. Dropped or kept, as `generation.unfinished` says.
     pub unfinished: usize,
     /// The same as an earlier response to another prompt.
     pub duplicated: usize,

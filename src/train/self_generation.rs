@@ -233,12 +233,15 @@ impl Run {
             .map(|example| Sequence { prompt_ids: &example.prompt_ids, response_ids: &example.demonstration_ids })
             .collect();
         self.score("demonstrations", reference, &sequences, &is_known, &mut |i, token_log_probs| {
-            let row = DemonstrationRow { index: self.examples[i].index, reference_log_prob: sum(&token_log_probs) };
+            let row = DemonstrationRow {
+                index: self.examples[i].index,
+                reference_log_prob: log_probs::total(&token_log_probs),
+            };
             if !row.reference_log_prob.is_finite() {
                 let message =
                     format!("the reference gives row {}, counted from 0, a log-prob that is not finite", row.index);
                 return Err(Error::training(message)
-                    .with_hint("the weights have diverged: go back to an earlier model or a lower train.lr"));
+                    .with_hint("its weights have diverged: start a new run with another model or a lower rate"));
             }
             self.dir.append(file, &row)
         })
@@ -314,7 +317,7 @@ impl Run {
         let multiple = self.num_tokens_multiple;
         let scores = log_probs::score(reference, &sequences, self.score_batch_size(), multiple, &mut |_| Ok(()))?;
         for ((example, response), score) in checked.iter().zip(scores) {
-            let difference = (sum(&score) - response.log_prob()).abs() / score.len().max(1) as f64;
+            let difference = (log_probs::total(&score) - response.log_prob()).abs() / score.len().max(1) as f64;
             if difference.is_nan() || difference > CHECK_TOLERANCE {
                 return Err(Error::device(
                     &self.device_name,
@@ -344,8 +347,4 @@ impl Run {
     pub(super) fn decode(&self, response: &Response) -> Result<Option<String>> {
         self.tokenizer.as_ref().map(|tokenizer| tokenizer.decode(&response.token_ids)).transpose()
     }
-}
-
-fn sum(token_log_probs: &[f32]) -> f64 {
-    token_log_probs.iter().map(|p| f64::from(*p)).sum()
 }

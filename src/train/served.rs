@@ -63,8 +63,8 @@ pub(super) struct Served<'a> {
     tokenizer: &'a Tokenizer,
     reference: &'a CausalLm,
     server: Server,
-    /// The server puts the prompt's first token there itself.
-    adds_first_token: bool,
+    /// The server writes the beginning token of every prompt itself.
+    adds_beginning_token: bool,
 }
 
 impl<'a> Served<'a> {
@@ -88,8 +88,8 @@ impl<'a> Served<'a> {
         let model = wait_for_model(run, config, &server, own_name.as_deref())?;
         run.console.say(format!("server     {}, model {model}", config.url));
         let server = server.with_model(model);
-        let mut served = Served { run, config, tokenizer, reference, server, adds_first_token: false };
-        served.adds_first_token = served.adds_first_token()?;
+        let mut served = Served { run, config, tokenizer, reference, server, adds_beginning_token: false };
+        served.adds_beginning_token = served.adds_beginning_token()?;
         served.check_policy()?;
         Ok(served)
     }
@@ -126,7 +126,7 @@ impl<'a> Served<'a> {
 
     /// A prompt as text; at most as many new tokens as the context has room for.
     fn request(&self, prompt_ids: &[u32], seed: u64, max_new_tokens: usize, sampling: Sampling) -> Result<TextRequest> {
-        let sent = if self.adds_first_token { &prompt_ids[1..] } else { prompt_ids };
+        let sent = if self.adds_beginning_token { &prompt_ids[1..] } else { prompt_ids };
         let room = self.reference.config().max_position_embeddings - prompt_ids.len();
         let prompt = self.tokenizer.decode_all(sent)?;
         if self.tokenizer.encode(&prompt)? != sent {
@@ -191,7 +191,10 @@ fn run_command(run: &Run, config: &ServerConfig, iteration: usize, folder: &Path
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),
-            Ok(Some(status)) => return Err(failed(format!("the command failed: {status}"))),
+            Ok(Some(status)) => {
+                run.stop.check()?; // Ctrl-C ends the command, too
+                return Err(failed(format!("the command failed: {status}")));
+            }
             Ok(None) => {}
             Err(error) => return Err(failed(format!("cannot wait for the command: {error}"))),
         }

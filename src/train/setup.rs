@@ -143,11 +143,11 @@ impl Run {
         changes.overrides.iter().try_for_each(|assignment| config.set(assignment))?;
         config.validate()?;
         let is_changed = check_changes(&before, &config, changes.allow)?;
-        config.offline |= changes.offline;
-        let sources = Sources::find(&with_task_paths(&config, &dir), &console)?;
+        let resumed = checkpoint::load_newest(&dir, &|problem| console.warn(problem))?;
+        let wanted = RunConfig { offline: config.offline || changes.offline, ..with_task_paths(&config, &dir) };
+        let sources = Sources::find(&wanted, &console)?;
         let mut opened = Opened::open(&sources.local, true, &console)?;
         check_same_rows(&dir, &opened.inputs.examples)?;
-        let resumed = checkpoint::load_newest(&dir, &|problem| console.warn(problem))?;
         Self::forget_what_follows(&dir, resumed.as_ref().map(|saved| &saved.progress))?;
         if let Some(saved) = &resumed {
             opened.model = saved.load_parameters(opened.model)?;
@@ -321,7 +321,7 @@ pub fn num_tokens_multiple(device_name: &str) -> usize {
 }
 
 /// Sequences scored at once: as many as a training step holds, for less memory than it needs.
-fn score_batch_size(config: &RunConfig) -> usize {
+pub(super) fn score_batch_size(config: &RunConfig) -> usize {
     2 * config.train.micro_batch_size
 }
 

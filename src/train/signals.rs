@@ -1,5 +1,5 @@
-//! Ctrl-C, SIGTERM and, on Linux, a terminal that is closed (SIGHUP): the first asks for a stop after the work in hand, a second
-//! one ends the process at once. A SIGHUP that is ignored, as `nohup` has it, stays so.
+//! Ctrl-C, SIGTERM and, on Linux, a terminal that is closed (SIGHUP): the first asks for a stop after the work in hand. A second
+//! Ctrl-C or SIGTERM ends the process at once. A SIGHUP that is ignored, as `nohup` has it, stays so.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,9 +15,13 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Default)]
 pub struct StopRequest(Arc<AtomicUsize>);
 
+/// A second one of these ends the process at once. Not so of SIGHUP: a terminal that is closed may send two, one by way of
+/// its shell.
+const URGENT_IF_REPEATED: [i32; 2] = [SIGINT, SIGTERM];
+
 /// What ends a run after it has saved.
 fn signals() -> Vec<i32> {
-    let mut signals = vec![SIGINT, SIGTERM];
+    let mut signals = URGENT_IF_REPEATED.to_vec();
     #[cfg(target_os = "linux")]
     if !is_ignored(SIGHUP) {
         signals.push(SIGHUP);
@@ -44,12 +48,15 @@ impl StopRequest {
             return Ok(request.clone());
         }
         let request = StopRequest::default();
-        for signal in signals() {
+        let refused = |error: std::io::Error| Error::usage(format!("cannot listen to signals: {error}"));
+        for signal in URGENT_IF_REPEATED {
             let seen_before = Arc::new(AtomicBool::new(false));
             flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&seen_before))
                 .and_then(|_| flag::register(signal, seen_before))
-                .and_then(|_| flag::register_usize(signal, Arc::clone(&request.0), signal as usize))
-                .map_err(|error| Error::usage(format!("cannot listen to signals: {error}")))?;
+                .map_err(refused)?;
+        }
+        for signal in signals() {
+            flag::register_usize(signal, Arc::clone(&request.0), signal as usize).map_err(refused)?;
         }
         Ok(REQUEST.get_or_init(|| request).clone())
     }

@@ -7,7 +7,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Tensor, TensorData};
 
 use super::backward;
-use super::gradients::{clip_factor, global_norm, scale};
+use super::clipping::{clip_factor, global_norm, scale};
 use super::metrics::{PairValues, StepMetrics};
 use super::optimizer::Optimizer;
 use super::pairs::{Pair, ScoredResponse, micro_batches};
@@ -36,7 +36,8 @@ impl Updater<'_> {
     ///
     /// # Errors
     /// [`Error::Training`] if the loss or a gradient is not finite or log-ratios have exploded: the rows are named,
-    /// nothing is applied, and the model is lost with the error. [`Error::Device`] if the device fails.
+    /// nothing is applied, and the model is lost with the error. Which key lowers the rate is the caller's to say.
+    /// [`Error::Device`] if the device fails.
     pub fn update(
         &self,
         model: CausalLm,
@@ -68,7 +69,7 @@ impl Updater<'_> {
         }
         if let Some(seen) = values.exploded() {
             let rows: Vec<String> = pairs.iter().map(|pair| pair.index.to_string()).collect();
-            return Err(Error::training(format!("{seen}; rows {}, counted from 0", rows.join(", "))).with_hint(TOO_FAR));
+            return Err(Error::training(format!("{seen}; rows {}, counted from 0", rows.join(", "))));
         }
         let max_norm = self.config.max_grad_norm;
         if max_norm > 0.0 && grad_norm > max_norm {
@@ -231,9 +232,6 @@ fn constant(values: Vec<f32>, like: &Tensor<1>) -> Tensor<1> {
     Tensor::from_data(TensorData::new(values, shape), &like.device().without_autodiff())
 }
 
-/// What helps where an update went too far.
-const TOO_FAR: &str = "lower train.lr or objective.scale, or set train.max_grad_norm; the last checkpoint is intact";
-
 /// `odd` are the places of the pairs whose loss is not finite; if there is none, it is the gradient of their sum.
 fn not_finite(pairs: &[&Pair], odd: &[usize], grad_norm: f64) -> Error {
     let rows = |places: &mut dyn Iterator<Item = usize>| {
@@ -246,7 +244,7 @@ fn not_finite(pairs: &[&Pair], odd: &[usize], grad_norm: f64) -> Error {
         ),
         _ => format!("the loss is not finite; rows {}, counted from 0", rows(&mut odd.iter().copied())),
     };
-    Error::training(message).with_hint(TOO_FAR)
+    Error::training(message)
 }
 
 #[cfg(test)]

@@ -47,7 +47,8 @@ pub fn numbers(value: &Value) -> Vec<f32> {
 pub fn pairs() -> Vec<Pair> {
     let path = fixture("golden/tiny_pairs.jsonl");
     let rows = read_rows(&path, None, None).unwrap();
-    let preparation = Preparation { tokenizer: None, vocab_size: VOCAB_SIZE, max_length: NUM_TOKENS };
+    let preparation =
+        Preparation { tokenizer: None, vocab_size: VOCAB_SIZE, max_length: NUM_TOKENS, is_limited_by_context: false };
     let (examples, _) = preparation.examples(&[FileRows { path, rows }]).unwrap();
     let reference = numbers(&values()["reference_log_prob"]);
     let num_pairs = examples.len();

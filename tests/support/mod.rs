@@ -31,8 +31,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use gsil::config::{ObjectiveConfig, ObjectiveName};
 use gsil::data::batch::{Batch, Sequence};
 use gsil::model::{CausalLm, ModelConfig, weights};
-use gsil::objective::log_probs::{self, int_tensor, sequence_log_probs};
-use gsil::objective::{Objective, SideLogProbs};
+use gsil::objective::{Objective, SideLogProbs, log_probs};
 use gsil::ops::Span;
 use gsil::policy::Policy;
 use gsil::report::console::Console;
@@ -131,9 +130,7 @@ pub fn token_scores(
 pub fn logits(model: &CausalLm, rows: &[Vec<u32>], num_tokens_multiple: usize) -> Vec<Vec<f32>> {
     let sequences: Vec<Sequence<'_>> = rows.iter().map(|row| Sequence { prompt_ids: row, response_ids: &[] }).collect();
     let batch = Batch::new(&sequences, num_tokens_multiple);
-    let context = model.context(&batch.positions, batch.plan.clone());
-    let hidden = model.hidden(model.embed(int_tensor(&batch.input_ids, &model.device())), &context);
-    let values = weights::to_host(model.head(hidden)).unwrap();
+    let values = weights::to_host(model.head(log_probs::hidden_states(model, &batch))).unwrap();
     let vocab_size = model.config().vocab_size;
     let of_row =
         |(span, row): (&Span, &Vec<u32>)| values[span.rows.start * vocab_size..][..row.len() * vocab_size].to_vec();
@@ -167,7 +164,8 @@ pub fn mean_loss_gradients(
     let batch = Batch::new(&sequences(pairs), num_tokens_multiple);
     let (gradients, ()): (GradientsParams, ()) =
         backward::gradients(model, &batch, activation_checkpointing, |hidden| {
-            let log_probs = sequence_log_probs(model, hidden, &batch, !activation_checkpointing);
+            let tokens = log_probs::read_tokens(model, hidden, &batch, !activation_checkpointing);
+            let log_probs = log_probs::sum_by_sequence(tokens.log_probs, &batch);
             (pair_losses(objective, pairs, log_probs).mean(), ())
         });
     named_gradients(model, &gradients)

@@ -90,6 +90,11 @@ impl Recipe {
     /// Starts the run and sends it a signal when its file `watched` has `num_lines.start` lines. What it then says, once it
     /// stopped before the file had `num_lines.end` lines.
     pub fn interrupt(&self, run: &str, watched: &str, num_lines: Range<usize>, signal: &str) -> Outcome {
+        self.interrupt_by(run, watched, num_lines, &|child| send(child, signal))
+    }
+
+    /// [`Self::interrupt`] by whatever `disturb` does to the process.
+    pub fn interrupt_by(&self, run: &str, watched: &str, num_lines: Range<usize>, disturb: &dyn Fn(&Child)) -> Outcome {
         let watched = self.path(run).join(watched);
         let count = || fs::read_to_string(&watched).unwrap_or_default().lines().count();
         for _ in 0..NUM_TRIES {
@@ -103,7 +108,7 @@ impl Recipe {
                 }
                 std::thread::sleep(Duration::from_millis(1));
             }
-            send(&child, signal);
+            disturb(&child);
             let outcome = wait(child);
             if outcome.code != Some(0) && num_lines.contains(&count()) {
                 return outcome;

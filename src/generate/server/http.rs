@@ -21,6 +21,8 @@ mod with_ureq {
     const MAX_BODY_BYTES: u64 = 16 << 20;
     /// Finding out that nobody listens must not take as long as an answer.
     const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+    /// What a server says of itself costs it nothing: one that takes longer hangs, and who waits for it cannot stop meanwhile.
+    const GET_TIMEOUT: Duration = Duration::from_secs(5);
 
     /// Connections to one server.
     #[derive(Clone)]
@@ -61,6 +63,7 @@ mod with_ureq {
 
         pub fn get(&self, path: &str) -> std::result::Result<Reply, Failure> {
             let request = self.agent.get(format!("{}{path}", self.url));
+            let request = request.config().timeout_global(Some(GET_TIMEOUT)).build();
             let request = match &self.key {
                 Some(key) => request.header("Authorization", format!("Bearer {key}")),
                 None => request,

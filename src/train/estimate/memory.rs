@@ -16,11 +16,14 @@ use super::batches::{
 use super::sizes::{NUMBER, Sizes};
 use crate::config::{RunConfig, TrainConfig, WeightFormat};
 use crate::device::resident_bytes;
+use crate::generate::PASS_ROWS;
 use crate::model::ModelConfig;
+use crate::model::cache::SPAN_TOKENS;
 use crate::ops;
 use crate::train::checkpoint::Stage;
 use crate::train::distributions::num_candidates;
 use crate::train::optimizer::Optimizer;
+use crate::train::setup::score_batch_size;
 
 /// The program before it reads weights, where the system does not tell: its code, its threads. Measured with the smallest
 /// model.
@@ -36,10 +39,6 @@ const GAPS: f64 = 0.04;
 /// Measured on small models.
 const EXACT_COPIES: u64 = 5;
 const CANDIDATE_COPIES: u64 = 3;
-/// Rows that a pass of decoding is filled up to (`generate::continuous`).
-const PASS_ROWS: usize = 64;
-/// Numbers to which the CPU's cache pads a head (`ops::slot_cache`), and tokens to which caches are rounded up.
-const CACHE_MULTIPLE: usize = 32;
 
 /// What the arithmetic is done over.
 #[derive(Debug, Clone, Copy)]
@@ -331,7 +330,7 @@ impl<'a> Arithmetic<'a> {
     /// Passes without a graph over as many sequences as a micro-batch has.
     fn score(&self) -> PhaseMemory {
         let Subject { config, rows, num_tokens_multiple, .. } = *self.subject;
-        let shape = BatchShape::of_scoring(rows, 2 * config.train.micro_batch_size, num_tokens_multiple);
+        let shape = BatchShape::of_scoring(rows, score_batch_size(config), num_tokens_multiple);
         self.phase(Phase::Score, &self.forward(shape))
     }
 
@@ -353,9 +352,11 @@ impl<'a> Arithmetic<'a> {
     fn decoding(&self, num_answers: usize, capacity: usize, format: WeightFormat) -> Vec<(Part, u64)> {
         let Subject { config, model, is_flex, .. } = *self.subject;
         let num_slots = config.generation.batch_size.min(num_answers);
-        let multiple = if is_flex { CACHE_MULTIPLE } else { 1 };
-        let tokens = (num_slots * capacity.next_multiple_of(CACHE_MULTIPLE)) as u64;
-        let cache = tokens * self.sizes.cached_token(multiple);
+        // On the CPU heads and tokens are filled up to whole panels.
+        let (of_head, of_tokens) =
+            if is_flex { (ops::MOST_PANEL_COLUMNS, ops::MOST_PANEL_COLUMNS) } else { (1, SPAN_TOKENS) };
+        let tokens = (num_slots * capacity.next_multiple_of(of_tokens)) as u64;
+        let cache = tokens * self.sizes.cached_token(of_head);
         let logits = NUMBER * (num_slots * model.vocab_size) as u64;
         if !is_flex {
             let prompt = (num_slots * capacity) as u64 * self.sizes.passing_forward();
@@ -373,7 +374,7 @@ impl<'a> Arithmetic<'a> {
     /// Scores the held-out rows and answers some; the optimizer of the stage before is gone.
     fn evaluate(&self) -> PhaseMemory {
         let Subject { config, model, held_out, num_answered, num_tokens_multiple, .. } = *self.subject;
-        let shape = BatchShape::of_scoring(held_out, 2 * config.train.micro_batch_size, num_tokens_multiple);
+        let shape = BatchShape::of_scoring(held_out, score_batch_size(config), num_tokens_multiple);
         let mut parts = self.forward(shape).to_vec();
         if num_answered > 0 {
             let limit = config.evaluation.max_new_tokens.unwrap_or(config.generation.max_new_tokens);

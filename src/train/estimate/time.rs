@@ -20,6 +20,7 @@ use crate::generate::{Decoding, Event, Generator, Request};
 use crate::model::CausalLm;
 use crate::objective::log_probs;
 use crate::train::checkpoint::Stage;
+use crate::train::setup::score_batch_size;
 
 const NUM_DECODED_TOKENS: usize = 8;
 
@@ -195,7 +196,7 @@ impl Work<'_> {
     }
 
     fn seconds_per_forward_token(&self, model: &CausalLm, num_tokens_multiple: usize) -> Result<f64> {
-        let batch_size = 2 * self.config.train.micro_batch_size;
+        let batch_size = score_batch_size(self.config);
         let sequences: Vec<Sequence<'_>> = self
             .examples
             .iter()

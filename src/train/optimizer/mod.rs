@@ -2,7 +2,7 @@
 //!
 //! Burn's own optimizers have other defaults and key their state by identifiers that a weight file does not hold. Here
 //! the state is keyed by parameter path, so that a checkpoint is plain named tensors. Neither the learning rate
-//! ([`super::schedule`]) nor clipping ([`super::gradients`]) is decided here.
+//! ([`super::schedule`]) nor clipping ([`super::clipping`]) is decided here.
 
 mod rules;
 

@@ -100,7 +100,7 @@ fn sgd_with_momentum_makes_the_updates_of_pytorch() {
 #[test]
 fn the_norm_of_all_gradients_is_that_of_pytorch() {
     // torch.nn.utils.clip_grad_norm_([w, b], 1.0), before the first update, and w.grad and b.grad after it
-    use crate::train::gradients::{clip_factor, global_norm, scale};
+    use crate::train::clipping::{clip_factor, global_norm, scale};
     let device = test_device().autodiff();
     let model = Model::new(&device);
     let gradients = model.gradients(&device);

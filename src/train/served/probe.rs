@@ -15,13 +15,17 @@ const NUM_PROMPTS: usize = 8;
 const NUM_TOKENS: usize = 24;
 
 impl Served<'_> {
-    /// Whether the server puts the prompt's first token there itself, as most do with the beginning token of models that
-    /// want one. Found out by its own count of the tokens that it reads; without a count it is taken not to.
+    /// Whether the server writes the beginning token itself, as most do for models that want one, and every prompt begins
+    /// with it. Found out by its own count of the tokens that it reads; without a count it is taken not to.
     ///
     /// # Errors
     /// [`Error::Server`] if it reads anything else than the prompt.
-    pub(super) fn adds_first_token(&self) -> Result<bool> {
-        let prompt_ids = &self.run.examples[0].prompt_ids;
+    pub(super) fn adds_beginning_token(&self) -> Result<bool> {
+        let beginning = self.tokenizer.prefix_token_id();
+        // A prompt without a beginning token, if there is one: what is added to it cannot be left out before.
+        let other = self.run.examples.iter().find(|example| example.prompt_ids[0] != beginning);
+        let example = other.unwrap_or(&self.run.examples[0]);
+        let prompt_ids = &example.prompt_ids;
         let count = |sent: &[u32]| -> Result<Option<usize>> {
             let prompt = self.tokenizer.decode_all(sent)?;
             let request = TextRequest { prompt, seed: 0, max_new_tokens: 1, sampling: Sampling::greedy() };
@@ -31,13 +35,13 @@ impl Served<'_> {
         if whole.is_none() || whole == own {
             return Ok(false);
         }
-        if prompt_ids.len() > 1 && count(&prompt_ids[1..])? == own {
+        if other.is_none() && prompt_ids.len() > 1 && count(&prompt_ids[1..])? == own {
             return Ok(true);
         }
         let message = format!(
             "reads {} tokens where the prompt of row {} has {}: it adds to the prompt",
             whole.unwrap_or_default(),
-            self.run.examples[0].index,
+            example.index,
             prompt_ids.len()
         );
         Err(Error::server(&self.config.url, message).with_hint(
