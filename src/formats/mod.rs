@@ -83,6 +83,14 @@ pub struct TokenizerFiles {
     pub chat_template: Option<String>,
 }
 
+impl TokenizerFiles {
+    /// The text of a special token of `tokenizer_config.json`, which has it as such or as `content` of an object.
+    pub fn special_token(&self, name: &str) -> Option<&str> {
+        let token = self.tokenizer_config.get(name)?;
+        token.as_str().or_else(|| token.get("content")?.as_str())
+    }
+}
+
 /// Opens a Hugging Face folder or a GGUF file. Weights are checked but not read.
 ///
 /// # Errors
