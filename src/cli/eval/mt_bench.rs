@@ -132,7 +132,7 @@ fn write_answers(args: &MtBenchArgs, questions: &[Question], console: &Console) 
     let WritingArgs { max_new_tokens, batch_size, seed, .. } = args.writing;
     let policy = args.model.open(given)?;
     let settings = json!({
-        "evaluation": "mt_bench", "model": fingerprint(std::slice::from_ref(&policy.files.path))?,
+        "evaluation": "mt_bench", "model": fingerprint(&policy.files.paths())?,
         "data": fingerprint(std::slice::from_ref(&args.data))?, "max_new_tokens": max_new_tokens, "seed": seed,
     });
     settle_settings(&args.output.join(format!("{}.settings.json", file_name(&model_id))), &file, &settings)?;
