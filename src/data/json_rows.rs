@@ -49,18 +49,20 @@ fn each_line(mut reader: BufReader<File>, path: &Path, take: &mut Take<'_>) -> R
 
 /// Refuses a file of another format by its first bytes: every one of its lines would be bad.
 pub(super) fn check_content(start: &[u8], path: &Path) -> Result<()> {
-    let (what, hint) = if start.starts_with(b"PAR1") {
-        ("a Parquet file", "give its name the ending .parquet")
+    let (what, endings, hint): (_, &[&str], _) = if start.starts_with(b"PAR1") {
+        ("a Parquet file", &[], "give its name the ending .parquet")
     } else if start.starts_with(b"\x1f\x8b") {
-        ("compressed with gzip", "unpack it: gunzip FILE")
+        ("compressed with gzip", &["gz"], "unpack it: gunzip FILE")
     } else if start.starts_with(b"\x28\xb5\x2f\xfd") {
-        ("compressed with Zstandard", "unpack it: unzstd FILE")
+        ("compressed with Zstandard", &["zst"], "unpack it: unzstd FILE")
     } else if start.starts_with(b"PK\x03\x04") {
-        ("a zip archive or a spreadsheet", "unpack it, or save the table as .csv")
+        ("a zip archive or a spreadsheet", &["zip", "xlsx"], "unpack it, or save the table as .csv")
     } else {
         return Ok(());
     };
-    Err(Error::input(path, format!("the content is {what}, which its name does not say")).with_hint(hint))
+    let is_said = path.extension().is_some_and(|own| endings.iter().any(|ending| own.eq_ignore_ascii_case(ending)));
+    let unsaid = if is_said { "" } else { ", which its name does not say" };
+    Err(Error::input(path, format!("the content is {what}{unsaid}")).with_hint(hint))
 }
 
 /// `None` for a blank line.
@@ -210,6 +212,20 @@ mod tests {
         let list = "\u{feff} [\n {\"prompt\": \"a\"},\n {\"prompt\":\n \"b\"} ]\n";
         assert_eq!(read(list).unwrap(), ["a", "b"]);
         assert_eq!(read("{\"prompt\": \"a\"}\n{\"prompt\": \"b\"}").unwrap(), ["a", "b"]);
+    }
+
+    #[test]
+    fn another_format_is_named_and_a_name_that_says_so_is_not_blamed() {
+        let cases: [(&str, &[u8], &str); 4] = [
+            ("a.jsonl", b"\x1f\x8b\x08", "compressed with gzip, which its name does not say"),
+            ("a.jsonl.gz", b"\x1f\x8b\x08", "compressed with gzip"),
+            ("a.jsonl.zst", b"\x28\xb5\x2f\xfd", "compressed with Zstandard"),
+            ("a.XLSX", b"PK\x03\x04", "a zip archive or a spreadsheet"),
+        ];
+        for (name, content, what) in cases {
+            let error = super::check_content(content, Path::new(name)).unwrap_err();
+            assert_eq!(error.to_string(), format!("{name}: the content is {what}"));
+        }
     }
 
     #[test]
