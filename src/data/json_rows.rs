@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
+use flate2::read::MultiGzDecoder;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::Value;
 
@@ -18,14 +19,27 @@ use super::strict_json::{self, UniqueKeys};
 use crate::error::{Error, Result};
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+/// A small compressed file can hold a huge one.
+const MAX_UNPACKED_BYTES: u64 = 1 << 30;
 
 /// Hands every line to `take`, blank ones as `Ok(None)`, until it answers false. Memory is bounded by the longest line
 /// allowed.
 pub(super) fn for_each_line(path: &Path, take: &mut Take<'_>) -> Result<()> {
-    each_line(BufReader::new(File::open(path).map_err(Error::reading(path))?), path, take)
+    each_line(&mut BufReader::new(File::open(path).map_err(Error::reading(path))?), path, take)
 }
 
-fn each_line(mut reader: BufReader<File>, path: &Path, take: &mut Take<'_>) -> Result<()> {
+/// Like [`for_each_line`], for a file that is compressed with gzip.
+pub(super) fn for_each_packed_line(path: &Path, take: &mut Take<'_>) -> Result<()> {
+    let file = File::open(path).map_err(Error::reading(path))?;
+    let mut reader = BufReader::new(MultiGzDecoder::new(file).take(MAX_UNPACKED_BYTES));
+    let read = each_line(&mut reader, path, take);
+    match reader.into_inner().limit() {
+        0 => Err(Error::input(path, format!("is longer than {MAX_UNPACKED_BYTES} bytes when it is unpacked"))),
+        _ => read,
+    }
+}
+
+fn each_line(reader: &mut impl BufRead, path: &Path, take: &mut Take<'_>) -> Result<()> {
     let mut bytes = Vec::new();
     for line in 1.. {
         bytes.clear();
@@ -111,7 +125,7 @@ pub(super) fn for_each_of_document(path: &Path, take: &mut Take<'_>) -> Result<(
     check_content(start, path)?;
     let mark = if start.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
     if start[mark..].trim_ascii_start().first() != Some(&b'[') {
-        return each_line(reader, path, take);
+        return each_line(&mut reader, path, take);
     }
     reader.consume(mark);
     let budget = Cell::new(MAX_ROW_BYTES);

@@ -16,6 +16,7 @@
 
 pub mod architecture;
 pub(crate) mod atomic_write;
+pub mod data_file;
 pub mod dequantize;
 mod file_bytes;
 pub mod file_system;

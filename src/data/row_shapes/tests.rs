@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::json;
 
 use super::*;
-use crate::data::data_file::FileKind;
 use crate::error::Error;
+use crate::formats::data_file::FileKind;
 
 fn row(value: Value) -> Row {
     parse_row(value.as_object().unwrap(), None, 1).unwrap()
