@@ -154,6 +154,10 @@ fn score_eval_and_train_read_the_columns_that_are_named() {
         assert_eq!(one.code, Some(2), "both or neither: {}", one.stderr);
         gsil(folder.path(), &[verb, &common, &named].concat()).succeeded();
     }
+    let score =
+        |more: &[&str]| gsil(folder.path(), &[&["score"], &common[..], &named, more].concat()).succeeded().json_lines();
+    assert_eq!(score(&["prompt_column=a", "response_column=q"]), score(&[]), "flags win");
+    assert_eq!(score(&["max_rows=1"]), score(&[])[..1]);
     let config = read(&folder.path().join("run/config.ron"));
     assert!(config.contains("prompt_column: \"q\"") || config.contains("prompt_column: Some(\"q\")"), "{config}");
     let stderr = gsil(folder.path(), &[&["eval", "prompt_column=q"], &common[..]].concat()).failed(2);
