@@ -131,6 +131,8 @@ fn impossible_sizes_are_usage_errors_that_name_the_flag() {
         (&["--tokens", "3"], "--tokens 3: expected 4 or more"),
         (&["--steps", "0"], "--steps 0: expected 1 or more"),
         (&["--requests", "0"], "--requests 0: expected 1 or more"),
+        (&["--requests", "2", "--workload", "train"], "--requests: only --workload generate has some"),
+        (&["train.batch_size=2"], "hint: it is given as --pairs"),
         (&["--layers", "0"], "--layers 0: expected 1 or more"),
         (&["--workload", "fly"], "invalid value 'fly'"),
         (&["--model", &model, "--layers", "2"], "cannot be used with"),

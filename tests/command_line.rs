@@ -254,6 +254,28 @@ fn generate_takes_either_a_prompt_or_a_file() {
 }
 
 #[test]
+fn a_key_that_a_verb_does_not_read_is_refused_with_what_it_reads_instead() {
+    let folder = tempdir().unwrap();
+    for (verb, assignment, expected) in [
+        ("score --model m --data d", "device=flex", "hint: it is given as --device"),
+        (
+            "score --model m --data d",
+            "train.lr=1",
+            "`gsil score` does not read `train.lr`\nhint: it reads objective.name, ",
+        ),
+        ("eval --model m --data d", "max_rows=5", "hint: it is given as evaluation.max_rows"),
+        ("eval --model m --data d", "evaluation.data=d", "hint: it is given as --data"),
+        ("inspect data d --model m", "offline=true", "hint: it is given as --offline"),
+        ("inspect data d --model m", "train.epochs=2", "`gsil inspect data` does not read `train.epochs`"),
+        ("bench --workload train", "model=m", "hint: it is given as --model"),
+    ] {
+        let arguments: Vec<&str> = verb.split(' ').chain([assignment]).collect();
+        let stderr = gsil(folder.path(), &arguments).failed(2);
+        assert!(stderr.contains(expected), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
 fn eval_prints_the_held_out_figures_as_json() {
     let folder = tempdir().unwrap();
     write_rows(&folder.path().join("rows.jsonl"), 5);

@@ -124,6 +124,7 @@ fn a_stopped_evaluation_goes_on_to_the_same_bytes() {
         let kept = folder.path().join(&output);
         let (lines, result) = (sorted_lines(&kept.join("rows.jsonl")), read(&kept.join("result.json")));
         stop_half_way(&kept);
+        fs::write(folder.path().join(format!("text/.{evaluation}")), "is no file of the model").unwrap();
         let resumed = eval(folder.path(), evaluation, &data, &options).succeeded();
         assert_eq!(sorted_lines(&kept.join("rows.jsonl")), lines, "{evaluation}");
         assert_eq!(read(&kept.join("result.json")), result, "{evaluation}");

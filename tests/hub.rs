@@ -48,6 +48,16 @@ fn only_what_is_needed_is_fetched() {
 }
 
 #[test]
+fn lists_are_asked_for_compressed_and_files_as_they_are() {
+    let place = Place::new();
+    place.generate("o/tiny", &[]).succeeded();
+    for seen in place.hub.seen() {
+        let encoding = if seen.line.contains("/api/") { "gzip" } else { "identity" };
+        assert_eq!(seen.accept_encoding.as_deref(), Some(encoding), "{seen:?}");
+    }
+}
+
+#[test]
 fn a_second_run_fetches_no_file_and_a_commit_is_not_even_asked_for() {
     let place = Place::new();
     let first = place.generate("o/tiny", &[]).succeeded();

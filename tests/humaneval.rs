@@ -167,7 +167,7 @@ fn what_cannot_be_is_refused_with_its_place() {
     let stderr = run(&["--data", "bad.jsonl", "--samples", "samples.jsonl"]).failed(3);
     assert!(stderr.contains("bad.jsonl, line 1"), "{stderr}");
     let stderr = run(&["--data", &data, "--samples", "unknown.jsonl"]).failed(3);
-    assert!(stderr.contains("unknown.jsonl, line 1, field `task_id`"), "{stderr}");
+    assert!(stderr.contains("unknown.jsonl, line 1, `task_id`"), "{stderr}");
     let stderr = run(&["--data", &data, "--samples", "samples.jsonl", "--k", "2"]).failed(2);
     assert!(stderr.contains("Tiny/0 has only 1 samples"), "{stderr}");
     let stderr = run(&["--data", &data, "--model", "x", "--output", "o", "--samples-per-task", "2"]).failed(2);

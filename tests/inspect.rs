@@ -95,12 +95,13 @@ fn the_figures_are_those_that_training_says() {
     let folder = tempfile::tempdir().unwrap();
     ending_model(folder.path());
     write_rows(&folder.path().join("rows.jsonl"), 40);
-    let overrides = ["train.max_length=9", "generation.max_new_tokens=2", "generation.unfinished=mask"];
+    let overrides = ["train.max_length=9", "generation.max_new_tokens=2"];
     let inspect = ["inspect", "data", "rows.jsonl", "--model", "tiny", "--json"];
     let facts: Value =
         serde_json::from_str(&gsil(folder.path(), &[&inspect[..], &overrides].concat()).succeeded().stdout).unwrap();
     let train = ["train", "--model", "tiny", "--data", "rows.jsonl", "--device", "flex", "--output", "run"];
-    let said = gsil(folder.path(), &[&train[..], &overrides].concat()).succeeded().stderr;
+    let said =
+        gsil(folder.path(), &[&train[..], &overrides, &["generation.unfinished=mask"]].concat()).succeeded().stderr;
     let used = facts["num_used"].as_u64().unwrap();
     assert!(said.contains(&format!("data       {used} demonstrations, ")), "{used}: {said}");
     let dropped: Vec<String> = facts["dropped"]

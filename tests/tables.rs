@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use gsil::data::data_folder::{Split, files_of};
+#[cfg(feature = "tables")]
+use gsil::data::fields::read_field_rows;
 use gsil::data::rows::{Columns, Prompt, Response, read_rows};
 #[cfg(feature = "tables")]
 use serde_json::json;
@@ -56,6 +58,15 @@ fn lists_of_structures_and_of_numbers_are_read_from_parquet_across_row_groups() 
     assert_eq!(rows[3].1, Some(Response::Text("FOUR!".into())));
     let ids = rows_of(&fixture("tables/ids.parquet"));
     assert_eq!(ids[1], (Prompt::Ids(vec![5]), Some(Response::Ids(vec![7, 8, 2]))));
+}
+
+#[cfg(feature = "tables")]
+#[test]
+fn an_evaluation_reads_its_fields_from_parquet() {
+    let rows = read_field_rows(&[fixture("tables/plain.parquet")], Some(2), &["completion"]).unwrap();
+    let texts: Vec<&str> = rows.iter().map(|row| row.text("completion").unwrap()).collect();
+    assert_eq!(texts, ["It is 2.", "It is 4."]);
+    assert!(rows[0].text("question").unwrap_err().hint().unwrap().starts_with("the row has prompt, completion"));
 }
 
 #[cfg(feature = "tables")]
@@ -143,6 +154,10 @@ fn score_eval_and_train_read_the_columns_that_are_named() {
         assert_eq!(one.code, Some(2), "both or neither: {}", one.stderr);
         gsil(folder.path(), &[verb, &common, &named].concat()).succeeded();
     }
+    let score =
+        |more: &[&str]| gsil(folder.path(), &[&["score"], &common[..], &named, more].concat()).succeeded().json_lines();
+    assert_eq!(score(&["prompt_column=a", "response_column=q"]), score(&[]), "flags win");
+    assert_eq!(score(&["max_rows=1"]), score(&[])[..1]);
     let config = read(&folder.path().join("run/config.ron"));
     assert!(config.contains("prompt_column: \"q\"") || config.contains("prompt_column: Some(\"q\")"), "{config}");
     let stderr = gsil(folder.path(), &[&["eval", "prompt_column=q"], &common[..]].concat()).failed(2);

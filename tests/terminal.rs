@@ -40,6 +40,8 @@ fn a_saved_conversation_is_a_demonstration() {
     let model = text(text_model(folder.path()));
     let lines =
         "/save talk.jsonl\nHello.\n/save talk.jsonl\n/reset\nOne.\nTwo.\n/save talk.jsonl\n/exit\nNever said.\n";
+    let begun = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+    fs::write(folder.path().join("talk.jsonl"), begun).unwrap(); // as some editors leave it: without a last line end
     let outcome = chat(folder.path(), &["--model", &model, "--system", "Be brief."], lines).succeeded();
     assert!(outcome.stderr.contains("warning: nothing has been answered yet"), "{}", outcome.stderr);
     let rows = read_json_lines(&folder.path().join("talk.jsonl"));
@@ -47,11 +49,11 @@ fn a_saved_conversation_is_a_demonstration() {
         let messages = rows[i]["messages"].as_array().unwrap();
         messages.iter().map(|message| message["role"].as_str().unwrap().to_owned()).collect()
     };
-    assert_eq!(rows.len(), 2);
-    assert_eq!(roles(0), ["system", "user", "assistant"]);
-    assert_eq!(roles(1), ["system", "user", "assistant", "user", "assistant"]);
+    assert_eq!(rows.len(), 3);
+    assert_eq!(roles(1), ["system", "user", "assistant"]);
+    assert_eq!(roles(2), ["system", "user", "assistant", "user", "assistant"]);
     let scored = gsil(folder.path(), &["score", "--model", &model, "--data", "talk.jsonl", "--device", "flex"]);
-    assert_eq!(scored.succeeded().json_lines().len(), 2);
+    assert_eq!(scored.succeeded().json_lines().len(), 3);
 }
 
 #[test]

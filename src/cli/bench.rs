@@ -7,17 +7,57 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::hub::HubArgs;
-use super::{changed, print_json, print_text};
+use super::keys::Keys;
+use super::{checked, print_json, print_text};
 use crate::bench::machine::Machine;
 use crate::bench::model::{NUM_LAYERS, Source};
 use crate::bench::operations::{self, OperationTime};
 use crate::bench::peaks::{self, Peaks};
 use crate::bench::{Measurement, Size, Workload, check_size, default_config, measure};
+use crate::config::RunConfig;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::ops::launches::Launches;
 use crate::report::console::Console;
 use crate::report::table::{format_table, number, percent};
+
+const KEYS: Keys = Keys {
+    verb: "bench",
+    // The last one bounds generation.max_new_tokens.
+    read: &[
+        "objective.name",
+        "objective.scale",
+        "objective.shift",
+        "objective.power",
+        "objective.sft_weight",
+        "objective.normalize",
+        "lora",
+        "train.lr",
+        "train.micro_batch_size",
+        "train.max_tokens",
+        "train.optimizer",
+        "train.betas",
+        "train.alpha",
+        "train.momentum",
+        "train.epsilon",
+        "train.weight_decay",
+        "train.max_grad_norm",
+        "train.activation_checkpointing",
+        "generation.max_new_tokens",
+        "generation.temperature",
+        "generation.top_k",
+        "generation.top_p",
+        "generation.batch_size",
+        "generation.weights",
+        "train.max_length",
+    ],
+    elsewhere: &[
+        ("model", "--model"),
+        ("device", "--device"),
+        ("offline", "--offline"),
+        ("train.batch_size", "--pairs"),
+    ],
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -55,7 +95,8 @@ pub(super) struct BenchArgs {
     /// JSON instead of the table.
     #[arg(long)]
     json: bool,
-    /// Changes to the configuration: `train.activation_checkpointing=true`, `generation.batch_size=16`, ..
+    /// Changes to how a step or an answer is made: `train.activation_checkpointing=true`,
+    /// `generation.batch_size=16`, ..
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }
@@ -84,6 +125,9 @@ pub(super) fn bench(mut args: BenchArgs) -> Result<()> {
     let BenchArgs { pairs, tokens, steps, requests, layers, .. } = args;
     let size = Size { pairs, tokens, steps, requests };
     check_size(&size)?;
+    if requests.is_some() && args.workload.is_some_and(|workload| workload != Workload::Generate) {
+        return Err(Error::usage("--requests: only --workload generate has some"));
+    }
     if layers == 0 {
         return Err(Error::usage("--layers 0: expected 1 or more"));
     }
@@ -91,17 +135,22 @@ pub(super) fn bench(mut args: BenchArgs) -> Result<()> {
     let device_name = device::resolve_name(&args.device).to_owned();
     match args.workload {
         Some(workload) => {
-            let config = changed(default_config(workload, &size), &args.overrides)?;
+            let config = configured(workload, &size, &args.overrides)?;
             print_json(&measure(workload, &size, &config, &source, &device_name)?)
         }
         None => whole_machine(&args, &size, &source, &device_name),
     }
 }
 
+/// The configuration of a workload with the user's changes.
+fn configured(workload: Workload, size: &Size, overrides: &[String]) -> Result<RunConfig> {
+    checked(KEYS.changed(default_config(workload, size), overrides)?)
+}
+
 fn whole_machine(args: &BenchArgs, size: &Size, source: &Source, device_name: &str) -> Result<()> {
     let console = Console::stderr();
     for workload in Workload::value_variants() {
-        changed(default_config(*workload, size), &args.overrides)?; // a mistake shows before minutes of work
+        configured(*workload, size, &args.overrides)?; // a mistake shows before minutes of work
     }
     let config = source.config()?;
     console.say("measuring the device's peaks");
@@ -149,7 +198,7 @@ fn measure_apart(args: &BenchArgs, workload: Workload, device_name: &str) -> Res
     for (flag, value) in [("--pairs", args.pairs), ("--tokens", args.tokens), ("--steps", args.steps)] {
         command.arg(flag).arg(value.to_string());
     }
-    if let Some(requests) = args.requests {
+    if let Some(requests) = args.requests.filter(|_| workload == Workload::Generate) {
         command.arg("--requests").arg(requests.to_string());
     }
     let output = command.args(&args.overrides).stderr(Stdio::inherit()).output().map_err(|error| failed(&error))?;

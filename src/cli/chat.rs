@@ -4,8 +4,8 @@ mod command;
 mod input;
 mod speaker;
 
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -125,11 +125,23 @@ impl Chat<'_> {
         }
         let object = |message: &Message| json!({"role": message.role, "content": message.content});
         let row = json!({"messages": messages.iter().map(object).collect::<Vec<_>>()});
+        let line_end = if ends_inside_a_line(path) { "\n" } else { "" };
         let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(Error::writing("open", path))?;
-        file.write_all(format!("{row}\n").as_bytes()).map_err(Error::writing("write", path))?;
+        file.write_all(format!("{line_end}{row}\n").as_bytes()).map_err(Error::writing("write", path))?;
         let path = path.display();
         Ok(format!(
             "saved as one more row of {path}; edit the answers, and `gsil train --data {path}` learns from them"
         ))
     }
+}
+
+/// True of a file whose last line has no line end: what is appended would stand on it.
+fn ends_inside_a_line(path: &Path) -> bool {
+    let last_byte = || -> io::Result<u8> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::End(-1))?;
+        let mut last = [0];
+        file.read_exact(&mut last).map(|()| last[0])
+    };
+    path.is_file() && last_byte().is_ok_and(|byte| byte != b'\n')
 }

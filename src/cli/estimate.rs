@@ -12,7 +12,7 @@ use crate::config::RunConfig;
 use crate::error::Result;
 use crate::formats::file_system::Disk;
 use crate::report::console::Console;
-use crate::report::table::format_table;
+use crate::report::table::{duration, format_table};
 use crate::train::estimate::limits::Limits;
 use crate::train::estimate::memory::{Memory, Part, PhaseMemory, memory};
 use crate::train::estimate::savings::{Change, Combination, changes, combination};
@@ -20,7 +20,7 @@ use crate::train::estimate::time::{PhaseSeconds, Speed, Work};
 use crate::train::estimate::{bytes, disk_bytes, phase_name};
 use crate::train::inputs::Inputs;
 use crate::train::run_dir::RunDir;
-use crate::train::setup::{duration, make_task, num_tokens_multiple, with_task_paths};
+use crate::train::setup::{make_task, num_tokens_multiple, with_task_paths};
 use crate::train::sources::Sources;
 
 #[derive(Debug, Args)]

@@ -13,8 +13,9 @@ use burn::module::Module;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 
 use super::hub::HubArgs;
-use super::{ModelArgs, RowArgs, config_for_rows, open_reference, print_line};
-use crate::config::nearest;
+use super::keys::Keys;
+use super::{ModelArgs, RowArgs, open_reference, print_line};
+use crate::config::{RunConfig, nearest};
 use crate::data::data_folder::{Split, files_of};
 use crate::device;
 use crate::error::{Error, Result};
@@ -27,6 +28,34 @@ use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
 use crate::train::setup::evaluation_settings;
 
+const KEYS: Keys = Keys {
+    verb: "eval",
+    // The last two bound others of these.
+    read: &[
+        "evaluation.max_rows",
+        "evaluation.generate_rows",
+        "evaluation.answer_marker",
+        "evaluation.sampled",
+        "evaluation.max_new_tokens",
+        "generation.max_new_tokens",
+        "generation.batch_size",
+        "seed",
+        "skip_bad_rows",
+        "prompt_column",
+        "response_column",
+        "train.micro_batch_size",
+        "train.batch_size",
+        "train.max_length",
+    ],
+    elsewhere: &[
+        ("model", "--model"),
+        ("data", "--data"),
+        ("evaluation.data", "--data"),
+        ("device", "--device"),
+        ("offline", "--offline"),
+        ("max_rows", "evaluation.max_rows"),
+    ],
+};
 const EXAMPLES: &str = "Examples:
   gsil eval --model SmolLM2 --data test.jsonl
   gsil eval --model runs/night --data test.jsonl evaluation.max_rows=50
@@ -156,7 +185,8 @@ pub(super) struct HeldOutArgs {
     data: PathBuf,
     #[command(flatten)]
     rows: RowArgs,
-    /// Changes to the configuration: `evaluation.max_rows=50`, `evaluation.answer_marker="####"`, ..
+    /// Of the configuration: `evaluation.max_rows=50`, `evaluation.answer_marker="####"`, `generation.batch_size=16`,
+    /// `train.micro_batch_size=1`, `seed=1` and others that judge.
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }
@@ -194,7 +224,7 @@ fn held_out(args: HeldOutArgs) -> Result<()> {
     if let Some(word) = args.overrides.iter().find(|word| !word.contains(['=', '.', '/'])) {
         return Err(no_evaluation(word));
     }
-    let config = config_for_rows(&args.overrides, &args.rows)?;
+    let config = args.rows.over(KEYS.changed(RunConfig::default(), &args.overrides)?)?;
     let console = Console::stderr();
     let device_name = device::resolve_name(&args.model.device);
     let policy = args.model.open()?;

@@ -7,7 +7,8 @@ use burn::module::Module;
 use clap::Args;
 use serde::Serialize;
 
-use super::{ModelArgs, RowArgs, config_for_rows, print_json, print_line};
+use super::{ModelArgs, RowArgs, print_json, print_line};
+use crate::config::RunConfig;
 use crate::data::data_folder::{Split, files_of};
 use crate::data::examples::{FileRows, PromptIds, prepare_prompts};
 use crate::data::rows::{Prompt, Row};
@@ -75,7 +76,7 @@ pub(super) fn generate(args: GenerateArgs) -> Result<()> {
     check_ranges(&args)?;
     let console = Console::stderr();
     let policy = args.model.open()?;
-    let wanted = Wanted::new(&config_for_rows(&[], &args.rows)?, None);
+    let wanted = Wanted::new(&args.rows.over(RunConfig::default())?, None);
     let data = args.source.data.as_deref().map(|given| args.model.hub.data(given)).transpose()?;
     let prompts = prompts(&args.source.prompt, data, &wanted, &policy, &console)?;
     let device = device::open(&args.model.device)?;

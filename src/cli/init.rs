@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::hub::HubArgs;
-use super::{RowArgs, config_for_rows, print_line};
+use super::{RowArgs, print_line};
 use crate::config::{RunConfig, TrainConfig};
 use crate::data::data_folder::{Split, files_of};
 use crate::error::{Error, Result};
@@ -75,7 +75,7 @@ pub(super) fn init(args: InitArgs) -> Result<()> {
 fn measure(args: &InitArgs, console: &Console) -> Result<Option<Measured>> {
     let (Some(model), Some(data)) = (&args.model, &args.data) else { return Ok(None) };
     let policy = Policy::open(&args.hub.model(model)?)?;
-    let config = config_for_rows(&[], &args.rows)?;
+    let config = args.rows.over(RunConfig::default())?;
     let rows =
         Wanted::new(&config, Some(MAX_MEASURED_ROWS)).read(&files_of(&args.hub.data(data)?, Split::Train)?, console)?;
     let (examples, dropped) = policy.preparation(usize::MAX).examples(&rows)?;

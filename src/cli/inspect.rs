@@ -9,7 +9,9 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::hub::HubArgs;
-use super::{RowArgs, config_for_rows, print_line, print_text};
+use super::keys::Keys;
+use super::{RowArgs, print_line, print_text};
+use crate::config::RunConfig;
 use crate::data::data_folder::{Split, files_of};
 use crate::data::inspection::Inspection;
 use crate::data::rows::count_shapes;
@@ -17,6 +19,19 @@ use crate::error::{Error, Result};
 use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
 
+const KEYS: Keys = Keys {
+    verb: "inspect data",
+    // The last one is bounded by train.max_length.
+    read: &[
+        "train.max_length",
+        "max_rows",
+        "skip_bad_rows",
+        "prompt_column",
+        "response_column",
+        "generation.max_new_tokens",
+    ],
+    elsewhere: &[("model", "--model"), ("data", "DATA, the first word"), ("offline", "--offline")],
+};
 const EXAMPLES: &str = "Examples:
   gsil inspect data train.jsonl --model SmolLM2
   gsil inspect data train.jsonl --model SmolLM2 --rows 0 train.max_length=512";
@@ -52,7 +67,7 @@ struct DataArgs {
     /// The same facts as one JSON object.
     #[arg(long)]
     json: bool,
-    /// Changes to the configuration, `train.max_length=512` for instance.
+    /// `train.max_length=512` and `max_rows=100` of the configuration, and its keys about rows.
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }
@@ -87,7 +102,7 @@ pub(super) fn inspect(args: InspectArgs) -> Result<()> {
 }
 
 fn facts(args: &DataArgs) -> Result<Facts> {
-    let config = config_for_rows(&args.overrides, &args.rows)?;
+    let config = args.rows.over(KEYS.changed(RunConfig::default(), &args.overrides)?)?;
     let policy = Policy::open(&args.hub.model(&args.model)?)?;
     let wanted = Wanted::new(&config, config.max_rows);
     let files = files_of(&args.hub.data(&args.data)?, Split::Train)?;

@@ -14,6 +14,7 @@ mod generate;
 mod hub;
 mod init;
 mod inspect;
+mod keys;
 mod man;
 mod parsing;
 mod report;
@@ -158,6 +159,12 @@ struct RowArgs {
 }
 
 impl RowArgs {
+    /// A configuration changed by these flags, and checked.
+    fn over(&self, mut config: RunConfig) -> Result<RunConfig> {
+        self.apply(&mut config);
+        checked(config)
+    }
+
     /// Flags win over the configuration.
     fn apply(&self, config: &mut RunConfig) {
         config.skip_bad_rows |= self.skip_bad_rows;
@@ -171,16 +178,8 @@ impl RowArgs {
     }
 }
 
-/// Default configuration changed by `key=value` and by flags about rows, and checked.
-fn config_for_rows(overrides: &[String], rows: &RowArgs) -> Result<RunConfig> {
-    let mut config = RunConfig::default();
-    rows.apply(&mut config);
-    changed(config, overrides)
-}
-
-/// A configuration changed by `key=value` and checked.
-fn changed(mut config: RunConfig, overrides: &[String]) -> Result<RunConfig> {
-    overrides.iter().try_for_each(|assignment| config.set(assignment))?;
+/// A configuration that can work.
+fn checked(mut config: RunConfig) -> Result<RunConfig> {
     config.resolve();
     config.validate()?;
     Ok(config)

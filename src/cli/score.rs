@@ -7,7 +7,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
 use serde::Serialize;
 
-use super::{ModelArgs, RowArgs, config_for_rows, open_reference, print_json};
+use super::keys::Keys;
+use super::{ModelArgs, RowArgs, open_reference, print_json};
+use crate::config::RunConfig;
 use crate::data::batch::Sequence;
 use crate::data::data_folder::{Split, files_of};
 use crate::data::examples::Example;
@@ -22,6 +24,22 @@ use crate::train::setup::num_tokens_multiple;
 
 /// Sequences scored at once.
 const BATCH_SIZE: usize = 8;
+
+const KEYS: Keys = Keys {
+    verb: "score",
+    read: &[
+        "objective.name",
+        "objective.scale",
+        "objective.shift",
+        "objective.power",
+        "objective.sft_weight",
+        "max_rows",
+        "skip_bad_rows",
+        "prompt_column",
+        "response_column",
+    ],
+    elsewhere: &[("model", "--model"), ("data", "--data"), ("device", "--device"), ("offline", "--offline")],
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -38,7 +56,7 @@ pub(super) struct ScoreArgs {
     data: PathBuf,
     #[command(flatten)]
     rows: RowArgs,
-    /// The loss: `objective.name=bernoulli objective.scale=0.1 objective.shift=0`.
+    /// The loss: `objective.name=bernoulli objective.scale=0.1 objective.shift=0`. How many rows: `max_rows=100`.
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }
@@ -79,14 +97,14 @@ struct RowScores {
 }
 
 pub(super) fn score(args: ScoreArgs) -> Result<()> {
-    let config = config_for_rows(&args.overrides, &args.rows)?;
+    let config = args.rows.over(KEYS.changed(RunConfig::default(), &args.overrides)?)?;
     let objective = Objective::new(&config.objective);
     let console = Console::stderr();
     let device_name = device::resolve_name(&args.model.device);
     let policy = args.model.open()?;
     let reference = args.reference.as_deref().map(|path| open_reference(path, &policy, &args.model.hub)).transpose()?;
     let files = files_of(&args.model.hub.data(&args.data)?, Split::Train)?;
-    let examples = policy.read_examples(&files, &Wanted::new(&config, None), usize::MAX, &console)?;
+    let examples = policy.read_examples(&files, &Wanted::new(&config, config.max_rows), usize::MAX, &console)?;
     let device = device::open(device_name)?;
     let multiple = num_tokens_multiple(device_name);
     // One model in memory at a time.

@@ -256,9 +256,13 @@ fn check_name(name: &str) -> std::result::Result<(), String> {
 /// The line, from 1, at which a method or one of its assignments stands; the method's own if the text is another's.
 fn line_of(text: &str, method: &Method, assignment: Option<&str>) -> usize {
     let quoted = |words: &str| format!("\"{}\"", words.replace('\\', "\\\\").replace('"', "\\\""));
-    let start = text.find(&quoted(&method.name)).unwrap_or(0);
-    let inside = assignment.and_then(|assignment| text[start..].find(&quoted(assignment))).unwrap_or(0);
-    text[..start + inside].matches('\n').count() + 1
+    // A comment may have the words, too.
+    let is_code = |at: usize| !text[..at].rsplit('\n').next().is_some_and(|before| before.contains("//"));
+    let find =
+        |words: &str, from: usize| text[from..].match_indices(words).map(|(at, _)| from + at).find(|at| is_code(*at));
+    let start = find(&quoted(&method.name), find("methods:", 0).unwrap_or(0)).unwrap_or(0);
+    let place = assignment.and_then(|assignment| find(&quoted(assignment), start)).unwrap_or(start);
+    text[..place].matches('\n').count() + 1
 }
 
 #[cfg(test)]
@@ -323,6 +327,19 @@ mod tests {
             error.starts_with("c.ron:5: method `gsil`: train.lr: -1 is not possible; it must be above 0"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_name_is_looked_for_among_the_methods_and_not_in_comments() {
+        let text = TEXT.replace("train.lr=", "train.lrr=").replacen(
+            "    base:",
+            "    // methods: what \"gsil\" beats\n    baseline: \"gsil\",\n    base:",
+            1,
+        );
+        let text = text.replacen("        (name: \"gsil\"", "        // \"gsil\"\n        (name: \"gsil\"", 1);
+        assert!(error_of(&text).starts_with("c.ron:10: method `gsil`: train.lrr"), "{}", error_of(&text));
+        let error = error_of(&text.replace("train.lrr=1e-4", "train.lr=-1"));
+        assert!(error.starts_with("c.ron:8: method `gsil`: train.lr"), "{error}");
     }
 
     #[test]

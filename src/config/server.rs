@@ -20,7 +20,7 @@ pub struct ServerConfig {
     pub requests_per_minute: usize,
     /// Seconds after which an answer is given up and asked for again. Default 300.
     pub timeout_s: usize,
-    /// How often a request is sent again after a failure that may pass. Default 6: about a minute of waiting.
+    /// How often a request is sent again after a failure that may pass. Default 6: half a minute of waiting.
     pub max_retries: usize,
     /// A command that makes the server serve a policy and returns: its program and arguments, to which the policy's folder
     /// (Hugging Face's form) is added. Run at the start of each iteration. Default empty: the start model is being served

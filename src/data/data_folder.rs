@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::data_file::FileKind;
 use crate::error::{Error, Result};
+use crate::formats::data_file::FileKind;
 
 /// Names in a listing of what was found.
 const MAX_LISTED: usize = 20;

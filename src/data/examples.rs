@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::data_file::FileKind;
 use super::dropped::{Dropped, Reason};
 use super::row_keys::Misnamed;
 use super::rows::{Prompt, Response, Row};
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
+use crate::formats::data_file::FileKind;
 
 /// A prompt with its responses, as token ids that the model can read.
 #[derive(Clone, Debug, PartialEq, Eq)]

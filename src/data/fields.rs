@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::data_file::FileKind;
-use super::json_rows;
 use super::problem::Parsed;
 use super::row_shapes::kind;
-use super::rows::Object;
+use super::rows::{Object, for_each_object};
+use super::{json_rows, strict_json};
 use crate::error::{Error, Result};
+use crate::formats::data_file::FileKind;
 
 /// One JSON object of a file, with its place for errors.
 #[derive(Debug)]
@@ -20,13 +21,15 @@ pub struct FieldRow {
     object: Object,
 }
 
-/// The rows of some files, one after another: at most the first `max_rows`.
+/// The rows of some files, one after another: at most the first `max_rows`. Only these `fields` are read of a Parquet file;
+/// JSON Lines may be compressed with gzip, if the name ends in `.gz`.
 ///
 /// # Errors
-/// [`Error::Input`] for a file that is not JSON, a line that is no object, and if there is no row.
-pub fn read_field_rows(files: &[PathBuf], max_rows: Option<usize>) -> Result<Vec<FieldRow>> {
+/// [`Error::Input`] for a line that is no row, and if there is no row.
+pub fn read_field_rows(files: &[PathBuf], max_rows: Option<usize>, fields: &[&str]) -> Result<Vec<FieldRow>> {
     let mut rows: Vec<FieldRow> = Vec::new();
     let is_full = |rows: &Vec<FieldRow>| max_rows.is_some_and(|max_rows| rows.len() >= max_rows);
+    let hint = format!("mend the file; each row has {}", fields.join(", "));
     for path in files {
         if is_full(&rows) {
             break;
@@ -34,23 +37,35 @@ pub fn read_field_rows(files: &[PathBuf], max_rows: Option<usize>) -> Result<Vec
         let kind = FileKind::of(path);
         let mut take = |number: usize, object: Parsed<Option<Object>>| -> Result<bool> {
             let place = kind.place(number);
-            let object = object.map_err(|problem| problem.or_hint("mend the file").into_error(path, kind, number))?;
+            let object = object.map_err(|problem| problem.or_hint(&hint).into_error(path, kind, number))?;
             rows.extend(object.map(|object| FieldRow { path: path.clone(), place, object }));
             Ok(!is_full(&rows))
         };
-        match kind {
-            FileKind::JsonLines => json_rows::for_each_line(path, &mut take)?,
-            FileKind::Json => json_rows::for_each_of_document(path, &mut take)?,
-            FileKind::Csv | FileKind::Tsv | FileKind::Parquet => {
-                return Err(Error::input(path, "the rows of an evaluation are read from .jsonl and .json alone")
-                    .with_hint("write them as JSON Lines"));
-            }
+        match path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz")) {
+            true => json_rows::for_each_packed_line(path, &mut take)?,
+            false => for_each_object(path, &|name| fields.contains(&name), &mut take)?,
         }
     }
     match (rows.is_empty(), files.first()) {
         (true, Some(path)) => Err(Error::input(path, "has no rows")),
         _ => Ok(rows),
     }
+}
+
+/// All rows of a file as `T`, which reads these `fields`, each beside the row that it was made of.
+///
+/// # Errors
+/// As [`read_field_rows`]; [`Error::Input`] for a row that is no `T`.
+pub fn read_rows_as<T: DeserializeOwned>(path: &Path, fields: &[&str]) -> Result<Vec<(FieldRow, T)>> {
+    let typed = |row: FieldRow| {
+        let value = serde_json::from_value(Value::Object(row.object.clone())).map_err(|error| {
+            Error::input(path, error.to_string())
+                .at(&*row.place)
+                .with_hint(format!("each row has {}", fields.join(", ")))
+        })?;
+        Ok((row, value))
+    };
+    read_field_rows(&[path.to_owned()], None, fields)?.into_iter().map(typed).collect()
 }
 
 impl FieldRow {
@@ -80,20 +95,21 @@ impl FieldRow {
         }
     }
 
-    /// A list of texts.
+    /// A list of texts; in a cell of CSV it stands as JSON.
     ///
     /// # Errors
     /// As [`Self::text`].
-    pub fn texts(&self, field: &str) -> Result<Vec<&str>> {
-        let Value::Array(values) = self.value(field)? else {
-            return Err(self.error(field, "expected a list of texts"));
+    pub fn texts(&self, field: &str) -> Result<Vec<String>> {
+        let values = match self.value(field)? {
+            Value::Array(values) => Some(values.clone()),
+            Value::String(cell) => strict_json::parse(cell).ok().and_then(|value| value.as_array().cloned()),
+            _ => None,
         };
-        let text = |value: &'_ Value| match value {
-            Value::String(_) => Ok(()),
-            other => Err(self.error(field, format!("expected a list of texts, got {} in it", kind(other)))),
+        let text = |value: Value| match value {
+            Value::String(text) => Ok(text),
+            other => Err(self.error(field, format!("expected a list of texts, got {} in it", kind(&other)))),
         };
-        values.iter().try_for_each(text)?;
-        Ok(values.iter().filter_map(Value::as_str).collect())
+        values.ok_or_else(|| self.error(field, "expected a list of texts"))?.into_iter().map(text).collect()
     }
 
     /// A whole number from 0, also one that is written as text.
@@ -126,12 +142,15 @@ impl FieldRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use std::io::Write;
 
     fn read(name: &str, text: &str, max_rows: Option<usize>) -> Result<Vec<FieldRow>> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, text).unwrap();
-        read_field_rows(&[path], max_rows)
+        read_field_rows(&[path], max_rows, &["a", "b", "c", "d"])
     }
 
     #[test]
@@ -158,8 +177,43 @@ mod tests {
     }
 
     #[test]
-    fn files_without_rows_and_of_other_kinds_are_refused() {
+    fn a_file_without_rows_is_refused() {
         assert!(read("rows.jsonl", "\n", None).unwrap_err().to_string().ends_with("has no rows"));
-        assert!(read("rows.csv", "a,b\n", None).unwrap_err().hint().unwrap().contains("JSON Lines"));
+    }
+
+    #[test]
+    fn rows_are_the_same_in_every_kind_of_file() {
+        let json = "{\"a\": \"x\", \"b\": [\"y\"], \"c\": 3}";
+        for (name, text, place) in [
+            ("rows.jsonl", format!("\u{feff}{json}"), "line 1"),
+            ("rows.json", format!("[{json}]"), "row 1"),
+            #[cfg(feature = "tables")]
+            ("rows.csv", "a,b,c\nx,\"[\"\"y\"\"]\",3\n".to_owned(), "line 2"),
+            #[cfg(feature = "tables")]
+            ("rows.tsv", "a\tb\tc\nx\t\"[\"\"y\"\"]\"\t3\n".to_owned(), "line 2"),
+        ] {
+            let rows = read(name, &text, None).unwrap();
+            assert_eq!((rows[0].place(), rows[0].text("a").unwrap()), (place, "x"), "{name}");
+            assert_eq!((rows[0].texts("b").unwrap(), rows[0].index("c").unwrap()), (vec!["y".to_owned()], 3), "{name}");
+        }
+    }
+
+    #[test]
+    fn compressed_lines_are_unpacked_with_the_bounds_of_plain_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl.gz");
+        let packed = |text: &str| {
+            let mut encoder = GzEncoder::new(std::fs::File::create(&path).unwrap(), Compression::fast());
+            encoder.write_all(text.as_bytes()).unwrap();
+            encoder.finish().unwrap();
+            read_rows_as::<Value>(&path, &["a"])
+        };
+        let rows = packed("\u{feff}{\"a\": 1}\n\n{\"a\": 2}").unwrap();
+        assert_eq!(
+            rows.iter().map(|(row, value)| (row.place(), &value["a"])).collect::<Vec<_>>()[1],
+            ("line 3", &2.into())
+        );
+        let long = packed(&format!("{{\"a\": \"{}\"}}\n", "x".repeat(17 << 20))).unwrap_err();
+        assert!(long.to_string().ends_with("line 1: the line is longer than 16 MiB"), "{long}");
     }
 }

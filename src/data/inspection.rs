@@ -9,11 +9,11 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::batch::{Batch, Sequence};
-use super::data_file::FileKind;
 use super::examples::{Example, FileRows, Outcome, Preparation};
 use super::rows::{Response, Row};
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
+use crate::formats::data_file::FileKind;
 
 /// Bars of a histogram.
 const NUM_BINS: usize = 16;

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
+use flate2::read::MultiGzDecoder;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::Value;
 
@@ -18,14 +19,27 @@ use super::strict_json::{self, UniqueKeys};
 use crate::error::{Error, Result};
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+/// A small compressed file can hold a huge one.
+const MAX_UNPACKED_BYTES: u64 = 1 << 30;
 
 /// Hands every line to `take`, blank ones as `Ok(None)`, until it answers false. Memory is bounded by the longest line
 /// allowed.
 pub(super) fn for_each_line(path: &Path, take: &mut Take<'_>) -> Result<()> {
-    each_line(BufReader::new(File::open(path).map_err(Error::reading(path))?), path, take)
+    each_line(&mut BufReader::new(File::open(path).map_err(Error::reading(path))?), path, take)
 }
 
-fn each_line(mut reader: BufReader<File>, path: &Path, take: &mut Take<'_>) -> Result<()> {
+/// Like [`for_each_line`], for a file that is compressed with gzip.
+pub(super) fn for_each_packed_line(path: &Path, take: &mut Take<'_>) -> Result<()> {
+    let file = File::open(path).map_err(Error::reading(path))?;
+    let mut reader = BufReader::new(MultiGzDecoder::new(file).take(MAX_UNPACKED_BYTES));
+    let read = each_line(&mut reader, path, take);
+    match reader.into_inner().limit() {
+        0 => Err(Error::input(path, format!("is longer than {MAX_UNPACKED_BYTES} bytes when it is unpacked"))),
+        _ => read,
+    }
+}
+
+fn each_line(reader: &mut impl BufRead, path: &Path, take: &mut Take<'_>) -> Result<()> {
     let mut bytes = Vec::new();
     for line in 1.. {
         bytes.clear();
@@ -49,18 +63,20 @@ fn each_line(mut reader: BufReader<File>, path: &Path, take: &mut Take<'_>) -> R
 
 /// Refuses a file of another format by its first bytes: every one of its lines would be bad.
 pub(super) fn check_content(start: &[u8], path: &Path) -> Result<()> {
-    let (what, hint) = if start.starts_with(b"PAR1") {
-        ("a Parquet file", "give its name the ending .parquet")
+    let (what, endings, hint): (_, &[&str], _) = if start.starts_with(b"PAR1") {
+        ("a Parquet file", &[], "give its name the ending .parquet")
     } else if start.starts_with(b"\x1f\x8b") {
-        ("compressed with gzip", "unpack it: gunzip FILE")
+        ("compressed with gzip", &["gz"], "unpack it: gunzip FILE")
     } else if start.starts_with(b"\x28\xb5\x2f\xfd") {
-        ("compressed with Zstandard", "unpack it: unzstd FILE")
+        ("compressed with Zstandard", &["zst"], "unpack it: unzstd FILE")
     } else if start.starts_with(b"PK\x03\x04") {
-        ("a zip archive or a spreadsheet", "unpack it, or save the table as .csv")
+        ("a zip archive or a spreadsheet", &["zip", "xlsx"], "unpack it, or save the table as .csv")
     } else {
         return Ok(());
     };
-    Err(Error::input(path, format!("the content is {what}, which its name does not say")).with_hint(hint))
+    let is_said = path.extension().is_some_and(|own| endings.iter().any(|ending| own.eq_ignore_ascii_case(ending)));
+    let unsaid = if is_said { "" } else { ", which its name does not say" };
+    Err(Error::input(path, format!("the content is {what}{unsaid}")).with_hint(hint))
 }
 
 /// `None` for a blank line.
@@ -109,7 +125,7 @@ pub(super) fn for_each_of_document(path: &Path, take: &mut Take<'_>) -> Result<(
     check_content(start, path)?;
     let mark = if start.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
     if start[mark..].trim_ascii_start().first() != Some(&b'[') {
-        return each_line(reader, path, take);
+        return each_line(&mut reader, path, take);
     }
     reader.consume(mark);
     let budget = Cell::new(MAX_ROW_BYTES);
@@ -210,6 +226,20 @@ mod tests {
         let list = "\u{feff} [\n {\"prompt\": \"a\"},\n {\"prompt\":\n \"b\"} ]\n";
         assert_eq!(read(list).unwrap(), ["a", "b"]);
         assert_eq!(read("{\"prompt\": \"a\"}\n{\"prompt\": \"b\"}").unwrap(), ["a", "b"]);
+    }
+
+    #[test]
+    fn another_format_is_named_and_a_name_that_says_so_is_not_blamed() {
+        let cases: [(&str, &[u8], &str); 4] = [
+            ("a.jsonl", b"\x1f\x8b\x08", "compressed with gzip, which its name does not say"),
+            ("a.jsonl.gz", b"\x1f\x8b\x08", "compressed with gzip"),
+            ("a.jsonl.zst", b"\x28\xb5\x2f\xfd", "compressed with Zstandard"),
+            ("a.XLSX", b"PK\x03\x04", "a zip archive or a spreadsheet"),
+        ];
+        for (name, content, what) in cases {
+            let error = super::check_content(content, Path::new(name)).unwrap_err();
+            assert_eq!(error.to_string(), format!("{name}: the content is {what}"));
+        }
     }
 
     #[test]

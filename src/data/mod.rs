@@ -8,7 +8,6 @@ pub mod batch;
 pub mod chat_template;
 #[cfg(feature = "tables")]
 mod csv_rows;
-pub mod data_file;
 pub mod data_folder;
 mod dropped;
 pub mod examples;

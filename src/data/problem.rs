@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::data_file::FileKind;
 use crate::error::Error;
+use crate::formats::data_file::FileKind;
 
 /// What is wrong with a line, before the file's name is known.
 #[derive(Debug)]

@@ -48,11 +48,13 @@ impl LonePrompt {
 }
 
 /// The response that a row seems to have under a wrong name. An empty one under the right name is none.
-fn misnamed(object: &Object, shape: Shape) -> Option<Misnamed> {
+pub(super) fn misnamed(object: &Object, shape: Shape) -> Option<Misnamed> {
     let (prompt, read, elsewhere): (&str, &[&str], &[&str]) = match shape {
         Shape::Prompt => ("prompt", &["response", "completion", "chosen", "demonstration"], &["answer", "output"]),
         Shape::Pair => ("prompt", &["demonstration"], &[]),
         Shape::TokenIds => ("prompt_ids", &["response_ids", "demonstration_ids"], &[]),
+        Shape::Instruction => ("instruction", &["output", "instances"], &["response", "completion", "answer"]),
+        Shape::Question => ("question", &["answer"], &["response", "completion", "output"]),
         _ => return None,
     };
     if read.iter().any(|name| object.contains_key(*name)) {

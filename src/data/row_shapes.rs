@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use super::problem::{Parsed, Problem};
-use super::row_keys::{LonePrompt, check_columns, unknown_shape};
+use super::row_keys::{LonePrompt, check_columns, misnamed, unknown_shape};
 use super::rows::{Columns, Message, Object, Prompt, Response, Row};
 
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
@@ -143,8 +143,9 @@ fn parts(object: &Object, shape: Shape) -> Parsed<Parts> {
         }
         Shape::Instruction => instruction_row(object),
         Shape::Question => {
-            let answer = Response::Text(text(required(object, "answer")?, "answer")?);
-            Ok(Parts::new(Prompt::Text(text(required(object, "question")?, "question")?), Some(answer), None))
+            let question = Prompt::Text(text(required(object, "question")?, "question")?);
+            let answer = text(required_response(object, "answer", object, shape)?, "answer")?;
+            Ok(Parts::new(question, Some(Response::Text(answer)), None))
         }
         Shape::Prompt | Shape::Columns => {
             let has = |key| present(object, key).is_some();
@@ -183,7 +184,7 @@ fn instruction_row(object: &Object) -> Parsed<Parts> {
     };
     let input = present(source, "input").map(|value| text(value, "input")).transpose()?.unwrap_or_default();
     let prompt = if input.is_empty() { instruction } else { format!("{instruction}\n\n{input}") };
-    let output = text(required(source, "output")?, "output")?;
+    let output = text(required_response(source, "output", object, Shape::Instruction)?, "output")?;
     Ok(Parts::new(Prompt::Text(prompt), Some(Response::Text(output)), None))
 }
 
@@ -340,6 +341,15 @@ fn present<'a>(object: &'a Object, key: &str) -> Option<&'a Value> {
 
 fn required<'a>(object: &'a Object, key: &str) -> Parsed<&'a Value> {
     present(object, key).ok_or_else(|| Problem::field(key, "missing"))
+}
+
+/// The response of a row of this shape, in the row itself or in an object of it. One that is missing may be there under
+/// another name.
+fn required_response<'a>(source: &'a Object, key: &str, row: &Object, shape: Shape) -> Parsed<&'a Value> {
+    required(source, key).map_err(|missing| match misnamed(row, shape) {
+        Some(found) => Problem::field(&found.key.escape_debug().to_string(), found.message).with_hint(found.hint),
+        None => missing,
+    })
 }
 
 fn text(value: &Value, field: &str) -> Parsed<String> {

@@ -11,13 +11,13 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::data_file::FileKind;
 use super::json_rows;
 use super::problem::Parsed;
 use super::row_keys::{LonePrompt, check_header};
 use super::row_shapes::{KEYS, Shape, parse_row};
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
+use crate::formats::data_file::FileKind;
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,7 +155,7 @@ fn for_each_row(
     mut take: impl FnMut(Result<Option<Row>>) -> Result<bool>,
 ) -> Result<()> {
     let kind = FileKind::of(path);
-    for_each_object(path, columns, &mut |number, object| {
+    for_each_object(path, &is_read(columns), &mut |number, object| {
         let parse = |object: Object| {
             if kind.is_table() && columns.is_none() {
                 check_header(&object)?;
@@ -181,7 +181,7 @@ pub fn count_shapes(
 ) -> Result<Vec<(&'static str, usize)>> {
     let mut counts: Vec<(&'static str, usize)> = Vec::new();
     let mut num_rows = 0;
-    for_each_object(path, columns, &mut |_, object| {
+    for_each_object(path, &is_read(columns), &mut |_, object| {
         if let Ok(Some(object)) = object
             && let Ok(shape) = Shape::of(&object, columns)
         {
@@ -196,8 +196,17 @@ pub fn count_shapes(
     Ok(counts)
 }
 
-/// Hands every row to `take` as the JSON object that it is or would be.
-fn for_each_object(path: &Path, columns: Option<&Columns>, take: &mut Take<'_>) -> Result<()> {
+/// Which columns are read: those that were named, else those of all shapes.
+fn is_read(columns: Option<&Columns>) -> impl Fn(&str) -> bool {
+    move |name| match columns {
+        Some(Columns { prompt, response }) => name == prompt || name == response,
+        None => KEYS.contains(&name),
+    }
+}
+
+/// Hands every row to `take` as the JSON object that it is or would be. Of a Parquet file only the columns that are wanted
+/// have values.
+pub(super) fn for_each_object(path: &Path, is_wanted: &dyn Fn(&str) -> bool, take: &mut Take<'_>) -> Result<()> {
     match FileKind::of(path) {
         FileKind::JsonLines => json_rows::for_each_line(path, take),
         FileKind::Json => json_rows::for_each_of_document(path, take),
@@ -206,14 +215,10 @@ fn for_each_object(path: &Path, columns: Option<&Columns>, take: &mut Take<'_>) 
         #[cfg(feature = "tables")]
         FileKind::Tsv => super::csv_rows::for_each_record(path, b'\t', take),
         #[cfg(feature = "tables")]
-        FileKind::Parquet => {
-            let named = columns.map_or_else(Vec::new, |columns| vec![&*columns.prompt, &*columns.response]);
-            let is_wanted = |name: &str| named.contains(&name) || (named.is_empty() && KEYS.contains(&name));
-            super::parquet_rows::for_each_row(path, &is_wanted, take)
-        }
+        FileKind::Parquet => super::parquet_rows::for_each_row(path, is_wanted, take),
         #[cfg(not(feature = "tables"))]
         FileKind::Csv | FileKind::Tsv | FileKind::Parquet => {
-            let _ = (columns, KEYS);
+            let _ = is_wanted;
             Err(Error::input(path, "this program was built without the feature `tables`, which reads such files")
                 .with_hint("build it with `--features tables`, or write the rows as JSON Lines (.jsonl)"))
         }

@@ -41,8 +41,8 @@ impl Tokenizer {
     /// an answer, or if there is no token to end a response with.
     pub fn new(files: &TokenizerFiles, path: &Path, eos_token_ids: &[u32]) -> Result<Self> {
         let (inner, largest_id) = guarded(path, "load", || load(&files.tokenizer_json))?;
-        let bos_token = special_token(&files.tokenizer_config, "bos_token");
-        let eos_token = special_token(&files.tokenizer_config, "eos_token");
+        let bos_token = files.special_token("bos_token");
+        let eos_token = files.special_token("eos_token");
         let chat_template = match &files.chat_template {
             Some(source) => Some(ChatTemplate::new(source, bos_token, eos_token, path)?),
             None => None,
@@ -332,12 +332,6 @@ fn as_messages(prompt: &Prompt) -> Option<Vec<Message>> {
         Prompt::Messages(messages) => Some(messages.clone()),
         Prompt::Ids(_) => None,
     }
-}
-
-/// A special token of `tokenizer_config.json`: its text, or an object with its text as `content`.
-fn special_token<'c>(config: &'c Value, name: &str) -> Option<&'c str> {
-    let token = config.get(name)?;
-    token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
 /// Calls the tokenizer library, which panics on some damaged files: that, too, is an error of the file.

@@ -20,6 +20,8 @@ use crate::generate::{Decoding, Event, Request, Response, generate, inseparable}
 use crate::model::CausalLm;
 use crate::report::console::{Console, Unit};
 
+/// What a row has.
+pub const FIELDS: [&str; 2] = ["question", "answer"];
 const MARKER: &str = "####";
 const STOP_STRINGS: [&str; 3] = ["Question:", "</s>", "<|im_end|>"];
 /// What stands for an answer that was not found.
@@ -64,7 +66,7 @@ pub struct Answering<'a> {
 /// # Errors
 /// [`Error::Input`] for a bad row, and if there are fewer.
 pub fn few_shot_prefix(path: &Path, num_shots: usize) -> Result<String> {
-    let rows = read_field_rows(&[path.to_owned()], Some(num_shots))?;
+    let rows = read_field_rows(&[path.to_owned()], Some(num_shots), &FIELDS)?;
     if rows.len() < num_shots {
         return Err(Error::input(path, format!("has {} problems, --few-shot asks for {num_shots}", rows.len())));
     }

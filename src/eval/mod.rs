@@ -4,7 +4,6 @@
 //! stopped evaluation goes on with; [`figures`] have intervals.
 
 pub mod answer;
-pub mod benchmark_rows;
 pub mod figures;
 pub mod gsm8k;
 pub mod humaneval;

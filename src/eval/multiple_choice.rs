@@ -15,6 +15,10 @@ use crate::error::Result;
 use crate::model::CausalLm;
 use crate::objective::log_probs::total;
 
+/// What a row has: HellaSwag's fields, or the plain ones.
+pub const FIELDS: [&str; 9] =
+    ["activity_label", "ctx_a", "ctx_b", "ctx", "endings", "label", "prompt", "choices", "answer"];
+
 /// A context and its choices, as tokens.
 #[derive(Debug)]
 pub struct Question {
@@ -46,7 +50,7 @@ impl Question {
     pub fn new(row: &FieldRow, tokenizer: &Tokenizer, max_length: usize) -> Result<Self> {
         let is_hellaswag = row.has("endings");
         let (choices_field, answer_field) = if is_hellaswag { ("endings", "label") } else { ("choices", "answer") };
-        let mut choices: Vec<String> = row.texts(choices_field)?.into_iter().map(str::to_owned).collect();
+        let mut choices = row.texts(choices_field)?;
         let context = match is_hellaswag {
             true => {
                 choices = choices.iter().map(|choice| without_brackets(choice)).collect();

@@ -63,7 +63,7 @@ pub fn read_texts(files: &[PathBuf], max_rows: Option<usize>) -> Result<Vec<Text
         let text = row.text("text")?.to_owned();
         Ok(Text { path: row.path().to_owned(), place: Some(row.place().to_owned()), text })
     };
-    read_field_rows(files, max_rows)?.iter().map(text).collect()
+    read_field_rows(files, max_rows, &["text"])?.iter().map(text).collect()
 }
 
 impl Document {

@@ -28,7 +28,7 @@ pub fn tokenizer_metadata(files: &ModelFiles, vocab_size: usize, end_token_ids: 
             let reader =
                 Reader { path: &files.path, files: tokenizer_files, json: parse(&files.path, tokenizer_files)? };
             let tokens = reader.tokens(vocab_size)?;
-            let id = |name: &str| special_token(&tokenizer_files.tokenizer_config, name).and_then(|t| tokens.id(t));
+            let id = |name: &str| tokenizer_files.special_token(name).and_then(|t| tokens.id(t));
             special.bos = id("bos_token").or(special.bos);
             special.eos = id("eos_token").or(special.eos);
             special.padding = id("pad_token").or(special.padding);
@@ -100,12 +100,6 @@ impl SpecialTokens {
 fn parse(path: &Path, files: &TokenizerFiles) -> Result<Value> {
     serde_json::from_slice(&files.tokenizer_json)
         .map_err(|error| Error::input(path, format!("bad JSON: {error}")).at("tokenizer.json"))
-}
-
-/// The text of a special token: as such, or an object with its text as `content`.
-fn special_token<'c>(config: &'c Value, name: &str) -> Option<&'c str> {
-    let token = config.get(name)?;
-    token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
 /// Texts and types of all ids.
@@ -193,7 +187,7 @@ impl Reader<'_> {
         if let Some(adds) = self.files.tokenizer_config.get(format!("add_{name}")).and_then(Value::as_bool) {
             return adds;
         }
-        let Some(token) = special_token(&self.files.tokenizer_config, name) else { return false };
+        let Some(token) = self.files.special_token(name) else { return false };
         let processor = &self.json["post_processor"];
         let nested = processor["processors"].as_array().into_iter().flatten();
         let templates = std::iter::once(processor).chain(nested).filter_map(|step| step["single"].as_array());

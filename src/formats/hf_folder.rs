@@ -34,6 +34,8 @@ pub(super) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 pub(super) const CHAT_TEMPLATE: &str = "chat_template.jinja";
+/// What is read besides the weights, where it is there.
+pub(super) const BESIDE_WEIGHTS: [&str; 5] = [CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE];
 
 /// The largest `tokenizer.json` in use has about 35 MB.
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;

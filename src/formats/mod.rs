@@ -16,6 +16,7 @@
 
 pub mod architecture;
 pub(crate) mod atomic_write;
+pub mod data_file;
 pub mod dequantize;
 mod file_bytes;
 pub mod file_system;
@@ -72,6 +73,18 @@ pub struct ModelFiles {
     pub weights: Weights,
 }
 
+impl ModelFiles {
+    /// The files that make the model, without whatever else lies beside them. An index only says where tensors lie.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let beside_weights = hf_folder::BESIDE_WEIGHTS.iter().map(|name| self.path.join(name));
+        let weights = self.weights.files.iter().map(|file| match file {
+            WeightFile::Safetensors(file) => file.path().to_owned(),
+            WeightFile::Gguf(file) => file.path().to_owned(),
+        });
+        beside_weights.filter(|path| path.is_file()).chain(weights).collect()
+    }
+}
+
 /// The files that make a Hugging Face tokenizer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenizerFiles {
@@ -81,6 +94,14 @@ pub struct TokenizerFiles {
     pub tokenizer_config: Value,
     /// The chat template (Jinja): `chat_template.jinja`, else `chat_template` of `tokenizer_config.json`.
     pub chat_template: Option<String>,
+}
+
+impl TokenizerFiles {
+    /// The text of a special token of `tokenizer_config.json`, which has it as such or as `content` of an object.
+    pub fn special_token(&self, name: &str) -> Option<&str> {
+        let token = self.tokenizer_config.get(name)?;
+        token.as_str().or_else(|| token.get("content")?.as_str())
+    }
 }
 
 /// Opens a Hugging Face folder or a GGUF file. Weights are checked but not read.
@@ -201,6 +222,25 @@ mod tests {
         assert_eq!(error.exit_code(), 3);
         assert!(error.to_string().contains("no such file or folder"), "{error}");
         assert!(error.hint().is_some_and(|hint| hint.contains(".gguf")));
+    }
+
+    #[test]
+    fn the_files_of_a_model_are_those_that_are_read() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = hf_write::testing::written(parent.path());
+        std::fs::write(folder.join(".DS_Store"), "").unwrap();
+        std::fs::write(folder.join("vocab.json"), "{}").unwrap();
+        let paths = open_model(&folder).unwrap().paths();
+        let names: Vec<_> = paths.iter().map(|path| path.strip_prefix(&folder).unwrap().to_str().unwrap()).collect();
+        let expected = [
+            "config.json",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "chat_template.jinja",
+            "model.safetensors",
+        ];
+        assert_eq!(names, expected);
     }
 
     #[test]

@@ -82,6 +82,11 @@ fn check_tensors(path: &Path, mut tensors: Vec<(String, TensorInfo)>) -> Result<
 }
 
 impl SafetensorsFile {
+    /// The path that was opened.
+    pub fn path(&self) -> &Path {
+        self.bytes.path()
+    }
+
     /// The names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

@@ -1,8 +1,8 @@
 //! The tables of a run: held-out figures before and after, and where the time went.
 
-use super::html::{duration, escape, short, table};
+use super::html::{escape, short, table};
 use super::run_files::{Answers, Evaluation, EvaluationRow, RunFiles};
-use super::table::percent;
+use super::table::{duration, percent};
 
 /// A column of the evaluation table: its name, what it means, and its cell.
 type Column = (&'static str, &'static str, fn(&Evaluation) -> Option<String>);

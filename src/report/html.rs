@@ -43,16 +43,6 @@ fn trimmed(number: &str) -> String {
     }
 }
 
-/// `0.4 s`, `45 s`, `12 min`, `3.5 h`.
-pub fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s < 10.0 => format!("{s:.1} s"),
-        s if s < 120.0 => format!("{s:.0} s"),
-        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
-        s => format!("{:.1} h", s / 3600.0),
-    }
-}
-
 /// `1 234 567` with thin spaces, so that long counts can be read.
 pub fn count(value: usize) -> String {
     let digits = value.to_string();

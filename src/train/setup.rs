@@ -33,6 +33,7 @@ use crate::formats::quantize::Precision;
 use crate::model::{CausalLm, ModelConfig, weights};
 use crate::policy::Policy;
 use crate::report::console::Console;
+use crate::report::table::duration;
 
 /// Batches are padded to a multiple of this many tokens where every new shape costs a compilation.
 const FEW_SHAPES_MULTIPLE: usize = 32;
@@ -384,14 +385,5 @@ fn millions(count: usize) -> String {
     match count {
         0..10_000 => count.to_string(),
         _ => format!("{:.2} million", count as f64 / 1e6),
-    }
-}
-
-/// `45 s`, `12 min`, `3.5 h`.
-pub(crate) fn duration(seconds: f64) -> String {
-    match seconds {
-        s if s < 90.0 => format!("{s:.0} s"),
-        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
-        s => format!("{:.1} h", s / 3600.0),
     }
 }

@@ -9,6 +9,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::json;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -27,6 +29,7 @@ pub struct Seen {
     pub line: String,
     pub authorization: Option<String>,
     pub range: Option<String>,
+    pub accept_encoding: Option<String>,
 }
 
 /// What goes wrong.
@@ -139,6 +142,7 @@ fn converse(state: &Mutex<State>, place: &str, answer: fn(&mut State, &Request) 
             line: format!("{place}{} {}", request.method, request.path),
             authorization: get("authorization"),
             range: get("range"),
+            accept_encoding: get("accept-encoding"),
         });
         (answer(&mut state, &request), state.faults.delay)
     };
@@ -177,9 +181,21 @@ fn hub(state: &mut State, request: &Request) -> Reply {
             let target = format!("{}{}", state.other_host, request.path);
             Reply::new(307, &[("Location", target)], Vec::new())
         }
-        Some(path) => listing(state, path),
+        Some(path) => compressed(listing(state, path), request),
         None => file(state, request),
     }
+}
+
+/// With gzip, if that was asked for.
+fn compressed(mut reply: Reply, request: &Request) -> Reply {
+    if request.headers.get("accept-encoding").is_some_and(|encodings| encodings.contains("gzip")) {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(&reply.body).unwrap();
+        reply.body = encoder.finish().unwrap();
+        reply.num_sent = reply.body.len();
+        reply.headers.push(("Content-Encoding".to_owned(), "gzip".to_owned()));
+    }
+    reply
 }
 
 fn listing(state: &State, path: &str) -> Reply {

@@ -8,11 +8,12 @@ use serde_json::json;
 use super::shared::EvaluationArgs;
 use crate::data::fields::read_field_rows;
 use crate::error::{Error, Result};
-use crate::eval::gsm8k::{Answering, Gsm8kRow, Problem, answer, few_shot_prefix, report};
+use crate::eval::gsm8k::{Answering, FIELDS, Gsm8kRow, Problem, answer, few_shot_prefix, report};
 use crate::formats::fingerprint::fingerprint;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Rows: {\"question\": .., \"answer\": \".. #### 18\"}, in .jsonl or .json.
+#[command(after_help = "Rows: {\"question\": .., \"answer\": \".. #### 18\"}, in
+.jsonl, .json, .csv, .tsv or .parquet.
 
 Examples:
   gsil eval gsm8k --model SmolLM2 --data gsm8k.jsonl --limit 2
@@ -56,7 +57,7 @@ pub(super) fn gsm8k(args: Gsm8kArgs) -> Result<()> {
         Some(path) => few_shot_prefix(path, args.few_shot)?,
         None => String::new(),
     };
-    let rows = read_field_rows(&session.files, session.limit())?;
+    let rows = read_field_rows(&session.files, session.limit(), &FIELDS)?;
     let longest_prompt = context - max_new_tokens;
     let problem = |row| Problem::new(row, &shots, tokenizer, args.chat, longest_prompt);
     let problems: Vec<Problem> = rows.iter().map(problem).collect::<Result<_>>()?;

@@ -163,7 +163,7 @@ fn write_samples(args: &HumanEvalArgs, output: &Path, problems: &[Problem], cons
     let file = output.join(SAMPLES);
     let policy = args.model.open(model)?;
     let settings = json!({
-        "evaluation": "humaneval", "model": fingerprint(std::slice::from_ref(&policy.files.path))?,
+        "evaluation": "humaneval", "model": fingerprint(&policy.files.paths())?,
         "data": fingerprint(std::slice::from_ref(&args.data))?, "temperature": temperature,
         "max_new_tokens": max_new_tokens, "seed": seed,
     });

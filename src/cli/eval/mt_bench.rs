@@ -132,7 +132,7 @@ fn write_answers(args: &MtBenchArgs, questions: &[Question], console: &Console) 
     let WritingArgs { max_new_tokens, batch_size, seed, .. } = args.writing;
     let policy = args.model.open(given)?;
     let settings = json!({
-        "evaluation": "mt_bench", "model": fingerprint(std::slice::from_ref(&policy.files.path))?,
+        "evaluation": "mt_bench", "model": fingerprint(&policy.files.paths())?,
         "data": fingerprint(std::slice::from_ref(&args.data))?, "max_new_tokens": max_new_tokens, "seed": seed,
     });
     settle_settings(&args.output.join(format!("{}.settings.json", file_name(&model_id))), &file, &settings)?;
@@ -194,16 +194,18 @@ fn file_name(name: &str) -> String {
     name.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect()
 }
 
+/// A path's last part without this ending. Any other stays: the dot of `SmolLM2-1.7B` begins none.
+fn name_without(path: &Path, ending: &str) -> Option<String> {
+    let name = path.file_name()?.to_string_lossy();
+    Some(name.strip_suffix(ending).unwrap_or(&name).to_owned())
+}
+
 impl MtBenchArgs {
     /// The model's name in the files.
     fn model_id(&self) -> String {
-        let of_path = |path: &PathBuf| path.file_stem().map(|name| name.to_string_lossy().into_owned());
-        let given = self.model.model.as_ref().map(|path| match path.is_dir() {
-            true => path.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned()),
-            false => of_path(path).unwrap_or_else(|| "model".to_owned()),
-        });
-        let own = self.model_id.clone().or(given).or(self.answers.as_ref().and_then(of_path));
-        own.unwrap_or_else(|| "model".to_owned())
+        let of_model = || self.model.model.as_ref().and_then(|path| name_without(path, ".gguf"));
+        let of_answers = || self.answers.as_ref().and_then(|path| name_without(path, ".jsonl"));
+        self.model_id.clone().or_else(of_model).or_else(of_answers).unwrap_or_else(|| "model".to_owned())
     }
 }
 
@@ -317,5 +319,19 @@ fn request(asked: &Asked) -> ChatRequest {
         messages: vec![message("system", &asked.system_prompt), message("user", &asked.user_prompt)],
         temperature: 0.0,
         max_new_tokens: JUDGMENT_TOKENS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_models_name_keeps_its_dots() {
+        let name = |path: &str, ending: &str| name_without(Path::new(path), ending);
+        assert_eq!(name("HuggingFaceTB/SmolLM2-1.7B-Instruct", ".gguf").as_deref(), Some("SmolLM2-1.7B-Instruct"));
+        assert_eq!(name("o/n/x-1.5.gguf", ".gguf").as_deref(), Some("x-1.5"));
+        assert_eq!(name("model_answer/gpt-3.5.jsonl", ".jsonl").as_deref(), Some("gpt-3.5"));
+        assert_eq!(name("..", ".gguf"), None);
     }
 }

@@ -6,12 +6,13 @@ use serde_json::json;
 use super::shared::EvaluationArgs;
 use crate::data::fields::read_field_rows;
 use crate::error::Result;
-use crate::eval::multiple_choice::{ChoiceRow, Question, report, score_choices};
+use crate::eval::multiple_choice::{ChoiceRow, FIELDS, Question, report, score_choices};
 use crate::eval::scoring::Scoring;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Rows, in .jsonl or .json: HellaSwag's {\"ctx\": .., \"endings\": [..], \"label\": 0},
-or {\"prompt\": .., \"choices\": [..], \"answer\": 0}; a choice follows one space.
+#[command(after_help = "Rows: HellaSwag's {\"ctx\": .., \"endings\": [..], \"label\": 0}, or
+{\"prompt\": .., \"choices\": [..], \"answer\": 0}, in .jsonl, .json, .csv, .tsv or
+.parquet; a list in a cell is JSON. A choice follows one space.
 
 Examples:
   gsil eval multiple-choice --model SmolLM2 --data hellaswag.jsonl
@@ -26,7 +27,7 @@ pub(super) fn multiple_choice(args: MultipleChoiceArgs) -> Result<()> {
     let session = args.shared.open()?;
     let tokenizer = session.tokenizer()?;
     let context = session.policy.config.max_position_embeddings;
-    let rows = read_field_rows(&session.files, session.limit())?;
+    let rows = read_field_rows(&session.files, session.limit(), &FIELDS)?;
     let question = |row| Question::new(row, tokenizer, context);
     let questions: Vec<Question> = rows.iter().map(question).collect::<Result<_>>()?;
     let mut store = session.row_store::<ChoiceRow>("multiple-choice", json!({}))?;

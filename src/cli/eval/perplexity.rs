@@ -9,7 +9,8 @@ use crate::eval::perplexity::{Document, PerplexityRow, read_texts, report, score
 use crate::eval::scoring::Scoring;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Rows: {\"text\": ..}, in .jsonl or .json; a .txt file is one text.
+#[command(after_help = "Rows: {\"text\": ..}, in .jsonl, .json, .csv, .tsv or .parquet; a .txt
+file is one text.
 
 Examples:
   gsil eval perplexity --model SmolLM2 --data texts.jsonl

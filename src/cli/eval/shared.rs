@@ -91,7 +91,7 @@ impl Session<'_> {
         let Some(folder) = &self.args.output else { return Ok(RowStore::in_memory()) };
         let mut all = json!({
             "evaluation": evaluation,
-            "model": fingerprint(std::slice::from_ref(&self.policy.files.path))?,
+            "model": fingerprint(&self.policy.files.paths())?,
             "data": fingerprint(&self.files)?,
             "limit": self.args.limit,
         });

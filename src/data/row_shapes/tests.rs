@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::json;
 
 use super::*;
-use crate::data::data_file::FileKind;
+use crate::error::Error;
+use crate::formats::data_file::FileKind;
 
 fn row(value: Value) -> Row {
     parse_row(value.as_object().unwrap(), None, 1).unwrap()
@@ -147,13 +148,37 @@ fn a_prompt_with_harmless_keys_or_an_empty_response_misspells_nothing() {
     assert_eq!(row.lone.unwrap().misnamed, None, "who names columns means no others");
 }
 
+/// What is wrong with a row.
+fn error(value: Value) -> Error {
+    let problem = parse_row(value.as_object().unwrap(), None, 1).unwrap_err();
+    problem.into_error(Path::new("x.jsonl"), FileKind::JsonLines, 1)
+}
+
+#[test]
+fn the_answer_to_an_instruction_or_a_question_may_have_a_wrong_name() {
+    let dolly = error(json!({"instruction": "Q", "context": "", "response": "A", "category": "open_qa"}));
+    assert_eq!(dolly.to_string(), "x.jsonl, line 1, `response`: unknown key beside `instruction`");
+    assert_eq!(
+        dolly.hint(),
+        Some(
+            "beside `instruction` the response is `output`; or name the columns: --prompt-column instruction --response-column response"
+        )
+    );
+    let hint = |value: Value| error(value).hint().unwrap().to_owned();
+    assert_eq!(hint(json!({"instruction": "Q", "input": "", "ouput": "A"})), "did you mean `output`?");
+    assert_eq!(hint(json!({"question": "Q", "answers": "A"})), "did you mean `answer`?");
+    for unfinished in [
+        json!({"instruction": "Q", "input": "I"}),
+        json!({"instruction": "Q", "output": null, "response": "A"}),
+        json!({"instruction": "Q", "instances": [{"input": "I"}], "response": "A"}),
+    ] {
+        assert_eq!(error(unfinished.clone()).to_string(), "x.jsonl, line 1, `output`: missing", "{unfinished}");
+    }
+}
+
 #[test]
 fn a_row_of_no_shape_whose_key_is_nearly_known_is_told_the_known_one() {
-    let hint = |value: Value| {
-        let problem = parse_row(value.as_object().unwrap(), None, 1).unwrap_err();
-        let error = problem.into_error(Path::new("x.jsonl"), FileKind::JsonLines, 1);
-        error.hint().unwrap().to_owned()
-    };
+    let hint = |value: Value| error(value).hint().unwrap().to_owned();
     assert_eq!(hint(json!({"promt": "Q", "response": "A"})), "did you mean `prompt`?");
     assert!(hint(json!({"q": "Q", "a": "A"})).starts_with("the commonest are {\"prompt\", \"response\"}, "));
     assert!(hint(json!({"q": "Q", "a": "A"})).len() < 300);

@@ -18,7 +18,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::benchmark_rows::read_rows;
+use crate::data::fields::{FieldRow, read_rows_as};
 use crate::error::{Error, Result};
 
 /// Where a completion ends: at the first of these.
@@ -45,21 +45,20 @@ pub struct Sample {
     pub completion: String,
 }
 
-/// Reads problems from a `.jsonl` file, compressed if its name ends in `.gz`.
+/// Reads problems from a file of any kind that [`crate::data::fields`] reads.
 ///
 /// # Errors
 /// [`Error::Input`] with the line of a row that lacks a key, of a task that comes twice, and for a file without rows.
 pub fn read_problems(path: &Path) -> Result<Vec<Problem>> {
-    let problems: Vec<(usize, Problem)> = read_rows(path, "task_id, prompt, canonical_solution, test and entry_point")?;
-    let mut lines: HashMap<&str, usize> = HashMap::new();
-    for (line, problem) in &problems {
-        if let Some(first) = lines.insert(&problem.task_id, *line) {
-            return Err(Error::input(path, format!("{} is there already, on line {first}", problem.task_id))
-                .at(format!("line {line}, field `task_id`")));
+    let fields = ["task_id", "prompt", "canonical_solution", "test", "entry_point"];
+    let problems: Vec<(FieldRow, Problem)> = read_rows_as(path, &fields)?;
+    let mut places: HashMap<&str, &str> = HashMap::new();
+    for (row, problem) in &problems {
+        if let Some(first) = places.insert(&problem.task_id, row.place()) {
+            return Err(row.error("task_id", format!("{} is there already, on {first}", problem.task_id)));
         }
         if !is_name(&problem.entry_point) {
-            return Err(Error::input(path, format!("`{}` is no name of a function", problem.entry_point))
-                .at(format!("line {line}, field `entry_point`")));
+            return Err(row.error("entry_point", format!("`{}` is no name of a function", problem.entry_point)));
         }
     }
     Ok(problems.into_iter().map(|(_, problem)| problem).collect())
@@ -71,15 +70,15 @@ pub fn read_problems(path: &Path) -> Result<Vec<Problem>> {
 /// # Errors
 /// [`Error::Input`] with the line of a row that lacks a key or names an unknown task, and for a task without a sample.
 pub fn read_samples(path: &Path, problems: &[Problem], num_tasks: usize) -> Result<Vec<Sample>> {
-    let samples: Vec<(usize, Sample)> = read_rows(path, "task_id and completion")?;
+    let samples: Vec<(FieldRow, Sample)> = read_rows_as(path, &["task_id", "completion"])?;
     let places: HashMap<&str, usize> =
         problems.iter().enumerate().map(|(i, problem)| (problem.task_id.as_str(), i)).collect();
     let mut is_sampled = vec![false; problems.len()];
     let mut kept = Vec::new();
-    for (line, sample) in samples {
+    for (row, sample) in samples {
         let Some(place) = places.get(sample.task_id.as_str()) else {
-            return Err(Error::input(path, format!("there is no task `{}` among the problems", sample.task_id))
-                .at(format!("line {line}, field `task_id`"))
+            return Err(row
+                .error("task_id", format!("there is no task `{}` among the problems", sample.task_id))
                 .with_hint("give the problems that the samples belong to with --data"));
         };
         is_sampled[*place] = true;
@@ -143,8 +142,8 @@ mod tests {
         for (text, place) in [
             (format!("{ROW}\nnonsense\n"), "line 2"),
             (format!("\n{}\n", ROW.replace("entry_point", "entry")), "line 2"),
-            (twice, "line 2, field `task_id`"),
-            (no_name, "line 1, field `entry_point`"),
+            (twice, "line 2, `task_id`"),
+            (no_name, "line 1, `entry_point`"),
             ("\n".to_owned(), "has no rows"),
         ] {
             fs::write(&path, text).unwrap();

@@ -2,13 +2,13 @@
 //! `judge_prompts.jsonl`; nothing of them stands here.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 
 use super::{Answer, Question};
+use crate::data::fields::{FieldRow, read_rows_as};
 use crate::error::{Error, Result};
-use crate::eval::benchmark_rows::read_rows;
 
 /// The output format that is understood: one rating in double brackets.
 const RATING: &str = "[[rating]]";
@@ -25,9 +25,8 @@ struct JudgePrompt {
 /// The prompts for rating single answers.
 #[derive(Debug)]
 pub struct JudgePrompts {
-    path: PathBuf,
-    /// With their lines in the file.
-    prompts: HashMap<String, (usize, JudgePrompt)>,
+    /// With their rows in the file.
+    prompts: HashMap<String, (FieldRow, JudgePrompt)>,
 }
 
 /// What a judge is asked about one turn.
@@ -45,10 +44,10 @@ impl JudgePrompts {
     /// # Errors
     /// [`Error::Input`] with the line of a row that lacks a key, and for a file without a prompt that is needed.
     pub fn read(path: &Path) -> Result<Self> {
-        let rows: Vec<(usize, JudgePrompt)> =
-            read_rows(path, "name, system_prompt, prompt_template and output_format")?;
+        let fields = ["name", "system_prompt", "prompt_template", "output_format"];
+        let rows: Vec<(FieldRow, JudgePrompt)> = read_rows_as(path, &fields)?;
         let rated = rows.into_iter().filter(|(_, prompt)| prompt.output_format == RATING);
-        let prompts: HashMap<_, _> = rated.map(|(line, prompt)| (prompt.name.clone(), (line, prompt))).collect();
+        let prompts: HashMap<_, _> = rated.map(|(row, prompt)| (prompt.name.clone(), (row, prompt))).collect();
         for with_reference in [false, true] {
             for turn in [1, 2] {
                 let name = prompt_name(with_reference, turn);
@@ -58,7 +57,7 @@ impl JudgePrompts {
                 }
             }
         }
-        Ok(JudgePrompts { path: path.to_owned(), prompts })
+        Ok(JudgePrompts { prompts })
     }
 
     /// What to ask about a turn (1 or 2), with a reference answer if there is one.
@@ -66,7 +65,7 @@ impl JudgePrompts {
     /// # Errors
     /// [`Error::Input`] for a placeholder in the prompt that is not known, or has no text here.
     pub fn ask(&self, question: &Question, answer: &Answer, reference: Option<&Answer>, turn: usize) -> Result<Asked> {
-        let (line, prompt) = &self.prompts[prompt_name(reference.is_some(), turn)];
+        let (row, prompt) = &self.prompts[prompt_name(reference.is_some(), turn)];
         let of_turn = |texts: &[String], turn: usize| texts.get(turn - 1).cloned();
         let reference = reference.map_or(&[][..], Answer::turns);
         let fill = |name: &str| match name {
@@ -80,8 +79,8 @@ impl JudgePrompts {
         };
         let user_prompt = filled(&prompt.prompt_template, &fill).map_err(|name| {
             let id = question.question_id;
-            Error::input(&self.path, format!("`{{{name}}}` of prompt `{}` has no text for question {id}", prompt.name))
-                .at(format!("line {line}, field `prompt_template`"))
+            let message = format!("`{{{name}}}` of prompt `{}` has no text for question {id}", prompt.name);
+            row.error("prompt_template", message)
         })?;
         Ok(Asked { name: prompt.name.clone(), system_prompt: prompt.system_prompt.clone(), user_prompt })
     }
@@ -204,7 +203,7 @@ mod tests {
         assert_eq!(ask(Some(&reference), 2), "r1|r2|a2");
         let short = answer(r#"["r1"]"#);
         let error = prompts.ask(&question, &own, Some(&short), 2).unwrap_err().to_string();
-        assert!(error.contains("line 4, field `prompt_template`") && error.contains("ref_answer_2"), "{error}");
+        assert!(error.contains("line 4, `prompt_template`") && error.contains("ref_answer_2"), "{error}");
         std::fs::write(&path, row("single-v1", "{question}")).unwrap();
         assert!(JudgePrompts::read(&path).unwrap_err().to_string().contains("single-v1-multi-turn"));
     }

@@ -18,8 +18,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::benchmark_rows::read_rows;
-use crate::error::{Error, Result};
+use crate::data::fields::{FieldRow, read_rows_as};
+use crate::error::Result;
 
 /// FastChat's `score` of a judgment without a rating.
 pub const NO_RATING: f64 = -1.0;
@@ -101,21 +101,20 @@ pub struct Judgment {
 /// Reads `question.jsonl`.
 ///
 /// # Errors
-/// [`Error::Input`] with the line of a row that lacks a key, has not one or two turns, or comes twice.
+/// [`crate::Error::Input`] with the line of a row that lacks a key, has not one or two turns, or comes twice.
 pub fn read_questions(path: &Path) -> Result<Vec<Question>> {
-    let rows: Vec<(usize, Question)> = read_rows(path, "question_id, category and turns")?;
-    let mut lines: HashMap<u64, usize> = HashMap::new();
-    for (line, Question { question_id, turns, required_temperature, .. }) in &rows {
-        let bad =
-            |message: String, field: &str| Err(Error::input(path, message).at(format!("line {line}, field `{field}`")));
-        if let Some(first) = lines.insert(*question_id, *line) {
-            return bad(format!("question {question_id} is there already, on line {first}"), "question_id");
+    let fields = ["question_id", "category", "turns", "required_temperature"];
+    let rows: Vec<(FieldRow, Question)> = read_rows_as(path, &fields)?;
+    let mut places: HashMap<u64, &str> = HashMap::new();
+    for (row, Question { question_id, turns, required_temperature, .. }) in &rows {
+        if let Some(first) = places.insert(*question_id, row.place()) {
+            return Err(row.error("question_id", format!("question {question_id} is there already, on {first}")));
         }
         if !matches!(turns.len(), 1 | 2) {
-            return bad(format!("{} turns, expected one or two", turns.len()), "turns");
+            return Err(row.error("turns", format!("{} turns, expected one or two", turns.len())));
         }
         if required_temperature.is_some_and(|temperature| !(temperature.is_finite() && temperature >= 0.0)) {
-            return bad("expected 0 or more".to_owned(), "required_temperature");
+            return Err(row.error("required_temperature", "expected 0 or more"));
         }
     }
     Ok(rows.into_iter().map(|(_, question)| question).collect())
@@ -124,10 +123,10 @@ pub fn read_questions(path: &Path) -> Result<Vec<Question>> {
 /// Reads a file of answers: a model's, or reference answers.
 ///
 /// # Errors
-/// [`Error::Input`] with the line of a row that lacks a key or has no choice.
+/// [`crate::Error::Input`] with the line of a row that lacks a key or has no choice.
 pub fn read_answers(path: &Path) -> Result<Vec<Answer>> {
     #[derive(Deserialize)]
-    struct Row {
+    struct Given {
         question_id: u64,
         #[serde(default)]
         answer_id: String,
@@ -137,13 +136,14 @@ pub fn read_answers(path: &Path) -> Result<Vec<Answer>> {
         #[serde(default)]
         tstamp: f64,
     }
-    let rows: Vec<(usize, Row)> = read_rows(path, "question_id and choices, as FastChat writes answers")?;
-    let answer = |(line, Row { question_id, answer_id, model_id, choices, tstamp }): (usize, Row)| match choices
-        .first()
-        .is_some_and(|choice| !choice.turns.is_empty())
-    {
-        true => Ok(Answer { question_id, answer_id, model_id, choices, tstamp }),
-        false => Err(Error::input(path, "no answer").at(format!("line {line}, field `choices`"))),
+    let fields = ["question_id", "answer_id", "model_id", "choices", "tstamp"];
+    let rows: Vec<(FieldRow, Given)> = read_rows_as(path, &fields)?;
+    let answer = |(row, given): (FieldRow, Given)| {
+        let Given { question_id, answer_id, model_id, choices, tstamp } = given;
+        match choices.first().is_some_and(|choice| !choice.turns.is_empty()) {
+            true => Ok(Answer { question_id, answer_id, model_id, choices, tstamp }),
+            false => Err(row.error("choices", "no answer")),
+        }
     };
     rows.into_iter().map(answer).collect()
 }
@@ -179,8 +179,8 @@ mod tests {
         let path = folder.path().join("q.jsonl");
         let row = r#"{"question_id": 1, "category": "math", "turns": ["a", "b"]}"#;
         for (text, place) in [
-            (format!("{row}\n{row}"), "line 2, field `question_id`"),
-            (format!("\n{}", row.replace(r#""a", "b""#, "")), "line 2, field `turns`"),
+            (format!("{row}\n{row}"), "line 2, `question_id`"),
+            (format!("\n{}", row.replace(r#""a", "b""#, "")), "line 2, `turns`"),
             (row.replace("category", "kind"), "line 1"),
             (String::new(), "has no rows"),
         ] {
@@ -189,6 +189,6 @@ mod tests {
             assert!(error.contains("q.jsonl") && error.contains(place), "{error}");
         }
         fs::write(&path, r#"{"question_id": 1, "choices": []}"#).unwrap();
-        assert!(read_answers(&path).unwrap_err().to_string().contains("line 1, field `choices`"));
+        assert!(read_answers(&path).unwrap_err().to_string().contains("line 1, `choices`"));
     }
 }

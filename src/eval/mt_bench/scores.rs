@@ -5,34 +5,20 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Judgment, NO_RATING, Question};
-
-/// The 97.5% point of the normal distribution.
-const Z: f64 = 1.959_963_984_540_054;
+use crate::eval::figures::Figure;
 
 /// A mean over questions with its 95% interval; no interval of a single question.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct MeanScore {
-    pub value: f64,
-    pub low: Option<f64>,
-    pub high: Option<f64>,
-    /// How the interval was made: `normal`.
-    pub interval: &'static str,
+    #[serde(flatten)]
+    pub figure: Figure,
     pub num_questions: usize,
 }
 
 impl MeanScore {
-    /// The normal interval of the mean; None without a value.
+    /// None without a value.
     fn of(values: &[f64]) -> Option<Self> {
-        if values.is_empty() {
-            return None;
-        }
-        let n = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / n;
-        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        let half = (values.len() > 1).then(|| Z * (squares / (n - 1.0) / n).sqrt());
-        let end = |sign: f64| half.map(|half| mean + sign * half);
-        let num_questions = values.len();
-        Some(MeanScore { value: mean, low: end(-1.0), high: end(1.0), interval: "normal", num_questions })
+        (!values.is_empty()).then(|| MeanScore { figure: Figure::mean(values), num_questions: values.len() })
     }
 }
 
@@ -62,7 +48,8 @@ impl Scores {
             ratings(question, turn).into_iter().filter(|score| *score != NO_RATING).collect()
         };
         let mean = |wanted: &dyn Fn(&Question) -> bool, turn: Option<usize>| {
-            let of_question = |question: &Question| MeanScore::of(&rated(question, turn)).map(|score| score.value);
+            let of_question =
+                |question: &Question| MeanScore::of(&rated(question, turn)).map(|score| score.figure.value);
             let values: Vec<f64> =
                 questions.iter().filter(|question| wanted(question)).filter_map(of_question).collect();
             MeanScore::of(&values)
@@ -119,14 +106,15 @@ mod tests {
         let scores = Scores::new(&questions, &judgments);
         // Questions 5 and 8: mean 6.5, deviation 3/sqrt(2), standard error 1.5.
         let score = scores.score.unwrap();
-        assert_eq!((score.num_questions, score.value), (2, 6.5));
-        assert!((score.high.unwrap() - (6.5 + 1.5 * Z)).abs() < 1e-12, "{score:?}");
-        assert!((score.low.unwrap() - (6.5 - 1.5 * Z)).abs() < 1e-12, "{score:?}");
-        assert_eq!(scores.first_turn.unwrap().value, 6.0);
-        let second = scores.second_turn.unwrap();
-        assert_eq!((second.num_questions, second.value, second.low, second.high), (1, 6.0, None, None));
+        let half = 1.5 * 1.959_963_984_540_054; // the normal distribution's 97.5% point
+        assert_eq!((score.num_questions, score.figure.value), (2, 6.5));
+        assert!((score.figure.high.unwrap() - (6.5 + half)).abs() < 1e-12, "{score:?}");
+        assert!((score.figure.low.unwrap() - (6.5 - half)).abs() < 1e-12, "{score:?}");
+        assert_eq!(scores.first_turn.unwrap().figure.value, 6.0);
+        let MeanScore { num_questions, figure: second } = scores.second_turn.unwrap();
+        assert_eq!((num_questions, second.value, second.low, second.high), (1, 6.0, None, None));
         assert_eq!((scores.num_rated, scores.num_without_rating), (3, 2));
         assert_eq!(scores.categories["stem"], None);
-        assert_eq!(scores.categories["math"].unwrap().value, 6.5);
+        assert_eq!(scores.categories["math"].unwrap().figure.value, 6.5);
     }
 }

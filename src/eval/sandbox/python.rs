@@ -10,12 +10,14 @@ use serde::Deserialize;
 use super::plan::outermost;
 use crate::error::{Error, Result};
 
-/// Prints the interpreter, the folders of its modules and the libraries that are loaded. `-I`: as in the sandbox.
+/// Prints the interpreter, the folders of its modules, the folders that are its own, and the libraries that are loaded.
+/// `-I`: as in the sandbox.
 const DESCRIBE: &str = "
-import json, os, sys
+import json, os, sys, sysconfig
 with open('/proc/self/maps') as maps:
     mapped = sorted({line.split(maxsplit=5)[5].strip() for line in maps if '/' in line})
-print(json.dumps({'executable': os.path.realpath(sys.executable), 'modules': sys.path, 'mapped': mapped}))
+own = [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values()]
+print(json.dumps({'executable': os.path.realpath(sys.executable), 'modules': sys.path, 'own': own, 'mapped': mapped}))
 ";
 /// Where shared libraries and what they look for lie on common systems.
 const SYSTEM: [&str; 10] = [
@@ -45,6 +47,7 @@ pub struct Python {
 struct Description {
     executable: PathBuf,
     modules: Vec<PathBuf>,
+    own: Vec<PathBuf>,
     mapped: Vec<PathBuf>,
 }
 
@@ -69,7 +72,10 @@ impl Python {
         Ok(Python::new(description))
     }
 
-    fn new(Description { executable: path, modules, mapped }: Description) -> Self {
+    fn new(Description { executable: path, mut modules, own, mapped }: Description) -> Self {
+        // A `.pth` file of an installed package may name any folder of the user's.
+        let own: Vec<PathBuf> = own.iter().filter_map(|folder| real(folder)).collect();
+        modules.retain(|folder| real(folder).is_some_and(|real| own.iter().any(|own| real.starts_with(own))));
         let is_loader = |file: &&PathBuf| {
             let name = file.file_name().and_then(OsStr::to_str).unwrap_or_default();
             name.starts_with("ld-") || name.starts_with("ld.")
@@ -80,8 +86,8 @@ impl Python {
         let folders = libraries.filter_map(|file| file.parent().map(Path::to_owned));
         let wanted = SYSTEM.iter().map(PathBuf::from).chain(modules).chain(folders).chain([path.clone()]);
         let (mut readable, mut links) = (Vec::new(), Vec::new());
-        for wanted in wanted.filter(|path| path.is_absolute() && path.parent().is_some()) {
-            let Ok(real) = wanted.canonicalize() else { continue };
+        for wanted in wanted {
+            let Some(real) = real(&wanted) else { continue };
             if wanted.is_symlink() {
                 links.push((wanted, real.clone()));
             }
@@ -93,8 +99,38 @@ impl Python {
     }
 }
 
+/// Where an absolute path leads; None for the root, and for what is not there.
+fn real(path: &Path) -> Option<PathBuf> {
+    path.canonicalize().ok().filter(|_| path.is_absolute() && path.parent().is_some())
+}
+
 /// Every `python3` of `PATH`, in its order.
 pub fn on_path() -> Vec<PathBuf> {
     let folders = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&folders).map(|folder| folder.join("python3")).filter(|path| path.is_file()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::create_dir_all;
+
+    #[test]
+    fn of_the_module_path_only_pythons_own_folders_are_readable() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let (own, packages, project) = (root.join("own"), root.join("own/lib/site-packages"), root.join("project"));
+        create_dir_all(&packages).unwrap();
+        create_dir_all(&project).unwrap();
+        let link = root.join("link");
+        std::os::unix::fs::symlink(&own, &link).unwrap();
+        let python = Python::new(Description {
+            executable: own.join("python3"),
+            modules: vec![link.join("lib/site-packages"), project.clone(), root.clone(), own.join("../project")],
+            own: vec![own, PathBuf::from("/")],
+            mapped: Vec::new(),
+        });
+        assert!(python.readable.contains(&packages), "{:?}", python.readable);
+        assert!(!python.readable.iter().any(|path| project.starts_with(path)), "{:?}", python.readable);
+    }
 }

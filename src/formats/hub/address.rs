@@ -1,17 +1,16 @@
 //! What a model or data set of the hub is called: `owner/name`, `owner/name@revision`, `owner/name@revision/path`.
 
 use std::fmt;
+use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::formats::data_file::FileKind;
 use crate::formats::hf_folder::is_plain_name;
 
 /// Hexadecimal digits of a commit.
 const COMMIT_LEN: usize = 40;
 /// The hub's own limit.
 const MAX_WORD_BYTES: usize = 96;
-/// A name that ends so is a file that is not there, rather than a repository.
-const FILE_ENDINGS: [&str; 9] =
-    [".gguf", ".safetensors", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".ron"];
 
 /// A repository of the hub, or a file or folder of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +34,7 @@ impl Address {
         let mut parts = before.splitn(3, '/');
         let (owner, name, mut path) =
             (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next());
-        let is_file = after.is_none() && path.is_none() && FILE_ENDINGS.iter().any(|ending| name.ends_with(ending));
+        let is_file = after.is_none() && path.is_none() && is_file_name(name);
         if !is_word(owner) || !is_word(name) || is_file || (after.is_some() && path.is_some()) {
             return Ok(None);
         }
@@ -81,6 +80,12 @@ impl fmt::Display for Address {
         }
         self.path.as_ref().map_or(Ok(()), |path| write!(f, "/{path}"))
     }
+}
+
+/// A name that ends so is a file that is not there, rather than a repository.
+fn is_file_name(name: &str) -> bool {
+    let is_other = [".gguf", ".safetensors", ".ron"].iter().any(|ending| name.ends_with(ending));
+    is_other || FileKind::by_ending(Path::new(name)).is_some()
 }
 
 /// 40 lower-case hexadecimal digits.

@@ -12,8 +12,8 @@ use super::http::Client;
 use super::model_files::listed;
 use super::repository::{Listing, Repository};
 use crate::error::Result;
+use crate::formats::data_file::FileKind;
 
-const ENDINGS: [&str; 6] = [".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"];
 /// Descriptions of data sets that libraries write beside them.
 const NO_DATA: [&str; 5] =
     ["dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "metadata.json"];
@@ -87,9 +87,10 @@ impl Repository<'_> {
             return Ok(names);
         }
         if folders.is_empty() {
+            let endings = FileKind::ENDINGS.map(|(ending, _)| format!(".{ending}")).join(", ");
             return Err(self
                 .refused("the repository has no files of data that are read")
-                .with_hint(format!("known endings are {}", ENDINGS.join(", "))));
+                .with_hint(format!("known endings are {endings}")));
         }
         if let Some(path) = &self.address.path {
             return Err(self.has_no_file(listing, path));
@@ -103,7 +104,7 @@ impl Repository<'_> {
 
 fn is_data(name: &str) -> bool {
     let file = name.rsplit('/').next().unwrap_or_default();
-    ENDINGS.iter().any(|ending| file.ends_with(ending)) && !NO_DATA.contains(&file)
+    FileKind::by_ending(Path::new(file)).is_some() && !NO_DATA.contains(&file)
 }
 
 fn folder_of(name: &str) -> &str {

@@ -64,10 +64,13 @@ pub(super) struct Content {
     pub start: u64,
 }
 
+/// What is asked of an address.
 #[derive(Clone, Copy, PartialEq)]
-enum Method {
-    Head,
-    Get,
+enum Wanted {
+    Document,
+    Facts,
+    /// From this byte on.
+    Content(u64),
 }
 
 impl Client {
@@ -94,19 +97,19 @@ impl Client {
 
     /// A small document, whole.
     pub fn document(&self, path: &str) -> Result<Vec<u8>, Failure> {
-        let (mut response, _) = self.send(Method::Get, path, 0)?;
+        let (mut response, _) = self.send(Wanted::Document, path)?;
         let body = response.body_mut().with_config().limit(MAX_LISTING_BYTES).read_to_vec();
         body.map_err(|error| failure(&error))
     }
 
     /// What the hub says of a file, without its content.
     pub fn facts(&self, path: &str) -> Result<FileFacts, Failure> {
-        Ok(self.send(Method::Head, path, 0)?.1)
+        Ok(self.send(Wanted::Facts, path)?.1)
     }
 
     /// A file's content from byte `start` on, or from its beginning where the server does not send parts.
     pub fn content(&self, path: &str, start: u64) -> Result<Content, Failure> {
-        let (response, _) = self.send(Method::Get, path, start)?;
+        let (response, _) = self.send(Wanted::Content(start), path)?;
         let is_part = response.status().as_u16() == 206;
         let part = header(response.headers(), "content-range");
         if is_part && !part.is_some_and(|part| part.starts_with(&format!("bytes {start}-"))) {
@@ -115,13 +118,13 @@ impl Client {
         Ok(Content { body: Box::new(response.into_body().into_reader()), start: if is_part { start } else { 0 } })
     }
 
-    fn send(&self, method: Method, path: &str, start: u64) -> Result<(Response<ureq::Body>, FileFacts), Failure> {
+    fn send(&self, wanted: Wanted, path: &str) -> Result<(Response<ureq::Body>, FileFacts), Failure> {
         let mut url = format!("{}{path}", self.endpoint);
         let hub = origin(&url)?;
         let mut facts = FileFacts::default();
         for _ in 0..=MAX_REDIRECTS {
             let is_hub = origin(&url)? == hub;
-            let response = self.request(method, &url, start, is_hub)?;
+            let response = self.request(wanted, &url, is_hub)?;
             let status = response.status();
             if is_hub {
                 facts.add(response.headers(), status.is_success());
@@ -130,7 +133,7 @@ impl Client {
             let Some(target) = target.map(|target| redirected(&url, target)).transpose()? else {
                 return if status.is_success() { Ok((response, facts)) } else { Err(refusal(&response)) };
             };
-            if method == Method::Head && origin(&target)? != hub {
+            if wanted == Wanted::Facts && origin(&target)? != hub {
                 return Ok((response, facts)); // where the content lies says nothing more of it
             }
             url = target;
@@ -138,17 +141,17 @@ impl Client {
         Err(Failure::NoAnswer("it redirects without end".into()))
     }
 
-    fn request(&self, method: Method, url: &str, start: u64, is_hub: bool) -> Result<Response<ureq::Body>, Failure> {
-        let request = match method {
-            Method::Head => self.agent.head(url),
-            Method::Get => self.agent.get(url),
-        };
+    fn request(&self, wanted: Wanted, url: &str, is_hub: bool) -> Result<Response<ureq::Body>, Failure> {
         // Of a compressed answer the length would be another.
-        let mut request = request.header("Accept-Encoding", "identity");
+        let mut request = match wanted {
+            Wanted::Document => self.agent.get(url),
+            Wanted::Facts => self.agent.head(url).header("Accept-Encoding", "identity"),
+            Wanted::Content(_) => self.agent.get(url).header("Accept-Encoding", "identity"),
+        };
         if let Some(token) = self.token.as_ref().filter(|_| is_hub) {
             request = request.header("Authorization", token.header());
         }
-        if start > 0 {
+        if let Wanted::Content(start @ 1..) = wanted {
             request = request.header("Range", format!("bytes={start}-"));
         }
         request.call().map_err(|error| failure(&error))

@@ -1,4 +1,4 @@
-//! What a data file is, by its ending.
+//! What a file of rows is, by its ending. [`crate::data`] reads them; the hub fetches them.
 
 use std::path::Path;
 
@@ -39,7 +39,7 @@ impl FileKind {
         Self::ENDINGS.iter().find(|(known, _)| *known == ending).map(|(_, kind)| *kind)
     }
 
-    /// What a number of [`super::Row::line`] counts: lines, or rows where those are not lines.
+    /// What a number of [`crate::data::Row::line`] counts: lines, or rows where those are not lines.
     pub fn unit(self) -> &'static str {
         match self {
             FileKind::JsonLines | FileKind::Csv | FileKind::Tsv => "line",
