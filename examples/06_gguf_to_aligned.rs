@@ -21,9 +21,9 @@ use gsil::config::RunConfig;
 use gsil::data::word_problems::{self, make_word_problems};
 use gsil::formats::quantize::Precision;
 use gsil::policy::Policy;
+use gsil::records::evaluation::EvaluationRow;
 use gsil::report::console::Console;
 use gsil::report::table::{format_table, number, percent};
-use gsil::train::EvaluationRow;
 use gsil::train::setup::Run;
 use gsil::{Error, Result};
 

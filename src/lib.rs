@@ -100,12 +100,12 @@
 //! 4. [`objective`]: log-probs, log-ratios, implicit rewards, losses.
 //! 5. [`generate`]: self-generation. [`train`]: the algorithm. [`eval`]: held-out figures, GSM8K and its like.
 //! 6. [`compare`]: many runs from one start, side by side.
-//! 7. [`policy`], [`report`] and [`cli`]: how a person meets all this. [`mod@bench`]: how fast a device is. [`doctor`]:
-//!    whether it computes what it should.
+//! 7. [`records`]: what a run writes about itself. [`policy`], [`report`] and [`cli`]: how a person meets all this.
+//!    [`mod@bench`]: how fast a device is. [`doctor`]: whether it computes what it should.
 //!
-//! Imports run one way. From the ground up: `error`, `config`, `device`, `report`, `ops`, `formats`, `model`, `data`,
-//! `policy`, `objective`, `generate`, `eval`, `train`, `compare`, `bench`, `doctor`, `cli`; each may use those before it,
-//! and a test holds this.
+//! Imports run one way. From the ground up: `error`, `config`, `records`, `device`, `report`, `ops`, `formats`, `model`,
+//! `data`, `policy`, `objective`, `generate`, `eval`, `train`, `compare`, `bench`, `doctor`, `cli`; each may use those
+//! before it, and a test holds this.
 //!
 //! # Letters
 //! B sequences of a batch, T tokens, D hidden size, H heads, K key-value heads, V vocabulary, R response tokens.
@@ -134,6 +134,7 @@ pub mod model;
 pub mod objective;
 pub mod ops;
 pub mod policy;
+pub mod records;
 pub mod report;
 pub mod train;
 

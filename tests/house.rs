@@ -10,9 +10,10 @@ use crate::support::binary::{gsil, read};
 
 /// The modules from the ground up: each may use those before it and itself, and nothing after it. `lib` and `main` stand
 /// above all.
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 18] = [
     "error",
     "config",
+    "records",
     "device",
     "report",
     "ops",

@@ -11,12 +11,14 @@ use crate::device;
 use crate::doctor;
 use crate::error::{Error, Result};
 use crate::policy::MODEL_FOLDER;
+use crate::records::evaluation::EvaluationRow;
+use crate::records::figures::{ACCURACY, FLEXIBLE, GREEDY, HeldOutFigure, IN_FORMAT, LOG_PROB, SAMPLED};
 use crate::report::REPORT_FILE;
 use crate::report::console::Console;
 use crate::report::table::{format_table, number, percent};
 use crate::train::changes::Changes;
+use crate::train::results_if_finished;
 use crate::train::setup::Run;
-use crate::train::{EvaluationRow, results_if_finished};
 
 /// What a run is told: a file, flags, single keys.
 #[derive(Debug, Args)]
@@ -175,48 +177,32 @@ fn print_results(rows: &[EvaluationRow]) -> Result<()> {
     }
 }
 
+/// The figures of the table, as far as they were measured.
+const COLUMNS: [HeldOutFigure; 6] = [LOG_PROB, ACCURACY, IN_FORMAT, GREEDY, FLEXIBLE, SAMPLED];
+
 /// The table with what its columns mean; None without rows.
 pub(super) fn results(rows: &[EvaluationRow]) -> Option<String> {
     let was_held_out = rows.first()?.evaluation.held_out;
-    let cells = |row: &EvaluationRow| {
-        let evaluation = &row.evaluation;
-        let (greedy, sampled) = (evaluation.greedy.as_ref(), evaluation.sampled.as_ref());
-        vec![
-            row.stage.clone(),
-            row.total_steps.to_string(),
-            number(Some(evaluation.demonstration_log_prob_per_token)),
-            percent(evaluation.against_reference.map(|against| against.implicit_reward_accuracy)),
-            percent(greedy.and_then(|answers| answers.ends_in_answer)),
-            percent(greedy.and_then(|answers| answers.exact_match)),
-            percent(greedy.and_then(|answers| answers.flexible_match)),
-            percent(sampled.and_then(|answers| answers.exact_match)),
-        ]
+    let is_known = |figure: &HeldOutFigure| rows.iter().any(|row| (figure.of)(&row.evaluation).is_some());
+    let used: Vec<HeldOutFigure> = COLUMNS.into_iter().filter(is_known).collect();
+    let cells = |row: &EvaluationRow| -> Vec<String> {
+        let cell = |figure: &HeldOutFigure| {
+            let value = (figure.of)(&row.evaluation);
+            if figure.is_share { percent(value) } else { number(value) }
+        };
+        [row.stage.clone(), row.total_steps.to_string()].into_iter().chain(used.iter().map(cell)).collect()
     };
-    let header = ["after", "updates", "log-prob/token", "accuracy", "in format", "greedy", "flexible", "sampled"];
-    let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
-    let used: Vec<usize> = (0..header.len()).filter(|i| *i < 2 || rows.iter().any(|row| row[*i] != "-")).collect();
-    let keep = |row: &Vec<String>| used.iter().map(|i| row[*i].clone()).collect();
-    let header: Vec<&str> = used.iter().map(|i| header[*i]).collect();
-    let kept: Vec<Vec<String>> = rows.iter().map(keep).collect();
+    let header: Vec<&str> = ["after", "updates"].into_iter().chain(used.iter().map(|figure| figure.name)).collect();
+    let table = format_table(&header, &rows.iter().map(cells).collect::<Vec<_>>());
     let whose = match was_held_out {
         true => "Of held-out rows:",
         false => "Of training rows, for there are no held-out ones (evaluation.data):",
     };
-    let meanings: String = used.iter().filter_map(|i| MEANINGS[*i]).map(|meaning| format!("\n  {meaning}")).collect();
-    Some(format!("{}\n{whose}{meanings}", format_table(&header, &kept)))
+    let width = used.iter().map(|figure| figure.name.len()).max().unwrap_or_default();
+    let meanings: String =
+        used.iter().map(|HeldOutFigure { name, meaning, .. }| format!("\n  {name:<width$}  {meaning}")).collect();
+    Some(format!("{table}\n{whose}{meanings}"))
 }
-
-/// What the columns of [`results`] mean, as far as it is not plain.
-const MEANINGS: [Option<&str>; 8] = [
-    None,
-    None,
-    Some("log-prob/token  of demonstrations, in nats: higher is likelier"),
-    Some("accuracy        rows whose demonstration gained more log-prob than the start policy's own response"),
-    Some("in format       greedy answers that end in the marker and a number"),
-    Some("greedy          greedy answers whose number after the marker is right"),
-    Some("flexible        greedy answers whose last number is right"),
-    Some("sampled         answers drawn at temperature 1 whose number after the marker is right"),
-];
 
 /// Where a finished run left what it made, and what to try on it.
 fn say_where(console: &Console, dir: &Path) {

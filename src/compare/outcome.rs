@@ -11,58 +11,26 @@ use super::bootstrap::{Interval, PairedRows, Spread, interval};
 use super::plan::{Cell, Plan, cell_folder};
 use super::{FAILED_FILE, FINISHED_FILE};
 use crate::error::{Error, Result};
-use crate::eval::{Answers, Evaluation, RowAnswer, RowFigures};
 use crate::formats::file_system::Disk;
 use crate::formats::json_lines::read_lines;
-use crate::train::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow, StageRows};
+use crate::records::evaluation::{
+    EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow, RowAnswer, RowFigures, StageRows,
+};
+use crate::records::figures::{GREEDY, HeldOutFigure, IN_FORMAT, LOG_PROB, SAMPLED};
 
-/// A held-out figure that methods are compared by.
-pub struct Figure {
-    /// What tables call it.
-    pub name: &'static str,
-    pub meaning: &'static str,
-    /// A share of rows; else nats per token.
-    pub is_share: bool,
-    pub of_evaluation: fn(&Evaluation) -> Option<f64>,
-    /// A row's value; None if it has none.
+/// A held-out figure that methods are compared by, and where a row has it: None if it has no such value.
+pub struct Compared {
+    pub figure: HeldOutFigure,
     of_row: fn(&RowFigures) -> Option<f64>,
 }
 
 /// In the order of the tables.
-pub const FIGURES: [Figure; 4] = [
-    Figure {
-        name: "log-prob/token",
-        meaning: "mean log-prob of a held-out demonstration's token, nats: higher is likelier",
-        is_share: false,
-        of_evaluation: |evaluation| Some(evaluation.demonstration_log_prob_per_token),
-        of_row: |row| Some(row.demonstration_log_prob),
-    },
-    Figure {
-        name: "greedy",
-        meaning: "greedy answers whose number after the marker is right",
-        is_share: true,
-        of_evaluation: |evaluation| share(evaluation.greedy.as_ref(), |answers| answers.exact_match),
-        of_row: |row| flag(row.greedy, |answer| answer.exact_match),
-    },
-    Figure {
-        name: "sampled",
-        meaning: "answers sampled at temperature 1 whose number after the marker is right",
-        is_share: true,
-        of_evaluation: |evaluation| share(evaluation.sampled.as_ref(), |answers| answers.exact_match),
-        of_row: |row| flag(row.sampled, |answer| answer.exact_match),
-    },
-    Figure {
-        name: "in format",
-        meaning: "greedy answers that end in the answer marker and a number",
-        is_share: true,
-        of_evaluation: |evaluation| share(evaluation.greedy.as_ref(), |answers| answers.ends_in_answer),
-        of_row: |row| flag(row.greedy, |answer| answer.ends_in_answer),
-    },
+pub const FIGURES: [Compared; 4] = [
+    Compared { figure: LOG_PROB, of_row: |row| Some(row.demonstration_log_prob) },
+    Compared { figure: GREEDY, of_row: |row| flag(row.greedy, |answer| answer.exact_match) },
+    Compared { figure: SAMPLED, of_row: |row| flag(row.sampled, |answer| answer.exact_match) },
+    Compared { figure: IN_FORMAT, of_row: |row| flag(row.greedy, |answer| answer.ends_in_answer) },
 ];
-
-fn share(answers: Option<&Answers>, figure: fn(&Answers) -> Option<f64>) -> Option<f64> {
-    answers.and_then(figure)
-}
 
 fn flag(answer: Option<RowAnswer>, figure: fn(&RowAnswer) -> Option<bool>) -> Option<f64> {
     answer.as_ref().and_then(figure).map(|is_so| f64::from(u8::from(is_so)))
@@ -146,11 +114,11 @@ impl Outcome {
         let method = |(index, method): (usize, &crate::config::Method)| -> Result<MethodOutcome> {
             let own: Vec<&CellOutcome> = of_method(&cells, index).collect();
             let baseline: Vec<&CellOutcome> = of_method(&cells, baseline_index).collect();
-            let figures = FIGURES.iter().map(|figure| {
-                let differences = pair_up(figure, &own, &baseline, folder)?;
+            let figures = FIGURES.iter().map(|compared| {
+                let differences = pair_up(compared, &own, &baseline, folder)?;
                 Ok(MethodFigure {
-                    name: figure.name,
-                    spread: spread(figure, &own, <[EvaluationRow]>::last),
+                    name: compared.figure.name,
+                    spread: spread(&compared.figure, &own, <[EvaluationRow]>::last),
                     difference: if index == baseline_index { None } else { interval(&differences, same_rows) },
                 })
             });
@@ -174,7 +142,7 @@ impl Outcome {
             baseline: plan.config.methods[baseline_index].name.clone(),
             seeds: plan.config.seeds.clone(),
             same_rows,
-            start: FIGURES.iter().map(|figure| spread(figure, &starts, <[EvaluationRow]>::first)).collect(),
+            start: FIGURES.iter().map(|compared| spread(&compared.figure, &starts, <[EvaluationRow]>::first)).collect(),
             methods,
             cells,
             baseline_index,
@@ -222,17 +190,22 @@ fn read_cell(plan: &Plan, cell: &Cell, folder: &Path) -> Result<CellOutcome> {
 
 /// Mean and deviation of a figure over cells; None if one of them does not have it.
 fn spread(
-    figure: &Figure,
+    figure: &HeldOutFigure,
     cells: &[&CellOutcome],
     pick: fn(&[EvaluationRow]) -> Option<&EvaluationRow>,
 ) -> Option<Spread> {
-    let value = |cell: &&CellOutcome| (figure.of_evaluation)(&pick(&cell.evaluations)?.evaluation);
+    let value = |cell: &&CellOutcome| (figure.of)(&pick(&cell.evaluations)?.evaluation);
     let values: Option<Vec<f64>> = cells.iter().map(value).collect();
     Spread::of(&values?)
 }
 
 /// The differences of the rows of all seeds that both have finished; empty if the rows have no such figure.
-fn pair_up(figure: &Figure, own: &[&CellOutcome], baseline: &[&CellOutcome], folder: &Path) -> Result<Vec<PairedRows>> {
+fn pair_up(
+    compared: &Compared,
+    own: &[&CellOutcome],
+    baseline: &[&CellOutcome],
+    folder: &Path,
+) -> Result<Vec<PairedRows>> {
     let mut seeds = Vec::new();
     for cell in own {
         let Some(other) = baseline.iter().find(|other| other.seed == cell.seed) else { continue };
@@ -244,9 +217,9 @@ fn pair_up(figure: &Figure, own: &[&CellOutcome], baseline: &[&CellOutcome], fol
         }
         let mut paired = PairedRows { differences: Vec::new(), weights: Vec::new() };
         for (row, against) in cell.last_rows.iter().zip(&other.last_rows) {
-            let (Some(value), Some(before)) = ((figure.of_row)(row), (figure.of_row)(against)) else { continue };
+            let (Some(value), Some(before)) = ((compared.of_row)(row), (compared.of_row)(against)) else { continue };
             paired.differences.push(value - before);
-            paired.weights.push(if figure.is_share { 1.0 } else { row.num_tokens as f64 });
+            paired.weights.push(if compared.figure.is_share { 1.0 } else { row.num_tokens as f64 });
         }
         seeds.push(paired);
     }

@@ -1,10 +1,11 @@
 //! What the page of a comparison is to show. How it is drawn: [`crate::report::comparison`].
 
 use super::bootstrap::Spread;
-use super::outcome::{CellOutcome, FIGURES, Figure, Outcome};
+use super::outcome::{CellOutcome, FIGURES, Outcome};
 use super::summary::{interval_text, spread_text, sureness};
+use crate::records::evaluation::EvaluationRow;
+use crate::records::figures::HeldOutFigure;
 use crate::report::comparison::{CellLink, ComparedFigure, ComparedMethod, ComparisonPage, DifferenceBar};
-use crate::train::EvaluationRow;
 
 /// The page of a comparison of this name.
 pub(super) fn page(outcome: &Outcome, title: &str) -> ComparisonPage {
@@ -24,7 +25,7 @@ pub(super) fn page(outcome: &Outcome, title: &str) -> ComparisonPage {
 }
 
 fn compared_figure(outcome: &Outcome, index: usize) -> ComparedFigure {
-    let figure = &FIGURES[index];
+    let figure = &FIGURES[index].figure;
     let method = |number: usize| {
         let method = &outcome.methods[number];
         let own = &method.figures[index];
@@ -50,21 +51,21 @@ fn compared_figure(outcome: &Outcome, index: usize) -> ComparedFigure {
 }
 
 /// Shares in percent.
-fn shown(figure: &Figure, value: f64) -> f64 {
+fn shown(figure: &HeldOutFigure, value: f64) -> f64 {
     if figure.is_share { 100.0 * value } else { value }
 }
 
 /// Updates and values of a cell's evaluations.
-fn curve(cell: &CellOutcome, figure: &Figure) -> Vec<(f64, f64)> {
-    let point =
-        |row: &EvaluationRow| Some((row.total_steps as f64, shown(figure, (figure.of_evaluation)(&row.evaluation)?)));
+fn curve(cell: &CellOutcome, figure: &HeldOutFigure) -> Vec<(f64, f64)> {
+    let point = |row: &EvaluationRow| Some((row.total_steps as f64, shown(figure, (figure.of)(&row.evaluation)?)));
     cell.evaluations.iter().filter_map(point).collect()
 }
 
 fn cell_link(cell: &CellOutcome, used: &[usize]) -> CellLink {
     let text = |i: &usize| {
-        let value = cell.evaluations.last().and_then(|row| (FIGURES[*i].of_evaluation)(&row.evaluation));
-        spread_text(value.map(|mean| Spread { mean, deviation: None }), FIGURES[*i].is_share)
+        let figure = &FIGURES[*i].figure;
+        let value = cell.evaluations.last().and_then(|row| (figure.of)(&row.evaluation));
+        spread_text(value.map(|mean| Spread { mean, deviation: None }), figure.is_share)
     };
     CellLink {
         method: cell.method.clone(),

@@ -26,21 +26,21 @@ pub fn markdown(outcome: &Outcome) -> String {
     let used = outcome.used_figures();
     let mut text = String::new();
     let names = |start: &str| -> Vec<String> {
-        let names = used.iter().map(|i| FIGURES[*i].name.to_owned());
+        let names = used.iter().map(|i| FIGURES[*i].figure.name.to_owned());
         [start, "seeds", "updates"].map(str::to_owned).into_iter().chain(names).collect()
     };
     let mut rows = vec![names("method")];
-    let figures = used.iter().map(|i| spread_text(outcome.start[*i], FIGURES[*i].is_share));
+    let figures = used.iter().map(|i| spread_text(outcome.start[*i], FIGURES[*i].figure.is_share));
     rows.push(["start", "", "0"].map(str::to_owned).into_iter().chain(figures).collect());
     for method in &outcome.methods {
-        let figures = used.iter().map(|i| spread_text(method.figures[*i].spread, FIGURES[*i].is_share));
+        let figures = used.iter().map(|i| spread_text(method.figures[*i].spread, FIGURES[*i].figure.is_share));
         let (seeds, updates) = (method.seeds.len().to_string(), method.num_updates.to_string());
         rows.push([method.name.clone(), seeds, updates].into_iter().chain(figures).collect());
     }
     text += &table(&rows);
     let mut rows = vec![["difference".to_owned()].into_iter().chain(names("").split_off(3)).collect::<Vec<_>>()];
     for method in outcome.methods.iter().filter(|method| method.figures.iter().any(|f| f.difference.is_some())) {
-        let figures = used.iter().map(|i| interval_text(method.figures[*i].difference, FIGURES[*i].is_share));
+        let figures = used.iter().map(|i| interval_text(method.figures[*i].difference, FIGURES[*i].figure.is_share));
         rows.push([method.name.clone()].into_iter().chain(figures).collect());
     }
     if rows.len() > 1 {
@@ -50,8 +50,8 @@ pub fn markdown(outcome: &Outcome) -> String {
 }
 
 fn explanation(outcome: &Outcome) -> String {
-    let meanings: Vec<String> =
-        outcome.used_figures().iter().map(|i| format!("{}: {}.", FIGURES[*i].name, FIGURES[*i].meaning)).collect();
+    let used = outcome.used_figures().into_iter().map(|i| FIGURES[i].figure);
+    let meanings: Vec<String> = used.map(|figure| format!("{}: {}.", figure.name, figure.meaning)).collect();
     let failed = outcome
         .cells
         .iter()

@@ -1,68 +1,55 @@
 //! The tables of a run: held-out figures before and after, and where the time went.
 
 use super::html::{escape, short, table};
-use super::run_files::{Answers, Evaluation, EvaluationRow, RunFiles};
+use super::run_files::RunFiles;
 use super::table::{duration, percent};
+use crate::records::evaluation::{Evaluation, EvaluationRow};
+use crate::records::figures::{
+    ACCURACY, ENDED, FLEXIBLE, GREEDY, HeldOutFigure, IN_FORMAT, LOG_PROB, LOG_RATIO, OWN_RESPONSES, SAMPLED, TOKENS,
+};
 
-/// A column of the evaluation table: its name, what it means, and its cell.
-type Column = (&'static str, &'static str, fn(&Evaluation) -> Option<String>);
+/// A column of the evaluation table: its figure, and a share that stands small beside it.
+type Column = (HeldOutFigure, Option<HeldOutFigure>);
 
 const COLUMNS: [Column; 9] = [
-    ("log-prob/token", "mean log-prob of a demonstration's token, nats: higher is likelier", |evaluation| {
-        Some(short(evaluation.demonstration_log_prob_per_token))
-    }),
-    (
-        "accuracy",
-        "share of rows whose demonstration gained more log-prob than the start policy's own response",
-        |evaluation| Some(percent(Some(evaluation.against_reference.as_ref()?.implicit_reward_accuracy))),
-    ),
-    (
-        "log-ratio",
-        "of demonstrations, against the start policy, nats: above 0 they have become likelier",
-        |evaluation| Some(short(evaluation.against_reference.as_ref()?.log_ratio_demonstration)),
-    ),
-    ("own responses", "log-ratio of the start policy's own responses, nats", |evaluation| {
-        Some(short(evaluation.against_reference.as_ref()?.log_ratio_self_generated))
-    }),
-    ("in format", "greedy answers that end in the answer marker and a number", |evaluation| {
-        share(&evaluation.greedy, |answers| answers.ends_in_answer)
-    }),
-    ("greedy", "greedy answers whose number after the marker is right", |evaluation| {
-        share(&evaluation.greedy, |answers| answers.exact_match)
-    }),
-    ("flexible", "greedy answers whose last number is right", |evaluation| {
-        share(&evaluation.greedy, |answers| answers.flexible_match)
-    }),
-    ("sampled", "answers sampled at temperature 1 whose number after the marker is right", |evaluation| {
-        share(&evaluation.sampled, |answers| answers.exact_match)
-    }),
-    ("tokens", "mean length of greedy answers, and the share that ended by themselves", |evaluation| {
-        let answers = evaluation.greedy.as_ref()?;
-        Some(format!("{} <small>{:.0}% ended</small>", short(answers.mean_tokens), 100.0 * answers.finished))
-    }),
+    (LOG_PROB, None),
+    (ACCURACY, None),
+    (LOG_RATIO, None),
+    (OWN_RESPONSES, None),
+    (IN_FORMAT, None),
+    (GREEDY, None),
+    (FLEXIBLE, None),
+    (SAMPLED, None),
+    (TOKENS, Some(ENDED)),
 ];
 
-fn share(answers: &Option<Answers>, figure: fn(&Answers) -> Option<f64>) -> Option<String> {
-    Some(percent(Some(figure(answers.as_ref()?)?)))
+fn cell((figure, beside): &Column, evaluation: &Evaluation) -> Option<String> {
+    let value = (figure.of)(evaluation)?;
+    let text = if figure.is_share { percent(Some(value)) } else { short(value) };
+    let small =
+        |share: &HeldOutFigure| Some(format!(" <small>{:.0}% {}</small>", 100.0 * (share.of)(evaluation)?, share.name));
+    Some(text + &beside.as_ref().and_then(small).unwrap_or_default())
 }
 
 /// The before/after table of all runs; empty if nothing was evaluated yet.
 pub fn evaluation_section(runs: &[RunFiles]) -> String {
     let rows = || runs.iter().flat_map(|run| run.evaluations.iter().map(move |row| (run, row)));
     let Some((_, first)) = rows().next() else { return String::new() };
-    let used: Vec<Column> =
-        COLUMNS.into_iter().filter(|(.., cell)| rows().any(|(_, row)| cell(&row.evaluation).is_some())).collect();
-    let names = used.iter().map(|(name, meaning, _)| format!("<span title=\"{meaning}\">{name}</span>"));
+    let is_known = |figure: &HeldOutFigure| rows().any(|(_, row)| (figure.of)(&row.evaluation).is_some());
+    let used: Vec<Column> = COLUMNS.into_iter().filter(|(figure, _)| is_known(figure)).collect();
+    let names =
+        used.iter().map(|(HeldOutFigure { name, meaning, .. }, _)| format!("<span title=\"{meaning}\">{name}</span>"));
     let headers: Vec<String> = ["after", "updates"].map(str::to_owned).into_iter().chain(names).collect();
     let cells = |(run, row): (&RunFiles, &EvaluationRow)| -> Vec<String> {
         let stage = match runs.len() {
             1 => escape(&row.stage),
             _ => format!("<b>{}</b> {}", escape(&run.name), escape(&row.stage)),
         };
-        let figures = used.iter().map(|(.., cell)| cell(&row.evaluation).unwrap_or_else(|| "\u{2013}".to_owned()));
+        let figures = used.iter().map(|column| cell(column, &row.evaluation).unwrap_or_else(|| "\u{2013}".to_owned()));
         [stage, row.total_steps.to_string()].into_iter().chain(figures).collect()
     };
-    let meanings: String = used.iter().map(|(name, meaning, _)| format!("<b>{name}</b>: {meaning}. ")).collect();
+    let shown = used.iter().flat_map(|(figure, beside)| std::iter::once(figure).chain(beside));
+    let meanings: String = shown.map(|figure| format!("<b>{}</b>: {}. ", figure.name, figure.meaning)).collect();
     format!(
         "<section><h2>Before and after</h2>\n{}<p class=\"note\">{} {meanings}</p></section>\n",
         table(&headers, &rows().map(cells).collect::<Vec<_>>()),
@@ -96,7 +83,7 @@ pub fn timing_section(run: &RunFiles) -> String {
     let seconds = |stage: &str, phase: &str| -> Option<f64> {
         let timed = run.timing.iter().filter(|row| row.stage == stage && row.phase == phase).map(|row| row.seconds);
         let trained =
-            run.updates.iter().filter(|update| update.stage == stage && phase == "training").map(|u| u.seconds);
+            run.updates.iter().filter(|update| update.stage == stage && phase == "training").map(|u| u.metrics.seconds);
         timed.chain(trained).reduce(|a, b| a + b)
     };
     let stages = run.stages();
@@ -135,8 +122,8 @@ fn bar(times: &[Option<f64>; 4], longest: f64) -> String {
 
 /// Speeds, and what the figures leave out.
 fn timing_note(run: &RunFiles) -> String {
-    let training_s: f64 = run.updates.iter().map(|update| update.seconds).sum();
-    let trained: f64 = run.updates.iter().map(|update| update.tokens_per_s * update.seconds).sum();
+    let training_s: f64 = run.updates.iter().map(|update| update.metrics.seconds).sum();
+    let trained: f64 = run.updates.iter().map(|update| update.metrics.tokens_per_s * update.metrics.seconds).sum();
     let generated: usize =
         run.iterations.iter().filter_map(|iteration| Some(iteration.responses.as_ref()?.num_tokens())).sum();
     let generation_s: f64 = run.timing.iter().filter(|row| row.phase == "generation").map(|row| row.seconds).sum();

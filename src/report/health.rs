@@ -1,7 +1,10 @@
 //! Warnings in plain words: what the figures of a run say has gone wrong, and what to change.
 
 use super::html::{count, short};
-use super::run_files::{Counts, Iteration, RunFiles, Update};
+use super::run_files::{Iteration, RunFiles};
+use crate::records::evaluation::EvaluationRow;
+use crate::records::self_generation::SelfGeneratedCounts;
+use crate::records::update::UpdateRow;
 
 /// Shares of an iteration's responses from which on something is said.
 const MANY_UNFINISHED: f64 = 0.2;
@@ -39,12 +42,12 @@ pub fn findings(run: &RunFiles) -> Vec<Finding> {
 }
 
 /// The updates stage by stage.
-fn stages(run: &RunFiles) -> Vec<&[Update]> {
+fn stages(run: &RunFiles) -> Vec<&[UpdateRow]> {
     run.updates.chunk_by(|a, b| a.stage == b.stage).collect()
 }
 
 fn of_responses(Iteration { number, counts, .. }: &Iteration) -> Vec<Finding> {
-    let Counts { responses, identical, empty, unfinished, duplicated, too_long, .. } = *counts;
+    let SelfGeneratedCounts { responses, identical, empty, unfinished, duplicated, too_long, .. } = *counts;
     let kinds = [
         (unfinished, MANY_UNFINISHED, "were cut off at generation.max_new_tokens", "raise generation.max_new_tokens"),
         (
@@ -80,10 +83,11 @@ fn of_responses(Iteration { number, counts, .. }: &Iteration) -> Vec<Finding> {
 
 /// The known failure of this family: both sides become less likely, self-generated responses faster. Judged by
 /// log-ratios in the last quarter of an iteration, because they compare the same rows under policy and reference.
-fn vanishing_demonstrations(updates: &[Update]) -> Option<Finding> {
+fn vanishing_demonstrations(updates: &[UpdateRow]) -> Option<Finding> {
     let end = &updates[updates.len() - updates.len() / 4..];
-    let ratios: Vec<f64> = end.iter().filter_map(|update| update.log_ratio_demonstration).collect();
-    let margin = mean(&end.iter().filter_map(|update| update.log_ratio_margin).collect::<Vec<_>>());
+    let log_ratios = || end.iter().filter_map(|update| update.metrics.log_ratios);
+    let ratios: Vec<f64> = log_ratios().map(|ratios| ratios.log_ratio_demonstration).collect();
+    let margin = mean(&log_ratios().map(|ratios| ratios.log_ratio_margin).collect::<Vec<_>>());
     let (ratio, error) = (mean(&ratios), standard_error(&ratios));
     let is_failing = updates.len() >= MIN_UPDATES && margin > 0.0 && ratio < -0.1 * margin && ratio + 2.0 * error < 0.0;
     is_failing.then(|| {
@@ -100,9 +104,9 @@ fn vanishing_demonstrations(updates: &[Update]) -> Option<Finding> {
     })
 }
 
-fn clamped(updates: &[Update]) -> Option<Finding> {
-    let num_clamped: f64 = updates.iter().map(|update| update.num_clamped).sum();
-    let with = updates.iter().filter(|update| update.num_clamped > 0.0).count();
+fn clamped(updates: &[UpdateRow]) -> Option<Finding> {
+    let num_clamped: f64 = updates.iter().map(|update| update.metrics.num_clamped).sum();
+    let with = updates.iter().filter(|update| update.metrics.num_clamped > 0.0).count();
     (num_clamped > 0.0).then(|| {
         let (stage, all) = (capitalized(&updates[0].stage), updates.len());
         finding(
@@ -114,21 +118,21 @@ fn clamped(updates: &[Update]) -> Option<Finding> {
     })
 }
 
-fn spikes(updates: &[Update]) -> Option<Finding> {
-    let mut norms: Vec<f64> = updates.iter().map(|update| update.grad_norm).collect();
+fn spikes(updates: &[UpdateRow]) -> Option<Finding> {
+    let mut norms: Vec<f64> = updates.iter().map(|update| update.metrics.grad_norm).collect();
     norms.sort_by(f64::total_cmp);
     let median = norms[norms.len() / 2];
     let num_spikes = norms.iter().filter(|norm| **norm > SPIKE * median).count();
-    let largest = updates.iter().max_by(|a, b| a.grad_norm.total_cmp(&b.grad_norm))?;
+    let largest = updates.iter().max_by(|a, b| a.metrics.grad_norm.total_cmp(&b.metrics.grad_norm))?;
     (updates.len() >= MIN_UPDATES && median > 0.0 && num_spikes > 0).then(|| {
         finding(
             format!(
                 "{}: the gradient norm jumps to {} at update {} of the stage, {:.0} times its median; \
                  {num_spikes} such spikes.",
                 capitalized(&largest.stage),
-                short(largest.grad_norm),
+                short(largest.metrics.grad_norm),
                 largest.stage_step,
-                largest.grad_norm / median
+                largest.metrics.grad_norm / median
             ),
             "lower the learning rate, add warmup_steps, or look for odd rows in the data",
         )
@@ -160,7 +164,7 @@ fn falling_held_out(run: &RunFiles) -> Vec<Finding> {
 fn falling_answers(run: &RunFiles) -> Option<Finding> {
     let last = run.evaluations.iter().rfind(|row| row.stage.starts_with("iteration "))?;
     let first = run.evaluations.iter().rev().skip_while(|row| row.stage != "iteration 0").nth(1)?;
-    let answers = |row: &super::run_files::EvaluationRow| {
+    let answers = |row: &EvaluationRow| {
         let greedy = row.evaluation.greedy.as_ref()?;
         Some((greedy.exact_match?, greedy.num_rows.max(1) as f64))
     };
@@ -198,27 +202,51 @@ fn standard_error(values: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::update::{LogRatios, StepMetrics};
 
-    fn update(stage_step: usize) -> Update {
-        serde_json::from_value(serde_json::json!({
-            "stage": "iteration 0", "stage_step": stage_step, "total_step": stage_step,
-            "loss": 1.0, "loss_demonstration": 0.5, "loss_self_generated": 0.5,
-            "demonstration_log_prob_per_token": -1.0, "grad_norm": 1.0, "lr": 1e-5,
-            "num_clamped": 0.0, "tokens_per_s": 1.0, "seconds": 1.0,
-        }))
-        .unwrap()
+    /// An update without log-ratios.
+    fn update(stage_step: usize) -> UpdateRow {
+        UpdateRow {
+            stage: "iteration 0".to_owned(),
+            stage_step,
+            total_step: stage_step,
+            epoch: 0,
+            metrics: StepMetrics {
+                loss: 1.0,
+                loss_demonstration: 0.5,
+                loss_self_generated: 0.5,
+                demonstration_log_prob_per_token: -1.0,
+                log_ratios: None,
+                grad_norm: 1.0,
+                lr: 1e-5,
+                num_clamped: 0.0,
+                tokens_per_s: 1.0,
+                seconds: 1.0,
+            },
+        }
+    }
+
+    fn with_norm(stage_step: usize, grad_norm: f64) -> UpdateRow {
+        let mut update = update(stage_step);
+        update.metrics.grad_norm = grad_norm;
+        update
     }
 
     /// 40 updates whose log-ratios move to these ends.
-    fn moving(demonstration: f64, self_generated: f64) -> Vec<Update> {
+    fn moving(demonstration: f64, self_generated: f64) -> Vec<UpdateRow> {
         let at = |i: usize| {
             let part = i as f64 / 40.0;
             let noise = if i.is_multiple_of(2) { 0.05 } else { -0.05 };
-            Update {
-                log_ratio_demonstration: Some(part * demonstration + noise),
-                log_ratio_margin: Some(part * (demonstration - self_generated)),
-                ..update(i)
-            }
+            let mut update = update(i);
+            update.metrics.log_ratios = Some(LogRatios {
+                log_ratio_demonstration: part * demonstration + noise,
+                log_ratio_self_generated: part * self_generated + noise,
+                max_abs_log_ratio_demonstration: 10.0,
+                max_abs_log_ratio_self_generated: 10.0,
+                implicit_reward_accuracy: 0.5,
+                log_ratio_margin: part * (demonstration - self_generated),
+            });
+            update
         };
         (1..=40).map(at).collect()
     }
@@ -240,26 +268,26 @@ mod tests {
 
     #[test]
     fn one_gradient_among_small_ones_is_a_spike_and_large_ones_alone_are_not() {
-        let mut updates: Vec<Update> = (1..=20).map(|i| Update { grad_norm: 30.0, ..update(i) }).collect();
+        let mut updates: Vec<UpdateRow> = (1..=20).map(|i| with_norm(i, 30.0)).collect();
         assert_eq!(spikes(&updates), None);
-        updates[6].grad_norm = 900.0;
+        updates[6].metrics.grad_norm = 900.0;
         let found = spikes(&updates).unwrap();
         assert!(found.seen.contains("jumps to 900 at update 7 of the stage, 30 times its median; 1 such"), "{found:?}");
     }
 
     #[test]
     fn clamped_exponentials_are_counted_over_the_stage() {
-        let mut updates: Vec<Update> = (1..=3).map(update).collect();
+        let mut updates: Vec<UpdateRow> = (1..=3).map(update).collect();
         assert_eq!(clamped(&updates), None);
-        updates[0].num_clamped = 2.0;
-        updates[2].num_clamped = 3.0;
+        updates[0].metrics.num_clamped = 2.0;
+        updates[2].metrics.num_clamped = 3.0;
         assert!(clamped(&updates).unwrap().seen.contains("5 exponentials"));
         assert!(clamped(&updates).unwrap().seen.contains("in 2 of 3 updates"));
     }
 
     #[test]
     fn every_kind_of_useless_response_is_named_from_its_share_on() {
-        let none = Counts {
+        let none = SelfGeneratedCounts {
             responses: 100,
             identical: 49,
             empty: 4,
@@ -271,7 +299,7 @@ mod tests {
         };
         let of = |counts| of_responses(&Iteration { number: 2, counts, responses: None });
         assert_eq!(of(none), []);
-        let all = of(Counts {
+        let all = of(SelfGeneratedCounts {
             responses: 100,
             identical: 50,
             empty: 5,

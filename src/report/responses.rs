@@ -7,9 +7,10 @@ use serde::Deserialize;
 
 use super::chart::{Axis, Chart, Range};
 use super::html::{count, escape, short, table};
-use super::run_files::{Iteration, RunFiles, SampleRow, for_each_row};
+use super::run_files::{Iteration, RunFiles, for_each_row};
 use super::series::{Point, Series};
 use crate::error::Result;
+use crate::records::about::SampleRow;
 
 /// A response longer than this many characters is cut in the page.
 const MAX_CHARACTERS: usize = 1500;
@@ -27,7 +28,7 @@ pub struct Responses {
     samples: Vec<Response>,
 }
 
-/// One line of the file; the log-probs are skipped.
+/// One line of the file as far as the page needs it: the log-probs, most of a line, are skipped.
 #[derive(Debug, Deserialize)]
 struct Response {
     index: usize,

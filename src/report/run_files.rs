@@ -1,21 +1,27 @@
 //! A run folder as the report reads it: whatever is there, nothing is changed, and it may be of a run that still goes
 //! on.
 //!
-//! The rows are read by structs of this file, because the report stands below training and evaluation. What a run has
-//! not written yet is empty or None; what does not read is an error. Next: [`super::page`].
+//! What a run has not written yet is empty or None; what does not read is an error. The lines of its files:
+//! [`crate::records`]. Next: [`super::page`].
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::responses::{Responses, read_responses};
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
+use crate::records::about::{ABOUT_FILE, About};
+use crate::records::evaluation::{EVALUATIONS_FILE, EvaluationRow};
+use crate::records::self_generation::{
+    COUNTS_FILE, CountsRow, SELF_GENERATED_FILE, SelfGeneratedCounts, iteration_folder,
+};
+use crate::records::timing::{TIMING_FILE, TimingRow};
+use crate::records::update::{METRICS_FILE, UpdateRow};
 
 /// What the files of one run say.
 #[derive(Debug)]
@@ -29,7 +35,7 @@ pub struct RunFiles {
     pub environment: Value,
     /// None in runs of a version that did not write it.
     pub about: Option<About>,
-    pub updates: Vec<Update>,
+    pub updates: Vec<UpdateRow>,
     pub evaluations: Vec<EvaluationRow>,
     pub iterations: Vec<Iteration>,
     pub timing: Vec<TimingRow>,
@@ -37,131 +43,13 @@ pub struct RunFiles {
     pub began_s: f64,
 }
 
-/// `about.json`: figures of model and data, and a few rows as text.
-#[derive(Debug, Deserialize)]
-pub struct About {
-    pub num_parameters: usize,
-    pub num_trained_parameters: usize,
-    pub num_demonstrations: usize,
-    /// Rows that every stage is judged on.
-    pub num_evaluated: usize,
-    /// False if those are training rows.
-    pub held_out: bool,
-    /// Mean length of demonstrations, their end token included.
-    pub mean_demonstration_tokens: f64,
-    pub samples: Vec<SampleRow>,
-}
-
-/// A row of the data as text. Models without a tokenizer have token ids instead.
-#[derive(Debug, Deserialize)]
-pub struct SampleRow {
-    /// The row of the data file, counted from 0.
-    pub index: usize,
-    pub prompt: String,
-    pub demonstration: String,
-}
-
-/// One line of `metrics.jsonl`. What only pairs have is None in supervised stages.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Update {
-    pub stage: String,
-    pub stage_step: usize,
-    pub total_step: usize,
-    pub loss: f64,
-    pub loss_demonstration: f64,
-    pub loss_self_generated: f64,
-    pub demonstration_log_prob_per_token: f64,
-    pub log_ratio_demonstration: Option<f64>,
-    pub log_ratio_self_generated: Option<f64>,
-    pub implicit_reward_accuracy: Option<f64>,
-    pub log_ratio_margin: Option<f64>,
-    pub grad_norm: f64,
-    pub lr: f64,
-    pub num_clamped: f64,
-    pub tokens_per_s: f64,
-    pub seconds: f64,
-}
-
-impl Update {
-    /// Made inside an iteration, not in a supervised stage.
-    pub fn is_of_iteration(&self) -> bool {
-        self.stage.starts_with("iteration ")
-    }
-}
-
-/// One line of `evaluations.jsonl`.
-#[derive(Debug, Deserialize)]
-pub struct EvaluationRow {
-    pub stage: String,
-    pub total_steps: usize,
-    pub evaluation: Evaluation,
-}
-
-/// The figures of one model on the rows that every stage is judged on.
-#[derive(Debug, Deserialize)]
-pub struct Evaluation {
-    pub held_out: bool,
-    pub num_rows: usize,
-    pub demonstration_log_prob_per_token: f64,
-    pub against_reference: Option<AgainstReference>,
-    pub greedy: Option<Answers>,
-    pub sampled: Option<Answers>,
-}
-
-/// Log-ratios against the start policy, nats.
-#[derive(Debug, Deserialize)]
-pub struct AgainstReference {
-    pub implicit_reward_accuracy: f64,
-    pub log_ratio_demonstration: f64,
-    pub log_ratio_self_generated: f64,
-}
-
-/// What generated answers look like, as shares of `num_rows`.
-#[derive(Debug, Deserialize)]
-pub struct Answers {
-    pub num_rows: usize,
-    pub finished: f64,
-    pub mean_tokens: f64,
-    pub ends_in_answer: Option<f64>,
-    pub exact_match: Option<f64>,
-    pub flexible_match: Option<f64>,
-}
-
-/// One line of `self_generation.jsonl` and what stands in the iteration's folder.
+/// One line of [`COUNTS_FILE`] and what stands in the iteration's folder.
 #[derive(Debug)]
 pub struct Iteration {
     pub number: usize,
-    pub counts: Counts,
-    /// None if `self_generated.jsonl` was removed from the folder.
+    pub counts: SelfGeneratedCounts,
+    /// None if [`SELF_GENERATED_FILE`] was removed from the folder.
     pub responses: Option<Responses>,
-}
-
-#[derive(Deserialize)]
-struct CountsRow {
-    iteration: usize,
-    counts: Counts,
-}
-
-/// What became of an iteration's self-generated responses.
-#[derive(Debug, Deserialize)]
-pub struct Counts {
-    pub responses: usize,
-    pub identical: usize,
-    pub empty: usize,
-    pub unfinished: usize,
-    pub duplicated: usize,
-    pub too_long: usize,
-    pub dropped: usize,
-    pub mean_tokens: f64,
-}
-
-/// One line of `timing.jsonl`. A stage that was stopped and resumed has several for the same phase.
-#[derive(Debug, Deserialize)]
-pub struct TimingRow {
-    pub stage: String,
-    /// `generation`, `scoring` or `evaluation`.
-    pub phase: String,
-    pub seconds: f64,
 }
 
 impl RunFiles {
@@ -179,16 +67,16 @@ impl RunFiles {
             .map_err(|error| Error::input(&config_path, error.to_string()))?;
         let environment_path = folder.join("env.json");
         let environment = read_json(&environment_path)?.ok_or_else(|| missing(&environment_path))?;
-        let about: Option<About> = read_json(&folder.join("about.json"))?;
-        let updates: Vec<Update> = read_rows(&folder.join("metrics.jsonl"))?;
-        let evaluations: Vec<EvaluationRow> = read_rows(&folder.join("evaluations.jsonl"))?;
+        let about: Option<About> = read_json(&folder.join(ABOUT_FILE))?;
+        let updates: Vec<UpdateRow> = read_rows(&folder.join(METRICS_FILE))?;
+        let evaluations: Vec<EvaluationRow> = read_rows(&folder.join(EVALUATIONS_FILE))?;
         if updates.is_empty() && evaluations.iter().any(|row| row.total_steps > 0) {
-            return Err(missing(&folder.join("metrics.jsonl")));
+            return Err(missing(&folder.join(METRICS_FILE)));
         }
         Ok(RunFiles {
             name: name_of(folder),
             iterations: read_iterations(folder, about.as_ref())?,
-            timing: read_rows(&folder.join("timing.jsonl"))?,
+            timing: read_rows(&folder.join(TIMING_FILE))?,
             began_s: modified_s(&environment_path)?,
             config,
             config_text,
@@ -296,10 +184,10 @@ pub fn for_each_row<T: DeserializeOwned>(path: &Path, on_row: &mut dyn FnMut(T))
 }
 
 fn read_iterations(folder: &Path, about: Option<&About>) -> Result<Vec<Iteration>> {
-    let rows: Vec<CountsRow> = read_rows(&folder.join("self_generation.jsonl"))?;
+    let rows: Vec<CountsRow> = read_rows(&folder.join(COUNTS_FILE))?;
     let shown: Vec<usize> = about.iter().flat_map(|about| &about.samples).map(|row| row.index).collect();
     let read = |row: CountsRow| {
-        let path = folder.join(format!("iteration-{:03}/self_generated.jsonl", row.iteration));
+        let path = folder.join(iteration_folder(row.iteration)).join(SELF_GENERATED_FILE);
         Ok(Iteration { number: row.iteration, counts: row.counts, responses: read_responses(&path, &shown)? })
     };
     rows.into_iter().map(read).collect()

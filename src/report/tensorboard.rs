@@ -10,7 +10,10 @@
 //! `tensorflow/core/framework/summary.proto`, `tensorflow/core/lib/io/record_writer.cc`. Crates that write this format
 //! pull in a protobuf compiler or image decoders, or have not been touched for years.
 
-use super::run_files::{EvaluationRow, Iteration, RunFiles, Update};
+use super::run_files::{Iteration, RunFiles};
+use crate::records::evaluation::EvaluationRow;
+use crate::records::figures::{ACCURACY, FLEXIBLE, GREEDY, IN_FORMAT, LOG_PROB, SAMPLED, TOKENS};
+use crate::records::update::{LogRatios, UpdateRow};
 
 /// The file inside `tb/`. TensorBoard looks for `tfevents` in a name.
 pub const FILE_NAME: &str = "events.out.tfevents.gsil";
@@ -45,7 +48,7 @@ fn events(run: &RunFiles) -> Vec<Event> {
         if let (1, Some(iteration)) = (update.stage_step, run.iterations.iter().find(begins)) {
             events.push(Event { step: update.total_step - 1, seconds, scalars: of_responses(iteration) });
         }
-        seconds += update.seconds;
+        seconds += update.metrics.seconds;
         events.push(Event { step: update.total_step, seconds, scalars: of_update(update) });
     }
     events.extend(evaluations.map(|row| Event { step: row.total_steps, seconds, scalars: of_evaluation(row) }));
@@ -53,22 +56,24 @@ fn events(run: &RunFiles) -> Vec<Event> {
 }
 
 /// The losses of stages are different things, and so have different tags.
-fn of_update(update: &Update) -> Vec<(String, f64)> {
+fn of_update(update: &UpdateRow) -> Vec<(String, f64)> {
     let prefix = if update.is_of_iteration() { "gsil".to_owned() } else { update.stage.replace(' ', "_") };
+    let metrics = &update.metrics;
     let sides = |value: f64| update.is_of_iteration().then_some(value);
+    let of_ratios = |figure: fn(LogRatios) -> f64| metrics.log_ratios.map(figure);
     let scalars = [
-        ("loss", Some(update.loss)),
-        ("loss_demonstration", sides(update.loss_demonstration)),
-        ("loss_self_generated", sides(update.loss_self_generated)),
-        ("demonstration_log_prob_per_token", Some(update.demonstration_log_prob_per_token)),
-        ("log_ratio_demonstration", update.log_ratio_demonstration),
-        ("log_ratio_self_generated", update.log_ratio_self_generated),
-        ("log_ratio_margin", update.log_ratio_margin),
-        ("implicit_reward_accuracy", update.implicit_reward_accuracy),
-        ("grad_norm", Some(update.grad_norm)),
-        ("lr", Some(update.lr)),
-        ("num_clamped", Some(update.num_clamped)),
-        ("tokens_per_s", Some(update.tokens_per_s)),
+        ("loss", Some(metrics.loss)),
+        ("loss_demonstration", sides(metrics.loss_demonstration)),
+        ("loss_self_generated", sides(metrics.loss_self_generated)),
+        ("demonstration_log_prob_per_token", Some(metrics.demonstration_log_prob_per_token)),
+        ("log_ratio_demonstration", of_ratios(|ratios| ratios.log_ratio_demonstration)),
+        ("log_ratio_self_generated", of_ratios(|ratios| ratios.log_ratio_self_generated)),
+        ("log_ratio_margin", of_ratios(|ratios| ratios.log_ratio_margin)),
+        ("implicit_reward_accuracy", of_ratios(|ratios| ratios.implicit_reward_accuracy)),
+        ("grad_norm", Some(metrics.grad_norm)),
+        ("lr", Some(metrics.lr)),
+        ("num_clamped", Some(metrics.num_clamped)),
+        ("tokens_per_s", Some(metrics.tokens_per_s)),
     ];
     present(&prefix, &scalars)
 }
@@ -88,17 +93,16 @@ fn of_responses(iteration: &Iteration) -> Vec<(String, f64)> {
 }
 
 fn of_evaluation(row: &EvaluationRow) -> Vec<(String, f64)> {
-    let evaluation = &row.evaluation;
-    let (greedy, sampled) = (evaluation.greedy.as_ref(), evaluation.sampled.as_ref());
     let scalars = [
-        ("demonstration_log_prob_per_token", Some(evaluation.demonstration_log_prob_per_token)),
-        ("implicit_reward_accuracy", evaluation.against_reference.as_ref().map(|row| row.implicit_reward_accuracy)),
-        ("greedy_ends_in_answer", greedy.and_then(|answers| answers.ends_in_answer)),
-        ("greedy_exact_match", greedy.and_then(|answers| answers.exact_match)),
-        ("greedy_flexible_match", greedy.and_then(|answers| answers.flexible_match)),
-        ("greedy_mean_tokens", greedy.map(|answers| answers.mean_tokens)),
-        ("sampled_exact_match", sampled.and_then(|answers| answers.exact_match)),
-    ];
+        ("demonstration_log_prob_per_token", LOG_PROB),
+        ("implicit_reward_accuracy", ACCURACY),
+        ("greedy_ends_in_answer", IN_FORMAT),
+        ("greedy_exact_match", GREEDY),
+        ("greedy_flexible_match", FLEXIBLE),
+        ("greedy_mean_tokens", TOKENS),
+        ("sampled_exact_match", SAMPLED),
+    ]
+    .map(|(tag, figure)| (tag, (figure.of)(&row.evaluation)));
     let is_comparison = row.stage == "continued sft";
     present(if is_comparison { "evaluation_continued_sft" } else { "evaluation" }, &scalars)
 }

@@ -5,11 +5,12 @@
 //! there, too.
 
 use super::chart::{Axis, Chart, NUM_DASHES, Range};
-use super::run_files::{RunFiles, Update};
+use super::run_files::RunFiles;
 use super::series::{Point, Series};
+use crate::records::update::{StepMetrics, UpdateRow};
 
 /// One curve of a chart: its name and the figure of an update.
-type Curve = (&'static str, fn(&Update) -> Option<f64>);
+type Curve = (&'static str, fn(&StepMetrics) -> Option<f64>);
 
 /// What is drawn of the iterations.
 struct Kind {
@@ -26,9 +27,9 @@ const ITERATIONS: [Kind; 6] = [
                iteration and starts anew with the next, whose reference is the policy just trained.",
         y_range: Range::Curves,
         curves: &[
-            ("loss", |update| Some(update.loss)),
-            ("demonstrations", |update| Some(update.loss_demonstration)),
-            ("self-generated", |update| Some(update.loss_self_generated)),
+            ("loss", |metrics| Some(metrics.loss)),
+            ("demonstrations", |metrics| Some(metrics.loss_demonstration)),
+            ("self-generated", |metrics| Some(metrics.loss_self_generated)),
         ],
     },
     Kind {
@@ -36,7 +37,7 @@ const ITERATIONS: [Kind; 6] = [
         note: "Log-ratio of the demonstration less that of the self-generated response, nats: how far the policy \
                tells them apart.",
         y_range: Range::FromZero,
-        curves: &[("margin", |update| update.log_ratio_margin)],
+        curves: &[("margin", |metrics| Some(metrics.log_ratios?.log_ratio_margin))],
     },
     Kind {
         title: "Log-ratios",
@@ -44,8 +45,8 @@ const ITERATIONS: [Kind; 6] = [
                made them less likely.",
         y_range: Range::FromZero,
         curves: &[
-            ("demonstrations", |update| update.log_ratio_demonstration),
-            ("self-generated", |update| update.log_ratio_self_generated),
+            ("demonstrations", |metrics| Some(metrics.log_ratios?.log_ratio_demonstration)),
+            ("self-generated", |metrics| Some(metrics.log_ratios?.log_ratio_self_generated)),
         ],
     },
     Kind {
@@ -53,19 +54,19 @@ const ITERATIONS: [Kind; 6] = [
         note: "Share of an update's pairs in which the demonstration gained more than the self-generated response. \
                At the first update of an iteration nothing has been gained.",
         y_range: Range::Share,
-        curves: &[("accuracy", |update| update.implicit_reward_accuracy)],
+        curves: &[("accuracy", |metrics| Some(metrics.log_ratios?.implicit_reward_accuracy))],
     },
     Kind {
         title: "Log-prob of demonstrations per token",
         note: "Nats; higher is likelier. If it falls while the margin rises, the policy imitates less.",
         y_range: Range::Curves,
-        curves: &[("gsil", |update| Some(update.demonstration_log_prob_per_token))],
+        curves: &[("gsil", |metrics| Some(metrics.demonstration_log_prob_per_token))],
     },
     Kind {
         title: "Gradient norm",
         note: "Before clipping at train.max_grad_norm.",
         y_range: Range::FromZero,
-        curves: &[("gradient norm", |update| Some(update.grad_norm))],
+        curves: &[("gradient norm", |metrics| Some(metrics.grad_norm))],
     },
 ];
 /// The chart to which the comparison is added.
@@ -76,13 +77,13 @@ const SUPERVISED: [Kind; 2] = [
         title: "Supervised loss",
         note: "Mean negative log-prob of a demonstration's token, nats.",
         y_range: Range::FromZero,
-        curves: &[("loss", |update| Some(update.loss))],
+        curves: &[("loss", |metrics| Some(metrics.loss))],
     },
     Kind {
         title: "Gradient norm",
         note: "Before clipping at max_grad_norm.",
         y_range: Range::FromZero,
-        curves: &[("gradient norm", |update| Some(update.grad_norm))],
+        curves: &[("gradient norm", |metrics| Some(metrics.grad_norm))],
     },
 ];
 
@@ -105,7 +106,7 @@ pub fn section(runs: &[RunFiles]) -> String {
 
 fn iteration_charts(runs: &[RunFiles]) -> Vec<Chart> {
     let charts = ITERATIONS.iter().map(|kind| {
-        let mut chart = chart(kind, runs, &Update::is_of_iteration);
+        let mut chart = chart(kind, runs, &UpdateRow::is_of_iteration);
         if kind.title == WITH_COMPARISON && !chart.series.is_empty() {
             add_comparison(&mut chart, runs);
         }
@@ -121,14 +122,14 @@ fn supervised_charts(runs: &[RunFiles], stage: &str) -> Vec<Chart> {
 }
 
 /// One run: a colour for each figure. Several runs: a colour for each run, a kind of line for each figure.
-fn chart(kind: &Kind, runs: &[RunFiles], belongs: &dyn Fn(&Update) -> bool) -> Chart {
+fn chart(kind: &Kind, runs: &[RunFiles], belongs: &dyn Fn(&UpdateRow) -> bool) -> Chart {
     let mut series = Vec::new();
     for (i, run) in runs.iter().enumerate() {
         let breaks: Vec<f64> = starts(run).filter(|update| belongs(update)).map(|update| x(run, update)).collect();
         for (j, (name, figure)) in kind.curves.iter().enumerate() {
             let updates = run.updates.iter().filter(|update| belongs(update));
             let points: Vec<Point> =
-                updates.filter_map(|update| Some(Point { x: x(run, update), y: figure(update)? })).collect();
+                updates.filter_map(|update| Some(Point { x: x(run, update), y: figure(&update.metrics)? })).collect();
             if points.is_empty() {
                 continue;
             }
@@ -157,8 +158,9 @@ fn chart(kind: &Kind, runs: &[RunFiles], belongs: &dyn Fn(&Update) -> bool) -> C
 fn add_comparison(chart: &mut Chart, runs: &[RunFiles]) {
     for (i, run) in runs.iter().enumerate() {
         let updates = run.updates.iter().filter(|update| update.stage == "continued sft");
-        let points: Vec<Point> =
-            updates.map(|update| Point { x: x(run, update), y: update.demonstration_log_prob_per_token }).collect();
+        let points: Vec<Point> = updates
+            .map(|update| Point { x: x(run, update), y: update.metrics.demonstration_log_prob_per_token })
+            .collect();
         if points.is_empty() {
             continue;
         }
@@ -170,12 +172,12 @@ fn add_comparison(chart: &mut Chart, runs: &[RunFiles]) {
 }
 
 /// The first update of each iteration.
-fn starts(run: &RunFiles) -> impl Iterator<Item = &Update> {
+fn starts(run: &RunFiles) -> impl Iterator<Item = &UpdateRow> {
     run.updates.iter().filter(|update| update.is_of_iteration() && update.stage_step == 1)
 }
 
 /// Where an update is drawn: counted from the start of iteration 0, or of its own supervised stage.
-fn x(run: &RunFiles, update: &Update) -> f64 {
+fn x(run: &RunFiles, update: &UpdateRow) -> f64 {
     let before = run.updates.iter().find(|update| update.is_of_iteration()).map_or(0, |first| first.total_step - 1);
     match update.is_of_iteration() {
         true => (update.total_step - before) as f64,

@@ -7,10 +7,10 @@
 
 use std::collections::HashSet;
 
-use super::pairs::SelfGeneratedCounts;
 use crate::config::Unfinished;
 use crate::data::examples::Example;
 use crate::error::{Error, Result};
+use crate::records::self_generation::SelfGeneratedCounts;
 
 /// A share of responses above it is an onset.
 const ONSET: f64 = 0.5;

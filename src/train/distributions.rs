@@ -6,7 +6,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::iteration_folder;
 use super::pairs::Pair;
 use super::setup::Run;
 use crate::config::{RunConfig, VarianceReduction};
@@ -14,6 +13,7 @@ use crate::data::batch::Sequence;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, ModelConfig};
 use crate::objective::variance_reduction::{Distributions, distributions};
+use crate::records::self_generation::iteration_folder;
 use crate::report::console::Unit;
 
 /// A line for each self-generated response that is trained on, in the order of the pairs.

@@ -4,10 +4,8 @@ use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
-use serde::Serialize;
 
 use super::checkpoint::{self, Progress, Stage};
-use super::metrics::StepMetrics;
 use super::optimizer::Optimizer;
 use super::pairs::Pair;
 use super::run_dir::RunDir;
@@ -20,10 +18,8 @@ use crate::error::{Error, Result};
 use crate::generate::sampler::answer_seed;
 use crate::model::CausalLm;
 use crate::objective::{Objective, log_probs};
+use crate::records::update::{METRICS_FILE, StepMetrics, UpdateRow};
 use crate::report::console::Unit;
-
-/// One line for each update.
-const METRICS_FILE: &str = "metrics.jsonl";
 
 /// What to train on and how.
 pub struct Fit<'a> {
@@ -50,17 +46,6 @@ impl Fit<'_> {
             other => other,
         }
     }
-}
-
-/// One line of [`METRICS_FILE`].
-#[derive(Serialize)]
-struct MetricsRow {
-    stage: String,
-    stage_step: usize,
-    total_step: usize,
-    epoch: usize,
-    #[serde(flatten)]
-    metrics: StepMetrics,
 }
 
 impl Run {
@@ -172,7 +157,7 @@ impl Run {
         }
         let stage = progress.stage.to_string();
         let (stage_step, total_step) = (progress.stage_steps, progress.total_steps);
-        self.dir.append(METRICS_FILE, &MetricsRow { stage, stage_step, total_step, epoch, metrics })
+        self.dir.append(METRICS_FILE, &UpdateRow { stage, stage_step, total_step, epoch, metrics })
     }
 }
 

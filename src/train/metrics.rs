@@ -1,8 +1,8 @@
-//! Signs of health, one row of `metrics.jsonl` for every update.
-
-use serde::Serialize;
+//! Signs of health: what the pairs of an update gave, the numbers that are logged of it, and those that must stop a
+//! run.
 
 use super::pairs::Pair;
+use crate::records::update::{LogRatios, StepMetrics};
 
 /// What an update's pairs gave, collected over its micro-batches.
 #[derive(Debug, Default)]
@@ -85,79 +85,42 @@ impl PairValues {
             (false, false) => None,
         }
     }
-}
 
-/// One update in numbers. Log-ratios and log-probs in nats. Figures about self-generated responses are absent in
-/// supervised stages.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct StepMetrics {
-    pub loss: f64,
-    pub loss_demonstration: f64,
-    pub loss_self_generated: f64,
-    /// Mean log-prob per token of the batch's demonstrations. A rising margin while this falls is this family's known
-    /// failure.
-    pub demonstration_log_prob_per_token: f64,
-    #[serde(flatten)]
-    pub log_ratios: Option<LogRatios>,
-    /// Before clipping.
-    pub grad_norm: f64,
-    pub lr: f64,
-    /// Exponentials of the implicit reward that were clamped.
-    pub num_clamped: f64,
-    pub tokens_per_s: f64,
-    pub seconds: f64,
-}
-
-/// How far policy and reference are apart on each side of the batch.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct LogRatios {
-    pub log_ratio_demonstration: f64,
-    pub log_ratio_self_generated: f64,
-    pub max_abs_log_ratio_demonstration: f64,
-    pub max_abs_log_ratio_self_generated: f64,
-    /// Share of pairs in which the demonstration's log-ratio is the larger one; with several responses a pair counts in parts.
-    pub implicit_reward_accuracy: f64,
-    /// Mean of demonstration's less self-generated response's log-ratio.
-    pub log_ratio_margin: f64,
-}
-
-impl StepMetrics {
-    pub fn new(values: &PairValues, grad_norm: f64, lr: f64, seconds: f64) -> Self {
+    /// The update in numbers. `grad_norm` is that before clipping; `seconds` is what it all took.
+    pub fn metrics(&self, grad_norm: f64, lr: f64, seconds: f64) -> StepMetrics {
         StepMetrics {
-            loss: mean(&values.loss),
-            loss_demonstration: mean(&values.loss_demonstration),
-            loss_self_generated: mean(&values.loss_self_generated),
-            demonstration_log_prob_per_token: values.demonstration_log_prob / values.demonstration_tokens.max(1) as f64,
-            log_ratios: LogRatios::new(&values.log_ratio_demonstration, &values.log_ratios_self_generated),
+            loss: mean(&self.loss),
+            loss_demonstration: mean(&self.loss_demonstration),
+            loss_self_generated: mean(&self.loss_self_generated),
+            demonstration_log_prob_per_token: self.demonstration_log_prob / self.demonstration_tokens.max(1) as f64,
+            log_ratios: log_ratios(&self.log_ratio_demonstration, &self.log_ratios_self_generated),
             grad_norm,
             lr,
-            num_clamped: values.num_clamped,
-            tokens_per_s: values.num_tokens as f64 / seconds,
+            num_clamped: self.num_clamped,
+            tokens_per_s: self.num_tokens as f64 / seconds,
             seconds,
         }
     }
 }
 
-impl LogRatios {
-    /// From one log-ratio of each pair's demonstration and those of its self-generated responses. None if there are none.
-    pub fn new(demonstration: &[f64], self_generated: &[Vec<f64>]) -> Option<Self> {
-        if self_generated.is_empty() {
-            return None;
-        }
-        let is_larger =
-            |r1: f64, own: &Vec<f64>| mean(&own.iter().map(|r0| f64::from(u8::from(r1 > *r0))).collect::<Vec<_>>());
-        let shares: Vec<f64> = demonstration.iter().zip(self_generated).map(|(r1, own)| is_larger(*r1, own)).collect();
-        let of_pairs: Vec<f64> = self_generated.iter().map(|own| mean(own)).collect();
-        let (log_ratio_demonstration, log_ratio_self_generated) = (mean(demonstration), mean(&of_pairs));
-        Some(LogRatios {
-            log_ratio_demonstration,
-            log_ratio_self_generated,
-            max_abs_log_ratio_demonstration: max_abs(demonstration),
-            max_abs_log_ratio_self_generated: max_abs(self_generated.iter().flatten()),
-            implicit_reward_accuracy: mean(&shares),
-            log_ratio_margin: log_ratio_demonstration - log_ratio_self_generated,
-        })
+/// From one log-ratio of each pair's demonstration and those of its self-generated responses. None if there are none.
+fn log_ratios(demonstration: &[f64], self_generated: &[Vec<f64>]) -> Option<LogRatios> {
+    if self_generated.is_empty() {
+        return None;
     }
+    let is_larger =
+        |r1: f64, own: &Vec<f64>| mean(&own.iter().map(|r0| f64::from(u8::from(r1 > *r0))).collect::<Vec<_>>());
+    let shares: Vec<f64> = demonstration.iter().zip(self_generated).map(|(r1, own)| is_larger(*r1, own)).collect();
+    let of_pairs: Vec<f64> = self_generated.iter().map(|own| mean(own)).collect();
+    let (log_ratio_demonstration, log_ratio_self_generated) = (mean(demonstration), mean(&of_pairs));
+    Some(LogRatios {
+        log_ratio_demonstration,
+        log_ratio_self_generated,
+        max_abs_log_ratio_demonstration: max_abs(demonstration),
+        max_abs_log_ratio_self_generated: max_abs(self_generated.iter().flatten()),
+        implicit_reward_accuracy: mean(&shares),
+        log_ratio_margin: log_ratio_demonstration - log_ratio_self_generated,
+    })
 }
 
 fn mean(values: &[f64]) -> f64 {
@@ -193,7 +156,7 @@ mod tests {
 
     #[test]
     fn accuracy_counts_pairs_whose_demonstration_gained_more() {
-        let ratios = LogRatios::new(&[1.0, -2.0, 0.5], &[0.0, -1.0, 0.5].map(|r0| vec![r0])).unwrap();
+        let ratios = log_ratios(&[1.0, -2.0, 0.5], &[0.0, -1.0, 0.5].map(|r0| vec![r0])).unwrap();
         assert_eq!(ratios.implicit_reward_accuracy, 1.0 / 3.0);
         assert!((ratios.log_ratio_margin - (-0.5 / 3.0 - -0.5 / 3.0)).abs() < 1e-12);
         assert_eq!(ratios.max_abs_log_ratio_demonstration, 2.0);
@@ -201,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_pair_counts_once_however_many_responses_it_has() {
-        let ratios = LogRatios::new(&[1.0, -1.0], &[vec![0.0, 2.0, 0.5, -4.5], vec![3.0]]).unwrap();
+        let ratios = log_ratios(&[1.0, -1.0], &[vec![0.0, 2.0, 0.5, -4.5], vec![3.0]]).unwrap();
         assert_eq!(ratios.implicit_reward_accuracy, (0.75 + 0.0) / 2.0);
         assert_eq!(ratios.log_ratio_self_generated, (-0.5 + 3.0) / 2.0);
         assert_eq!(ratios.max_abs_log_ratio_self_generated, 4.5);

@@ -44,14 +44,12 @@ pub mod step;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::config::{ObjectiveConfig, ObjectiveName, TrainConfig};
 use crate::data::examples::Example;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::eval::{self, Evaluation, Judged, ReferenceRow, RowFigures};
+use crate::eval::{self, Judged, ReferenceRow};
 use crate::formats::atomic_write::replace_file;
 use crate::formats::file_system::Disk;
 use crate::formats::hf_folder::ModelFolder;
@@ -61,6 +59,8 @@ use crate::formats::safetensors::write_tensors;
 use crate::model::{CausalLm, weights};
 use crate::objective::Objective;
 use crate::policy::MODEL_FOLDER;
+use crate::records::evaluation::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow, StageRows};
+use crate::records::self_generation::iteration_folder;
 use binding::{Binding, policy_hash};
 use checkpoint::{Progress, Stage, check_finite};
 use fit::Fit;
@@ -73,26 +73,6 @@ const START_FILE: &str = "start.safetensors";
 const HELD_OUT_FILE: &str = "held_out.jsonl";
 /// What [`Run::remember_start`] writes.
 const START_FILES: [&str; 2] = [START_FILE, HELD_OUT_FILE];
-/// A line for each stage: its held-out figures.
-pub const EVALUATIONS_FILE: &str = "evaluations.jsonl";
-/// A line for each stage: the held-out figures of every row.
-pub const EVALUATION_ROWS_FILE: &str = "evaluation_rows.jsonl";
-
-/// One line of `evaluations.jsonl`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EvaluationRow {
-    /// `start`, `sft`, `iteration 0`, .., `continued sft`.
-    pub stage: String,
-    pub total_steps: usize,
-    pub evaluation: Evaluation,
-}
-
-/// One line of `evaluation_rows.jsonl`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StageRows {
-    pub stage: String,
-    pub rows: Vec<RowFigures>,
-}
 
 /// The evaluations of the run in `path`, if it has nothing left to do; None if it can be continued.
 ///
@@ -362,9 +342,4 @@ impl Run {
             Stage::Done => "Done.".to_owned(),
         }
     }
-}
-
-/// Where an iteration's responses and log-probs lie in the run folder.
-pub fn iteration_folder(iteration: usize) -> String {
-    format!("iteration-{iteration:03}")
 }

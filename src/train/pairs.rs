@@ -4,6 +4,7 @@ use crate::config::Unfinished;
 use crate::data::examples::Example;
 use crate::generate::Response;
 use crate::objective::variance_reduction::Distributions;
+use crate::records::self_generation::SelfGeneratedCounts;
 
 /// A response and its log-prob (nats, summed over its tokens) under the reference.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,26 +84,6 @@ pub fn split_micro_batches<T>(
         rest = others;
         Some(batch)
     })
-}
-
-/// What became of the self-generated responses: logged and shown, because silence here is how such runs go wrong.
-#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct SelfGeneratedCounts {
-    pub responses: usize,
-    /// Token for token the demonstration: no signal left.
-    pub identical: usize,
-    /// Nothing but the end token.
-    pub empty: usize,
-    /// Cut at the token limit. Dropped or kept, as `generation.unfinished` says.
-    pub unfinished: usize,
-    /// The same as an earlier response to another prompt.
-    pub duplicated: usize,
-    /// Longer than `train.max_length` together with their prompt: left out.
-    pub too_long: usize,
-    /// Responses left out of the training, for one reason or another. A pair without any response is left out with them.
-    pub dropped: usize,
-    /// Mean length in tokens.
-    pub mean_tokens: f64,
 }
 
 /// Joins demonstrations with self-generated responses. `responses[i]` are the answers to `examples[i]`, one for each sample;

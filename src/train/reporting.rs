@@ -3,17 +3,15 @@
 
 use std::time::Instant;
 
-use serde_json::json;
-
 use super::setup::Run;
+use crate::data::examples::Example;
 use crate::error::Result;
+use crate::formats::json_lines::json_line;
 use crate::model::{CausalLm, weights};
+use crate::records::about::{ABOUT_FILE, About, SampleRow};
+use crate::records::timing::{TIMING_FILE, TimingRow};
 use crate::report::write_report;
 
-/// Figures of model and data, and a few rows as text.
-const ABOUT_FILE: &str = "about.json";
-/// A line for each phase of a stage; training itself is timed update by update in the metrics.
-const TIMING_FILE: &str = "timing.jsonl";
 /// Rows whose responses a report shows.
 const NUM_SAMPLES: usize = 8;
 
@@ -28,33 +26,29 @@ impl Run {
             Some(tokenizer) => tokenizer.decode(ids),
             None => Ok(ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")),
         };
-        let samples: Result<Vec<_>> = self
-            .examples
-            .iter()
-            .take(NUM_SAMPLES)
-            .map(|example| {
-                let (prompt, demonstration) = (text(&example.prompt_ids)?, text(&example.demonstration_ids)?);
-                Ok(json!({"index": example.index, "prompt": prompt, "demonstration": demonstration}))
-            })
-            .collect();
+        let sample = |example: &Example| -> Result<SampleRow> {
+            let (prompt, demonstration) = (text(&example.prompt_ids)?, text(&example.demonstration_ids)?);
+            Ok(SampleRow { index: example.index, prompt, demonstration })
+        };
         let num_tokens: usize = self.examples.iter().map(|example| example.demonstration_ids.len()).sum();
-        let about = json!({
-            "num_parameters": model.config().num_parameters(),
-            "num_trained_parameters": weights::num_trained_parameters(model),
-            "num_demonstrations": self.examples.len(),
-            "num_evaluated": self.held_out.examples.len(),
-            "held_out": self.held_out.settings.held_out,
-            "mean_demonstration_tokens": num_tokens as f64 / self.examples.len().max(1) as f64,
-            "samples": samples?,
-        });
-        self.dir.write(ABOUT_FILE, &format!("{about}\n"))
+        let about = About {
+            num_parameters: model.config().num_parameters(),
+            num_trained_parameters: weights::num_trained_parameters(model),
+            num_demonstrations: self.examples.len(),
+            num_evaluated: self.held_out.examples.len(),
+            held_out: self.held_out.settings.held_out,
+            mean_demonstration_tokens: num_tokens as f64 / self.examples.len().max(1) as f64,
+            samples: self.examples.iter().take(NUM_SAMPLES).map(sample).collect::<Result<_>>()?,
+        };
+        self.dir.write(ABOUT_FILE, &json_line(&about)?)
     }
 
     /// Does the work and writes down how long it took, also if it was stopped: what it did until then is kept.
     pub(super) fn timed<T>(&self, stage: &str, phase: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let started = Instant::now();
         let result = work();
-        let row = json!({"stage": stage, "phase": phase, "seconds": started.elapsed().as_secs_f64()});
+        let seconds = started.elapsed().as_secs_f64();
+        let row = TimingRow { stage: stage.to_owned(), phase: phase.to_owned(), seconds };
         let told = self.dir.append(TIMING_FILE, &row);
         result.and_then(|value| told.map(|()| value))
     }

@@ -21,7 +21,8 @@
 //! model/                    the aligned model
 //! ```
 //!
-//! All that a run resumes from is written through a [`FileSystem`]. Files of lines: [`crate::formats::json_lines`].
+//! All that a run resumes from is written through a [`FileSystem`]. Files of lines: [`crate::formats::json_lines`]; what a
+//! line of them holds: [`crate::records`].
 
 use std::fs;
 use std::io::ErrorKind;

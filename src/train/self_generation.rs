@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::answering::{Answering, Found, OpenRequest};
 use super::checkpoint::Stage;
-use super::pairs::{Pair, SelfGeneratedCounts, make_pairs};
+use super::collapse;
+use super::pairs::{Pair, make_pairs};
 use super::served::Served;
 use super::setup::Run;
-use super::{collapse, iteration_folder};
 use crate::config::GenerationConfig;
 use crate::data::batch::Sequence;
 use crate::data::examples::Example;
@@ -19,15 +19,15 @@ use crate::generate::sampler::{Sampling, answer_seed};
 use crate::generate::{Decoding, Request, Response, inseparable};
 use crate::model::CausalLm;
 use crate::objective::log_probs;
+use crate::records::self_generation::{
+    COUNTS_FILE, CountsRow, SELF_GENERATED_FILE, SelfGeneratedCounts, iteration_folder,
+};
 use crate::report::console::Unit;
 
-/// The files of an iteration's folder.
-pub const SELF_GENERATED_FILE: &str = "self_generated.jsonl";
+/// The reference's log-probs of the demonstrations, beside [`SELF_GENERATED_FILE`].
 pub const DEMONSTRATIONS_FILE: &str = "demonstrations.jsonl";
 /// The same until all are scored, in the order in which they come.
 const SCORED_SO_FAR_FILE: &str = "demonstrations.part.jsonl";
-/// One line for each iteration.
-const COUNTS_FILE: &str = "self_generation.jsonl";
 /// How many responses are scored again with a full forward pass, to check the log-probs kept while decoding.
 const NUM_CHECKED: usize = 8;
 /// The largest difference, nats per token, that rounding explains.
@@ -35,7 +35,7 @@ const CHECK_TOLERANCE: f64 = 1e-2;
 /// How many responses a person is shown.
 const NUM_SHOWN: usize = 3;
 
-/// One line of `self_generated.jsonl`.
+/// One line of [`SELF_GENERATED_FILE`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SelfGeneratedRow {
     pub index: usize,
@@ -48,13 +48,6 @@ pub struct SelfGeneratedRow {
     pub decoded_log_prob: Option<f64>,
     #[serde(flatten)]
     pub response: Response,
-}
-
-/// One line of [`COUNTS_FILE`].
-#[derive(Debug, Serialize, Deserialize)]
-struct CountsRow {
-    iteration: usize,
-    counts: SelfGeneratedCounts,
 }
 
 /// One line of `demonstrations.jsonl`.

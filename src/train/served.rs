@@ -11,7 +11,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::answering::{Answering, OpenRequest};
-use super::iteration_folder;
 use super::setup::Run;
 use crate::config::{GenerationConfig, RunConfig, ServerConfig, WeightFormat};
 use crate::data::examples::Example;
@@ -23,6 +22,7 @@ use crate::generate::server::{Server, TextAnswer, TextRequest};
 use crate::model::CausalLm;
 use crate::objective::Objective;
 use crate::policy::Policy;
+use crate::records::self_generation::iteration_folder;
 
 /// The policy's folder inside the iteration's, while the server needs it.
 const POLICY_FOLDER: &str = "policy";

@@ -7,13 +7,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::HELD_OUT_FILE;
 use super::binding::{BINDING_FILE, Binding, policy_hash, rows_hash};
-use super::self_generation::{DEMONSTRATIONS_FILE, SELF_GENERATED_FILE};
+use super::self_generation::DEMONSTRATIONS_FILE;
 use super::setup::Run;
-use super::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow, HELD_OUT_FILE, iteration_folder};
 use crate::error::Result;
 use crate::formats::json_lines::json_line;
 use crate::model::CausalLm;
+use crate::records::evaluation::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow};
+use crate::records::self_generation::{SELF_GENERATED_FILE, iteration_folder};
 
 /// What the start's held-out figures belong to.
 const START_BINDING_FILE: &str = "start_binding.json";

@@ -8,7 +8,7 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::backward;
 use super::clipping::{clip_factor, global_norm, scale};
-use super::metrics::{PairValues, StepMetrics};
+use super::metrics::PairValues;
 use super::optimizer::Optimizer;
 use super::pairs::{Pair, ScoredResponse, micro_batches};
 use super::replicas::Replicas;
@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::model::{CausalLm, weights};
 use crate::objective::log_probs::{ReadTokens, int_tensor, read_tokens, sum_by_sequence};
 use crate::objective::{Objective, SideLogProbs, variance_reduction};
+use crate::records::update::StepMetrics;
 
 /// What stays the same from update to update.
 #[derive(Clone)]
@@ -76,7 +77,7 @@ impl Updater<'_> {
             gradients = scale(&model, gradients, clip_factor(grad_norm, max_norm));
         }
         let model = optimizer.step(model, gradients, lr);
-        Ok((model, StepMetrics::new(&values, grad_norm, lr, started.elapsed().as_secs_f64())))
+        Ok((model, values.metrics(grad_norm, lr, started.elapsed().as_secs_f64())))
     }
 
     /// Gradients of the mean loss of `pairs`, where the model is, and what was read of each pair.

@@ -13,8 +13,8 @@ use crate::formats::hub;
 use crate::formats::quantize::Precision;
 use crate::model::ModelConfig;
 use crate::policy::Wanted;
+use crate::records::self_generation::iteration_folder;
 use crate::report::console::Console;
-use crate::train::iteration_folder;
 use crate::train::self_generation::{DEMONSTRATIONS_FILE, DemonstrationRow};
 
 const PAPER: &str = "[Xiao et al., EMNLP 2024](https://arxiv.org/abs/2410.10093)";

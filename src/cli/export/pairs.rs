@@ -19,11 +19,11 @@ use crate::formats::file_system::Disk;
 use crate::formats::hub;
 use crate::policy::MODEL_FOLDER;
 use crate::policy::{Policy, Wanted};
+use crate::records::self_generation::{SELF_GENERATED_FILE, iteration_folder};
 use crate::report::console::Console;
 use crate::train::environment::check_same_rows;
-use crate::train::iteration_folder;
 use crate::train::pairs::{Pair, make_pairs};
-use crate::train::self_generation::{DEMONSTRATIONS_FILE, DemonstrationRow, SELF_GENERATED_FILE, SelfGeneratedRow};
+use crate::train::self_generation::{DEMONSTRATIONS_FILE, DemonstrationRow, SelfGeneratedRow};
 
 /// One line.
 #[derive(Serialize)]

@@ -8,10 +8,10 @@ use crate::error::{Error, Result};
 use crate::formats::file_system::Disk;
 use crate::formats::hub::{self, Located};
 use crate::policy::MODEL_FOLDER;
+use crate::records::evaluation::{EVALUATIONS_FILE, EvaluationRow};
 use crate::report::console::Console;
 use crate::train::run_dir::RunDir;
 use crate::train::setup::with_task_paths;
-use crate::train::{EVALUATIONS_FILE, EvaluationRow};
 
 /// A model, and the run that made it if there is one.
 pub(super) struct Source {

@@ -1,0 +1,87 @@
+//! `evaluations.jsonl` and `evaluation_rows.jsonl`: held-out figures after each stage, of all rows and of each row.
+
+use serde::{Deserialize, Serialize};
+
+/// A line for each stage: its held-out figures.
+pub const EVALUATIONS_FILE: &str = "evaluations.jsonl";
+/// A line for each stage: the held-out figures of every row. Runs of the first version have none.
+pub const EVALUATION_ROWS_FILE: &str = "evaluation_rows.jsonl";
+
+/// One line of [`EVALUATIONS_FILE`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationRow {
+    /// `start`, `sft`, `iteration 0`, .., `continued sft`.
+    pub stage: String,
+    pub total_steps: usize,
+    pub evaluation: Evaluation,
+}
+
+/// The figures of one model on held-out rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// False if the rows are training rows, for want of others.
+    pub held_out: bool,
+    /// Rows whose demonstration was scored.
+    pub num_rows: usize,
+    /// Mean log-prob of demonstrations per token, nats.
+    pub demonstration_log_prob_per_token: f64,
+    /// Against the reference, where there is one.
+    pub against_reference: Option<AgainstReference>,
+    pub greedy: Option<Answers>,
+    pub sampled: Option<Answers>,
+}
+
+/// Log-ratios of held-out demonstrations and of the reference's own responses to the same prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct AgainstReference {
+    /// Share of rows whose demonstration has the larger log-ratio.
+    pub implicit_reward_accuracy: f64,
+    /// Mean over rows, nats.
+    pub log_ratio_demonstration: f64,
+    pub log_ratio_self_generated: f64,
+}
+
+/// What generated answers look like. Shares of `num_rows`; the last three are absent without an answer marker.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Answers {
+    pub num_rows: usize,
+    /// Ended by themselves.
+    pub finished: f64,
+    pub mean_tokens: f64,
+    /// Finished and ending in the marker and a number.
+    pub ends_in_answer: Option<f64>,
+    /// The number after the marker is the demonstration's. Absent where no demonstration has one.
+    pub exact_match: Option<f64>,
+    /// The last number anywhere in the answer is the demonstration's. Absent where demonstrations themselves fail this, as
+    /// numbers do whose digits are spelled one by one.
+    pub flexible_match: Option<f64>,
+}
+
+/// One line of [`EVALUATION_ROWS_FILE`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageRows {
+    pub stage: String,
+    pub rows: Vec<RowFigures>,
+}
+
+/// The figures of one row: what comparisons of models on the same rows rest on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RowFigures {
+    /// The row of the data file, counted from 0.
+    pub index: usize,
+    /// Tokens of the demonstration.
+    pub num_tokens: usize,
+    /// Log-prob of the demonstration, nats.
+    pub demonstration_log_prob: f64,
+    /// None if the row was not answered.
+    pub greedy: Option<RowAnswer>,
+    pub sampled: Option<RowAnswer>,
+}
+
+/// One generated answer; without an answer marker only its end is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowAnswer {
+    pub finished: bool,
+    pub ends_in_answer: Option<bool>,
+    pub exact_match: Option<bool>,
+}

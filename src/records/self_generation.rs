@@ -1,0 +1,40 @@
+//! `self_generation.jsonl`: what the responses of each iteration were like, and where they lie.
+
+use serde::{Deserialize, Serialize};
+
+/// The file in a run folder.
+pub const COUNTS_FILE: &str = "self_generation.jsonl";
+/// The responses themselves, in the iteration's folder.
+pub const SELF_GENERATED_FILE: &str = "self_generated.jsonl";
+
+/// Where an iteration's responses and log-probs lie in the run folder.
+pub fn iteration_folder(iteration: usize) -> String {
+    format!("iteration-{iteration:03}")
+}
+
+/// One line of [`COUNTS_FILE`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CountsRow {
+    pub iteration: usize,
+    pub counts: SelfGeneratedCounts,
+}
+
+/// What became of the self-generated responses: logged and shown, because silence here is how such runs go wrong.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SelfGeneratedCounts {
+    pub responses: usize,
+    /// Token for token the demonstration: no signal left.
+    pub identical: usize,
+    /// Nothing but the end token.
+    pub empty: usize,
+    /// Cut at the token limit. Dropped or kept, as `generation.unfinished` says.
+    pub unfinished: usize,
+    /// The same as an earlier response to another prompt.
+    pub duplicated: usize,
+    /// Longer than `train.max_length` together with their prompt: left out.
+    pub too_long: usize,
+    /// Responses left out of the training, for one reason or another. A pair without any response is left out with them.
+    pub dropped: usize,
+    /// Mean length in tokens.
+    pub mean_tokens: f64,
+}
