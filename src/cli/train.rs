@@ -11,7 +11,7 @@ use crate::device;
 use crate::doctor;
 use crate::error::{Error, Result};
 use crate::policy::MODEL_FOLDER;
-use crate::records::evaluation::EvaluationRow;
+use crate::records::evaluation::{EvaluationRow, updates_of_models};
 use crate::records::figures::{ACCURACY, FLEXIBLE, GREEDY, HeldOutFigure, IN_FORMAT, LOG_PROB, SAMPLED};
 use crate::report::REPORT_FILE;
 use crate::report::console::Console;
@@ -185,15 +185,16 @@ pub(super) fn results(rows: &[EvaluationRow]) -> Option<String> {
     let was_held_out = rows.first()?.evaluation.held_out;
     let is_known = |figure: &HeldOutFigure| rows.iter().any(|row| (figure.of)(&row.evaluation).is_some());
     let used: Vec<HeldOutFigure> = COLUMNS.into_iter().filter(is_known).collect();
-    let cells = |row: &EvaluationRow| -> Vec<String> {
+    let cells = |(row, num_updates): (&EvaluationRow, usize)| -> Vec<String> {
         let cell = |figure: &HeldOutFigure| {
             let value = (figure.of)(&row.evaluation);
             if figure.is_share { percent(value) } else { number(value) }
         };
-        [row.stage.clone(), row.total_steps.to_string()].into_iter().chain(used.iter().map(cell)).collect()
+        [row.stage.clone(), num_updates.to_string()].into_iter().chain(used.iter().map(cell)).collect()
     };
     let header: Vec<&str> = ["after", "updates"].into_iter().chain(used.iter().map(|figure| figure.name)).collect();
-    let table = format_table(&header, &rows.iter().map(cells).collect::<Vec<_>>());
+    let rows = rows.iter().zip(updates_of_models(rows));
+    let table = format_table(&header, &rows.map(cells).collect::<Vec<_>>());
     let whose = match was_held_out {
         true => "Of held-out rows:",
         false => "Of training rows, for there are no held-out ones (evaluation.data):",

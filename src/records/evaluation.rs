@@ -12,8 +12,23 @@ pub const EVALUATION_ROWS_FILE: &str = "evaluation_rows.jsonl";
 pub struct EvaluationRow {
     /// `start`, `sft`, `iteration 0`, .., `continued sft`.
     pub stage: String,
+    /// Updates of the run so far.
     pub total_steps: usize,
     pub evaluation: Evaluation,
+}
+
+/// The stage whose model begins where that of the first iteration did.
+pub const CONTINUED_SFT: &str = "continued sft";
+
+/// The updates that made the model of each row of a run: those of the iterations are not the comparison's own.
+pub fn updates_of_models(rows: &[EvaluationRow]) -> Vec<usize> {
+    let start = rows.iter().rfind(|row| row.stage == "start" || row.stage == "sft").map_or(0, |row| row.total_steps);
+    let last = rows.iter().rfind(|row| row.stage != CONTINUED_SFT).map_or(0, |row| row.total_steps);
+    let own = |row: &EvaluationRow| match row.stage.as_str() {
+        CONTINUED_SFT => start + (row.total_steps - last),
+        _ => row.total_steps,
+    };
+    rows.iter().map(own).collect()
 }
 
 /// The figures of one model on held-out rows.
@@ -84,4 +99,29 @@ pub struct RowAnswer {
     pub finished: bool,
     pub ends_in_answer: Option<bool>,
     pub exact_match: Option<bool>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn updates_of_iterations_are_not_those_of_the_comparison() {
+        let row = |(stage, total_steps): (&str, usize)| EvaluationRow {
+            stage: stage.to_owned(),
+            total_steps,
+            evaluation: Evaluation {
+                held_out: true,
+                num_rows: 1,
+                demonstration_log_prob_per_token: -1.0,
+                against_reference: None,
+                greedy: None,
+                sampled: None,
+            },
+        };
+        let stages = [("start", 0), ("sft", 320), ("iteration 0", 360), ("iteration 1", 400), (CONTINUED_SFT, 480)];
+        assert_eq!(updates_of_models(&stages.map(row)), [0, 320, 360, 400, 400]);
+        assert_eq!(updates_of_models(&[("start", 0), ("iteration 0", 5)].map(row)), [0, 5]);
+        assert_eq!(updates_of_models(&[("start", 0), ("iteration 0", 5), (CONTINUED_SFT, 10)].map(row)), [0, 5, 5]);
+    }
 }

@@ -3,7 +3,7 @@
 use super::html::{escape, short, table};
 use super::run_files::RunFiles;
 use super::table::{duration, percent};
-use crate::records::evaluation::{Evaluation, EvaluationRow};
+use crate::records::evaluation::{Evaluation, EvaluationRow, updates_of_models};
 use crate::records::figures::{
     ACCURACY, ENDED, FLEXIBLE, GREEDY, HeldOutFigure, IN_FORMAT, LOG_PROB, LOG_RATIO, OWN_RESPONSES, SAMPLED, TOKENS,
 };
@@ -33,26 +33,29 @@ fn cell((figure, beside): &Column, evaluation: &Evaluation) -> Option<String> {
 
 /// The before/after table of all runs; empty if nothing was evaluated yet.
 pub fn evaluation_section(runs: &[RunFiles]) -> String {
-    let rows = || runs.iter().flat_map(|run| run.evaluations.iter().map(move |row| (run, row)));
-    let Some((_, first)) = rows().next() else { return String::new() };
-    let is_known = |figure: &HeldOutFigure| rows().any(|(_, row)| (figure.of)(&row.evaluation).is_some());
+    let rows: Vec<(&RunFiles, (&EvaluationRow, usize))> = runs
+        .iter()
+        .flat_map(|run| run.evaluations.iter().zip(updates_of_models(&run.evaluations)).map(move |row| (run, row)))
+        .collect();
+    let Some((_, (first, _))) = rows.first() else { return String::new() };
+    let is_known = |figure: &HeldOutFigure| rows.iter().any(|(_, (row, _))| (figure.of)(&row.evaluation).is_some());
     let used: Vec<Column> = COLUMNS.into_iter().filter(|(figure, _)| is_known(figure)).collect();
     let names =
         used.iter().map(|(HeldOutFigure { name, meaning, .. }, _)| format!("<span title=\"{meaning}\">{name}</span>"));
     let headers: Vec<String> = ["after", "updates"].map(str::to_owned).into_iter().chain(names).collect();
-    let cells = |(run, row): (&RunFiles, &EvaluationRow)| -> Vec<String> {
+    let cells = |(run, (row, num_updates)): &(&RunFiles, (&EvaluationRow, usize))| -> Vec<String> {
         let stage = match runs.len() {
             1 => escape(&row.stage),
             _ => format!("<b>{}</b> {}", escape(&run.name), escape(&row.stage)),
         };
         let figures = used.iter().map(|column| cell(column, &row.evaluation).unwrap_or_else(|| "\u{2013}".to_owned()));
-        [stage, row.total_steps.to_string()].into_iter().chain(figures).collect()
+        [stage, num_updates.to_string()].into_iter().chain(figures).collect()
     };
     let shown = used.iter().flat_map(|(figure, beside)| std::iter::once(figure).chain(beside));
     let meanings: String = shown.map(|figure| format!("<b>{}</b>: {}. ", figure.name, figure.meaning)).collect();
     format!(
         "<section><h2>Before and after</h2>\n{}<p class=\"note\">{} {meanings}</p></section>\n",
-        table(&headers, &rows().map(cells).collect::<Vec<_>>()),
+        table(&headers, &rows.iter().map(cells).collect::<Vec<_>>()),
         rows_judged(&first.evaluation)
     )
 }

@@ -16,7 +16,7 @@ use super::responses::{Responses, read_responses};
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::records::about::{ABOUT_FILE, About};
-use crate::records::evaluation::{EVALUATIONS_FILE, EvaluationRow};
+use crate::records::evaluation::{CONTINUED_SFT, EVALUATIONS_FILE, EvaluationRow};
 use crate::records::self_generation::{
     COUNTS_FILE, CountsRow, SELF_GENERATED_FILE, SelfGeneratedCounts, iteration_folder,
 };
@@ -117,7 +117,7 @@ impl RunFiles {
         let iterations = (0..config.iterations).map(|i| format!("iteration {i}"));
         let has_comparison = config.continued_sft_lr.is_some() && config.iterations > 0;
         let sft = config.sft.as_ref().map(|_| "sft".to_owned());
-        let comparison = has_comparison.then(|| "continued sft".to_owned());
+        let comparison = has_comparison.then(|| CONTINUED_SFT.to_owned());
         std::iter::once("start".to_owned()).chain(sft).chain(iterations).chain(comparison).collect()
     }
 

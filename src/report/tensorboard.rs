@@ -11,7 +11,7 @@
 //! pull in a protobuf compiler or image decoders, or have not been touched for years.
 
 use super::run_files::{Iteration, RunFiles};
-use crate::records::evaluation::EvaluationRow;
+use crate::records::evaluation::{CONTINUED_SFT, EvaluationRow};
 use crate::records::figures::{ACCURACY, FLEXIBLE, GREEDY, IN_FORMAT, LOG_PROB, SAMPLED, TOKENS};
 use crate::records::update::{LogRatios, UpdateRow};
 
@@ -103,7 +103,7 @@ fn of_evaluation(row: &EvaluationRow) -> Vec<(String, f64)> {
         ("sampled_exact_match", SAMPLED),
     ]
     .map(|(tag, figure)| (tag, (figure.of)(&row.evaluation)));
-    let is_comparison = row.stage == "continued sft";
+    let is_comparison = row.stage == CONTINUED_SFT;
     present(if is_comparison { "evaluation_continued_sft" } else { "evaluation" }, &scalars)
 }
 

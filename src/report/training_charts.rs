@@ -7,6 +7,7 @@
 use super::chart::{Axis, Chart, NUM_DASHES, Range};
 use super::run_files::RunFiles;
 use super::series::{Point, Series};
+use crate::records::evaluation::CONTINUED_SFT;
 use crate::records::update::{StepMetrics, UpdateRow};
 
 /// One curve of a chart: its name and the figure of an update.
@@ -100,7 +101,7 @@ pub fn section(runs: &[RunFiles]) -> String {
         "{}{}{}",
         group("Iterations", iteration_charts(runs)),
         group("Supervised stage before the iterations", supervised_charts(runs, "sft")),
-        group("For comparison: supervised updates from the same start", supervised_charts(runs, "continued sft"))
+        group("For comparison: supervised updates from the same start", supervised_charts(runs, CONTINUED_SFT))
     )
 }
 
@@ -157,7 +158,7 @@ fn chart(kind: &Kind, runs: &[RunFiles], belongs: &dyn Fn(&UpdateRow) -> bool) -
 
 fn add_comparison(chart: &mut Chart, runs: &[RunFiles]) {
     for (i, run) in runs.iter().enumerate() {
-        let updates = run.updates.iter().filter(|update| update.stage == "continued sft");
+        let updates = run.updates.iter().filter(|update| update.stage == CONTINUED_SFT);
         let points: Vec<Point> = updates
             .map(|update| Point { x: x(run, update), y: update.metrics.demonstration_log_prob_per_token })
             .collect();
@@ -165,7 +166,7 @@ fn add_comparison(chart: &mut Chart, runs: &[RunFiles]) {
             continue;
         }
         chart.series.push(match runs.len() {
-            1 => Series::of_updates("continued sft".to_owned(), 1, points, &[]),
+            1 => Series::of_updates(CONTINUED_SFT.to_owned(), 1, points, &[]),
             _ => Series { dash: 1, ..Series::of_updates(format!("{}: continued sft", run.name), i, points, &[]) },
         });
     }

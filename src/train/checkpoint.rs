@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::formats::atomic_write::{create_folder, remove, sync_folder};
 use crate::formats::safetensors::{HostTensor, TensorToWrite, open_safetensors, write_tensors};
 use crate::model::{CausalLm, weights};
+use crate::records::evaluation::CONTINUED_SFT;
 
 /// The layout of a checkpoint folder; a newer one is refused. 1: no `MANIFEST`. 2: with one.
 const VERSION: u32 = 2;
@@ -52,7 +53,7 @@ impl std::fmt::Display for Stage {
         match self {
             Stage::Sft => write!(f, "sft"),
             Stage::Iteration(iteration) => write!(f, "iteration {iteration}"),
-            Stage::ContinuedSft => write!(f, "continued sft"),
+            Stage::ContinuedSft => f.write_str(CONTINUED_SFT),
             Stage::Done => write!(f, "done"),
         }
     }
