@@ -252,7 +252,7 @@ fn a_weight_or_a_moment_that_is_not_finite_is_never_saved() {
     let dir = RunDir::create(Arc::new(Disk), folder.path()).unwrap();
     let save = |model: &CausalLm, total_steps: usize| {
         let progress = Progress::at(Stage::Iteration(0), total_steps);
-        checkpoint::save(&dir, &progress, model, None, Keep { last: 1, best: 0 })
+        checkpoint::save(&dir, &progress, model, None, Keep { last: 1, best: 0, aligned: false })
     };
     for device in cpu_devices() {
         let model = golden::policy(device);
