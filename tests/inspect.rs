@@ -62,7 +62,7 @@ const LIMIT: &str = "
 const END: &str = "
 dropped: 1 row without a demonstration
 dropped: 1 row with an empty response
-dropped: 1 row whose prompt alone fills max_length (60 tokens)
+dropped: 1 row whose prompt alone fills train.max_length (60 tokens)
 nothing is cut: an answer without its end teaches the model not to stop
 
 warning: 1 row: the text of the response ends in the end token already; it is taken off and written once (the first: line 2)

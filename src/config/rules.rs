@@ -78,11 +78,6 @@ fn check_sizes(config: &RunConfig) -> Result<()> {
             return Err(Error::config(format!("{section}.micro_batch_size"), message));
         }
     }
-    if let Some(sft) = config.sft.as_ref().filter(|sft| sft.max_length > config.train.max_length) {
-        let (length, least) = (config.train.max_length, sft.max_length);
-        let message = format!("{least} is more than train.max_length, {length}, with which rows are read");
-        return Err(Error::config("sft.max_length", message).with_hint(format!("set train.max_length={least} as well")));
-    }
     let generation = &config.generation;
     if generation.max_new_tokens >= config.train.max_length {
         let (tokens, length) = (generation.max_new_tokens, config.train.max_length);

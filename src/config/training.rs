@@ -44,7 +44,8 @@ pub struct TrainConfig {
     pub final_lr_ratio: f64,
     /// Gradients with a larger norm are scaled down to it. Default 1; 0 switches clipping off.
     pub max_grad_norm: f64,
-    /// Longest prompt plus response, in tokens; longer pairs are left out and counted. Default 1024.
+    /// Longest prompt plus response, in tokens; longer pairs are left out and counted. In `sft` it is a further limit, on rows
+    /// that were read with that of `train`. Default 1024.
     pub max_length: usize,
     /// Keep only layer inputs for the backward pass and compute the rest again: less memory, about a third more time.
     /// Default false.

@@ -31,7 +31,7 @@ impl Dropped {
 
     /// Every reason with its count, in words.
     pub fn reasons(&self) -> [(usize, String); 5] {
-        let name = if self.is_limited_by_context { "the model's context" } else { "max_length" };
+        let name = if self.is_limited_by_context { "the model's context" } else { "train.max_length" };
         let limit = format!("{name} ({} tokens)", self.max_length);
         [
             (self.no_demonstration, "without a demonstration".to_owned()),

@@ -90,7 +90,7 @@ impl Preparation<'_> {
             let is_length = dropped.no_demonstration + dropped.empty_response < dropped.total();
             return Err(match (is_length, self.is_limited_by_context) {
                 (false, _) => error,
-                (true, false) => error.with_hint("raise max_length, or shorten the rows"),
+                (true, false) => error.with_hint("raise train.max_length, or shorten the rows"),
                 (true, true) => error.with_hint("shorten the rows, or take a model with a longer context"),
             });
         }
@@ -311,8 +311,9 @@ mod tests {
         assert_eq!(examples.iter().map(|example| example.index).collect::<Vec<_>>(), [5]);
         assert_eq!(
             dropped.to_string(),
-            "5 rows dropped: 1 without a demonstration (the first: line 1), 1 with an empty response, 1 whose prompt alone fills max_length \
-             (4 tokens), 1 longer than max_length (4 tokens) with the demonstration, 1 longer than max_length (4 tokens) \
+            "5 rows dropped: 1 without a demonstration (the first: line 1), 1 with an empty response, 1 whose prompt alone \
+             fills train.max_length (4 tokens), 1 longer than train.max_length (4 tokens) with the demonstration, 1 longer \
+             than train.max_length (4 tokens) \
              with the self-generated response"
         );
     }
@@ -352,9 +353,9 @@ mod tests {
         let error = prepare(&[ids_row(1, &[1, 1], Some(&[2, 2]), None)], 3).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "rows.jsonl: no row is left to train on: 1 row dropped: 1 longer than max_length (3 tokens) with the demonstration"
+            "rows.jsonl: no row is left to train on: 1 row dropped: 1 longer than train.max_length (3 tokens) with the demonstration"
         );
-        assert_eq!(error.hint(), Some("raise max_length, or shorten the rows"));
+        assert_eq!(error.hint(), Some("raise train.max_length, or shorten the rows"));
         assert_eq!(prepare(&[ids_row(1, &[1], None, None)], 3).unwrap_err().hint(), None);
     }
 
