@@ -118,8 +118,8 @@ fn a_learning_rate_beyond_reason_stops_the_run_within_three_updates_and_the_chec
 
 #[test]
 fn a_rate_that_was_too_high_is_called_by_its_own_key() {
-    let of_sft = ["sft.lr=1e9", "sft.optimizer=sgd", "sft.max_grad_norm=0"];
-    let of_comparison = ["continued_sft_lr=1e9", "train.optimizer=sgd", "train.max_grad_norm=0", "train.epochs=1"];
+    let of_sft = ["sft.lr=1e30", "sft.optimizer=sgd", "sft.max_grad_norm=0"];
+    let of_comparison = ["continued_sft_lr=1e30", "train.optimizer=sgd", "train.max_grad_norm=0", "train.epochs=1"];
     for (settings, key) in [(&of_sft[..], "sft.lr"), (&of_comparison, "continued_sft_lr")] {
         let stderr = wait(Recipe::new(&[settings, &["iterations=1"]].concat()).start("run")).failed(5);
         assert!(stderr.contains(&format!("hint: start a new run with a lower {key}; the last")), "{stderr}");

@@ -50,7 +50,7 @@ pub(super) fn compare(args: CompareArgs) -> Result<()> {
     for name in plan.config.base.device_names() {
         doctor::ensure_sound(device::resolve_name(name), &console)?;
     }
-    let comparison = Comparison::open(plan, &output, console)?;
+    let comparison = Comparison::open(plan.pinned(&console)?, &output, console)?;
     let outcome = comparison.run(only)?;
     console.say(format!("results    {}", output.join("comparison.html").display()));
     print_line(results(&outcome).trim_end())

@@ -213,7 +213,7 @@ fn pair_up(
         if identity(&cell.last_rows) != identity(&other.last_rows) {
             let message = format!("was judged on other rows than {}", other.folder);
             return Err(Error::input(folder.join(&cell.folder), message)
-                .with_hint("methods must not change which rows are short enough to be judged on (train.max_length)"));
+                .with_hint("methods must not change which rows are judged on"));
         }
         let mut paired = PairedRows { differences: Vec::new(), weights: Vec::new() };
         for (row, against) in cell.last_rows.iter().zip(&other.last_rows) {

@@ -57,8 +57,6 @@ impl Plan {
         if let Some(begun) = begun {
             keep_sources(&mut config.base, &begun.base)?;
         }
-        // Paths and commits, so that all cells have the same and the comparison can be continued from anywhere.
-        config.base = Sources::find(&config.base, console)?.pinned;
         let date = begun.map_or_else(|| Some(spell_date(Local::now())), |begun| begun.base.template_date.clone());
         config.base.template_date = config.base.template_date.or(date);
         let updates = updates_of_methods(&config, console)?;
@@ -71,6 +69,22 @@ impl Plan {
         }
         let cells = cells(&config, &updates)?;
         Ok(Plan { config, cells })
+    }
+
+    /// The same with absolute paths and with commits of the hub, so that all cells have the same model and data and the
+    /// comparison can be continued from anywhere. What is not here yet is fetched.
+    ///
+    /// # Errors
+    /// As for a run.
+    pub fn pinned(mut self, console: &Console) -> Result<Self> {
+        let base = Sources::find(&self.config.base, console)?.pinned;
+        for cell in &mut self.cells {
+            cell.config.model.clone_from(&base.model);
+            cell.config.data.clone_from(&base.data);
+            cell.config.evaluation.data.clone_from(&base.evaluation.data);
+        }
+        self.config.base = base;
+        Ok(self)
     }
 
     /// A start is made for each seed: the built-in task, if it is used, and the supervised stage.

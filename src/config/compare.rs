@@ -183,15 +183,16 @@ impl CompareConfig {
     /// A method must be judged on the rows that the others are judged on.
     fn check_judged_rows(&self, key: &str, method: &RunConfig) -> Result<()> {
         let has_own_rows = self.base.evaluation.data.is_some() || self.base.word_problems.is_some();
-        match (key, method.max_rows) {
-            ("train.max_length", _) => {
+        let most = EvaluationConfig::NUM_PROBE_ROWS;
+        let num_judged = |config: &RunConfig| config.max_rows.map_or(most, |num_rows| num_rows.min(most));
+        match key {
+            "train.max_length" => {
                 Err(Error::config(key, "says which rows are judged on: it is the same for all methods")
                     .with_hint("set it in `base`"))
             }
-            ("max_rows", Some(num_rows)) if num_rows < EvaluationConfig::NUM_PROBE_ROWS && !has_own_rows => {
-                let least = EvaluationConfig::NUM_PROBE_ROWS;
-                let message = format!("{num_rows} leaves too few rows to judge on; it must be at least {least}");
-                Err(Error::config(key, message).with_hint("or give held-out rows: evaluation.data in `base`"))
+            "max_rows" if num_judged(method) != num_judged(&self.base) && !has_own_rows => {
+                let message = format!("the first {most} training rows are judged on, and this leaves others of them");
+                Err(Error::config(key, message).with_hint("give held-out rows: evaluation.data in `base`"))
             }
             _ => Ok(()),
         }
@@ -306,8 +307,10 @@ mod tests {
         let with = |assignment: &str| TEXT.replace("train.lr=1e-4", assignment);
         let refused = |assignment: &str| error_of(&with(assignment));
         assert!(refused("train.max_length=64").contains("set it in `base`"), "{}", refused("train.max_length=64"));
-        assert!(refused("max_rows=31").contains("at least 32 | or give held-out rows"), "{}", refused("max_rows=31"));
+        assert!(refused("max_rows=31").contains("| give held-out rows"), "{}", refused("max_rows=31"));
         checked(&with("max_rows=32")).unwrap();
+        let few = with("max_rows=33").replace("data: \"d\"", "data: \"d\", max_rows: 20");
+        assert!(error_of(&few).contains("the first 32 training rows are judged on"), "{}", error_of(&few));
     }
 
     #[test]

@@ -90,28 +90,34 @@ impl Sampler {
     }
 
     fn sample_truncated(&self, logits: &[f32], max: f32, stream: &mut TokenStream) -> usize {
+        let kept = self.kept(logits, max);
+        let total = kept.iter().map(|(_, weight)| weight).sum();
+        pick(kept.into_iter(), total, stream)
+    }
+
+    /// The tokens that top-k and then top-p leave, the likeliest first, with their weights.
+    fn kept(&self, logits: &[f32], max: f32) -> Vec<(usize, f64)> {
         let likelier_first = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
-        let mut kept: Vec<usize> = (0..logits.len()).collect();
-        if (1..kept.len()).contains(&self.0.top_k) {
-            kept.select_nth_unstable_by(self.0.top_k - 1, likelier_first);
-            kept.truncate(self.0.top_k);
+        let mut ids: Vec<usize> = (0..logits.len()).collect();
+        if (1..ids.len()).contains(&self.0.top_k) {
+            ids.select_nth_unstable_by(self.0.top_k - 1, likelier_first);
+            ids.truncate(self.0.top_k);
         }
-        let mut weights: Vec<(usize, f64)> = kept.into_iter().map(|i| (i, self.weight(logits[i], max))).collect();
-        let total: f64 = weights.iter().map(|(_, w)| w).sum();
+        let mut kept: Vec<(usize, f64)> = ids.into_iter().map(|i| (i, self.weight(logits[i], max))).collect();
+        let total: f64 = kept.iter().map(|(_, weight)| weight).sum();
         // Tokens below this share are together less than what top-p leaves out: most of a vocabulary need not be sorted.
-        let least = (1.0 - self.0.top_p) / weights.len() as f64 * total;
-        weights.retain(|(_, weight)| *weight >= least);
-        weights.sort_unstable_by(|(a, _), (b, _)| likelier_first(a, b));
+        let least = (1.0 - self.0.top_p) / kept.len() as f64 * total;
+        kept.retain(|(_, weight)| *weight >= least);
+        kept.sort_unstable_by(|(a, _), (b, _)| likelier_first(a, b));
         let mut mass = 0.0;
-        let kept = weights.iter().take_while(|(_, w)| {
+        let within = kept.iter().take_while(|(_, weight)| {
             let before = mass;
-            mass += w / total;
+            mass += weight / total;
             before < self.0.top_p // the token that crosses the line is kept
         });
-        let kept = kept.count().max(1);
-        weights.truncate(kept);
-        let total = weights.iter().map(|(_, w)| w).sum();
-        pick(weights.into_iter(), total, stream)
+        let num_within = within.count().max(1);
+        kept.truncate(num_within);
+        kept
     }
 }
 
@@ -201,15 +207,9 @@ mod tests {
         // Scattered, with equal ones.
         let logits: Vec<f32> = (0..500u32).map(|i| f32::from((i * 7919 % 211) as u16) / 40.0).collect();
         for (top_k, top_p) in [(0, 0.1), (0, 0.9), (0, 0.999), (3, 1.0), (40, 0.5), (500, 0.95), (900, 0.95)] {
-            let mut expected = kept_by_sorting(&logits, top_k, top_p);
-            expected.sort_unstable();
             let sampler = Sampler::new(Sampling { temperature: 1.0, top_k, top_p });
-            let draw = |seed| sampler.sample(&logits, &mut TokenStream::new(seed)).unwrap().0 as usize;
-            let mut drawn: Vec<usize> = (0..60_000).map(draw).collect();
-            drawn.sort_unstable();
-            drawn.dedup();
-            // Each kept token is drawn about 60,000 / 500 times at least, at these logits some dozens of times.
-            assert_eq!(drawn, expected, "top_k {top_k}, top_p {top_p}");
+            let kept: Vec<usize> = sampler.kept(&logits, 5.25).into_iter().map(|(id, _)| id).collect();
+            assert_eq!(kept, kept_by_sorting(&logits, top_k, top_p), "top_k {top_k}, top_p {top_p}");
         }
     }
 

@@ -53,7 +53,7 @@ pub fn num_demonstrations(config: &RunConfig, console: &Console) -> Result<usize
     if let Some(task) = &config.word_problems {
         return Ok(config.max_rows.map_or(task.num_train, |most| most.min(task.num_train)));
     }
-    let policy = Policy::open(Path::new(config.model.as_deref().unwrap_or_default()))?;
+    let policy = Policy::open_for(config, Path::new(config.model.as_deref().unwrap_or_default()))?;
     let files = RunFiles::find(config, config.data.as_deref().unwrap_or_default(), console)?;
     let wanted = Wanted::new(config, config.max_rows);
     Ok(policy.read_examples(&files.train, &wanted, config.train.max_length, console)?.len())

@@ -41,6 +41,6 @@ fn set(pinned: &mut Option<String>, local: &mut Option<String>, located: Option<
 }
 
 /// So that the run can be resumed from anywhere. A name of the hub is no path and stays.
-pub(crate) fn absolute(path: &str) -> String {
+fn absolute(path: &str) -> String {
     std::fs::canonicalize(path).map_or_else(|_| path.to_owned(), |path| path.to_string_lossy().into_owned())
 }

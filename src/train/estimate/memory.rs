@@ -242,8 +242,8 @@ impl<'a> Arithmetic<'a> {
     /// With several micro-batches the gradients of the earlier ones are there all the time. Within one, activations go as
     /// gradients come: the fullest moment is at the begin of the backward pass, when the head's gradient is there and every
     /// activation still is, or at its end. With activation checkpointing only the inputs of the layers (`[N, D]` each, one
-    /// more for the head) wait for the backward pass, beside all of one layer. They go one by one as gradients come, but
-    /// gradients rarely fit into the gaps that they leave: measured, memory is as if they stayed.
+    /// more for the head) wait for the backward pass; all of one layer is there once the logits have gone. Inputs go one by
+    /// one as gradients come, but gradients rarely fit into the gaps that they leave: measured, memory is as if they stayed.
     fn training(&self, phase: Phase, train: &TrainConfig, shape: StageShape) -> PhaseMemory {
         let Sizes { model, .. } = self.sizes;
         let StageShape { largest: BatchShape { num_rows, num_responses, .. }, num_micro_batches, num_updates } = shape;
@@ -251,11 +251,11 @@ impl<'a> Arithmetic<'a> {
             (num_rows as u64, num_responses as u64, model.num_hidden_layers as u64);
         let layer = num_rows * self.sizes.kept_of_layer();
         let inputs = num_rows * (num_layers + 1) * self.sizes.hidden();
-        let (kept, left) = match train.activation_checkpointing {
-            true => (inputs + layer, inputs),
-            false => (num_layers * layer + num_rows * self.sizes.hidden(), 0),
-        };
         let passing = num_rows * self.sizes.passing_backward();
+        let (beside_logits, left) = match train.activation_checkpointing {
+            true => (inputs, inputs),
+            false => (num_layers * layer + num_rows * self.sizes.hidden() + passing, 0),
+        };
         // Chosen rows, their norm, the gradients of both: `[R, D]` each.
         let head = 4 * num_responses * self.sizes.hidden();
         let logits = match self.kept_logits(train, shape.largest) {
@@ -273,7 +273,7 @@ impl<'a> Arithmetic<'a> {
         };
         let begin = [
             (Part::Gradients, accumulated + self.sizes.head_gradient()),
-            (Part::Activations, kept + passing),
+            (Part::Activations, beside_logits),
             (Part::LogProbs, head + logits + lost),
         ];
         let end = [
