@@ -20,13 +20,19 @@ pub struct StopRequest(Arc<AtomicUsize>);
 const URGENT_IF_REPEATED: [i32; 2] = [SIGINT, SIGTERM];
 
 /// What ends a run after it has saved.
-fn signals() -> Vec<i32> {
-    let mut signals = URGENT_IF_REPEATED.to_vec();
-    #[cfg(target_os = "linux")]
-    if !is_ignored(SIGHUP) {
-        signals.push(SIGHUP);
-    }
-    signals
+fn signals() -> impl Iterator<Item = i32> {
+    URGENT_IF_REPEATED.into_iter().chain(hang_up())
+}
+
+/// The signal of a terminal that is closed; none where the system does not tell whether it is to be ignored.
+#[cfg(target_os = "linux")]
+fn hang_up() -> Option<i32> {
+    (!is_ignored(SIGHUP)).then_some(SIGHUP)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn hang_up() -> Option<i32> {
+    None
 }
 
 /// Whether the process was started with the signal switched off.

@@ -199,6 +199,7 @@ impl Random {
     }
 
     /// Uniform in [0, 1).
+    #[cfg(unix)]
     pub fn uniform(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
