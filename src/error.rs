@@ -44,7 +44,7 @@ pub enum Error {
     Locked { path: PathBuf, message: String },
     /// A signal asked the program to stop; everything is saved.
     #[error("stopped by signal {signal} after saving")]
-    Stopped { signal: i32 },
+    Stopped { signal: i32, hint: Option<String> },
 }
 
 impl Error {
@@ -114,8 +114,9 @@ impl Error {
             | Error::Input { hint, .. }
             | Error::Device { hint, .. }
             | Error::Server { hint, .. }
-            | Error::Training { hint, .. } => *hint = Some(advice.into()),
-            Error::Disk { .. } | Error::DiskFull { .. } | Error::Locked { .. } | Error::Stopped { .. } => {}
+            | Error::Training { hint, .. }
+            | Error::Stopped { hint, .. } => *hint = Some(advice.into()),
+            Error::Disk { .. } | Error::DiskFull { .. } | Error::Locked { .. } => {}
         }
         self
     }
@@ -142,8 +143,8 @@ impl Error {
                 Some("free some space, lower keep_last, or choose another --output; what was saved before is intact")
             }
             Error::Locked { .. } => Some("wait for the other process, or choose another --output"),
-            Error::Stopped { .. } => {
-                Some("continue with `gsil resume DIR`; a comparison, with the command that began it")
+            Error::Stopped { hint, .. } => {
+                hint.as_deref().or(Some("where results are kept in a folder, the same command goes on"))
             }
         }
     }
@@ -158,7 +159,7 @@ impl Error {
             Error::Training { .. } => 5,
             Error::Disk { .. } | Error::DiskFull { .. } => 6,
             Error::Locked { .. } => 7,
-            Error::Stopped { signal } => 128 + signal,
+            Error::Stopped { signal, .. } => 128 + signal,
         }
     }
 }

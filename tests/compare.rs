@@ -223,7 +223,7 @@ fn a_signal_stops_the_comparison_and_says_how_to_go_on() {
     send(&child, "TERM");
     let outcome = wait(child);
     assert_eq!(outcome.code, Some(143), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("a comparison, with the command that began it"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("hint: the same command goes on in grid"), "{}", outcome.stderr);
 }
 
 #[test]

@@ -149,6 +149,11 @@ impl Choices {
         let room = measured.context.min(LONGEST_MAX_LENGTH);
         let max_length = measured.longest.next_multiple_of(32).clamp(32.min(room), room);
         let wanted = (measured.longest_response + measured.longest_response / 4).next_multiple_of(8);
+        let most = max_length - max_length / 4;
+        let response_reason = match wanted > most {
+            true => format!("three quarters of max_length; the longest response has {}", measured.longest_response),
+            false => format!("a quarter more than the longest response, {}", measured.longest_response),
+        };
         let length_reason = match measured.longest > max_length {
             true => format!("tokens; the longest row has {}: longer ones are left out", measured.longest),
             false => format!("tokens; the longest row has {}", measured.longest),
@@ -160,8 +165,8 @@ impl Choices {
             scale_reason: format!("about 20 by the mean response of {:.0} tokens, at most 1", measured.mean_response),
             max_length,
             length_reason,
-            max_new_tokens: wanted.clamp(1, max_length - max_length / 4),
-            response_reason: format!("a quarter more than the longest response, {}", measured.longest_response),
+            max_new_tokens: wanted.clamp(1, most),
+            response_reason,
             batch_size: (measured.num_rows / 8).clamp(1, 8),
             micro_batch_size: if max_length <= 512 { 2 } else { 1 }.min((measured.num_rows / 8).clamp(1, 8)),
         }

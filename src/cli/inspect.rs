@@ -21,7 +21,7 @@ use crate::report::console::Console;
 
 const KEYS: Keys = Keys {
     verb: "inspect data",
-    // The last one is bounded by train.max_length.
+    // The last one changes nothing here, and stands beside train.max_length in a training's command.
     read: &[
         "train.max_length",
         "max_rows",
@@ -102,7 +102,9 @@ pub(super) fn inspect(args: InspectArgs) -> Result<()> {
 }
 
 fn facts(args: &DataArgs) -> Result<Facts> {
-    let config = args.rows.over(KEYS.changed(RunConfig::default(), &args.overrides)?)?;
+    let mut base = RunConfig::default();
+    base.generation.max_new_tokens = 1; // nothing is generated here: any train.max_length will do
+    let config = args.rows.over(KEYS.changed(base, &args.overrides)?)?;
     let policy = Policy::open(&args.hub.model(&args.model)?)?;
     let wanted = Wanted::new(&config, config.max_rows);
     let files = files_of(&args.hub.data(&args.data)?, Split::Train)?;

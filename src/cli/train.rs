@@ -11,6 +11,7 @@ use crate::device;
 use crate::doctor;
 use crate::error::{Error, Result};
 use crate::policy::MODEL_FOLDER;
+use crate::records::about::{ABOUT_FILE, About};
 use crate::records::evaluation::{EvaluationRow, updates_of_models};
 use crate::records::figures::{ACCURACY, FLEXIBLE, GREEDY, HeldOutFigure, IN_FORMAT, LOG_PROB, SAMPLED};
 use crate::report::REPORT_FILE;
@@ -95,7 +96,7 @@ pub(super) fn train(args: TrainArgs) -> Result<()> {
         doctor::ensure_sound(device::resolve_name(name), &console)?;
     }
     let (run, model) = Run::start(config, &output, console)?;
-    print_results(&run.train(model)?)?;
+    print_results(&run.train(model).map_err(|error| to_be_resumed(error, &output))?)?;
     say_where(&console, &output);
     Ok(())
 }
@@ -120,9 +121,17 @@ pub(super) fn resume(args: ResumeArgs) -> Result<()> {
     for name in run.device_names() {
         doctor::ensure_sound(name, run.console())?;
     }
-    print_results(&run.train(model)?)?;
+    print_results(&run.train(model).map_err(|error| to_be_resumed(error, &args.dir))?)?;
     say_where(&console, &args.dir);
     Ok(())
+}
+
+/// Says how a run that was stopped is gone on with.
+fn to_be_resumed(error: Error, dir: &Path) -> Error {
+    match error {
+        Error::Stopped { .. } => error.with_hint(format!("continue with `gsil resume {}`", dir.display())),
+        other => other,
+    }
 }
 
 /// Defaults, then the file, then `key=value`, then flags.
@@ -205,11 +214,19 @@ pub(super) fn results(rows: &[EvaluationRow]) -> Option<String> {
     Some(format!("{table}\n{whose}{meanings}"))
 }
 
+/// The first prompt of a run on the built-in task, which knows no others.
+fn built_in_prompt(dir: &Path) -> Option<String> {
+    let about = std::fs::read_to_string(dir.join(ABOUT_FILE)).ok().filter(|_| dir.join("task").exists())?;
+    let about: About = serde_json::from_str(&about).ok()?;
+    about.samples.into_iter().next().map(|row| row.prompt)
+}
+
 /// Where a finished run left what it made, and what to try on it.
 fn say_where(console: &Console, dir: &Path) {
     console.say(format!("report  {}", dir.join(REPORT_FILE).display()));
     console.say(format!("model   {}", dir.join(MODEL_FOLDER).display()));
     if dir.join(MODEL_FOLDER).join("tokenizer.json").exists() {
-        console.say(format!("next    gsil generate --model {} --prompt \"..\"", dir.display()));
+        let prompt = built_in_prompt(dir).unwrap_or_else(|| "..".to_owned());
+        console.say(format!("next    gsil generate --model {} --prompt \"{prompt}\"", dir.display()));
     }
 }

@@ -86,7 +86,8 @@ impl Run {
             normalizer: fit.objective.normalizer(mean_response_tokens(fit.pairs)),
             num_tokens_multiple: self.num_tokens_multiple,
         };
-        let mut bar = self.console.bar("training", (num_steps - progress.stage_steps) as u64, Unit::Count("updates"));
+        let mut bar = self.console.bar("training", num_steps as u64, Unit::Count("updates"));
+        bar.advance(progress.stage_steps as u64);
         while progress.stage_steps < num_steps {
             let step = progress.stage_steps;
             let epoch = step / steps_per_epoch;
@@ -114,7 +115,7 @@ impl Run {
                 self.report();
             }
             if let Some(signal) = signal {
-                return Err(Error::Stopped { signal });
+                return Err(Error::Stopped { signal, hint: None });
             }
         }
         Ok((model, progress))

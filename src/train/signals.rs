@@ -80,6 +80,6 @@ impl StopRequest {
     /// # Errors
     /// As said.
     pub fn check(&self) -> Result<()> {
-        self.signal().map_or(Ok(()), |signal| Err(Error::Stopped { signal }))
+        self.signal().map_or(Ok(()), |signal| Err(Error::Stopped { signal, hint: None }))
     }
 }

@@ -90,7 +90,7 @@ impl Speaker {
         let generator = &mut self.generator;
         let ended = manner.interrupts.during(|| {
             generator.answer(&[request], &decoding, &mut |event| match event {
-                Event::Token(..) if manner.interrupts.came() => Err(Error::Stopped { signal: SIGINT }),
+                Event::Token(..) if manner.interrupts.came() => Err(Error::Stopped { signal: SIGINT, hint: None }),
                 Event::Token(_, id) => stream.show(id),
                 Event::Done(..) => Ok(()),
             })
