@@ -121,6 +121,14 @@ impl Error {
         self
     }
 
+    /// Says how to go on, if this is a stop.
+    pub fn with_hint_if_stopped(self, advice: impl Into<String>) -> Self {
+        match self {
+            Error::Stopped { .. } => self.with_hint(advice),
+            other => other,
+        }
+    }
+
     /// The advice, if there is any.
     pub fn hint(&self) -> Option<&str> {
         match self {

@@ -51,10 +51,8 @@ pub(super) fn compare(args: CompareArgs) -> Result<()> {
         doctor::ensure_sound(device::resolve_name(name), &console)?;
     }
     let comparison = Comparison::open(plan.pinned(&console)?, &output, console)?;
-    let outcome = comparison.run(only).map_err(|error| match error {
-        Error::Stopped { .. } => error.with_hint(format!("the same command goes on in {}", output.display())),
-        other => other,
-    })?;
+    let go_on = format!("the same command goes on in {}", output.display());
+    let outcome = comparison.run(only).map_err(|error| error.with_hint_if_stopped(go_on))?;
     console.say(format!("results    {}", output.join("comparison.html").display()));
     print_line(results(&outcome).trim_end())
 }

@@ -128,10 +128,7 @@ pub(super) fn resume(args: ResumeArgs) -> Result<()> {
 
 /// Says how a run that was stopped is gone on with.
 fn to_be_resumed(error: Error, dir: &Path) -> Error {
-    match error {
-        Error::Stopped { .. } => error.with_hint(format!("continue with `gsil resume {}`", dir.display())),
-        other => other,
-    }
+    error.with_hint_if_stopped(format!("continue with `gsil resume {}`", dir.display()))
 }
 
 /// Defaults, then the file, then `key=value`, then flags.
