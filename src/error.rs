@@ -81,7 +81,10 @@ impl Error {
     /// For `map_err` on reads: a missing or unreadable input file.
     pub fn reading(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_owned();
-        move |source| Error::Input { message: format!("cannot read: {source}"), path, place: None, hint: None }
+        move |source| {
+            let hint = (source.kind() == ErrorKind::NotFound).then(|| where_it_may_be(&path)).flatten();
+            Error::Input { message: format!("cannot read: {source}"), path, place: None, hint }
+        }
     }
 
     /// For `map_err` on writes.
@@ -172,6 +175,20 @@ impl Error {
     }
 }
 
+/// Advice about a file that is not there: a name beside it that is nearly the same, or the folder that lacks.
+fn where_it_may_be(path: &Path) -> Option<String> {
+    /// Names that are looked at.
+    const MAX_NAMES: usize = 1000;
+    let name = path.file_name()?.to_str()?;
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Some(format!("there is no folder {}", folder.display()));
+    };
+    let names = entries.take(MAX_NAMES).filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let (distance, nearest) = names.map(|other| (strsim::osa_distance(name, &other), other)).min()?;
+    (distance * 3 <= name.len()).then(|| format!("did you mean {}?", path.with_file_name(nearest).display()))
+}
+
 /// `517 bytes`, `12.3 MB`.
 fn bytes(count: u64) -> String {
     match count {
@@ -194,5 +211,23 @@ mod tests {
         assert!(hint(ErrorKind::PermissionDenied).starts_with("this may not be written"));
         assert!(hint(ErrorKind::StorageFull).starts_with("free some space"));
         assert!(hint(ErrorKind::Other).starts_with("free some space"));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_looked_for_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("rows.jsonl"), "").unwrap();
+        let hint = |name: &str| {
+            let path = folder.path().join(name);
+            let error = std::fs::read(&path).map_err(Error::reading(&path)).unwrap_err();
+            error.hint().map(str::to_owned)
+        };
+        let right = folder.path().join("rows.jsonl").display().to_string();
+        assert_eq!(hint("row.jsonl"), Some(format!("did you mean {right}?")));
+        assert_eq!(hint("demonstrations.json"), None);
+        assert_eq!(
+            hint("data/rows.jsonl"),
+            Some(format!("there is no folder {}", folder.path().join("data").display()))
+        );
     }
 }

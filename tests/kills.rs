@@ -142,25 +142,27 @@ fn a_second_process_is_refused_at_once_and_a_killed_holder_leaves_no_lock() {
 }
 
 #[test]
-fn a_second_signal_ends_the_process_at_once_and_the_run_goes_on() {
+fn a_second_ctrl_c_ends_the_process_at_once_and_the_run_goes_on_but_a_second_sigterm_waits() {
     // All pairs in one update, pair by pair: it takes long enough for two signals.
     let one_update =
         ["generation.samples_per_prompt=20", "train.batch_size=600", "train.micro_batch_size=1", "iterations=1"];
     let recipe = Recipe::new(&[&one_update[..], &["train.epochs=2"]].concat());
     recipe.finish("alone");
-    let child = recipe.start("run");
-    while read_or_empty(&recipe, "run/self_generation.jsonl").is_empty() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    send(&child, "INT");
-    std::thread::sleep(Duration::from_millis(20));
-    send(&child, "INT");
-    let outcome = wait(child);
-    assert_eq!(outcome.code, Some(130), "{}", outcome.stderr);
-    assert!(!outcome.stderr.contains("after saving"), "{}", outcome.stderr);
-    recipe.finish("run");
     let bytes = |run: &str| fs::read(recipe.path(run).join("model/model.safetensors")).unwrap();
-    assert!(bytes("alone") == bytes("run"));
+    for (signal, code, is_saved) in [("INT", 130, false), ("TERM", 143, true)] {
+        let child = recipe.start(signal);
+        while read_or_empty(&recipe, &format!("{signal}/self_generation.jsonl")).is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        send(&child, signal);
+        std::thread::sleep(Duration::from_millis(20));
+        send(&child, signal);
+        let outcome = wait(child);
+        assert_eq!(outcome.code, Some(code), "{}", outcome.stderr);
+        assert_eq!(outcome.stderr.contains("after saving"), is_saved, "{}", outcome.stderr);
+        recipe.finish(signal);
+        assert!(bytes("alone") == bytes(signal));
+    }
 }
 
 fn read_or_empty(recipe: &Recipe, file: &str) -> String {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use gsil::config::RunConfig;
+use serde_json::json;
 use tempfile::tempdir;
 
 use crate::support::binary::{
@@ -43,7 +44,10 @@ fn a_saved_conversation_is_a_demonstration() {
     let begun = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
     fs::write(folder.path().join("talk.jsonl"), begun).unwrap(); // as some editors leave it: without a last line end
     let outcome = chat(folder.path(), &["--model", &model, "--system", "Be brief."], lines).succeeded();
-    assert!(outcome.stderr.contains("warning: nothing has been answered yet"), "{}", outcome.stderr);
+    for said in ["warning: nothing has been answered yet", "; one answer was cut", "; 2 answers were cut"] {
+        assert_eq!(outcome.stderr.matches(said).count(), 1, "{said}: {}", outcome.stderr);
+    }
+    assert_eq!(outcome.stderr.matches("(cut after 6 tokens: --max-new-tokens)").count(), 3, "{}", outcome.stderr);
     let rows = read_json_lines(&folder.path().join("talk.jsonl"));
     let roles = |i: usize| -> Vec<String> {
         let messages = rows[i]["messages"].as_array().unwrap();
@@ -67,6 +71,26 @@ fn two_models_answer_side_by_side_each_with_its_own_history() {
     assert_eq!(answers.len(), 4, "{both}");
     assert_eq!([answers[0], answers[2]].concat(), alone);
     assert_eq!([answers[1], answers[3]].concat(), alone);
+}
+
+#[test]
+fn a_response_that_is_cut_says_so_and_one_that_ends_does_not() {
+    let folder = tempdir().unwrap();
+    let (cut, ends) = (text(text_model(folder.path())), folder.path().join("ends"));
+    fs::create_dir_all(&ends).unwrap();
+    for file in fs::read_dir(&cut).unwrap().map(Result::unwrap) {
+        fs::copy(file.path(), ends.join(file.file_name())).unwrap();
+    }
+    let every_token = json!({"eos_token_id": (0..515).collect::<Vec<u32>>()});
+    fs::write(ends.join("generation_config.json"), every_token.to_string()).unwrap();
+    let said = |model: &str| {
+        let limit = ["--max-new-tokens", "6", "--device", "flex"];
+        gsil(folder.path(), &[&["generate", "--prompt", "Hello.", "--model", model], &limit[..]].concat())
+            .succeeded()
+            .stderr
+    };
+    assert!(said(&cut).contains("(cut after 6 tokens: --max-new-tokens)"));
+    assert!(!said("ends").contains("cut"));
 }
 
 #[test]

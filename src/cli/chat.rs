@@ -119,7 +119,8 @@ impl Chat<'_> {
 
     /// Appends the first model's conversation as a row of demonstrations. What was done, in words.
     fn save(&self, path: &Path) -> Result<String> {
-        let messages = self.speakers[0].conversation(self.system.as_deref());
+        let speaker = &self.speakers[0];
+        let messages = speaker.conversation(self.system.as_deref());
         if !messages.iter().any(|message| message.role == "assistant") {
             return Err(Error::usage("nothing has been answered yet"));
         }
@@ -129,8 +130,15 @@ impl Chat<'_> {
         let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(Error::writing("open", path))?;
         file.write_all(format!("{line_end}{row}\n").as_bytes()).map_err(Error::writing("write", path))?;
         let path = path.display();
+        let whose =
+            if self.speakers.len() > 1 { format!("the conversation with {} ", speaker.name) } else { String::new() };
+        let cut = match speaker.num_cut() {
+            0 => String::new(),
+            1 => "; one answer was cut: end it there".to_owned(),
+            num_cut => format!("; {num_cut} answers were cut: end them there"),
+        };
         Ok(format!(
-            "saved as one more row of {path}; edit the answers, and `gsil train --data {path}` learns from them"
+            "{whose}saved as one more row of {path}; edit the answers, and `gsil train --data {path}` learns from them{cut}"
         ))
     }
 }

@@ -104,10 +104,21 @@ pub(super) fn generate(args: GenerateArgs) -> Result<()> {
         waiting.insert(index, response);
         while let Some(response) = waiting.remove(&next) {
             print_response(&args.source, prompts[next].index, &policy, &response)?;
+            if args.source.prompt.is_some() && !response.finished {
+                console.say(cut(response.token_ids.len(), args.max_new_tokens));
+            }
             next += 1;
         }
         Ok(())
     })
+}
+
+/// Why an answer was cut, in words.
+pub(super) fn cut(num_tokens: usize, max_new_tokens: usize) -> String {
+    match num_tokens < max_new_tokens {
+        true => "(cut here: the model's context is full)".to_owned(),
+        false => format!("(cut after {max_new_tokens} tokens: --max-new-tokens)"),
+    }
 }
 
 fn print_response(source: &Source, index: usize, policy: &Policy, response: &Response) -> Result<()> {

@@ -54,6 +54,9 @@ struct Measured {
 
 pub(super) fn init(args: InitArgs) -> Result<()> {
     let console = Console::stderr();
+    if args.output.exists() {
+        return Err(exists_already(&args.output)); // reading the data may take long
+    }
     let measured = measure(&args, &console)?;
     let text = configuration(&args, measured.as_ref());
     let mut config = RunConfig::from_ron(&text, &args.output.to_string_lossy())?;
@@ -61,14 +64,18 @@ pub(super) fn init(args: InitArgs) -> Result<()> {
     config.validate()?;
     let mut file = OpenOptions::new().write(true).create_new(true).open(&args.output).map_err(|error| {
         match error.kind() == std::io::ErrorKind::AlreadyExists {
-            true => Error::usage(format!("{} exists already", args.output.display()))
-                .with_hint("nothing is overwritten: choose another --output"),
+            true => exists_already(&args.output),
             false => Error::writing("create", &args.output)(error),
         }
     })?;
     file.write_all(text.as_bytes()).map_err(Error::writing("write", &args.output))?;
     console.say(format!("look it over, then: gsil train --config {}", args.output.display()));
     print_line(&args.output.display().to_string())
+}
+
+fn exists_already(output: &Path) -> Error {
+    Error::usage(format!("{} exists already", output.display()))
+        .with_hint("nothing is overwritten: choose another --output")
 }
 
 /// None unless both model and data are given.

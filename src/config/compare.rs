@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(error_of("(\n seed: [1])"), "c.ron:2:2: unknown key `seed` | did you mean `seeds`?");
         assert_eq!(
             error_of("(model: \"m\")"),
-            "c.ron:1:2: unknown key `model` | `model` belongs in `base: (model: ..)`"
+            "c.ron:1:2: unknown key `model` | `model` belongs in `base: (model: ..)`; a file of one run is for `gsil train --config`"
         );
         let error = error_of(&TEXT.replace("data:", "train: (batch_sise: 3), data:"));
         assert!(error.ends_with("unknown key `batch_sise` | did you mean `batch_size`?"), "{error}");

@@ -185,12 +185,16 @@ impl RunConfig {
     }
 
     /// Fills the values whose default depends on others: `train.lr` and `sft.lr` from whether all weights are trained (1e-5)
-    /// or an adapter (1e-4). What is set stays.
+    /// or an adapter (1e-4), `evaluation.answer_marker` from `word_problems`. What is set stays.
     pub fn resolve(&mut self) {
         let default_lr = if self.lora.is_some() { TrainConfig::DEFAULT_LORA_LR } else { TrainConfig::DEFAULT_LR };
         self.train.lr.get_or_insert(default_lr);
         if let Some(sft) = &mut self.sft {
             sft.lr.get_or_insert(default_lr);
+        }
+        if self.word_problems.is_some() {
+            let marker = &mut self.evaluation.answer_marker;
+            marker.get_or_insert_with(|| WordProblemsConfig::ANSWER_MARKER.to_owned());
         }
     }
 
@@ -254,7 +258,11 @@ mod tests {
 
         let mut adapter = RunConfig { lora: Some(LoraConfig::default()), ..RunConfig::default() };
         adapter.resolve();
-        assert_eq!(adapter.train.lr, Some(1e-4));
+        assert_eq!((adapter.train.lr, adapter.evaluation.answer_marker), (Some(1e-4), None));
+
+        let mut problems = RunConfig { word_problems: Some(WordProblemsConfig::default()), ..RunConfig::default() };
+        problems.resolve();
+        assert_eq!(problems.evaluation.answer_marker.as_deref(), Some("####"));
     }
 
     #[test]

@@ -76,7 +76,10 @@ fn explain(error: &SpannedError, text: &str, origin: &str) -> Error {
     match &error.code {
         ron::Error::NoSuchStructField { expected, found, .. } => {
             let problem = Error::config(place, format!("unknown key `{found}`"));
-            problem.with_hint(key_hint(found, expected))
+            match expected.contains(&"iterations") && names_methods(text) {
+                true => problem.with_hint(format!("this is a comparison's file: gsil compare {origin}")),
+                false => problem.with_hint(key_hint(found, expected)),
+            }
         }
         ron::Error::NoSuchEnumVariant { expected, found, .. } => {
             let problem = Error::config(place, format!("unknown name `{found}`; expected {}", one_of(expected)));
@@ -95,6 +98,11 @@ fn explain(error: &SpannedError, text: &str, origin: &str) -> Error {
             }
         }
     }
+}
+
+/// True of a comparison's file.
+fn names_methods(text: &str) -> bool {
+    text.lines().any(|line| line.trim_start_matches(['(', ' ', '\t']).starts_with("methods:"))
 }
 
 /// ", found `..`": the rest of the value that starts at a place; nothing at the end of a line.
@@ -131,7 +139,7 @@ fn comparison_key_hint(found: &str, expected: &[&str]) -> String {
     match overrides::nearest(found, expected.iter().copied()) {
         Some(key) => format!("did you mean `{key}`?"),
         None if overrides::known_keys().iter().any(|key| key == found) => {
-            format!("`{found}` belongs in `base: ({found}: ..)`")
+            format!("`{found}` belongs in `base: ({found}: ..)`; a file of one run is for `gsil train --config`")
         }
         None => format!("known here: {}", one_of(expected)),
     }
@@ -171,6 +179,12 @@ mod tests {
         assert_eq!(error_of("(lr: 1e-4)"), "run.ron:1:2: unknown key `lr` | `lr` belongs in `train: (lr: ..)`");
         assert!(error_of("(train: (seed: 1))").ends_with("| `seed` belongs in no section but beside them"));
         assert!(error_of("(train: (zzz: 1))").contains("| known here: `lr`, `epochs`, "));
+    }
+
+    #[test]
+    fn a_comparisons_file_is_sent_to_its_verb() {
+        let error = error_of("(\n  base: (seed: 1),\n  methods: [(name: \"gsil\")],\n)");
+        assert_eq!(error, "run.ron:2:3: unknown key `base` | this is a comparison's file: gsil compare run.ron");
     }
 
     #[test]

@@ -75,7 +75,7 @@ pub struct EvaluationConfig {
     /// Responses are generated for this many of them. Default 100; 0 generates none.
     pub generate_rows: usize,
     /// What stands before the number that is the answer, with one space between them, as `####` in GSM8K; a response is
-    /// right if that number is. Default none: no answers are compared.
+    /// right if that number is. Default none, and `####` for `word_problems`: without one no answers are compared.
     pub answer_marker: Option<String>,
     /// Besides the likeliest response also sample one at temperature 1, the way training sees the policy.
     /// Default false.
@@ -125,6 +125,8 @@ pub struct WordProblemsConfig {
 impl WordProblemsConfig {
     /// Most problems there can be: a little under the number of different arithmetic chains.
     pub const MAX_PROBLEMS: usize = 20_000;
+    /// What stands before the answer in a solution.
+    pub const ANSWER_MARKER: &str = "####";
 }
 
 impl Default for WordProblemsConfig {

@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
+use crate::config::WordProblemsConfig;
 use crate::error::{Error, Result};
 use crate::formats::TokenizerFiles;
 
@@ -24,7 +25,7 @@ const GAINS: [&str; 6] = ["wins", "buys", "finds", "gets", "makes", "earns"];
 /// Verbs that take away.
 const LOSSES: [&str; 6] = ["gives", "loses", "sells", "drops", "eats", "breaks"];
 /// The rest of the language besides the ten digits.
-const SIGNS: [&str; 8] = ["has", "?", "A:", "+", "-", "=", ";", "####"];
+const SIGNS: [&str; 8] = ["has", "?", "A:", "+", "-", "=", ";", WordProblemsConfig::ANSWER_MARKER];
 
 /// Tokens in a context of the model: a story and its solution have 31.
 const MAX_POSITIONS: usize = 128;
@@ -118,7 +119,7 @@ fn problem(chain: Chain, stories: &mut ChaCha8Rng, slips: &mut ChaCha8Rng, slip_
         solution += &format!("{} {sign} {} = {} ; ", spelled(value), step.abs(), spelled(result));
         value = result;
     }
-    solution += &format!("#### {}", spelled(value));
+    solution += &format!("{} {}", WordProblemsConfig::ANSWER_MARKER, spelled(value));
     Problem { prompt, solution }
 }
 

@@ -131,6 +131,11 @@ impl Reader<'_> {
     fn split_rule(&self) -> Result<&'static str> {
         let model = &self.json["model"];
         let kind = model["type"].as_str().unwrap_or("of no type");
+        if kind == "WordLevel" {
+            return Err(self
+                .refuse("model", "the tokenizer is WordLevel, which GGUF has no form of")
+                .with_hint("export --format hf: Hugging Face's libraries read such a tokenizer"));
+        }
         if kind != "BPE" || model["byte_fallback"] == true {
             let kind = if kind == "BPE" { "BPE with byte_fallback (SentencePiece)" } else { kind };
             return Err(

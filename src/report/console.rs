@@ -74,7 +74,7 @@ impl Console {
 #[derive(Debug, Clone, Copy)]
 pub enum Unit {
     Bytes,
-    /// So many of these, in the plural.
+    /// So many of these, in the plural, which ends in an s.
     Count(&'static str),
 }
 
@@ -119,7 +119,8 @@ impl Bar {
             *last = Instant::now();
             let (done, total) = self.unit.describe(*done, self.total);
             let seconds = self.started.elapsed().as_secs_f64();
-            talk(&format!("{:>14} {done} of {total} after {seconds:.0} s {note}\n", self.label));
+            let line = format!("{:>14} {done} of {total} after {seconds:.0} s {note}", self.label);
+            talk(&format!("{}\n", line.trim_end()));
         }
     }
 }
@@ -127,8 +128,15 @@ impl Bar {
 impl Unit {
     fn describe(self, done: u64, total: u64) -> (String, String) {
         match self {
-            Unit::Bytes => (format!("{:.0}", done as f64 / 1e6), format!("{:.0} MB", total as f64 / 1e6)),
-            Unit::Count(things) => (done.to_string(), format!("{total} {things}")),
+            Unit::Bytes => {
+                let decimals = if total < 10_000_000 { 1 } else { 0 };
+                let megabytes = |count: u64| format!("{:.decimals$}", count as f64 / 1e6);
+                (megabytes(done), format!("{} MB", megabytes(total)))
+            }
+            Unit::Count(things) => {
+                let things = if total == 1 { things.trim_end_matches('s') } else { things };
+                (done.to_string(), format!("{total} {things}"))
+            }
         }
     }
 }
@@ -155,6 +163,18 @@ impl Drop for Bar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn amounts_are_said_as_a_person_says_them() {
+        let said = |unit: Unit, done, total| {
+            let (done, total) = unit.describe(done, total);
+            format!("{done} of {total}")
+        };
+        assert_eq!(said(Unit::Bytes, 480_000, 480_000), "0.5 of 0.5 MB");
+        assert_eq!(said(Unit::Bytes, 100_000_000, 540_000_000), "100 of 540 MB");
+        assert_eq!(said(Unit::Count("responses"), 1, 1), "1 of 1 response");
+        assert_eq!(said(Unit::Count("rows"), 0, 2), "0 of 2 rows");
+    }
 
     #[test]
     fn what_a_terminal_would_obey_is_shown_as_an_escape() {

@@ -1,5 +1,5 @@
 //! Ctrl-C, SIGTERM and, on Linux, a terminal that is closed (SIGHUP): the first asks for a stop after the work in hand. A second
-//! Ctrl-C or SIGTERM ends the process at once. A SIGHUP that is ignored, as `nohup` has it, stays so.
+//! Ctrl-C ends the process at once. A SIGHUP that is ignored, as `nohup` has it, stays so.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -15,13 +15,9 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Default)]
 pub struct StopRequest(Arc<AtomicUsize>);
 
-/// A second one of these ends the process at once. Not so of SIGHUP: a terminal that is closed may send two, one by way of
-/// its shell.
-const URGENT_IF_REPEATED: [i32; 2] = [SIGINT, SIGTERM];
-
 /// What ends a run after it has saved.
 fn signals() -> impl Iterator<Item = i32> {
-    URGENT_IF_REPEATED.into_iter().chain(hang_up())
+    [SIGINT, SIGTERM].into_iter().chain(hang_up())
 }
 
 /// The signal of a terminal that is closed; none where the system does not tell whether it is to be ignored.
@@ -55,12 +51,12 @@ impl StopRequest {
         }
         let request = StopRequest::default();
         let refused = |error: std::io::Error| Error::usage(format!("cannot listen to signals: {error}"));
-        for signal in URGENT_IF_REPEATED {
-            let seen_before = Arc::new(AtomicBool::new(false));
-            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&seen_before))
-                .and_then(|_| flag::register(signal, seen_before))
-                .map_err(refused)?;
-        }
+        // Only a person's Ctrl-C is urgent when repeated: `timeout` sends its SIGTERM twice, a closed terminal its SIGHUP, and
+        // who would end a program by force has SIGKILL.
+        let seen_before = Arc::new(AtomicBool::new(false));
+        flag::register_conditional_shutdown(SIGINT, 128 + SIGINT, Arc::clone(&seen_before))
+            .and_then(|_| flag::register(SIGINT, seen_before))
+            .map_err(refused)?;
         for signal in signals() {
             flag::register_usize(signal, Arc::clone(&request.0), signal as usize).map_err(refused)?;
         }

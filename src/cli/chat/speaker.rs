@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use signal_hook::consts::SIGINT;
 
 use super::input::Interrupts;
+use crate::cli::generate::cut;
 use crate::cli::print_text;
 use crate::config::WeightFormat;
 use crate::data::rows::{Message, Prompt};
@@ -32,6 +33,8 @@ pub struct Speaker {
     generator: Generator,
     messages: Vec<Message>,
     num_answers: usize,
+    /// Of them, those that Ctrl-C or a limit ended.
+    num_cut: usize,
 }
 
 impl Speaker {
@@ -46,12 +49,25 @@ impl Speaker {
                 .with_hint("chat needs an instruction-tuned model; `gsil generate --prompt` continues plain text"));
         }
         let generator = Generator::new(&policy.load(device, console)?.valid(), WeightFormat::F32)?;
-        Ok(Speaker { name: name.display().to_string(), policy, generator, messages: Vec::new(), num_answers: 0 })
+        Ok(Speaker {
+            name: name.display().to_string(),
+            policy,
+            generator,
+            messages: Vec::new(),
+            num_answers: 0,
+            num_cut: 0,
+        })
     }
 
     pub fn forget(&mut self) {
         self.messages.clear();
         self.num_answers = 0;
+        self.num_cut = 0;
+    }
+
+    /// Answers of this conversation that do not end where the model would have ended them.
+    pub fn num_cut(&self) -> usize {
+        self.num_cut
     }
 
     /// What was said so far, the system message first.
@@ -88,18 +104,24 @@ impl Speaker {
         };
         let mut stream = Stream { tokenizer, token_ids: Vec::new(), shown: String::new() };
         let generator = &mut self.generator;
+        let mut finished = false;
         let ended = manner.interrupts.during(|| {
             generator.answer(&[request], &decoding, &mut |event| match event {
                 Event::Token(..) if manner.interrupts.came() => Err(Error::Stopped { signal: SIGINT, hint: None }),
                 Event::Token(_, id) => stream.show(id),
-                Event::Done(..) => Ok(()),
+                Event::Done(_, response) => {
+                    finished = response.finished;
+                    Ok(())
+                }
             })
         });
         print_text("\n")?;
         match ended {
+            Ok(()) if !finished => console.say(cut(stream.token_ids.len(), manner.max_new_tokens)),
             Ok(()) | Err(Error::Stopped { .. }) => {}
             Err(error) => return Err(error),
         }
+        self.num_cut += usize::from(!finished);
         let answer = tokenizer.decode(&stream.token_ids)?;
         self.messages.push(message("assistant", &answer));
         Ok(())
