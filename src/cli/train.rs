@@ -188,7 +188,8 @@ const COLUMNS: [HeldOutFigure; 6] = [LOG_PROB, ACCURACY, IN_FORMAT, GREEDY, FLEX
 
 /// The table with what its columns mean; None without rows.
 pub(super) fn results(rows: &[EvaluationRow]) -> Option<String> {
-    let was_held_out = rows.first()?.evaluation.held_out;
+    let first = &rows.first()?.evaluation;
+    let answered = first.greedy.map_or(String::new(), |answers| format!(", {} of them answered", answers.num_rows));
     let is_known = |figure: &HeldOutFigure| rows.iter().any(|row| (figure.of)(&row.evaluation).is_some());
     let used: Vec<HeldOutFigure> = COLUMNS.into_iter().filter(is_known).collect();
     let cells = |(row, num_updates): (&EvaluationRow, usize)| -> Vec<String> {
@@ -201,9 +202,11 @@ pub(super) fn results(rows: &[EvaluationRow]) -> Option<String> {
     let header: Vec<&str> = ["after", "updates"].into_iter().chain(used.iter().map(|figure| figure.name)).collect();
     let rows = rows.iter().zip(updates_of_models(rows));
     let table = format_table(&header, &rows.map(cells).collect::<Vec<_>>());
-    let whose = match was_held_out {
-        true => "Of held-out rows:",
-        false => "Of training rows, for there are no held-out ones (evaluation.data):",
+    let whose = match first.held_out {
+        true => format!("Of {} held-out rows{answered}:", first.num_rows),
+        false => {
+            format!("Of {} training rows{answered}, for there are no held-out ones (evaluation.data):", first.num_rows)
+        }
     };
     let width = used.iter().map(|figure| figure.name.len()).max().unwrap_or_default();
     let meanings: String =
