@@ -183,8 +183,10 @@ fn crafted_models_are_refused() {
     refused(&vocabulary("llama").build(), "scores: is missing");
     refused(&vocabulary("llama").f32s("tokenizer.ggml.scores", &[0.0; 5]).build(), "5 entries for 6 tokens");
     refused(&vocabulary("llama").f32s("tokenizer.ggml.scores", &[f32::NAN; 6]).build(), "expected an array of numbers");
-    refused(&vocabulary("gpt2").build(), "merges: is missing");
-    refused(&vocabulary("gpt2").strings("tokenizer.ggml.merges", &["a z"]).build(), "does not join two tokens");
+    refused(&vocabulary("gpt2").build(), "does not say how text is split");
+    let split = || vocabulary("gpt2").string("tokenizer.ggml.pre", "gpt-2");
+    refused(&split().build(), "merges: is missing");
+    refused(&split().strings("tokenizer.ggml.merges", &["a z"]).build(), "does not join two tokens");
     refused(&vocabulary("gpt2").string("tokenizer.ggml.pre", "x").build(), "splitting rule \"x\"");
     refused(&vocabulary("gpt2").u32("tokenizer.ggml.eos_token_id", 6).build(), "is 6, but there are 6 tokens");
     let types = vocabulary("llama").i32s("tokenizer.ggml.token_type", &[1, -1, 1, 1, 1, 1]);

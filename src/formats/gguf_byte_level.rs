@@ -25,7 +25,7 @@ struct SplitRule {
 
 const SPLIT_RULES: [SplitRule; 4] = [
     SplitRule {
-        names: &["gpt-2", "default"],
+        names: &["gpt-2"],
         normalizer: || Value::Null,
         pre_tokenizer: || byte_level(true),
         ignore_merges: false,
@@ -104,7 +104,12 @@ fn essentials(step: &Value) -> Value {
 /// The parts of `tokenizer.json` for byte-level BPE.
 pub fn byte_level_bpe(path: &Path, metadata: &GgufMetadata, vocabulary: &Vocabulary) -> Result<Tokenizer> {
     let pre_key = "tokenizer.ggml.pre";
-    let pre = metadata.string(pre_key)?.unwrap_or("default");
+    // Programs read such a file by a rule of their own, which is no model's.
+    let Some(pre) = metadata.string(pre_key)?.filter(|pre| *pre != "default") else {
+        return Err(Error::input(path, "the file does not say how text is split before it is tokenized")
+            .at(pre_key)
+            .with_hint("use a newer conversion of the model, or its Hugging Face folder"));
+    };
     let Some(rule) = SPLIT_RULES.iter().find(|rule| rule.names.contains(&pre)) else {
         let supported = SPLIT_RULES.iter().flat_map(|rule| rule.names).copied().collect::<Vec<_>>().join(", ");
         let message = format!("the splitting rule {pre:?} is not supported; expected one of {supported}");

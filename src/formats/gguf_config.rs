@@ -139,19 +139,25 @@ pub fn config_json(file: &GgufFile, dimensions: &Dimensions) -> Result<Value> {
     Ok(config)
 }
 
-/// `rope_scaling` of the configuration; null for plain rotary embeddings.
+/// `rope_scaling` of the configuration; null for plain rotary embeddings. A factor without a type is linear, and so is the
+/// `rope.scale_linear` of files from before there were types (GGUF's specification, "Rope").
 fn rope_scaling(file: &GgufFile, dimensions: &Dimensions) -> Result<Value> {
     let metadata = &file.metadata;
-    let kind_key = dimensions.key("rope.scaling.type");
-    let kind = metadata.string(&kind_key)?.unwrap_or("none");
+    let [kind_key, factor_key, old_key] =
+        ["rope.scaling.type", "rope.scaling.factor", "rope.scale_linear"].map(|name| dimensions.key(name));
+    let factor = match metadata.f64(&factor_key)? {
+        Some(factor) => Some(factor),
+        None => metadata.f64(&old_key)?,
+    };
+    let changes_nothing = factor.is_none_or(|factor| factor == 0.0 || factor == 1.0);
+    let kind = metadata.string(&kind_key)?.unwrap_or(if changes_nothing { "none" } else { "linear" });
     if file.shape(ROTARY_FACTORS).is_some() {
         if kind != "none" {
             return Err(Error::input(file.path(), "scaling and rotary factors together are not supported").at(kind_key));
         }
         return rotary_factors(file, dimensions);
     }
-    let factor_key = dimensions.key("rope.scaling.factor");
-    let factor = || metadata.f64(&factor_key)?.ok_or_else(|| metadata.missing(&factor_key));
+    let factor = || factor.ok_or_else(|| metadata.missing(&factor_key));
     match kind {
         "none" => Ok(Value::Null),
         "linear" => Ok(json!({"rope_type": "linear", "factor": factor()?})),
@@ -250,6 +256,14 @@ mod tests {
         assert_eq!(scaling(typed("none")), Value::Null);
         let linear = typed("linear").f32("llama.rope.scaling.factor", 2.5);
         assert_eq!(scaling(linear), json!({"rope_type": "linear", "factor": 2.5}));
+        // Older files name no type, and the oldest have another key.
+        for key in ["llama.rope.scaling.factor", "llama.rope.scale_linear"] {
+            let untyped = |factor| tiny_model("llama").f32(key, factor);
+            assert_eq!(scaling(untyped(2.5)), json!({"rope_type": "linear", "factor": 2.5}), "{key}");
+            assert_eq!(scaling(untyped(1.0)), Value::Null, "{key}");
+            let factors = untyped(2.5).f32_tensor("rope_freqs.weight", &[2], &[1.0, 3.0]);
+            refused(factors, "scaling and rotary factors together");
+        }
         let yarn = typed("yarn").f32("llama.rope.scaling.factor", 4.0);
         assert_eq!(
             scaling(yarn.u32("llama.rope.scaling.original_context_length", 32)),

@@ -266,6 +266,7 @@ mod tests {
     fn names_that_fill_up_the_vocabulary_are_left_out() {
         let builder = GgufBuilder::default()
             .string("tokenizer.ggml.model", "gpt2")
+            .string("tokenizer.ggml.pre", "gpt-2")
             .strings("tokenizer.ggml.tokens", &["a", "[PAD1]"])
             .i32s("tokenizer.ggml.token_type", &[1, 5])
             .strings("tokenizer.ggml.merges", &[]);
@@ -274,9 +275,10 @@ mod tests {
 
     #[test]
     fn damaged_vocabularies_are_refused() {
-        let base = |tokens: &[&str]| {
+        let without_rule = |tokens: &[&str]| {
             GgufBuilder::default().string("tokenizer.ggml.model", "gpt2").strings("tokenizer.ggml.tokens", tokens)
         };
+        let base = |tokens: &[&str]| without_rule(tokens).string("tokenizer.ggml.pre", "gpt-2");
         refused(&GgufBuilder::default().string("tokenizer.ggml.model", "gpt2"), "tokenizer.ggml.tokens: is missing");
         refused(&base(&["a", "a"]), "tokens 0 and 1 are both");
         refused(&base(&["a"]), "tokenizer.ggml.merges: is missing");
@@ -284,7 +286,10 @@ mod tests {
         refused(&base(&["a"]).strings("tokenizer.ggml.merges", &["a"]), "does not join");
         refused(&base(&["a"]).i32s("tokenizer.ggml.token_type", &[1, 1]), "2 entries for 1 tokens");
         refused(&base(&["a"]).u32("tokenizer.ggml.eos_token_id", 1), "is 1, but there are 1 tokens");
-        refused(&base(&["a"]).string("tokenizer.ggml.pre", "x"), "\"x\" is not supported");
+        refused(&without_rule(&["a"]).string("tokenizer.ggml.pre", "x"), "\"x\" is not supported");
+        for unknown in [without_rule(&["a"]), without_rule(&["a"]).string("tokenizer.ggml.pre", "default")] {
+            refused(&unknown, "does not say how text is split");
+        }
         let bert = GgufBuilder::default().string("tokenizer.ggml.model", "bert");
         refused(&bert.strings("tokenizer.ggml.tokens", &["a"]), "\"bert\" is not supported");
     }
