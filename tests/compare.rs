@@ -282,6 +282,34 @@ fn a_cell_that_must_not_be_trained_on_is_told_of_and_the_others_go_on() {
 }
 
 #[test]
+fn a_start_that_must_not_be_trained_on_fails_its_cells_and_is_told_of() {
+    let folder = tempdir().unwrap();
+    with_own_model(folder.path(), r#"[(name: "gsil")]"#);
+    let wild = ["sft.lr=1e9", "sft.optimizer=sgd", "sft.max_grad_norm=0"];
+    let outcome = compare(folder.path(), &wild);
+    assert_eq!(outcome.code, Some(5), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("1 of 1 cells failed: gsil, seed 0"), "{}", outcome.stderr);
+    assert!(read(&folder.path().join("grid/comparison.md")).contains("Failed: gsil, seed 0: "));
+}
+
+#[test]
+fn a_method_that_has_not_run_may_still_change_and_a_model_must_be_given() {
+    let folder = tempdir().unwrap();
+    with_own_model(folder.path(), r#"[(name: "gsil"), (name: "later", set: ["train.lr=2e-3"])]"#);
+    compare(folder.path(), &["--only", "gsil"]).succeeded();
+    let text = read(&folder.path().join("grid.ron"));
+    let with = |text: String| fs::write(folder.path().join("grid.ron"), text).unwrap();
+    with(text.replace("train.lr=2e-3", "train.lr=3e-3"));
+    compare(folder.path(), &[]).succeeded();
+    with(text.clone());
+    let stderr = compare(folder.path(), &[]).failed(2);
+    assert!(stderr.contains("method `later`: "), "{stderr}");
+    with(text.replace("model: \"tiny\",", ""));
+    let stderr = compare(folder.path(), &[]).failed(2);
+    assert!(stderr.contains("grid.ron: base.model: must be given") && stderr.contains("model=.."), "{stderr}");
+}
+
+#[test]
 fn one_method_can_be_run_alone_and_models_need_not_be_kept() {
     let folder = tempdir().unwrap();
     with_own_model(

@@ -5,6 +5,7 @@
 //! weights that are trained. What is computed a second time to save memory (checkpointed layers, logits in the backward
 //! pass) counts once: such a step has a smaller share. Norms, softmax and the optimizer are no matrix products.
 
+use crate::config::LoraConfig;
 use crate::data::batch::Batch;
 use crate::model::ModelConfig;
 use crate::ops::{AttentionPlan, Span};
@@ -20,12 +21,18 @@ fn num_of_mlp(config: &ModelConfig) -> usize {
     if config.gated_mlp { 3 } else { 2 }
 }
 
-/// The same for an adapter of this rank on all projections: rank times inputs and outputs of each.
-fn adapter_weights(config: &ModelConfig, rank: usize) -> f64 {
+/// The same for an adapter: rank times inputs and outputs of each projection that has one.
+fn adapter_weights(config: &ModelConfig, lora: &LoraConfig) -> f64 {
     let (d, q, kv, inner) =
         (config.hidden_size, config.query_size(), config.key_value_size(), config.intermediate_size);
-    let sizes = 2 * (d + q) + 2 * (d + kv) + num_of_mlp(config) * (d + inner);
-    (config.num_hidden_layers * rank * sizes) as f64
+    let size_of = |module: &String| match module.as_str() {
+        "q_proj" | "o_proj" => d + q,
+        "k_proj" | "v_proj" => d + kv,
+        "gate_proj" if !config.gated_mlp => 0,
+        _ => d + inner,
+    };
+    let sizes: usize = lora.target_modules.iter().map(size_of).sum();
+    (config.num_hidden_layers * lora.rank * sizes) as f64
 }
 
 fn head_weights(config: &ModelConfig) -> f64 {
@@ -37,14 +44,14 @@ fn attention_weights(config: &ModelConfig) -> f64 {
     (config.num_hidden_layers * 2 * config.query_size()) as f64
 }
 
-/// One training step on this batch; `lora_rank` if only adapters are trained.
-pub fn of_step(config: &ModelConfig, batch: &Batch, lora_rank: Option<usize>) -> f64 {
+/// One training step on this batch; `lora` if only adapters are trained.
+pub fn of_step(config: &ModelConfig, batch: &Batch, lora: Option<&LoraConfig>) -> f64 {
     let rows = batch.input_ids.len() as f64;
     let head_rows = batch.num_response_tokens() as f64;
     // Forward once, input gradients once, weight gradients once more where weights are trained.
-    let passes = if lora_rank.is_some() { 2.0 } else { 3.0 };
+    let passes = if lora.is_some() { 2.0 } else { 3.0 };
     let frozen_or_trained = passes * (rows * projection_weights(config) + head_rows * head_weights(config));
-    let adapters = 3.0 * rows * lora_rank.map_or(0.0, |rank| adapter_weights(config, rank));
+    let adapters = 3.0 * rows * lora.map_or(0.0, |lora| adapter_weights(config, lora));
     let attention = 3.0 * keys_seen(&batch.plan) * attention_weights(config);
     2.0 * (frozen_or_trained + adapters + attention)
 }
@@ -92,7 +99,12 @@ mod tests {
         // Rank 8: 8 (in + out) weights for each of the seven projections of a layer.
         let adapters = 4.0 * 30.0 * 8.0 * (2.0 * (576.0 + 576.0) + 2.0 * (576.0 + 192.0) + 3.0 * (576.0 + 1536.0));
         let lora = 4.0 * (projections + head) + 6.0 * (adapters + attention);
-        assert_eq!(of_step(&config, &batch, Some(8)), lora);
+        let all = LoraConfig { rank: 8, ..LoraConfig::default() };
+        assert_eq!(of_step(&config, &batch, Some(&all)), lora);
+        let queries = 4.0 * 30.0 * 8.0 * (576.0 + 576.0);
+        let only_queries = LoraConfig { target_modules: vec!["q_proj".to_owned()], ..all };
+        let lora = 4.0 * (projections + head) + 6.0 * (queries + attention);
+        assert_eq!(of_step(&config, &batch, Some(&only_queries)), lora);
     }
 
     #[test]

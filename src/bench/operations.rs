@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use serde::Serialize;
 
-use super::peaks::{Peaks, best_seconds};
+use super::peaks::{Peaks, best_seconds, finish};
 use super::{Size, matrix_flops, random_ids, seeded};
 use crate::device;
 use crate::error::Result;
@@ -94,13 +94,6 @@ impl Bench<'_> {
         });
         Ok(())
     }
-}
-
-/// Has a result computed, without waiting for it. Burn's fusion would not compute one that is dropped before, and might join
-/// an update with the next.
-fn finish<T>(device: &Device, result: T) -> T {
-    let _ = device.flush(); // who waits for the device sees a failure
-    result
 }
 
 /// Times every operation.

@@ -43,8 +43,8 @@ fn matmul_gflops(device: &Device) -> Result<f64> {
     for size in MATRIX_SIZES {
         let random = || Tensor::<2>::random([size, size], Distribution::Default, device);
         let (x, y) = (random(), random());
-        let burn = best_seconds(device, || drop(x.clone().matmul(y.clone())))?;
-        let ours = best_seconds(device, || drop(ops::linear(x.clone(), y.clone())))?;
+        let burn = best_seconds(device, || drop(finish(device, x.clone().matmul(y.clone()))))?;
+        let ours = best_seconds(device, || drop(finish(device, ops::linear(x.clone(), y.clone()))))?;
         best = best.max(2.0 * (size as f64).powi(3) / burn.min(ours) / 1e9);
     }
     Ok(best)
@@ -56,7 +56,7 @@ fn copy_gb_per_s(device_name: &str, device: &Device) -> Result<f64> {
     let bytes = 2.0 * 4.0 * COPY_LEN as f64;
     let seconds = if device::is_card(device_name) {
         let mut x = Some(Tensor::<1>::zeros([COPY_LEN], device));
-        best_seconds(device, || x = x.take().map(|x| x + 1.0))?
+        best_seconds(device, || x = finish(device, x.take().map(|x| x + 1.0)))?
     } else {
         let (from, mut to) = (vec![1.0f32; COPY_LEN], vec![0.0f32; COPY_LEN]);
         let piece = COPY_LEN.div_ceil(rayon::current_num_threads());
@@ -66,6 +66,13 @@ fn copy_gb_per_s(device_name: &str, device: &Device) -> Result<f64> {
         })?
     };
     Ok(bytes / seconds / 1e9)
+}
+
+/// Has a result computed, without waiting for it. Burn's fusion would not compute one that is dropped before, and would join
+/// one addition or update with the next.
+pub(super) fn finish<T>(device: &Device, result: T) -> T {
+    let _ = device.flush(); // who waits for the device sees a failure
+    result
 }
 
 /// Seconds of one call of `work`: the best round's mean. The first call is not timed, because it touches memory and compiles.

@@ -34,9 +34,9 @@ pub(super) fn time(size: &Size, config: &RunConfig, source: &model::Source, devi
         normalizer: objective.normalizer((size.tokens - prompt_len(size)) as f64),
         num_tokens_multiple: multiple,
     };
-    let lora_rank = config.lora.as_ref().map(|lora| lora.rank);
     let batches = updater.micro_batches(&pairs).map(|pairs| updater.batch(pairs));
-    let matrix_flops_per_step = batches.map(|batch| matrix_flops::of_step(model.config(), &batch, lora_rank)).sum();
+    let matrix_flops = |batch| matrix_flops::of_step(model.config(), &batch, config.lora.as_ref());
+    let matrix_flops_per_step = batches.map(matrix_flops).sum();
     let mut model = Some(match &config.lora {
         Some(lora) => model.with_adapters(lora.rank, lora.alpha as f64, &lora.target_modules, config.seed),
         None => model,

@@ -58,7 +58,10 @@ impl Comparison {
         let dir = RunDir::create(Arc::new(Disk), output)?;
         if let Some(begun) = begun_in(output)? {
             let path = dir.join(CONFIG_FILE);
-            check_unchanged(&begun, &plan.config).map_err(|changed| {
+            let has_run = |method: usize| {
+                begun.seeds.iter().any(|seed| dir.join(cell_folder(&begun, method, *seed)).join("config.ron").exists())
+            };
+            check_unchanged(&begun, &plan.config, &has_run).map_err(|changed| {
                 Error::config(
                     path.to_string_lossy(),
                     format!("the comparison was begun with other settings: {changed}"),
@@ -90,6 +93,7 @@ impl Comparison {
                 Ok(()) => remove(&Disk, &folder.join(FAILED_FILE))?,
                 Err(error @ Error::Training { .. }) => {
                     self.console.warn(format!("{name}, seed {}: {error}", cell.seed));
+                    create_folder(&Disk, &folder)?; // there is none if it was the start that failed
                     write_json(&Disk, &folder.join(FAILED_FILE), &json!({"message": error.to_string()}))?;
                     failed.push(format!("{name}, seed {}", cell.seed));
                 }
@@ -184,8 +188,13 @@ pub fn begun_in(folder: &Path) -> Result<Option<CompareConfig>> {
     CompareConfig::from_ron(&text, &path.to_string_lossy()).map(Some)
 }
 
-/// What must not change once a comparison was begun, in words. More seeds and methods leave its cells as they are.
-fn check_unchanged(begun: &CompareConfig, now: &CompareConfig) -> std::result::Result<(), String> {
+/// What must not change once a comparison was begun, in words. More seeds and methods leave its cells as they are, and so
+/// does another method in place of one that has not run: it may be one that cannot.
+fn check_unchanged(
+    begun: &CompareConfig,
+    now: &CompareConfig,
+    has_run: &dyn Fn(usize) -> bool,
+) -> std::result::Result<(), String> {
     let base = describe_differences(&begun.base, &now.base).map_err(|error| error.to_string())?;
     if !base.is_empty() {
         return Err(format!("base.{}", base.join("; base.")));
@@ -196,7 +205,7 @@ fn check_unchanged(begun: &CompareConfig, now: &CompareConfig) -> std::result::R
     if let Some(seed) = begun.seeds.iter().find(|seed| !now.seeds.contains(seed)) {
         return Err(format!("seeds: {seed} is gone"));
     }
-    for method in &begun.methods {
+    for (_, method) in begun.methods.iter().enumerate().filter(|(i, _)| has_run(*i)) {
         match now.methods.iter().find(|own| own.name == method.name) {
             None => return Err(format!("methods: `{}` is gone", method.name)),
             Some(own) if own.set != method.set => {
@@ -237,12 +246,18 @@ mod tests {
         for change in allowed {
             let mut now = config();
             change(&mut now);
-            assert_eq!(check_unchanged(&config(), &now), Ok(()));
+            assert_eq!(check_unchanged(&config(), &now, &|_| true), Ok(()));
         }
         for (change, expected) in refused {
             let mut now = config();
             change(&mut now);
-            assert_eq!(check_unchanged(&config(), &now), Err(expected.to_owned()));
+            assert_eq!(check_unchanged(&config(), &now, &|_| true), Err(expected.to_owned()));
+        }
+        let (mut changed, mut gone) = (config(), config());
+        changed.methods[1].set.clear();
+        gone.methods.pop();
+        for now in [changed, gone] {
+            assert_eq!(check_unchanged(&config(), &now, &|method| method == 0), Ok(()), "`b` has not run");
         }
     }
 }

@@ -102,6 +102,14 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The fewest finished seeds that a difference rests on; before there is a difference, the planned ones.
+    pub fn num_paired_seeds(&self) -> usize {
+        let baseline = &self.methods[self.baseline_index].seeds;
+        let others = self.methods.iter().enumerate().filter(|(i, _)| *i != self.baseline_index);
+        let num_paired = others.map(|(_, method)| method.seeds.iter().filter(|seed| baseline.contains(seed)).count());
+        num_paired.filter(|num| *num > 0).min().unwrap_or(self.seeds.len())
+    }
+
     /// Reads what is finished of the comparison in `folder`.
     ///
     /// # Errors

@@ -54,6 +54,7 @@ impl Plan {
         let mut config = CompareConfig::from_ron(text, origin)?;
         overrides.iter().try_for_each(|assignment| config.base.set(assignment))?;
         config.validate(text, origin)?;
+        check_sources(&config.base, origin)?;
         if let Some(begun) = begun {
             keep_sources(&mut config.base, &begun.base)?;
         }
@@ -96,6 +97,20 @@ impl Plan {
     pub fn has_same_rows(&self) -> bool {
         self.config.base.word_problems.is_none()
     }
+}
+
+/// A comparison needs a model and data as a run does.
+fn check_sources(base: &RunConfig, origin: &str) -> Result<()> {
+    if base.word_problems.is_some() {
+        return Ok(());
+    }
+    for (key, value) in [("model", &base.model), ("data", &base.data)] {
+        if value.is_none() {
+            return Err(Error::config(format!("{origin}: base.{key}"), "must be given")
+                .with_hint(format!("`base: ({key}: ..)` in the file, or {key}=.. after it")));
+        }
+    }
+    Ok(())
 }
 
 /// Names of the hub without a revision mean the commits that the comparison began with.

@@ -70,7 +70,7 @@ pub(super) fn sureness(outcome: &Outcome) -> String {
         true => "seeds and, for all seeds alike, rows",
         false => "seeds and then rows of each seed",
     };
-    let few = match outcome.seeds.len() {
+    let few = match outcome.num_paired_seeds() {
         1 => " With one seed they say nothing about another.",
         2..5 => " With so few seeds they are too narrow.",
         _ => "",

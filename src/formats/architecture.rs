@@ -10,7 +10,7 @@ pub enum Architecture {
     Mistral,
     Qwen2,
     Qwen3,
-    /// Phi-3-mini, Phi-4-mini.
+    /// Phi-3-mini-4k; those with longer contexts have `longrope`, which is refused.
     Phi3,
     /// The models of text alone.
     Gemma3,

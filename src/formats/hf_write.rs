@@ -48,7 +48,7 @@ pub struct ModelFolder<'a> {
 
 impl ModelFolder<'_> {
     /// Writes the folder. It appears at `folder` only once it is complete and on disk; if one of our own making is there,
-    /// it is replaced.
+    /// it is replaced, unless it has a model card, which a person may have added to.
     ///
     /// # Errors
     /// [`Error::Usage`] if `folder` is a file, or holds anything that `gsil train` does not write; [`Error::Disk`] if
@@ -91,6 +91,7 @@ fn check_replaceable(folder: &Path) -> Result<()> {
     if !folder.is_dir() {
         return refuse(format!("{} is a file, not a folder", folder.display()));
     }
+    // Not the model card: a person adds to it.
     let ours = [CONFIG, GENERATION_CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE];
     for entry in fs::read_dir(folder).map_err(Error::reading(folder))? {
         let name = entry.map_err(Error::reading(folder))?.file_name();

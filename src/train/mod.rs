@@ -333,11 +333,13 @@ impl Run {
     fn describe(&self, stage: Stage) -> String {
         match stage {
             Stage::Sft => "Supervised stage: learn the task from the demonstrations.".to_owned(),
-            Stage::Iteration(i) => format!(
-                "Iteration {i} (of {}, counted from 0): answer the prompts, then learn to tell the demonstrations from \
-                 these answers.",
-                self.config.iterations
-            ),
+            Stage::Iteration(i) => format!("Iteration {i} (of {}, counted from 0): {}.", self.config.iterations, {
+                match (Objective::new(&self.config.objective).needs_self_generated(), self.are_given()) {
+                    (false, _) => "learn from the demonstrations",
+                    (true, true) => "learn to tell the demonstrations from the responses that the rows bring",
+                    (true, false) => "answer the prompts, then learn to tell the demonstrations from these answers",
+                }
+            }),
             Stage::ContinuedSft => "For comparison: plain supervised updates from the same start, as many.".to_owned(),
             Stage::Done => "Done.".to_owned(),
         }

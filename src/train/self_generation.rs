@@ -106,7 +106,7 @@ impl Run {
     }
 
     /// Preference rows bring a second response each; [`super::setup`] refuses data of which only some rows do.
-    fn are_given(&self) -> bool {
+    pub(super) fn are_given(&self) -> bool {
         self.examples.iter().all(|example| example.self_generated_ids.is_some())
     }
 
