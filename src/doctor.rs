@@ -86,7 +86,8 @@ pub fn examine(device_name: &str) -> Result<Vec<Check>> {
         Check::new("gradients of all weights", guarded(|| device.gradients()), &cpu.gradients()?),
         Check::new("gradients of an adapter", guarded(|| device.adapter_gradients()), &cpu.adapter_gradients()?),
         Check::new("decoding over a cache", decoded, &scored),
-        Check::new("two AdamW updates", guarded(|| device.adamw()), &cpu.adamw()?),
+        Check::new("two AdamW updates, clipped", guarded(|| device.adamw()), &cpu.adamw()?),
+        Check::new("two RMSprop updates, clipped", guarded(|| device.rmsprop()), &cpu.rmsprop()?),
     ])
 }
 
@@ -182,9 +183,11 @@ impl Examined {
     }
 
     fn adamw(&self) -> Result<Numbers> {
-        // A large epsilon: with a small one the first update is the gradient's sign, and rounding decides it near zero.
-        let config = TrainConfig { optimizer: OptimizerName::Adamw, epsilon: 1e-2, ..sgd() };
-        self.changes(self.model()?, &config, 2, 1e-2)
+        self.changes(self.model()?, &clipped(OptimizerName::Adamw), 2, 1e-2)
+    }
+
+    fn rmsprop(&self) -> Result<Numbers> {
+        self.changes(self.model()?, &clipped(OptimizerName::Rmsprop), 2, 1e-2)
     }
 
     /// How updates change each trained tensor. With plain descent at rate 1 that is the gradient.
@@ -239,6 +242,12 @@ fn sequence(pair: &Pair) -> Sequence<'_> {
 
 fn sgd() -> TrainConfig {
     TrainConfig { optimizer: OptimizerName::Sgd, max_grad_norm: 0.0, ..TrainConfig::default() }
+}
+
+/// A large epsilon: with a small one the first update is the gradient's sign, rounding decides it near zero, and a wrong
+/// norm of the gradient changes nothing.
+fn clipped(optimizer: OptimizerName) -> TrainConfig {
+    TrainConfig { optimizer, epsilon: 1e-2, max_grad_norm: 0.1, ..TrainConfig::default() }
 }
 
 fn trained(model: &CausalLm) -> Result<Numbers> {
@@ -306,10 +315,23 @@ mod tests {
     #[test]
     fn the_cpu_agrees_with_itself() {
         let checks = examine(device::processor()).unwrap();
-        assert_eq!(checks.len(), 5);
+        assert_eq!(checks.len(), 6);
         // All but decoding, which has kernels of its own, are the very same operations.
         assert!(checks.iter().all(|check| check.difference.as_ref().is_ok_and(|d| *d < 1e-5)), "{checks:?}");
         verdict(device::processor(), &checks).unwrap();
+    }
+
+    #[test]
+    fn a_wrong_norm_of_the_gradient_shows_in_clipped_updates() {
+        let cpu = Examined::open(device::processor()).unwrap();
+        for optimizer in [OptimizerName::Adamw, OptimizerName::Rmsprop] {
+            let config = clipped(optimizer);
+            // As if the norm were found one percent too small.
+            let wrong = TrainConfig { max_grad_norm: 1.01 * config.max_grad_norm, ..config.clone() };
+            let changes = |config| cpu.changes(cpu.model().unwrap(), config, 2, 1e-2).unwrap();
+            let check = Check::new("clipped", Ok(changes(&wrong)), &changes(&config));
+            assert!(!check.is_sound(), "{optimizer:?}: {check:?}");
+        }
     }
 
     #[test]

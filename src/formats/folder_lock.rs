@@ -53,15 +53,9 @@ impl Drop for FolderLock {
     }
 }
 
-/// The name of this machine, as far as the system tells without asking for it.
+/// The name of this machine.
 fn host_name() -> String {
-    let from_files =
-        ["/proc/sys/kernel/hostname", "/etc/hostname"].iter().find_map(|path| fs::read_to_string(path).ok());
-    let name = from_files.or_else(|| std::env::var("HOSTNAME").ok()).or_else(|| std::env::var("COMPUTERNAME").ok());
-    match name.as_deref().map(str::trim) {
-        Some(name) if !name.is_empty() => name.to_owned(),
-        _ => "this machine".to_owned(),
-    }
+    sysinfo::System::host_name().unwrap_or_else(|| "this machine".to_owned())
 }
 
 #[cfg(test)]
