@@ -69,7 +69,8 @@ impl ChatTemplate {
             let message = format!("the chat template is {} bytes long, the limit is {MAX_SOURCE_BYTES}", source.len());
             return Err(Error::input(path, message));
         }
-        let source = replace_generation_tags(source);
+        // Jinja2 knows one line end; a template saved on Windows must not put `\r` into prompts.
+        let source = replace_generation_tags(&source.replace("\r\n", "\n").replace('\r', "\n"));
         let prints_date = source.contains("strftime_now");
         let compiled = on_large_stack(path, TIME_LIMIT, move || {
             let mut environment = environment()?;
@@ -346,9 +347,13 @@ mod tests {
                     content: message["content"].as_str().unwrap().into(),
                 })
                 .collect();
-            let rendered = template(source).unwrap().render(&messages, case["add_generation_prompt"] == true).unwrap();
             let today = chrono::Local::now().format("%d %b %Y").to_string();
-            assert_eq!(rendered, case["text"].as_str().unwrap().replace("DATE", &today), "{}", case["template"]);
+            let expected = case["text"].as_str().unwrap().replace("DATE", &today);
+            for source in [(*source).to_owned(), source.replace('\n', "\r\n"), source.replace('\n', "\r")] {
+                let template = template(&source).unwrap();
+                let rendered = template.render(&messages, case["add_generation_prompt"] == true).unwrap();
+                assert_eq!(rendered, expected, "{}", case["template"]);
+            }
         }
     }
 
