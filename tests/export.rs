@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
+use gsil::config::RunConfig;
 use gsil::data::rows::Prompt;
 use gsil::formats::safetensors::open_safetensors;
 use gsil::formats::{ModelFiles, open_model};
@@ -16,6 +17,7 @@ use crate::support::binary::{
     Outcome, device, ending_model, export, golden, gsil, read, read_json, read_json_lines, text, text_model,
     tiny_model_with, write_rows,
 };
+use crate::support::gguf_builder::tiny_model;
 use crate::support::{assert_near, fixture, flex, load_model, logits, random_ids};
 
 /// The architectures that GGUF and transformers agree on; `llama_linear` has a bias on every projection.
@@ -124,6 +126,31 @@ fn a_gguf_export_keeps_token_ids_prompts_and_greedy_text() {
     assert_eq!(read(&output.join("Modelfile")), "FROM ./model.gguf\nPARAMETER stop \"<|im_end|>\"\n");
     let again = open_model(&again.join("model.gguf")).unwrap().tokenizer;
     assert_eq!(again, open_model(&file).unwrap().tokenizer, "carried over, template and all");
+}
+
+/// What `server.on_policy_ready` may do with a policy of a run that began with a tokenizer which only GGUF files have.
+#[test]
+fn the_policy_inside_a_run_keeps_the_tokenizer_of_the_gguf_file_that_the_run_began_with() {
+    let folder = tempdir().unwrap();
+    let original = folder.path().join("original.gguf");
+    let sentence_piece = tiny_model("llama")
+        .string("tokenizer.ggml.model", "llama")
+        .strings("tokenizer.ggml.tokens", &["<s>", "</s>", "a", "b", "ab", "\u{2581}ab"])
+        .f32s("tokenizer.ggml.scores", &[0.0, 0.0, -1.0, -2.0, -3.0, -4.0])
+        .i32s("tokenizer.ggml.token_type", &[3, 3, 1, 1, 1, 1])
+        .u32("tokenizer.ggml.eos_token_id", 1)
+        .bool("tokenizer.ggml.add_bos_token", true);
+    fs::write(&original, sentence_piece.build()).unwrap();
+    let run = folder.path().join("run");
+    let policy = run.join("iteration-001/policy");
+    fs::create_dir_all(policy.parent().unwrap()).unwrap();
+    export(folder.path(), &original, "hf", &policy, &[]).succeeded();
+    let refused = export(folder.path(), &policy, "gguf", &folder.path().join("refused"), &[]).failed(3);
+    assert!(refused.contains("tokenizer"), "{refused}");
+    let config = RunConfig { model: Some(text(&original)), ..RunConfig::default() };
+    fs::write(run.join("config.ron"), config.to_ron().unwrap()).unwrap();
+    let written = exported(folder.path(), &policy, "gguf", &[]).join("model.gguf");
+    assert_eq!(open_model(&written).unwrap().tokenizer, open_model(&original).unwrap().tokenizer);
 }
 
 #[test]
@@ -282,6 +309,22 @@ fn a_model_card_tells_what_the_run_folder_knows_and_no_more() {
     assert!(!card.contains(&parent), "a published card does not tell of the user's folders:\n{card}");
     let plain = read(&exported(folder.path(), &golden("tiny_llama"), "hf", &["--dtype", "f16"]).join("README.md"));
     assert!(plain.contains("`tiny_llama` in another format") && plain.contains("Nothing was trained."), "{plain}");
+}
+
+#[test]
+fn the_card_of_supervised_training_alone_names_no_objective() {
+    let folder = tempdir().unwrap();
+    let settings = ["iterations=0", "sft.epochs=2", "sft.batch_size=2", "sft.micro_batch_size=2", "sft.lr=1e-3"];
+    let run = trained(folder.path(), &settings);
+    let card = read(&exported(folder.path(), &run, "hf", &[]).join("README.md"));
+    assert!(card.contains("| supervised training | epochs 2, batch size 2, learning rate 1e-3 |"), "{card}");
+    assert!(card.contains("by supervised fine-tuning"), "{card}");
+    for absent in ["objective", "bernoulli", "iterations"] {
+        assert!(!card.contains(absent), "{absent}: {card}");
+    }
+    let page = read(&run.join("report.html"));
+    assert!(page.contains("<dd>2 epochs of supervised training in batches of 2, learning rate 0.001</dd>"), "{page}");
+    assert!(!page.contains("<dt>objective</dt>"), "{page}");
 }
 
 #[test]

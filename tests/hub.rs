@@ -3,9 +3,10 @@
 
 use std::fs;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::binary::{export, gsil, read, read_json, text_model};
+use crate::support::binary::{export, gsil, read, read_json, read_json_lines, text_model};
+use crate::support::fixture;
 use crate::support::hub_place::{GENERATE, INPUT, Place, WEIGHTS, all_files, assert_says, files_of};
 use crate::support::mock_hub::git_hash;
 
@@ -193,6 +194,22 @@ fn a_data_set_is_its_file_and_the_model_of_the_hub_its_reference() {
         &["data in several folders", "hint: name the one that you want: o/folders/one, o/folders/two"],
     );
     assert_eq!(score("o/folders/two", &[]).succeeded().stdout, expected.stdout);
+}
+
+#[test]
+fn the_problems_of_an_evaluation_may_be_a_data_set() {
+    let place = Place::new();
+    let problems = fixture("humaneval/problems.jsonl");
+    let file = ("HumanEval.jsonl".to_owned(), fs::read(&problems).unwrap());
+    place.hub.commit("datasets/o/problems", [file].into());
+    let sample = |problem: Value| json!({"task_id": problem["task_id"], "completion": ""}).to_string() + "\n";
+    let samples: String = read_json_lines(&problems).into_iter().map(sample).collect();
+    fs::write(place.path("samples.jsonl"), samples).unwrap();
+    for options in [&[][..], &["--offline"]] {
+        let command = ["eval", "humaneval", "--data", "o/problems", "--samples", "samples.jsonl"];
+        let outcome = place.run(&[&command[..], options].concat()).succeeded();
+        assert_eq!(outcome.json_lines()[0]["num_samples"], 3);
+    }
 }
 
 #[test]

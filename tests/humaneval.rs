@@ -53,6 +53,27 @@ fn canonical_solutions_pass_and_each_result_is_kept() {
 }
 
 #[test]
+fn a_verdict_is_kept_for_the_same_tests_alone() {
+    let folder = tempdir().unwrap();
+    let problems = fs::read_to_string(fixture("humaneval/problems.jsonl")).unwrap();
+    let first = problems.lines().next().unwrap();
+    fs::write(folder.path().join("p.jsonl"), first).unwrap();
+    canonical_samples(&folder.path().join("p.jsonl"), &folder.path().join("samples.jsonl"));
+    let num_passed = || -> Option<(u64, usize)> {
+        let outcome = judge(folder.path(), "p.jsonl", "samples.jsonl", &["--output", "out"]);
+        let num_results = || read_json_lines(&folder.path().join("out/results.jsonl")).len();
+        let is_run = !is_skipped(&outcome, "verdicts that are kept");
+        is_run.then(|| (outcome.succeeded().json_lines()[0]["num_passed"].as_u64().unwrap(), num_results()))
+    };
+    let Some(first_time) = num_passed() else { return };
+    assert_eq!((first_time, num_passed().unwrap()), ((1, 1), (1, 1)));
+    let mut problem: Value = serde_json::from_str(first).unwrap();
+    problem["test"] = json!("def check(candidate):\n    assert False");
+    fs::write(folder.path().join("p.jsonl"), problem.to_string()).unwrap();
+    assert_eq!(num_passed().unwrap(), (0, 2), "other tests: judged again");
+}
+
+#[test]
 fn the_example_of_openai_human_eval_has_its_verdicts() {
     // Its README: {'pass@1': 0.4999999999999999}. The samples: rm in a shell, a long sleep, input(), and three that return 1.
     let folder = tempdir().unwrap();
@@ -169,7 +190,15 @@ fn what_cannot_be_is_refused_with_its_place() {
     let stderr = run(&["--data", &data, "--samples", "unknown.jsonl"]).failed(3);
     assert!(stderr.contains("unknown.jsonl, line 1, `task_id`"), "{stderr}");
     let stderr = run(&["--data", &data, "--samples", "samples.jsonl", "--k", "2"]).failed(2);
-    assert!(stderr.contains("Tiny/0 has only 1 samples"), "{stderr}");
+    assert!(stderr.contains("--k 2 is more than the samples of Tiny/0: 1"), "{stderr}");
+    // Before a model is looked for, and before anything is written.
+    let model = ["--model", "x", "--output", "o", "--samples-per-task", "2", "--temperature", "0.8"];
+    let stderr = run(&[&["--data", &data, "--k", "3"], &model[..]].concat()).failed(2);
+    assert!(stderr.contains("--k 3 is more than the samples of Tiny/0: 2"), "{stderr}");
+    let python = ["--data", &data, "--allow-code-execution", "--python", "no-python"];
+    let stderr = run(&[&python, &model[..]].concat()).failed(2);
+    assert!(stderr.contains("no-python: cannot be started"), "{stderr}");
+    assert!(!folder.path().join("o/samples.jsonl").exists());
     let stderr = run(&["--data", &data, "--model", "x", "--output", "o", "--samples-per-task", "2"]).failed(2);
     assert!(stderr.contains("temperature 0"), "{stderr}");
 }

@@ -63,7 +63,7 @@ fn write_run(folder: &Path, num_updates: usize) {
         "dropped": 8, "mean_tokens": 4.0});
     write_lines(&folder.join("self_generation.jsonl"), &[json!({"iteration": 0, "counts": counts})]);
     write_response(folder, "it is 5");
-    let timing = json!({"stage": "iteration 0", "phase": "generation", "seconds": 90.0});
+    let timing = json!({"stage": "iteration 0", "phase": "generation", "seconds": 90.0, "num_tokens": 450});
     write_lines(&folder.join("timing.jsonl"), &[timing]);
 }
 
@@ -98,6 +98,12 @@ fn training_leaves_a_page_and_events_with_the_numbers_of_its_metrics() {
         let rows = read_json_lines(&run.join("timing.jsonl"));
         assert!(rows.iter().any(|row| row["stage"] == "iteration 1" && row["phase"] == phase), "{phase}: {rows:?}");
     }
+    let of_generation = |row: &&Value| row["phase"] == "generation";
+    for (iteration, row) in read_json_lines(&run.join("timing.jsonl")).iter().filter(of_generation).enumerate() {
+        let responses = read_json_lines(&run.join(format!("iteration-{iteration:03}/self_generated.jsonl")));
+        let num_tokens: usize = responses.iter().map(|row| row["token_ids"].as_array().unwrap().len()).sum();
+        assert_eq!(row["num_tokens"], num_tokens, "{row}");
+    }
     let scalars = read_scalars(&run);
     let metrics = read_json_lines(&run.join("metrics.jsonl"));
     assert!(metrics.len() >= 6, "{}", metrics.len());
@@ -130,11 +136,27 @@ fn a_report_tells_of_the_run_in_words() {
         "<span class=\"same\">it is </span>5",
         "On 50 held-out rows.",
         "<td>90 s</td>",
+        "Generation: 5 tokens/s.",
         "<td>50.0%</td>",
     ] {
         assert!(page.contains(expected), "{expected}: {page}");
     }
     assert!(!page.contains("less likely after it"), "nothing fell");
+}
+
+/// Responses that were taken over, or written before a crash, are no work of the phases that were timed.
+#[test]
+fn the_speed_of_generation_is_that_of_tokens_that_were_timed() {
+    let folder = tempdir().unwrap();
+    write_run(folder.path(), 3);
+    let row = |iteration: usize, seconds: f64| json!({"stage": format!("iteration {iteration}"), "phase": "generation", "seconds": seconds});
+    let mut counted = row(1, 2.0);
+    counted["num_tokens"] = json!(14);
+    let path = folder.path().join("timing.jsonl");
+    write_lines(&path, &[row(0, 1.0), counted]);
+    assert!(report(folder.path(), &[]).contains("Generation: 7 tokens/s."));
+    write_lines(&path, &[row(0, 1.0)]);
+    assert!(!report(folder.path(), &[]).contains("Generation: "));
 }
 
 #[test]
@@ -287,6 +309,16 @@ fn compared_runs_share_their_charts_and_show_in_what_they_differ() {
     }
     assert!(!page.contains("<td>train.lr</td>"), "what is the same is not listed");
     assert!(!runs[1].join("report.html").exists(), "the others are only read");
+    assert_eq!(page.matches("On 50 held-out rows.").count(), 1, "what is the same is said once");
+    let mut judged_otherwise = evaluation("start", 0);
+    judged_otherwise["evaluation"]["held_out"] = json!(false);
+    judged_otherwise["evaluation"]["num_rows"] = json!(8);
+    write_lines(&runs[1].join("evaluations.jsonl"), &[judged_otherwise]);
+    gsil(folder.path(), &["report", "one", "--compare", "two", "other/two"]).succeeded();
+    let page = read(&runs[0].join("report.html"));
+    for expected in ["<b>one</b>: On 50 held-out rows.", "<b>two</b>: On 8 training rows", "<b>other/two</b>: On 50"] {
+        assert!(page.contains(expected), "{expected}: {page}");
+    }
     let stderr = gsil(folder.path(), &["report", "one", "--compare", "none"]).failed(3);
     assert!(stderr.contains("none: holds no run"), "{stderr}");
 }

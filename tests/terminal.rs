@@ -190,12 +190,34 @@ fn init_writes_a_configuration_that_trains_and_never_overwrites() {
 }
 
 #[test]
+fn init_looks_for_held_out_rows_and_marked_answers() {
+    let folder = tempdir().unwrap();
+    text_model(folder.path());
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let row = |i: usize, answer: &str| json!({"prompt": format!("{i} and 1?"), "response": answer}).to_string() + "\n";
+    let init = |output: &str| {
+        gsil(folder.path(), &["init", "--model", "text", "--data", "data", "--output", output]).succeeded();
+        RunConfig::from_ron(&read(&folder.path().join(output)), output).unwrap()
+    };
+    let rows: Vec<String> = (0..3).map(|i| row(i, if i == 0 { "one" } else { "it is #### 1" })).collect();
+    fs::write(data.join("train.jsonl"), rows.concat()).unwrap();
+    let config = init("marked.ron");
+    assert_eq!((config.keep_best, config.evaluation.answer_marker.as_deref()), (0, Some("####")));
+    fs::write(data.join("train.jsonl"), [rows[0].clone(), rows[1].clone()].concat()).unwrap();
+    fs::write(data.join("valid.jsonl"), &rows[2]).unwrap();
+    let config = init("held_out.ron");
+    assert_eq!((config.keep_best, config.evaluation.answer_marker), (1, None));
+}
+
+#[test]
 fn init_without_model_and_data_leaves_them_to_be_filled_in() {
     let folder = tempdir().unwrap();
     gsil(folder.path(), &["init"]).succeeded();
     let written = read(&folder.path().join("gsil.ron"));
     assert!(written.contains("// model: ") && written.contains("// data: "), "{written}");
     let config = RunConfig::from_ron(&written, "gsil.ron").unwrap();
-    assert_eq!((&config.model, config.keep_best), (&None, 1));
+    assert_eq!((&config.model, config.keep_best), (&None, 0));
+    assert!(written.contains("// keep_best: 1") && written.contains("// answer_marker: \"####\""), "{written}");
     assert_eq!(config.train.max_length, RunConfig::default().train.max_length);
 }

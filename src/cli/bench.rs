@@ -21,7 +21,7 @@ use crate::ops::launches::Launches;
 use crate::report::console::Console;
 use crate::report::table::{format_table, number, percent};
 
-const KEYS: Keys = Keys {
+pub(super) const KEYS: Keys = Keys {
     verb: "bench",
     // The last one bounds generation.max_new_tokens.
     read: &[

@@ -28,7 +28,7 @@ use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
 use crate::train::setup::evaluation_settings;
 
-const KEYS: Keys = Keys {
+pub(super) const KEYS: Keys = Keys {
     verb: "eval",
     // The last two bound others of these.
     read: &[

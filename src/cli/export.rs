@@ -243,7 +243,14 @@ fn check_peft_names(policy: &Policy, target_modules: &[String]) -> Result<()> {
     let fused: &[&str] = match Architecture::of(&policy.files.config) {
         Some(Architecture::Phi3) => &["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"],
         Some(Architecture::Gpt2) => &LoraConfig::MODULES,
-        _ => &[],
+        Some(
+            Architecture::Llama
+            | Architecture::Mistral
+            | Architecture::Qwen2
+            | Architecture::Qwen3
+            | Architecture::Gemma3,
+        )
+        | None => &[],
     };
     let Some(module) = target_modules.iter().find(|module| fused.contains(&module.as_str())) else { return Ok(()) };
     let class = Architecture::name_in(&policy.files.config);

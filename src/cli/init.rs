@@ -9,8 +9,9 @@ use clap::Args;
 use super::hub::HubArgs;
 use super::{RowArgs, print_line};
 use crate::config::{RunConfig, TrainConfig};
-use crate::data::data_folder::{Split, files_of};
+use crate::data::data_folder::{DataFolder, Split, files_of};
 use crate::error::{Error, Result};
+use crate::eval::answer::strict_answer;
 use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
 
@@ -20,6 +21,8 @@ const MAX_MEASURED_ROWS: usize = 2000;
 const MAX_PARAMETERS_IN_FULL: usize = 300_000_000;
 /// Longer rows are rare, and cost memory that all others do without.
 const LONGEST_MAX_LENGTH: usize = 1024;
+/// What GSM8K and its kin write before an answer's number.
+const ANSWER_MARKER: &str = "####";
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -50,6 +53,10 @@ struct Measured {
     longest: usize,
     longest_response: usize,
     mean_response: f64,
+    /// There is a file of held-out rows beside the data.
+    has_held_out: bool,
+    /// Most responses have a number behind [`ANSWER_MARKER`].
+    has_marked_answers: bool,
 }
 
 pub(super) fn init(args: InitArgs) -> Result<()> {
@@ -83,13 +90,15 @@ fn measure(args: &InitArgs, console: &Console) -> Result<Option<Measured>> {
     let (Some(model), Some(data)) = (&args.model, &args.data) else { return Ok(None) };
     let policy = Policy::open(&args.hub.model(model)?)?;
     let config = args.rows.over(RunConfig::default())?;
-    let rows =
-        Wanted::new(&config, Some(MAX_MEASURED_ROWS)).read(&files_of(&args.hub.data(data)?, Split::Train)?, console)?;
+    let data = args.hub.data(data)?;
+    let rows = Wanted::new(&config, Some(MAX_MEASURED_ROWS)).read(&files_of(&data, Split::Train)?, console)?;
     let (examples, dropped) = policy.preparation(usize::MAX).examples(&rows)?;
     if dropped.total() > 0 {
         console.warn(dropped.to_string());
     }
     let responses = || examples.iter().map(|example| example.demonstration_ids.len());
+    let texts = || examples.iter().filter_map(|example| example.demonstration_text.as_deref());
+    let num_marked = texts().filter(|text| strict_answer(text, ANSWER_MARKER).is_some()).count();
     let longest = examples.iter().map(|example| example.prompt_ids.len() + example.demonstration_ids.len()).max();
     Ok(Some(Measured {
         num_parameters: policy.config.num_parameters(),
@@ -98,6 +107,8 @@ fn measure(args: &InitArgs, console: &Console) -> Result<Option<Measured>> {
         longest: longest.unwrap_or(0),
         longest_response: responses().max().unwrap_or(0),
         mean_response: responses().sum::<usize>() as f64 / examples.len().max(1) as f64,
+        has_held_out: data.is_dir() && DataFolder::open(&data)?.files.contains_key(&Split::Validation),
+        has_marked_answers: num_marked > examples.len() / 2,
     }))
 }
 
@@ -125,7 +136,12 @@ fn configuration(args: &InitArgs, measured: Option<&Measured>) -> String {
     text += "    iterations: 1, // of answering and learning: another one costs as much again\n";
     text += "    save_every: 50, // updates; a crash loses no more\n";
     text += "    keep_last: 3, // checkpoints\n";
-    text += "    keep_best: 1, // and the one that gives held-out demonstrations the highest log-prob\n";
+    text += match measured {
+        Some(Measured { has_held_out: true, .. }) => {
+            "    keep_best: 1, // and the one that gives held-out demonstrations the highest log-prob\n"
+        }
+        _ => "    // keep_best: 1, // and the one that is best on held-out demonstrations: needs evaluation.data\n",
+    };
     text += &sections(&Choices::of(measured));
     text + ")\n"
 }
@@ -148,6 +164,7 @@ struct Choices {
     response_reason: String,
     batch_size: usize,
     micro_batch_size: usize,
+    has_marked_answers: bool,
 }
 
 impl Choices {
@@ -176,6 +193,7 @@ impl Choices {
             response_reason,
             batch_size: (measured.num_rows / 8).clamp(1, 8),
             micro_batch_size: if max_length <= 512 { 2 } else { 1 }.min((measured.num_rows / 8).clamp(1, 8)),
+            has_marked_answers: measured.has_marked_answers,
         }
     }
 
@@ -192,6 +210,7 @@ impl Choices {
             response_reason: "a little more than the longest response".to_owned(),
             batch_size,
             micro_batch_size,
+            has_marked_answers: false,
         }
     }
 }
@@ -229,9 +248,11 @@ fn sections(choices: &Choices) -> String {
     evaluation: (
         // data: \"..\", // held-out demonstrations; a folder's valid file is taken by itself
         max_rows: 200,
-        generate_rows: 50, // answers compared with the demonstrations' where these end in a marked number
+        generate_rows: 50, // held-out rows that are answered
+        {compared}answer_marker: \"{ANSWER_MARKER}\", // what stands before an answer's number: then answers are compared
     ),
 ",
+        compared = if choices.has_marked_answers { "" } else { "// " },
         what = if choices.lora { "an adapter" } else { "all weights" },
     )
 }
@@ -243,7 +264,8 @@ mod tests {
     fn choices(longest: usize, longest_response: usize, context: usize, num_rows: usize) -> Choices {
         let mean_response = longest_response as f64 / 2.0;
         let num_parameters = 135_000_000;
-        Choices::of(Some(&Measured { num_parameters, context, num_rows, longest, longest_response, mean_response }))
+        let lengths = Measured { num_parameters, longest, longest_response, mean_response, ..Measured::default() };
+        Choices::of(Some(&Measured { context, num_rows, ..lengths }))
     }
 
     #[test]

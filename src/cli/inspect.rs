@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
 
-const KEYS: Keys = Keys {
+pub(super) const KEYS: Keys = Keys {
     verb: "inspect data",
     // The last one changes nothing here, and stands beside train.max_length in a training's command.
     read: &[

@@ -1,6 +1,6 @@
 //! `KEY=VALUE` for verbs that read a part of the configuration: a key that would do nothing there is refused.
 
-use crate::config::RunConfig;
+use crate::config::{RunConfig, key_named, nearest};
 use crate::error::{Error, Result};
 
 /// What a verb reads of the configuration.
@@ -30,6 +30,19 @@ impl Keys {
         Ok(config)
     }
 
+    /// The key that this verb reads whose last part is `name` or nearest to it; of several the first.
+    pub fn named(&self, name: &str) -> Option<String> {
+        let is_section = |key: &str| !key.contains('.') && key_named(key).as_deref() != Some(key);
+        let is_named = |key: &str| key.rsplit('.').next() == Some(name);
+        let of_all = key_named(name);
+        let in_section = of_all.as_deref().filter(|key| self.reads(key));
+        let read = self.read.iter().copied().filter(|key| !is_section(key));
+        let found = nearest(name, read.chain(in_section))?;
+        // A key of another verb is no misspelt key of this one.
+        let is_of_another = !is_named(found) && of_all.as_deref().is_some_and(is_named);
+        (!is_of_another).then(|| found.to_owned())
+    }
+
     fn reads(&self, key: &str) -> bool {
         let section = key.split('.').next();
         self.read.iter().any(|known| *known == key || Some(*known) == section)
@@ -48,6 +61,22 @@ mod tests {
     use super::*;
 
     const KEYS: Keys = Keys { verb: "sing", read: &["seed", "lora", "train.lr"], elsewhere: &[("device", "--device")] };
+
+    #[test]
+    fn a_name_finds_keys_that_are_read_and_no_section() {
+        let keys = Keys { read: &["generation.batch_size", "lora", "train.batch_size", "seed"], ..KEYS };
+        for (name, key) in [
+            ("batch_size", Some("generation.batch_size")),
+            ("seed", Some("seed")),
+            ("rank", Some("lora.rank")),
+            ("lora", Some("lora.rank")),
+            ("sede", Some("seed")),
+            ("lr", None),
+            ("max_rows", None),
+        ] {
+            assert_eq!(keys.named(name).as_deref(), key, "{name}");
+        }
+    }
 
     #[test]
     fn keys_and_sections_that_are_read_are_set_and_no_other() {

@@ -6,7 +6,8 @@ use std::path::Path;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory, Parser};
 
-use super::Cli;
+use super::keys::Keys;
+use super::{Cli, bench, eval, inspect, score};
 use crate::config::key_named;
 use crate::error::{Error, Result};
 
@@ -50,19 +51,23 @@ fn unknown_flag(error: &clap::Error, words: &[String]) -> Option<Error> {
     let given = text(error, ContextKind::InvalidArg)?;
     let flag = given.split('=').next()?;
     let name = flag.strip_prefix("--")?.replace('-', "_");
-    if !takes_settings(words) {
-        return None;
-    }
-    let key = key_named(&name)?;
+    let settings = settings_of(words)?;
+    let key = match settings {
+        Settings::All => key_named(&name)?,
+        Settings::Part(keys) => keys.named(&name)?,
+    };
     let is_exact = key.rsplit('.').next() == Some(&name);
     if !is_exact && error.get(ContextKind::SuggestedArg).is_some() {
         return None; // a flag is nearer than a key
     }
     let value = value_of(flag, words).unwrap_or("..");
+    let more = match settings {
+        Settings::All => "; `gsil train --dry-run` prints every key",
+        Settings::Part(_) => "",
+    };
     Some(
-        Error::usage(format!("unexpected argument '{flag}'")).with_hint(format!(
-            "settings are written key=value: {key}={value}; `gsil train --dry-run` prints every key"
-        )),
+        Error::usage(format!("unexpected argument '{flag}'"))
+            .with_hint(format!("settings are written key=value: {key}={value}{more}")),
     )
 }
 
@@ -75,18 +80,27 @@ fn value_of<'a>(flag: &str, words: &'a [String]) -> Option<&'a str> {
     }
 }
 
-/// Whether the verb that these words name takes KEY=VALUE.
-fn takes_settings(words: &[String]) -> bool {
+/// Which KEY=VALUE a verb takes.
+#[derive(Clone, Copy)]
+enum Settings {
+    All,
+    Part(&'static Keys),
+}
+
+/// The settings of the verb that these words name, if it takes any.
+fn settings_of(words: &[String]) -> Option<Settings> {
+    const PARTS: [&Keys; 4] = [&eval::KEYS, &score::KEYS, &inspect::KEYS, &bench::KEYS];
     let cli = Cli::command();
-    let mut verb: &Command = &cli;
-    for word in words {
-        match verb.find_subcommand(word) {
-            Some(inner) => verb = inner,
-            None => break,
-        }
+    let (mut verb, mut names): (&Command, Vec<&str>) = (&cli, Vec::new());
+    while let Some(inner) = words.get(names.len()).and_then(|word| verb.find_subcommand(word)) {
+        names.push(inner.get_name());
+        verb = inner;
     }
     let is_setting = |names: &[clap::builder::Str]| names.iter().any(|name| name.as_str() == "KEY=VALUE");
-    verb.get_positionals().any(|argument| argument.get_value_names().is_some_and(is_setting))
+    let takes_any = verb.get_positionals().any(|argument| argument.get_value_names().is_some_and(is_setting));
+    let name = names.join(" ");
+    let settings = || PARTS.into_iter().find(|keys| keys.verb == name).map_or(Settings::All, Settings::Part);
+    takes_any.then(settings)
 }
 
 fn text(error: &clap::Error, kind: ContextKind) -> Option<&str> {
@@ -149,7 +163,38 @@ mod tests {
             );
             assert_eq!(said(&format!("train --model m {flags}")), Some(expected), "{flags}");
         }
-        assert!(said("eval --model m --data d --answer-marker x").unwrap().contains("evaluation.answer_marker=x"));
+    }
+
+    #[test]
+    fn a_verb_that_reads_some_settings_is_told_of_those_alone() {
+        for (line, setting) in [
+            ("eval --model m --data d --answer-marker x", "evaluation.answer_marker=x"),
+            ("eval --model m --data d --batch-size 16", "generation.batch_size=16"),
+            ("eval --model m --data d --max-rows 50", "evaluation.max_rows=50"),
+            ("score --model m --data d --max-rows 50", "max_rows=50"),
+            ("score --scale 2", "objective.scale=2"),
+            ("inspect data d --model m --max-length 9", "train.max_length=9"),
+            ("bench --rank 8", "lora.rank=8"),
+        ] {
+            let said = said(line).unwrap_or_default();
+            assert!(said.ends_with(&format!(" | settings are written key=value: {setting}")), "{line}: {said}");
+        }
+        for line in ["score --lr 1", "score --seed 1", "inspect data d --seed 1", "eval --lr 1", "bench --iterations 2"]
+        {
+            assert_eq!(said(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_part_of_the_settings_is_that_of_a_verb() {
+        for line in ["eval", "score", "inspect data", "bench"] {
+            let settings = settings_of(&words(line));
+            assert!(matches!(settings, Some(Settings::Part(keys)) if keys.verb == line), "{line}");
+        }
+        for line in ["train", "resume", "estimate", "compare"] {
+            assert!(matches!(settings_of(&words(line)), Some(Settings::All)), "{line}");
+        }
+        assert!(settings_of(&words("generate")).is_none());
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::train::setup::num_tokens_multiple;
 /// Sequences scored at once.
 const BATCH_SIZE: usize = 8;
 
-const KEYS: Keys = Keys {
+pub(super) const KEYS: Keys = Keys {
     verb: "score",
     read: &[
         "objective.name",

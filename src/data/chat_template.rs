@@ -395,6 +395,18 @@ mod tests {
         assert_eq!(replace_generation_tags("{%generation%}{% generations %}{%"), "{%if true%}{% generations %}{%");
     }
 
+    /// The text is that of Python's jinja2 3.1.6 with its extension `loopcontrols`, which transformers switches on.
+    #[test]
+    fn loops_are_left_and_gone_on_with_and_still_bounded() {
+        let source = "{%- for n in [1, 2, 3, 4, 5] %}{% if n == 2 %}{% continue %}{% endif %}{{ n }}\n\
+                      {%- if n == 4 %}{%- break -%}{% endif %}, {% endfor %}.";
+        assert_eq!(render(source).unwrap(), "1, 3, 4.");
+        assert!(render("{% break %}").is_err(), "outside of a loop it means nothing");
+        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% continue %}{% endfor %}{% endfor %}";
+        let error = render(endless).unwrap_err().to_string();
+        assert!(error.contains("it needs too much work or memory"), "{error}");
+    }
+
     #[test]
     fn an_unknown_date_format_is_an_error() {
         for format in ["%Q", "%", &"%c".repeat(1000)] {

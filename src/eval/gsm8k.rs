@@ -4,7 +4,7 @@
 //! either is right if it is the text after `#### ` of the row's answer, `,` and `$` and a full stop at the end apart. Unlike
 //! there, the worked problems before a question are the first ones of their file, not drawn by chance.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -61,14 +61,14 @@ pub struct Answering<'a> {
     pub console: &'a Console,
 }
 
-/// The first `num_shots` problems of a file with their answers, as they stand before a question.
+/// The first `num_shots` problems of some files, at least one, with their answers, as they stand before a question.
 ///
 /// # Errors
 /// [`Error::Input`] for a bad row, and if there are fewer.
-pub fn few_shot_prefix(path: &Path, num_shots: usize) -> Result<String> {
-    let rows = read_field_rows(&[path.to_owned()], Some(num_shots), &FIELDS)?;
+pub fn few_shot_prefix(files: &[PathBuf], num_shots: usize) -> Result<String> {
+    let rows = read_field_rows(files, Some(num_shots), &FIELDS)?;
     if rows.len() < num_shots {
-        return Err(Error::input(path, format!("has {} problems, --few-shot asks for {num_shots}", rows.len())));
+        return Err(Error::input(&files[0], format!("has {} problems, --few-shot asks for {num_shots}", rows.len())));
     }
     let shot = |row: &FieldRow| Ok(format!("{} {}\n\n", question(row)?, row.text("answer")?));
     rows.iter().take(num_shots).map(shot).collect()

@@ -61,7 +61,7 @@ impl Policy {
             Some(Architecture::Llama | Architecture::Mistral) => Ok("llama"),
             Some(Architecture::Qwen2) => Ok("qwen2"),
             Some(Architecture::Qwen3) => Ok("qwen3"),
-            _ => {
+            Some(Architecture::Phi3 | Architecture::Gemma3 | Architecture::Gpt2) | None => {
                 let message = format!("{format} of {} is not supported", Architecture::name_in(config));
                 Err(Error::input(&self.files.path, message)
                     .at("config.json, field `architectures`")

@@ -12,4 +12,8 @@ pub struct TimingRow {
     /// `generation`, `scoring` or `evaluation`.
     pub phase: String,
     pub seconds: f64,
+    /// Tokens of self-generated responses that were written meanwhile, here or by a server. None if there were none, and in
+    /// runs of a version that did not count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_tokens: Option<usize>,
 }

@@ -37,7 +37,9 @@ pub fn evaluation_section(runs: &[RunFiles]) -> String {
         .iter()
         .flat_map(|run| run.evaluations.iter().zip(updates_of_models(&run.evaluations)).map(move |row| (run, row)))
         .collect();
-    let Some((_, (first, _))) = rows.first() else { return String::new() };
+    if rows.is_empty() {
+        return String::new();
+    }
     let is_known = |figure: &HeldOutFigure| rows.iter().any(|(_, (row, _))| (figure.of)(&row.evaluation).is_some());
     let used: Vec<Column> = COLUMNS.into_iter().filter(|(figure, _)| is_known(figure)).collect();
     let names =
@@ -56,8 +58,18 @@ pub fn evaluation_section(runs: &[RunFiles]) -> String {
     format!(
         "<section><h2>Before and after</h2>\n{}<p class=\"note\">{} {meanings}</p></section>\n",
         table(&headers, &rows.iter().map(cells).collect::<Vec<_>>()),
-        rows_judged(&first.evaluation)
+        rows_judged_of(runs)
     )
+}
+
+/// [`rows_judged`] in one sentence for all runs that were evaluated; run by run where they differ.
+fn rows_judged_of(runs: &[RunFiles]) -> String {
+    let of_run = |run: &RunFiles| Some((escape(&run.name), rows_judged(&run.evaluations.first()?.evaluation)));
+    let sentences: Vec<(String, String)> = runs.iter().filter_map(of_run).collect();
+    match sentences.split_first() {
+        Some(((_, first), others)) if others.iter().all(|(_, other)| other == first) => first.clone(),
+        _ => sentences.iter().map(|(name, text)| format!("<b>{name}</b>: {text}")).collect::<Vec<_>>().join(" "),
+    }
 }
 
 /// On how many rows the figures rest, and how sure a share of them is.
@@ -127,9 +139,10 @@ fn bar(times: &[Option<f64>; 4], longest: f64) -> String {
 fn timing_note(run: &RunFiles) -> String {
     let training_s: f64 = run.updates.iter().map(|update| update.metrics.seconds).sum();
     let trained: f64 = run.updates.iter().map(|update| update.metrics.tokens_per_s * update.metrics.seconds).sum();
-    let generated: usize =
-        run.iterations.iter().filter_map(|iteration| Some(iteration.responses.as_ref()?.num_tokens())).sum();
-    let generation_s: f64 = run.timing.iter().filter(|row| row.phase == "generation").map(|row| row.seconds).sum();
+    // Responses that were given, or taken over from another run, took no time; those of a time that a crash lost have none.
+    let generation = || run.timing.iter().filter_map(|row| Some((row.num_tokens?, row.seconds)));
+    let generated: usize = generation().map(|(num_tokens, _)| num_tokens).sum();
+    let generation_s: f64 = generation().map(|(_, seconds)| seconds).sum();
     let speed = |what: &str, tokens: f64, seconds: f64| match tokens > 0.0 && seconds > 0.0 {
         true => format!("{what}: {} tokens/s. ", short((tokens / seconds).round())),
         false => String::new(),

@@ -11,7 +11,7 @@ use super::health::{Finding, findings};
 use super::html::{count, escape, table};
 use super::run_files::RunFiles;
 use super::{responses, training_charts};
-use crate::config::TrainConfig;
+use crate::config::{RunConfig, TrainConfig};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -91,26 +91,17 @@ fn scope(runs: &[RunFiles]) -> String {
 /// What was trained on what.
 fn facts(run: &RunFiles) -> String {
     let config = &run.config;
-    let objective = &config.objective;
-    let numbers = format!(
-        "{}, scale {}, shift {}{}",
-        objective.name,
-        objective.scale,
-        objective.shift,
-        if objective.sft_weight > 0.0 { format!(", sft_weight {}", objective.sft_weight) } else { String::new() }
-    );
+    let versions = format!("gsil {}, burn {}, seed {}", run.environment("gsil"), run.environment("burn"), config.seed);
     let rows = [
-        ("model", model(run)),
-        ("data", data(run)),
-        ("objective", numbers),
-        ("training", training(run)),
-        ("device", device(run)),
-        (
-            "versions",
-            format!("gsil {}, burn {}, seed {}", run.environment("gsil"), run.environment("burn"), config.seed),
-        ),
+        ("model", Some(model(run))),
+        ("data", Some(data(run))),
+        ("objective", objective(config)),
+        ("training", Some(training(config))),
+        ("device", Some(device(run))),
+        ("versions", Some(versions)),
     ];
-    let rows: String = rows.iter().map(|(name, text)| format!("<dt>{name}</dt><dd>{}</dd>\n", escape(text))).collect();
+    let known = rows.into_iter().filter_map(|(name, text)| Some((name, text?)));
+    let rows: String = known.map(|(name, text)| format!("<dt>{name}</dt><dd>{}</dd>\n", escape(&text))).collect();
     format!("<section><h2>What was trained</h2>\n<dl>{rows}</dl></section>\n")
 }
 
@@ -142,17 +133,32 @@ fn data(run: &RunFiles) -> String {
     format!("{name}{}", size.unwrap_or_default())
 }
 
-fn training(run: &RunFiles) -> String {
-    let config = &run.config;
-    let lr = config.train.lr.map_or_else(String::new, |lr| format!(", learning rate {lr}"));
-    let sft =
-        config.sft.as_ref().map(|sft| format!(", after {} of supervised training", length(sft))).unwrap_or_default();
-    format!(
-        "{} of {} in batches of {}{lr}{sft}",
-        plural(config.iterations, "iteration"),
-        length(&config.train),
-        config.train.batch_size
-    )
+/// None where supervised training is all that is done: it has no use for one.
+fn objective(config: &RunConfig) -> Option<String> {
+    let objective = &config.objective;
+    let sft_weight = match objective.sft_weight > 0.0 {
+        true => format!(", sft_weight {}", objective.sft_weight),
+        false => String::new(),
+    };
+    let numbers = || format!("{}, scale {}, shift {}{sft_weight}", objective.name, objective.scale, objective.shift);
+    (config.iterations > 0).then(numbers)
+}
+
+/// What is trained for how long: the iterations and the supervised stage before them, or that alone.
+pub fn training(config: &RunConfig) -> String {
+    let batches = |train: &TrainConfig| {
+        let lr = train.lr.map_or_else(String::new, |lr| format!(", learning rate {lr}"));
+        format!("in batches of {}{lr}", train.batch_size)
+    };
+    let supervised = |sft: &TrainConfig| format!("{} of supervised training {}", length(sft), batches(sft));
+    let (sft, num_iterations) = (config.sft.as_ref().map(supervised), config.iterations);
+    let iterations =
+        || format!("{} of {} {}", plural(num_iterations, "iteration"), length(&config.train), batches(&config.train));
+    match sft {
+        Some(sft) if num_iterations == 0 => sft,
+        Some(sft) => format!("{}; before them {sft}", iterations()),
+        None => iterations(),
+    }
 }
 
 /// How long a stage trains.

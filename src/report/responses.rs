@@ -47,11 +47,6 @@ impl Response {
 }
 
 impl Responses {
-    /// Tokens of all responses.
-    pub fn num_tokens(&self) -> usize {
-        self.num_of_length.iter().enumerate().map(|(length, number)| length * number).sum()
-    }
-
     fn num_responses(&self) -> usize {
         self.num_of_length.iter().sum()
     }

@@ -103,9 +103,10 @@ impl<'a> Answering<'a> {
         Ok(())
     }
 
-    /// Counts tokens that came, for the progress bar.
+    /// Counts tokens that came, for the progress bar and the run's timing.
     pub fn count(&mut self, num_tokens: usize) {
         self.num_tokens += num_tokens;
+        self.run.num_new_tokens.set(self.run.num_new_tokens.get() + num_tokens);
         self.bar.note(&format!("{:.0} tokens/s", self.num_tokens as f64 / self.started.elapsed().as_secs_f64()));
     }
 

@@ -43,12 +43,14 @@ impl Run {
         self.dir.write(ABOUT_FILE, &json_line(&about)?)
     }
 
-    /// Does the work and writes down how long it took, also if it was stopped: what it did until then is kept.
+    /// Does the work and writes down how long it took and how many tokens it wrote, also if it was stopped: what it did
+    /// until then is kept.
     pub(super) fn timed<T>(&self, stage: &str, phase: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let started = Instant::now();
         let result = work();
         let seconds = started.elapsed().as_secs_f64();
-        let row = TimingRow { stage: stage.to_owned(), phase: phase.to_owned(), seconds };
+        let num_tokens = Some(self.num_new_tokens.take()).filter(|num_tokens| *num_tokens > 0);
+        let row = TimingRow { stage: stage.to_owned(), phase: phase.to_owned(), seconds, num_tokens };
         let told = self.dir.append(TIMING_FILE, &row);
         result.and_then(|value| told.map(|()| value))
     }

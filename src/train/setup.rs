@@ -1,6 +1,7 @@
 //! Before the first step: everything is opened and checked, then the run folder is made, so that a mistake leaves nothing
 //! behind.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,6 +35,7 @@ use crate::model::{CausalLm, ModelConfig, weights};
 use crate::policy::Policy;
 use crate::report::console::Console;
 use crate::report::table::duration;
+use crate::report::training;
 
 /// Batches are padded to a multiple of this many tokens where every new shape costs a compilation.
 const FEW_SHAPES_MULTIPLE: usize = 32;
@@ -57,6 +59,8 @@ pub struct Run {
     pub(super) resumed: Option<Saved>,
     /// Runs of a comparison that began alike; None outside of one. See [`super::sharing`].
     pub(super) others: Option<Vec<PathBuf>>,
+    /// Tokens of responses written since a phase was timed last.
+    pub(super) num_new_tokens: Cell<usize>,
 }
 
 /// What both a new and a resumed run open and check.
@@ -221,10 +225,13 @@ impl Run {
         let held_out = self.held_out.examples.len();
         let is_held_out = if self.held_out.settings.held_out { "held out" } else { "of them scored before and after" };
         console.say(format!("data       {} demonstrations, {held_out} {is_held_out}", self.examples.len()));
-        console.say(format!(
-            "objective  {}, scale {}, shift {}; iterations: {}",
-            objective.name, objective.scale, objective.shift, self.config.iterations
-        ));
+        console.say(match self.config.iterations {
+            0 => format!("training   {}", training(&self.config)),
+            count => format!(
+                "objective  {}, scale {}, shift {}; iterations: {count}",
+                objective.name, objective.scale, objective.shift
+            ),
+        });
         let devices = match self.config.devices.len() {
             0 | 1 => self.device_name.clone(),
             _ => format!("{}; training steps on {}", self.device_name, self.config.devices.join(", ")),
@@ -310,6 +317,7 @@ impl Opened {
             held_out,
             resumed,
             others: None,
+            num_new_tokens: Cell::new(0),
         };
         run.say_header(&model, &memory, &limits)?;
         Ok((run, model))

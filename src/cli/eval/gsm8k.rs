@@ -23,7 +23,7 @@ Examples:
 pub(in crate::cli) struct Gsm8kArgs {
     #[command(flatten)]
     shared: EvaluationArgs,
-    /// Worked problems are taken from this file: its first ones.
+    /// Worked problems are the first ones of this file, or of a folder's train file.
     #[arg(long, value_name = "FILE", requires = "few_shot")]
     few_shot_data: Option<PathBuf>,
     /// How many worked problems stand before each question.
@@ -53,8 +53,9 @@ pub(super) fn gsm8k(args: Gsm8kArgs) -> Result<()> {
             .console
             .say(format!("responses have at most {max_new_tokens} tokens: the model's context is {context}"));
     }
-    let shots = match &args.few_shot_data {
-        Some(path) => few_shot_prefix(path, args.few_shot)?,
+    let few_shot_files = args.few_shot_data.as_deref().map(|given| session.files_of(given)).transpose()?;
+    let shots = match &few_shot_files {
+        Some(files) => few_shot_prefix(files, args.few_shot)?,
         None => String::new(),
     };
     let rows = read_field_rows(&session.files, session.limit(), &FIELDS)?;
@@ -63,7 +64,7 @@ pub(super) fn gsm8k(args: Gsm8kArgs) -> Result<()> {
     let problems: Vec<Problem> = rows.iter().map(problem).collect::<Result<_>>()?;
     let settings = json!({
         "few_shot": args.few_shot,
-        "few_shot_data": args.few_shot_data.as_ref().map(|path| fingerprint(std::slice::from_ref(path))).transpose()?,
+        "few_shot_data": few_shot_files.as_deref().map(fingerprint).transpose()?,
         "chat": args.chat,
         "max_new_tokens": max_new_tokens,
     });

@@ -1,6 +1,6 @@
 //! `gsil eval humaneval`: completions are written first, and run only if the user says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,7 +42,8 @@ Examples:
 pub(in crate::cli) struct HumanEvalArgs {
     #[command(flatten)]
     model: OptionalModel,
-    /// HumanEval.jsonl or HumanEval.jsonl.gz, from openai/human-eval.
+    /// HumanEval.jsonl or HumanEval.jsonl.gz, from openai/human-eval, or a data
+    /// set of the hub with its columns.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Judge these samples instead of writing some: task_id and completion.
@@ -77,7 +78,7 @@ pub(in crate::cli) struct HumanEvalArgs {
     num_workers: Option<usize>,
 }
 
-/// One line of `results.jsonl`: openai/human-eval's keys, and which sample under which limit.
+/// One line of `results.jsonl`: openai/human-eval's keys, and which sample of which problem under which limit.
 #[derive(Serialize, Deserialize)]
 struct ResultRow {
     #[serde(flatten)]
@@ -87,30 +88,39 @@ struct ResultRow {
     /// The sample's place in the file of samples, counted from 0.
     index: usize,
     time_limit_s: f64,
+    /// [`Problem::hash`]. Empty in files of a version that did not write it: such samples are judged again.
+    #[serde(default)]
+    problem: String,
 }
 
 pub(in crate::cli) fn humaneval(args: HumanEvalArgs) -> Result<()> {
     check_ranges(&args)?;
     let console = Console::stderr();
-    let all_problems = read_problems(&args.data)?;
+    let data = args.model.hub.data(&args.data)?;
+    let all_problems = read_problems(&data)?;
     let problems = &all_problems[..args.writing.num_wanted(all_problems.len())];
+    // What judging needs is looked at before the model writes for hours.
+    let sandbox = args.allow_code_execution.then(|| open_sandbox(&args, &console)).transpose()?;
     let _lock = args.output.as_deref().map(lock).transpose()?;
     let (samples_file, samples) = match (&args.samples, &args.output) {
-        (Some(file), _) => (file.clone(), read_samples(file, &all_problems, problems.len())?),
-        (None, Some(output)) => (output.join(SAMPLES), write_samples(&args, output, problems, &console)?),
+        (Some(file), _) => {
+            let samples = read_samples(file, &all_problems, problems.len())?;
+            check_k(&args, problems, &samples, 0)?;
+            (file.clone(), samples)
+        }
+        (None, Some(output)) => (output.join(SAMPLES), write_samples(&args, output, &data, problems, &console)?),
         (None, None) => return Err(Error::usage("give --output")),
     };
-    check_k(&args, problems, &samples)?;
-    if !args.allow_code_execution {
+    let Some(sandbox) = sandbox else {
         console.say("Nothing of what the model wrote was run. To run it in a sandbox and judge it:");
         console.say(format!("  {}", command_to_judge(&args, &samples_file)));
         return print_json(&json!({
             "evaluation": "humaneval", "num_rows": problems.len(), "num_samples": samples.len(),
             "samples": samples_file, "judged": false,
         }));
-    }
-    let judged = run_samples(&args, problems, &samples, &console)?;
-    print_json(&summary(&args, problems, &samples, &judged))
+    };
+    let verdicts = run_samples(&args, &sandbox, problems, &samples, &console)?;
+    print_json(&summary(&args, problems, &samples, &verdicts, &sandbox.layers().to_string()))
 }
 
 fn check_ranges(args: &HumanEvalArgs) -> Result<()> {
@@ -129,13 +139,14 @@ fn check_ranges(args: &HumanEvalArgs) -> Result<()> {
     Ok(())
 }
 
-/// Estimating pass@k takes k samples of each task.
-fn check_k(args: &HumanEvalArgs, problems: &[Problem], samples: &[Sample]) -> Result<()> {
+/// Estimating pass@k takes k samples of each task, of which there are going to be `samples_per_task` at least.
+fn check_k(args: &HumanEvalArgs, problems: &[Problem], samples: &[Sample], samples_per_task: usize) -> Result<()> {
     let largest = args.k.iter().copied().max().unwrap_or(1);
     for problem in problems {
-        let num = samples.iter().filter(|sample| sample.task_id == problem.task_id).count();
+        let num_written = samples.iter().filter(|sample| sample.task_id == problem.task_id).count();
+        let num = num_written.max(samples_per_task);
         if num < largest {
-            return Err(Error::usage(format!("--k {largest}: {} has only {num} samples", problem.task_id))
+            return Err(Error::usage(format!("--k {largest} is more than the samples of {}: {num}", problem.task_id))
                 .with_hint("write more with --samples-per-task, or ask for a smaller k"));
         }
     }
@@ -156,19 +167,26 @@ fn warn_of_long_prompts(tokenizer: &Tokenizer, problems: &[Problem], context: us
 }
 
 /// Writes the samples that the folder lacks.
-fn write_samples(args: &HumanEvalArgs, output: &Path, problems: &[Problem], console: &Console) -> Result<Vec<Sample>> {
+fn write_samples(
+    args: &HumanEvalArgs,
+    output: &Path,
+    data: &Path,
+    problems: &[Problem],
+    console: &Console,
+) -> Result<Vec<Sample>> {
     let WritingArgs { max_new_tokens, batch_size, seed, .. } = args.writing;
     let temperature = args.temperature;
     let model = args.model.model.as_ref().ok_or_else(|| Error::usage("give --model, or --samples to judge"))?;
     let file = output.join(SAMPLES);
+    let mut samples: Vec<Sample> = read_lines(&Disk, &file)?;
+    check_k(args, problems, &samples, args.samples_per_task)?;
     let policy = args.model.open(model)?;
     let settings = json!({
         "evaluation": "humaneval", "model": fingerprint(&policy.files.paths())?,
-        "data": fingerprint(std::slice::from_ref(&args.data))?, "temperature": temperature,
+        "data": fingerprint(&[data.to_owned()])?, "temperature": temperature,
         "max_new_tokens": max_new_tokens, "seed": seed,
     });
     settle_settings(&output.join("settings.json"), &file, &settings)?;
-    let mut samples: Vec<Sample> = read_lines(&Disk, &file)?;
     let wanted = missing(problems, &samples, args.samples_per_task);
     if !wanted.is_empty() {
         let model = args.model.load(&policy, console)?;
@@ -213,25 +231,31 @@ fn command_to_judge(args: &HumanEvalArgs, samples: &Path) -> String {
     command + &format!(" --k {} --allow-code-execution", k.join(","))
 }
 
-/// What came of all samples, in their order, and which layers held them.
-struct Judged {
-    verdicts: Vec<Verdict>,
-    layers: String,
-}
-
-/// Runs the samples that have no result yet.
-fn run_samples(args: &HumanEvalArgs, problems: &[Problem], samples: &[Sample], console: &Console) -> Result<Judged> {
+/// Finds what runs samples, and says which layers hold them.
+fn open_sandbox(args: &HumanEvalArgs, console: &Console) -> Result<Sandbox> {
     let gsil = std::env::current_exe().map_err(Error::reading("gsil's own program"))?;
     let limits = Limits { wall_time: Duration::from_secs_f64(args.time_limit_s), ..Limits::default() };
     let sandbox = Sandbox::open(&Settings { gsil, python: args.python.clone(), limits, namespaces: true })?;
-    let layers = sandbox.layers().to_string();
     console.say(format!("sandbox for {}", sandbox.layers().python.display()));
-    console.say(&layers);
+    console.say(sandbox.layers().to_string());
+    Ok(sandbox)
+}
+
+/// Runs the samples that have no result yet: what came of all of them, in their order.
+fn run_samples(
+    args: &HumanEvalArgs,
+    sandbox: &Sandbox,
+    problems: &[Problem],
+    samples: &[Sample],
+    console: &Console,
+) -> Result<Vec<Verdict>> {
+    let hashes: HashMap<&str, String> = problems.iter().map(|p| (p.task_id.as_str(), p.hash())).collect();
     let file = args.output.as_ref().map(|output| output.join(RESULTS));
     let mut verdicts: Vec<Option<Verdict>> = vec![None; samples.len()];
     let known: Vec<ResultRow> = file.as_ref().map_or(Ok(Vec::new()), |file| read_lines(&Disk, file))?;
-    for ResultRow { sample, verdict, index, time_limit_s } in known {
-        if samples.get(index) == Some(&sample) && time_limit_s == args.time_limit_s {
+    for ResultRow { sample, verdict, index, time_limit_s, problem } in known {
+        let is_same = samples.get(index) == Some(&sample) && hashes.get(sample.task_id.as_str()) == Some(&problem);
+        if is_same && time_limit_s == args.time_limit_s {
             verdicts[index] = Some(verdict);
         }
     }
@@ -241,25 +265,27 @@ fn run_samples(args: &HumanEvalArgs, problems: &[Problem], samples: &[Sample], c
         open.iter().filter_map(|i| Some((problem_of(&samples[*i])?, &samples[*i]))).collect();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let mut bar = console.bar("judging", work.len() as u64, Unit::Count("samples"));
-    judge(&sandbox, &work, args.num_workers.unwrap_or(processors), &mut |i, verdict| {
+    judge(sandbox, &work, args.num_workers.unwrap_or(processors), &mut |i, verdict| {
         bar.advance(1);
         let index = open[i];
         if let Some(file) = &file {
-            let (sample, verdict) = (samples[index].clone(), verdict.clone());
-            append_line(&Disk, file, &ResultRow { sample, verdict, index, time_limit_s: args.time_limit_s })?;
+            let (sample, verdict, time_limit_s) = (samples[index].clone(), verdict.clone(), args.time_limit_s);
+            let problem = work[i].0.hash();
+            append_line(&Disk, file, &ResultRow { sample, verdict, index, time_limit_s, problem })?;
         }
         verdicts[index] = Some(verdict);
         Ok(())
     })?;
     drop(bar);
-    Ok(Judged { verdicts: verdicts.into_iter().flatten().collect(), layers })
+    Ok(verdicts.into_iter().flatten().collect())
 }
 
 fn summary(
     args: &HumanEvalArgs,
     problems: &[Problem],
     samples: &[Sample],
-    Judged { verdicts, layers }: &Judged,
+    verdicts: &[Verdict],
+    layers: &str,
 ) -> serde_json::Value {
     let judged = || samples.iter().zip(verdicts);
     let counts: Vec<(usize, usize)> = problems

@@ -37,7 +37,7 @@ Examples:
 pub(in crate::cli) struct MtBenchArgs {
     #[command(flatten)]
     model: OptionalModel,
-    /// question.jsonl.
+    /// question.jsonl, also of a data set of the hub.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Judge these answers instead of writing some.
@@ -81,13 +81,14 @@ pub(in crate::cli) fn mt_bench(args: MtBenchArgs) -> Result<()> {
     }
     let console = Console::stderr();
     let _lock = lock(&args.output)?;
-    let mut questions = read_questions(&args.data)?;
+    let data = args.model.hub.data(&args.data)?;
+    let mut questions = read_questions(&data)?;
     questions.truncate(args.writing.num_wanted(questions.len()));
     // What the judge needs is looked at before the model works for an hour.
     let judge = args.judge.as_deref().map(|url| Judge::open(url, &args, &questions, &console)).transpose()?;
     let answers = match &args.answers {
         Some(file) => read_answers(file)?,
-        None => write_answers(&args, &questions, &console)?,
+        None => write_answers(&args, &data, &questions, &console)?,
     };
     let answers = in_order(answers, &questions, args.answers.as_deref().unwrap_or(&args.output))?;
     let num_unanswered = answers.iter().flat_map(Answer::turns).filter(|text| *text == NOT_ANSWERED).count();
@@ -124,7 +125,7 @@ fn in_order(answers: Vec<Answer>, questions: &[Question], place: &Path) -> Resul
 }
 
 /// Writes the answers that the folder lacks.
-fn write_answers(args: &MtBenchArgs, questions: &[Question], console: &Console) -> Result<Vec<Answer>> {
+fn write_answers(args: &MtBenchArgs, data: &Path, questions: &[Question], console: &Console) -> Result<Vec<Answer>> {
     let given = args.model.model.as_ref().ok_or_else(|| Error::usage("give --model, or --answers to judge"))?;
     let model_id = args.model_id();
     let file = args.output.join("model_answer").join(format!("{}.jsonl", file_name(&model_id)));
@@ -133,7 +134,7 @@ fn write_answers(args: &MtBenchArgs, questions: &[Question], console: &Console) 
     let policy = args.model.open(given)?;
     let settings = json!({
         "evaluation": "mt_bench", "model": fingerprint(&policy.files.paths())?,
-        "data": fingerprint(std::slice::from_ref(&args.data))?, "max_new_tokens": max_new_tokens, "seed": seed,
+        "data": fingerprint(&[data.to_owned()])?, "max_new_tokens": max_new_tokens, "seed": seed,
     });
     settle_settings(&args.output.join(format!("{}.settings.json", file_name(&model_id))), &file, &settings)?;
     let mut answers: Vec<Answer> = read_lines(&Disk, &file)?;

@@ -1,6 +1,6 @@
 //! What the evaluations have in common: the model, the rows, where results are kept, how they are printed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use clap::Args;
@@ -69,6 +69,14 @@ impl Session<'_> {
             Error::input(&self.policy.files.path, "has no tokenizer, and the rows of an evaluation are text")
                 .with_hint("add tokenizer.json to the model folder")
         })
+    }
+
+    /// The files of other rows than those of `--data`: a file, a folder's train files, or those of a data set of the hub.
+    ///
+    /// # Errors
+    /// As [`files_of`], and of the hub.
+    pub fn files_of(&self, given: &Path) -> Result<Vec<PathBuf>> {
+        files_of(&self.args.model.hub.data(given)?, Split::Train)
     }
 
     pub fn limit(&self) -> Option<usize> {

@@ -1,10 +1,11 @@
 //! `--format gguf`: the model as one file, and a `Modelfile` that tells Ollama where it is and where a response ends.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Target;
 use super::model_card::ModelCard;
 use super::source::Source;
+use crate::config::RunConfig;
 use crate::error::Result;
 use crate::formats::atomic_write::{replace_folder, write_bytes};
 use crate::formats::file_system::Disk;
@@ -48,10 +49,22 @@ fn tokenizer_entries(source: &Source, policy: &Policy) -> Result<MetadataEntries
 
 /// The GGUF file that is exported, or that the run began with if it is still there and has the very same tokenizer.
 fn original_gguf(source: &Source, policy: &Policy) -> Option<PathBuf> {
-    let Some(run) = source.as_run() else { return source.path.is_file().then(|| source.path.clone()) };
-    let base = hub::model(run.config.model.as_deref()?, true, &Console::stderr()).ok()?.path; // only if it is here
+    if source.path.is_file() {
+        return Some(source.path.clone());
+    }
+    let model = match source.as_run() {
+        Some(run) => run.config.model.clone(),
+        None => run_around(&source.path)?.model,
+    };
+    let base = hub::model(&model?, true, &Console::stderr()).ok()?.path; // only if it is here
     let original = base.is_file().then(|| open_model(&base).ok()).flatten()?;
     (original.tokenizer.is_some() && original.tokenizer == policy.files.tokenizer).then_some(base)
+}
+
+/// The configuration of the run whose policy for a server lies in `folder`. The run is at work and holds its lock.
+fn run_around(folder: &Path) -> Option<RunConfig> {
+    let path = folder.ancestors().nth(2)?.join("config.ron");
+    RunConfig::from_ron(&std::fs::read_to_string(&path).ok()?, &path.to_string_lossy()).ok()
 }
 
 /// Ollama takes the chat template from the file; where a response ends it does not always know.

@@ -87,12 +87,18 @@ fn of_run(run: &Run, size: &str, tensors: &str) -> Result<String> {
         ("tensors", tensors.to_owned()),
         ("data", data(run)?),
         ("trained", trained(config)),
-        ("supervised stage before", config.sft.as_ref().map_or_else(|| "none".into(), stage)),
-        ("objective", objective(config)),
-        ("iterations", iterations(config)),
-        ("seed", config.seed.to_string()),
     ];
-    let table: String = rows.iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
+    let sft = config.sft.as_ref().map_or_else(|| "none".into(), stage);
+    let stages = match config.iterations {
+        0 => vec![("supervised training", sft)],
+        count => vec![
+            ("supervised stage before", sft),
+            ("objective", objective(config)),
+            ("iterations", format!("{count}; in each: {}", stage(&config.train))),
+        ],
+    };
+    let rows = rows.into_iter().chain(stages).chain([("seed", config.seed.to_string())]);
+    let table: String = rows.map(|(name, value)| format!("| {name} | {value} |\n")).collect();
     let objective = config.objective.name;
     let method = match config.iterations {
         0 => "Trained on demonstrations by supervised fine-tuning".to_owned(),
@@ -152,13 +158,6 @@ fn stage(train: &TrainConfig) -> String {
 fn objective(config: &RunConfig) -> String {
     let ObjectiveConfig { name, scale, shift, sft_weight, .. } = &config.objective;
     format!("{name}, scale {scale}, shift {shift}, sft_weight {sft_weight}")
-}
-
-fn iterations(config: &RunConfig) -> String {
-    match config.iterations {
-        0 => "none".into(),
-        count => format!("{count}; in each: {}", stage(&config.train)),
-    }
 }
 
 fn metrics(run: &Run) -> String {

@@ -37,6 +37,18 @@ pub struct Problem {
     pub entry_point: String,
 }
 
+impl Problem {
+    /// BLAKE3 of all that a verdict rests on beside the completion, in hexadecimal digits: prompt, test, function's name.
+    pub fn hash(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        for text in [&self.prompt, &self.test, &self.entry_point] {
+            // Length first: the end of one text must not count as the beginning of the next.
+            hash.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        }
+        hash.finalize().to_hex().to_string()
+    }
+}
+
 /// One completion. Keys as in openai/human-eval's `samples.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
@@ -171,6 +183,22 @@ mod tests {
         fs::write(&path, row("t/0")).unwrap();
         assert_eq!(read_samples(&path, &problems, 1).unwrap().len(), 1);
         assert!(read_samples(&path, &problems, 2).unwrap_err().to_string().contains("t/1"));
+    }
+
+    #[test]
+    fn a_problems_hash_is_of_what_judges_and_of_each_text_apart() {
+        let one: Problem = serde_json::from_str(ROW).unwrap();
+        let same = Problem { task_id: "t/1".to_owned(), canonical_solution: String::new(), ..one.clone() };
+        assert_eq!(one.hash(), same.hash());
+        let shifted = Problem { prompt: one.prompt.clone() + "d", test: one.test[1..].to_owned(), ..one.clone() };
+        for other in [
+            Problem { prompt: "def one(x):\n".to_owned(), ..one.clone() },
+            Problem { test: one.test.replace("== 1", "== 2"), ..one.clone() },
+            Problem { entry_point: "two".to_owned(), ..one.clone() },
+            shifted,
+        ] {
+            assert_ne!(one.hash(), other.hash(), "{other:?}");
+        }
     }
 
     #[test]
