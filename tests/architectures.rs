@@ -1,7 +1,7 @@
 //! Every architecture in tiny: gradients against PyTorch's, windows, files and back, training with and without adapters.
 //!
-//! Logits and cached decoding are in [`crate::decoding`]. `oracle/tiny_models.py` made `fixtures/tiny_models`; the cases here
-//! have gradients, and where there is a window their 24 tokens are longer than it.
+//! Logits and cached decoding are in [`crate::decoding`]. The models here are those of [`crate::support::tiny_models`] that have
+//! gradients; where there is a window, the rows are longer than it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,18 +25,11 @@ use tempfile::tempdir;
 
 use crate::support::binary::{export, read_json, text};
 use crate::support::golden::{GRADIENT_TOLERANCE, VALUE_TOLERANCE};
+use crate::support::tiny_models::{self, VOCAB_SIZE, folder_of, with_gradients};
 use crate::support::{
     Named, TestDevice, assert_near, assert_near_by_norm, cpu_devices, devices, fixture, load_model, logits,
     mean_loss_gradients, named_gradients, named_parameters, objective, random_ids, with_random_adapters,
 };
-
-/// Norms of heads; a window; fused tensors, a partial turn and a window; everything of Gemma; everything of GPT-2.
-const MODELS: [&str; 5] = ["qwen3", "mistral_window", "phi3", "gemma3", "gpt2"];
-const VOCAB_SIZE: u32 = 64;
-
-fn folder_of(name: &str) -> PathBuf {
-    fixture("tiny_models").join(name)
-}
 
 /// The oracle's two rows of 24 tokens.
 fn oracle_rows(name: &str) -> Vec<Vec<u32>> {
@@ -72,9 +65,24 @@ fn as_in_file(gradients: Named, model: &Path) -> Named {
 }
 
 #[test]
+fn every_tiny_model_is_in_the_list_that_the_tests_go_through() {
+    let entries = fs::read_dir(fixture("tiny_models")).unwrap();
+    let mut folders: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut listed: Vec<&str> = tiny_models::all().collect();
+    folders.sort_unstable();
+    listed.sort_unstable();
+    assert_eq!(folders, listed);
+    for name in listed {
+        let expected = open_safetensors(&folder_of(name).join("expected.safetensors")).unwrap();
+        let has_gradients = expected.names().any(|tensor| tensor.starts_with("grad."));
+        assert_eq!(with_gradients().any(|other| other == name), has_gradients, "{name}");
+    }
+}
+
+#[test]
 fn gradients_of_every_architecture_are_those_of_torch_with_and_without_activation_checkpointing() {
     for device in devices() {
-        for name in MODELS {
+        for name in with_gradients() {
             let expected = open_safetensors(&folder_of(name).join("expected.safetensors")).unwrap();
             let model = load_model(&folder_of(name), &device.device);
             for checkpointing in [false, true] {
@@ -95,7 +103,7 @@ fn gradients_of_every_architecture_are_those_of_torch_with_and_without_activatio
 
 #[test]
 fn the_number_of_parameters_is_that_of_the_model() {
-    for name in MODELS {
+    for name in with_gradients() {
         for device in cpu_devices() {
             let model = load_model(&folder_of(name), &device.device);
             let found: usize = named_parameters(&model).values().map(Vec::len).sum();
@@ -145,7 +153,7 @@ fn a_window_as_long_as_the_sequence_changes_no_bit_and_a_shorter_one_does() {
 fn decoding_over_a_padded_cache_gives_the_logits_of_the_full_forward() {
     const NUM_NEW: usize = 20;
     for device in cpu_devices() {
-        for name in MODELS {
+        for name in with_gradients() {
             let model = load_model(&folder_of(name), &device.device).valid();
             let rows = [random_ids(1, 11 + NUM_NEW, VOCAB_SIZE), random_ids(2, 4 + NUM_NEW, VOCAB_SIZE)];
             let full = logits(&model, &rows, 1);
@@ -167,7 +175,7 @@ fn decoding_over_a_padded_cache_gives_the_logits_of_the_full_forward() {
 #[test]
 fn fresh_weights_of_every_architecture_give_finite_logits_and_norms_start_as_one() {
     for device in cpu_devices() {
-        for name in MODELS {
+        for name in with_gradients() {
             let config = read_json(&folder_of(name).join("config.json"));
             let config = ModelConfig::from_json(&config, None, Path::new(name)).unwrap();
             let model = weights::initialize(&config, 1, &device.device).unwrap();
@@ -182,7 +190,7 @@ fn fresh_weights_of_every_architecture_give_finite_logits_and_norms_start_as_one
 #[test]
 fn an_hf_export_of_every_architecture_is_the_file_that_it_was_made_from() {
     let folder = tempdir().unwrap();
-    for name in MODELS {
+    for name in with_gradients() {
         let output = folder.path().join(name);
         export(folder.path(), &folder_of(name), "hf", &output, &[]).succeeded();
         let [ours, theirs] =
@@ -198,7 +206,7 @@ fn an_hf_export_of_every_architecture_is_the_file_that_it_was_made_from() {
 }
 
 #[test]
-fn what_gguf_and_peft_cannot_hold_is_refused_with_what_works() {
+fn what_gguf_cannot_hold_is_refused_with_what_works() {
     let folder = tempdir().unwrap();
     for (name, why) in [
         ("phi3", "GGUF of Phi3ForCausalLM is not supported"),
@@ -244,7 +252,7 @@ fn trained(parent: &Path, name: &str, device: &TestDevice, settings: &[&str]) ->
 fn every_architecture_trains_all_weights_and_exports_what_it_trained() {
     let parent = tempdir().unwrap();
     for device in cpu_devices() {
-        for name in MODELS {
+        for name in with_gradients() {
             let run = trained(parent.path(), name, device, &["train.activation_checkpointing=true"]);
             let (before, after) =
                 (load_model(&folder_of(name), &device.device), load_model(&run.join("model"), &device.device));
@@ -258,7 +266,7 @@ fn every_architecture_trains_all_weights_and_exports_what_it_trained() {
 fn every_architecture_trains_adapters_and_exports_them_merged() {
     let parent = tempdir().unwrap();
     for device in cpu_devices() {
-        for name in MODELS {
+        for name in with_gradients() {
             let run = trained(parent.path(), name, device, &["lora.rank=2", "lora.alpha=4"]);
             let checkpoint = fs::read_to_string(run.join("latest")).unwrap();
             let file = run.join("checkpoints").join(checkpoint.trim()).join("parameters.safetensors");
@@ -303,7 +311,7 @@ fn activation_checkpointing_changes_no_gradient_of_any_architecture_with_adapter
         .collect();
     let objective = objective(ObjectiveName::Bernoulli, 0.1, 0.0);
     for device in cpu_devices() {
-        for name in MODELS {
+        for name in with_gradients() {
             let model = with_random_adapters(load_model(&folder_of(name), &device.device), 2, 9);
             let plain = mean_loss_gradients(&model, &objective, &pairs, false, 1);
             let checkpointed = mean_loss_gradients(&model, &objective, &pairs, true, 1);

@@ -1,7 +1,7 @@
 //! Generation: decoding over a cache against full forward passes, independence of the batch, limits; and the
 //! architectures.
 //!
-//! The expected logits of `fixtures/tiny_models` come from transformers; `oracle/tiny_models.py` made them.
+//! The expected logits are those of transformers: [`crate::support::tiny_models`].
 
 use burn::tensor::TensorData;
 use gsil::config::WeightFormat;
@@ -12,27 +12,19 @@ use gsil::generate::{Decoding, Event, Generator, OnEvent, Request, Response, gen
 use gsil::model::CausalLm;
 
 use crate::support::golden::{self, VALUE_TOLERANCE, VOCAB_SIZE};
-use crate::support::{
-    TestDevice, assert_near, cpu_devices, devices, fixture, load_model, logits, random_ids, token_scores,
-};
+use crate::support::tiny_models::{self, VOCAB_SIZE as TINY_VOCAB_SIZE};
+use crate::support::{TestDevice, assert_near, cpu_devices, devices, load_model, logits, random_ids, token_scores};
 
 /// Prompts of six lengths, one of them a single token: left padding of every size in one batch.
 const PROMPT_LENS: [usize; 6] = [5, 1, 13, 3, 8, 13];
 /// Crosses the 32 tokens after which attention reads a wider part of the cache.
 const MAX_NEW_TOKENS: usize = 24;
 
-/// Qwen2 (biases, tied head), Llama with llama3 rotary scaling, Llama with linear scaling and biases everywhere,
-/// Mistral with wide heads. All with grouped queries; all but Qwen2 with a head of their own. For the others see
-/// [`crate::architectures`].
-const TINY_MODELS: [&str; 9] =
-    ["qwen2", "llama3", "llama_linear", "mistral", "qwen3", "mistral_window", "phi3", "gemma3", "gpt2"];
-const TINY_VOCAB_SIZE: u32 = 64;
-
 #[test]
 fn every_architecture_has_the_logits_of_transformers() {
     for device in cpu_devices() {
-        for name in TINY_MODELS {
-            let expected = open_safetensors(&fixture(&format!("tiny_models/{name}/expected.safetensors"))).unwrap();
+        for name in tiny_models::all() {
+            let expected = open_safetensors(&tiny_models::folder_of(name).join("expected.safetensors")).unwrap();
             let ids: Vec<u32> = expected.read_f32("input_ids").unwrap().iter().map(|id| *id as u32).collect();
             let rows: Vec<Vec<u32>> = ids.chunks(24).map(<[u32]>::to_vec).collect();
             let actual = logits(&tiny_model(name, device), &rows, 1).concat();
@@ -57,7 +49,7 @@ fn cached_decoding_gives_the_log_probs_of_the_full_forward() {
 #[test]
 fn cached_decoding_equals_the_full_forward_for_every_architecture() {
     for device in cpu_devices() {
-        for name in TINY_MODELS {
+        for name in tiny_models::all() {
             let model = tiny_model(name, device);
             let what = format!("{}: {name}", device.name);
             check_against_full_forward(&what, device, &model, &requests(TINY_VOCAB_SIZE, 8), 4);
@@ -84,7 +76,7 @@ fn a_response_is_the_same_alone_and_in_any_batch() {
 fn decoding_with_16_bit_weights_is_decoding_with_a_model_of_rounded_weights() {
     for device in cpu_devices().filter(|device| device.name == "flex") {
         let model = tiny_model("llama3", device);
-        let file = open_safetensors(&fixture("tiny_models/llama3/model.safetensors")).unwrap();
+        let file = open_safetensors(&tiny_models::folder_of("llama3").join("model.safetensors")).unwrap();
         let (rounded, _) = tiny_model("llama3", device).with_parameters(&mut |name, shape| {
             // The decoder looks embeddings up, and normalises, in f32.
             let name = if name.starts_with("lm_head") { name.to_owned() } else { format!("model.{name}") };
@@ -195,7 +187,7 @@ fn a_response_stops_where_the_models_context_ends() {
 }
 
 fn tiny_model(name: &str, device: &TestDevice) -> CausalLm {
-    load_model(&fixture(&format!("tiny_models/{name}")), &device.device)
+    load_model(&tiny_models::folder_of(name), &device.device)
 }
 
 /// One request for each of [`PROMPT_LENS`]; `seed` changes the sampling, not the prompts.

@@ -18,10 +18,7 @@ use crate::support::binary::{
     tiny_model_with, write_rows,
 };
 use crate::support::gguf_builder::tiny_model;
-use crate::support::{assert_near, fixture, flex, load_model, logits, random_ids};
-
-/// The architectures that GGUF and transformers agree on; `llama_linear` has a bias on every projection.
-const TINY_MODELS: [&str; 5] = ["qwen2", "llama3", "llama_linear", "mistral", "qwen3"];
+use crate::support::{assert_near, fixture, flex, load_model, logits, random_ids, tiny_models};
 
 fn exported(folder: &Path, source: &Path, format: &str, options: &[&str]) -> PathBuf {
     let output = folder.join(format!("{format}{}", options.concat()));
@@ -50,8 +47,8 @@ fn assert_tensors_within(exported: &ModelFiles, original: &ModelFiles, bound: im
 #[test]
 fn a_gguf_export_holds_the_same_tensors_in_every_number_format() {
     let folder = tempdir().unwrap();
-    for name in TINY_MODELS {
-        let source = fixture("tiny_models").join(name);
+    for name in tiny_models::in_gguf() {
+        let source = tiny_models::folder_of(name);
         let original = open_model(&source).unwrap();
         for dtype in ["f32", "f16", "bf16", "q8_0"] {
             let output = folder.path().join(format!("{name}-{dtype}"));
@@ -77,8 +74,8 @@ fn a_gguf_export_holds_the_same_tensors_in_every_number_format() {
 fn a_gguf_export_of_every_architecture_has_the_logits_of_its_source() {
     let folder = tempdir().unwrap();
     let rows = [random_ids(5, 24, 64), random_ids(6, 9, 64)];
-    for name in TINY_MODELS {
-        let source = fixture("tiny_models").join(name);
+    for name in tiny_models::in_gguf() {
+        let source = tiny_models::folder_of(name);
         let output = folder.path().join(name);
         export(folder.path(), &source, "gguf", &output, &["--dtype", "f32"]).succeeded();
         let logits_of = |path: &Path| logits(&load_model(path, &flex()).valid(), &rows, 1).concat();
@@ -217,7 +214,7 @@ fn an_export_ends_responses_where_training_did() {
 #[test]
 fn an_mlx_export_spells_out_what_mlx_lm_assumes_otherwise() {
     let folder = tempdir().unwrap();
-    let source = fixture("tiny_models/llama3");
+    let source = tiny_models::folder_of("llama3");
     let mut config = read_json(&source.join("config.json"));
     assert!(config.get("rope_theta").is_none() && config.get("rope_scaling").is_none(), "the new spelling alone");
     let copy = folder.path().join("copy");

@@ -10,7 +10,7 @@ use std::process::Command;
 use tempfile::tempdir;
 
 use crate::support::binary::{device, ending_model, export, golden, gsil, say_skipped, text, text_model, write_rows};
-use crate::support::fixture;
+use crate::support::tiny_models;
 
 /// An interpreter that reads files.
 fn reader(test: &str) -> Option<String> {
@@ -53,8 +53,7 @@ fn exported(folder: &Path, source: &Path, format: &str, dtype: &str) -> PathBuf 
 fn the_gguf_package_reads_every_export_as_the_bytes_that_it_would_write() {
     let Some(python) = reader("GGUF exports in the gguf package") else { return };
     let folder = tempdir().unwrap();
-    let tiny = ["qwen2", "llama3", "llama_linear", "mistral", "qwen3"].map(|name| fixture("tiny_models").join(name));
-    for source in [&tiny[..], &[text_model(folder.path())]].concat() {
+    for source in tiny_models::in_gguf().map(tiny_models::folder_of).chain([text_model(folder.path())]) {
         let plain = exported(folder.path(), &source, "hf", "f32");
         for dtype in ["f32", "f16", "bf16", "q8_0"] {
             let file = exported(folder.path(), &source, "gguf", dtype);
@@ -116,11 +115,11 @@ fn transformers_gives_our_log_probs_on_folders_of_every_number_format() {
         check(&python, "check_export.py", &[gsil_path(), &output]);
     }
     for name in ["qwen2", "llama3"] {
-        let output = exported(folder.path(), &fixture("tiny_models").join(name), "mlx", "bf16");
+        let output = exported(folder.path(), &tiny_models::folder_of(name), "mlx", "bf16");
         check(&python, "check_export.py", &[gsil_path(), &output]);
     }
-    for name in ["qwen3", "mistral_window", "phi3", "gemma3", "gpt2"] {
-        let output = exported(folder.path(), &fixture("tiny_models").join(name), "hf", "f32");
+    for name in tiny_models::with_gradients() {
+        let output = exported(folder.path(), &tiny_models::folder_of(name), "hf", "f32");
         check(&python, "check_export.py", &[gsil_path(), &output]);
     }
 }

@@ -140,11 +140,9 @@ fn a_template_that_ran_over_its_time_is_not_tried_again() {
         assert_eq!(render("quick").unwrap(), "");
         let error = render("slow").unwrap_err();
         assert!(error.to_string().contains("did not end within"), "{error}");
-        let start = Instant::now();
         for content in ["slow", "quick"] {
             assert!(render(content).unwrap_err().to_string().contains("is not tried again"));
         }
-        assert!(start.elapsed() < Duration::from_millis(100));
     });
 }
 

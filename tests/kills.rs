@@ -4,10 +4,11 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use gsil::train::checkpoint::Progress;
 use tempfile::tempdir;
 
-use crate::support::binary::{Random, command, gsil, read, say_skipped, wait};
-use crate::support::recipe::{NUM_ROWS, Recipe, assert_stopped, send};
+use crate::support::binary::{Outcome, Random, command, gsil, read, say_skipped, wait};
+use crate::support::recipe::{NUM_ROWS, Recipe, SAVE_EVERY, assert_stopped, send};
 
 /// `GSIL_KILLS=1000` for a long run.
 fn num_kills() -> usize {
@@ -15,11 +16,13 @@ fn num_kills() -> usize {
 }
 
 /// Kills the run at random moments until it was killed `num_kills` times, beginning a new one where it ended first; then
-/// lets it finish. Every checkpoint verifies after every kill.
+/// lets it finish. After every kill every checkpoint verifies, the newest lacks at most `save_every` updates, and it is the one
+/// that the run continues from.
 fn kill(recipe: &Recipe, num_kills: usize, undisturbed: Duration, random: &mut Random) {
     let (mut num_killed, mut num_runs) = (0, 0);
     while num_killed < num_kills {
         let run = format!("killed-{num_runs}");
+        let newest = recipe.newest_checkpoint(&run);
         let mut child = recipe.start(&run);
         let end = Instant::now() + undisturbed.mul_f64(random.uniform() / 2.0);
         while Instant::now() < end && child.try_wait().unwrap().is_none() {
@@ -28,6 +31,8 @@ fn kill(recipe: &Recipe, num_kills: usize, undisturbed: Duration, random: &mut R
         send(&child, "KILL");
         let outcome = wait(child);
         recipe.assert_checkpoints_verify(&run);
+        assert_at_most_save_every_lost(recipe, &run);
+        assert_continued_at(newest.as_ref(), &outcome);
         match outcome.code {
             None => num_killed += 1,
             Some(code) => {
@@ -38,9 +43,27 @@ fn kill(recipe: &Recipe, num_kills: usize, undisturbed: Duration, random: &mut R
         }
     }
     let last = format!("killed-{num_runs}");
-    recipe.finish(&last);
+    let newest = recipe.newest_checkpoint(&last);
+    assert_continued_at(newest.as_ref(), &recipe.finish(&last));
     recipe.assert_checkpoints_verify(&last);
     recipe.assert_same("alone", &last);
+}
+
+/// The updates that were made, which are the whole lines of `metrics.jsonl`, against those that are saved.
+#[track_caller]
+fn assert_at_most_save_every_lost(recipe: &Recipe, run: &str) {
+    let num_made = read_or_empty(recipe, &format!("{run}/metrics.jsonl")).matches('\n').count();
+    let num_saved = recipe.newest_checkpoint(run).map_or(0, |newest| newest.total_steps);
+    assert!(num_saved + SAVE_EVERY >= num_made, "{num_made} updates were made, {num_saved} are saved");
+}
+
+/// A process that came so far as to say where it continues did so at the checkpoint that was the newest.
+#[track_caller]
+fn assert_continued_at(newest: Option<&Progress>, outcome: &Outcome) {
+    if let Some(said) = outcome.stderr.lines().find(|line| line.starts_with("continuing at ")) {
+        let newest = newest.expect("there is no checkpoint");
+        assert_eq!(said, format!("continuing at {}, update {}", newest.stage, newest.stage_steps));
+    }
 }
 
 #[test]

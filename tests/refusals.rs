@@ -14,7 +14,8 @@ use crate::support::binary::{
 };
 use crate::support::devices::devices;
 use crate::support::fixture;
-use crate::support::recipe::{Recipe, files_of};
+use crate::support::golden::VOCAB_SIZE;
+use crate::support::recipe::{Recipe, edit_first_line, files_of};
 
 #[test]
 fn an_edited_configuration_is_refused_with_the_differing_keys() {
@@ -50,15 +51,6 @@ fn sound_changes_are_refused_unless_they_are_allowed_and_then_kept() {
     assert!(kept.contains("epochs: 3") && kept.contains("offline: false"), "{kept}");
     let stderr = gsil(folder, &["resume", "run", "train.epochs=4", "--allow-changes"]).succeeded().stderr;
     assert!(stderr.contains("this run is finished") && stderr.contains("train.epochs=4: changes nothing"), "{stderr}");
-}
-
-/// Changes one line of a JSON Lines file.
-fn edit_first_line(path: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
-    let content = read(path);
-    let (first, others) = content.split_once('\n').unwrap();
-    let mut row = serde_json::from_str(first).unwrap();
-    edit(&mut row);
-    fs::write(path, format!("{row}\n{others}")).unwrap();
 }
 
 #[test]
@@ -124,6 +116,25 @@ fn a_rate_that_was_too_high_is_called_by_its_own_key() {
         let stderr = wait(Recipe::new(&[settings, &["iterations=1"]].concat()).start("run")).failed(5);
         assert!(stderr.contains(&format!("hint: start a new run with a lower {key}; the last")), "{stderr}");
     }
+}
+
+#[test]
+fn responses_that_are_all_empty_are_warned_of_and_stop_the_run_in_the_second_iteration() {
+    let recipe = Recipe::with_long_responses(&["train.epochs=1"]);
+    // Whatever token comes first ends its response.
+    let vocabulary: Vec<u32> = (0..VOCAB_SIZE as u32).collect();
+    tiny_model_with(recipe.folder.path(), &[("eos_token_id", json!(vocabulary))]);
+    let first = wait(recipe.start("run")).failed(5);
+    assert_eq!(first.matches("warning: 100% of the responses are empty: ").count(), 1, "{first}");
+    let again = wait(recipe.start("run")).failed(5);
+    assert!(again.contains("continuing at iteration 1, update 0"), "{again}");
+    for stderr in [first, again] {
+        let collapsed = "generation has collapsed: 100% of the responses are empty, as in the iteration before";
+        assert!(stderr.contains(collapsed) && stderr.contains("the last checkpoint is intact"), "{stderr}");
+    }
+    // 30 rows in batches of 2: the first iteration was trained, the second was not.
+    assert_eq!(read_json_lines(&recipe.path("run/metrics.jsonl")).len(), 15);
+    recipe.assert_checkpoints_verify("run");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use tempfile::tempdir;
 
 use crate::support::binary::{Random, gsil, read, read_json, read_json_lines, text, text_model, write_rows};
 use crate::support::devices::devices;
-use crate::support::recipe::{NUM_ROWS, Recipe, assert_stopped, files_of};
+use crate::support::recipe::{NUM_ROWS, Recipe, assert_stopped, edit_first_line, files_of};
 
 #[test]
 fn a_run_stopped_in_training_resumes_to_the_same_bytes() {
@@ -34,6 +34,22 @@ fn a_run_stopped_in_generation_resumes_to_the_same_bytes() {
         recipe.finish("stopped");
         recipe.assert_same("alone", "stopped");
     }
+}
+
+#[test]
+fn responses_that_a_stopped_run_wrote_are_kept_and_only_the_others_are_generated() {
+    let recipe = Recipe::with_long_responses(&["iterations=1", "train.epochs=1", "generation.batch_size=1"]);
+    let watched = "iteration-000/self_generated.jsonl";
+    assert_stopped(&recipe.interrupt("run", watched, 1..NUM_ROWS, "TERM"), 143);
+    let file = recipe.path("run").join(watched);
+    // A text that no policy gives shows that the line was kept.
+    edit_first_line(&file, |row| row["response_text"] = json!("kept"));
+    let kept = read_json_lines(&file);
+    let num_open = NUM_ROWS - kept.len();
+    let stderr = recipe.finish("run").stderr;
+    assert!(stderr.contains(&format!("generating {num_open} of {num_open} response")), "{stderr}");
+    let all = read_json_lines(&file);
+    assert_eq!((all.len(), &all[..kept.len()]), (NUM_ROWS, &kept[..]));
 }
 
 #[test]

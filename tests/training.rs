@@ -10,7 +10,7 @@ use gsil::data::batch::Sequence;
 use gsil::formats::file_system::Disk;
 use gsil::formats::hf_folder::write_model_folder;
 use gsil::formats::open_model;
-use gsil::formats::safetensors::write_safetensors;
+use gsil::formats::safetensors::{HostTensor, write_safetensors};
 use gsil::model::{CausalLm, weights};
 use gsil::objective::Objective;
 use gsil::policy::Policy;
@@ -250,21 +250,35 @@ fn unscored(token_ids: Vec<u32>) -> ScoredResponse {
 fn a_weight_or_a_moment_that_is_not_finite_is_never_saved() {
     let folder = tempfile::tempdir().unwrap();
     let dir = RunDir::create(Arc::new(Disk), folder.path()).unwrap();
-    let save = |model: &CausalLm, total_steps: usize| {
+    let save = |model: &CausalLm, optimizer: Option<&Optimizer>, total_steps: usize| {
         let progress = Progress::at(Stage::Iteration(0), total_steps);
-        checkpoint::save(&dir, &progress, model, None, Keep { last: 1, best: 0, aligned: false })
+        checkpoint::save(&dir, &progress, model, optimizer, Keep { last: 1, best: 0, aligned: false })
     };
     for device in cpu_devices() {
         let model = golden::policy(device);
-        save(&model, 3).unwrap();
-        let (spoilt, _) = model.with_parameters(&mut |name, shape| {
+        save(&model, None, 3).unwrap();
+        let name = "layers.1.mlp.up_proj.weight";
+        let average = |average: &str, value: f32| HostTensor {
+            name: format!("{name}.{average}"),
+            shape: vec![3],
+            values: vec![0.5, 0.5, value],
+        };
+        let mut optimizer = Optimizer::new(&TrainConfig { optimizer: OptimizerName::Adamw, ..TrainConfig::default() });
+        let averages = vec![average("exp_avg", 0.5), average("exp_avg_sq", f32::INFINITY)];
+        optimizer.load_host(3, averages, &device.device).unwrap();
+        let of_moment = save(&model, Some(&optimizer), 4).unwrap_err();
+        let (spoilt, _) = model.with_parameters(&mut |path, shape| {
             let mut values = vec![0.5f32; shape.iter().product()];
             values[5] = f32::NAN;
-            (name == "layers.1.mlp.up_proj.weight").then(|| TensorData::new(values, shape.to_vec()))
+            (path == name).then(|| TensorData::new(values, shape.to_vec()))
         });
-        let error = save(&spoilt, 4).unwrap_err();
-        assert_eq!(error.exit_code(), 5, "{error}");
-        assert!(error.to_string().contains("`layers.1.mlp.up_proj.weight` is not finite any more: value 5"), "{error}");
+        let of_weight = save(&spoilt, None, 4).unwrap_err();
+        let moment = format!("{name}.exp_avg_sq");
+        for (error, tensor, at) in [(of_moment, moment.as_str(), 2), (of_weight, name, 5)] {
+            assert_eq!(error.exit_code(), 5, "{error}");
+            let message = format!("`{tensor}` is not finite any more: value {at}");
+            assert!(error.to_string().contains(&message), "{error}");
+        }
         assert_eq!(dir.list("checkpoints", |_| true).unwrap(), ["step-000003-iteration-0"]);
         let newest = checkpoint::load_newest(&dir, &|problem| panic!("{problem}")).unwrap().unwrap();
         assert_eq!(newest.progress.total_steps, 3);

@@ -188,12 +188,18 @@ impl Objective {
 
     /// Whether the reference's log-probs are read.
     pub fn needs_reference(&self) -> bool {
-        !matches!(self.form, Form::Sft | Form::Simper)
+        match self.form {
+            Form::DensityRatio(_) | Form::DilUkl | Form::Spin => true,
+            Form::Simper | Form::Sft => false,
+        }
     }
 
     /// Whether self-generated responses are read.
     pub fn needs_self_generated(&self) -> bool {
-        !matches!(self.form, Form::Sft)
+        match self.form {
+            Form::DensityRatio(_) | Form::DilUkl | Form::Spin | Form::Simper => true,
+            Form::Sft => false,
+        }
     }
 
     /// `log pi_theta - log pi_t` of each response, `[B]`, nats.

@@ -22,6 +22,7 @@ pub mod mutations;
 #[cfg(unix)]
 pub mod recipe;
 pub mod tensors;
+pub mod tiny_models;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -11,11 +11,16 @@ use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
 use gsil::formats::safetensors::open_safetensors;
+use gsil::train::checkpoint::Progress;
 
-use super::binary::{Outcome, Random, command, ending_model, read, read_json_lines, tiny_model_with, wait, write_rows};
+use super::binary::{
+    Outcome, Random, command, ending_model, read, read_json, read_json_lines, tiny_model_with, wait, write_rows,
+};
 use super::tensors::assert_near_by_norm;
 
 pub const NUM_ROWS: usize = 30;
+/// Updates between two checkpoints.
+pub const SAVE_EVERY: usize = 4;
 /// A watched run that is not where it is waited for after this time hangs. On a loaded machine a driver in software takes
 /// some minutes to compile a run's kernels.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -56,12 +61,13 @@ impl Recipe {
         if self.path(run).join("config.ron").exists() {
             return self.spawn(&["resume", run]);
         }
+        let save_every = format!("save_every={SAVE_EVERY}");
         let mut arguments =
             vec!["train", "--model", "tiny", "--data", "rows.jsonl", "--device", self.device, "--output", run];
         arguments.extend([
             "evaluation.data=held_out.jsonl",
             "iterations=2",
-            "save_every=4",
+            &save_every,
             "keep_last=100",
             "generation.max_new_tokens=12",
             "generation.batch_size=4",
@@ -188,6 +194,15 @@ impl Recipe {
         assert!(num_compared > 10, "only {num_compared} files were there to compare");
     }
 
+    /// Where the run's newest checkpoint stands; None before the first.
+    pub fn newest_checkpoint(&self, run: &str) -> Option<Progress> {
+        let folder = self.path(run).join("checkpoints");
+        let sets = files_of(&folder).into_iter().filter(|name| !name.starts_with('.'));
+        let progress = |set| serde_json::from_value(read_json(&folder.join(set).join("state.json"))).unwrap();
+        // The end of a stage is saved twice, the second time as the start of the next one.
+        sets.map(progress).max_by_key(|progress: &Progress| (progress.total_steps, progress.stage_steps == 0))
+    }
+
     /// Every checkpoint under its final name is whole.
     #[track_caller]
     pub fn assert_checkpoints_verify(&self, run: &str) {
@@ -204,6 +219,15 @@ pub fn files_of(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort_unstable();
     names
+}
+
+/// Changes the first line of a JSON Lines file.
+pub fn edit_first_line(path: &Path, edit: impl FnOnce(&mut Value)) {
+    let content = read(path);
+    let (first, others) = content.split_once('\n').unwrap();
+    let mut row = serde_json::from_str(first).unwrap();
+    edit(&mut row);
+    fs::write(path, format!("{row}\n{others}")).unwrap();
 }
 
 /// `metrics.jsonl` without what depends on the clock.
