@@ -105,7 +105,7 @@ impl Run {
             opened = Opened::open(&sources.local, false, &console)?;
             dir = RunDir::create(files, output)?;
         }
-        if let Err(error) = dir.check_space(disk_bytes(&config, opened.model.config())) {
+        if let Err(error) = dir.check_space(opened.inputs.with_subject(&config, false, disk_bytes)) {
             dir.abandon();
             return Err(error);
         }
