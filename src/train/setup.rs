@@ -18,7 +18,7 @@ use super::replicas::Replicas;
 use super::retention::Keep;
 use super::run_dir::RunDir;
 use super::signals::StopRequest;
-use super::sources::Sources;
+use super::sources::{Sources, pin_devices};
 use crate::config::{RunConfig, WordProblemsConfig, spell_date};
 use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
@@ -87,6 +87,7 @@ impl Run {
         console: Console,
     ) -> Result<(Self, CausalLm)> {
         RunDir::check_free(output)?;
+        pin_devices(&mut config);
         let (dir, opened);
         if config.word_problems.is_some() {
             let device = device::open(config.device_names()[0])?;
