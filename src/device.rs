@@ -255,8 +255,10 @@ mod gpu {
         let count = adapters.len();
         let index = index.or_else(first_card).unwrap_or(0);
         let device = adapters.into_iter().nth(index).ok_or_else(|| {
-            Error::device(name, format!("no such graphics adapter ({count} found)"))
-                .with_hint("install a Vulkan driver (Debian: mesa-vulkan-drivers libvulkan1), or use --device flex")
+            Error::device(name, format!("no such graphics adapter ({count} found)")).with_hint(
+                "install a Vulkan driver (Debian: mesa-vulkan-drivers libvulkan1), or use --device flex; a run that \
+                     has begun goes on only on its own device",
+            )
         })?;
         let started = catch_unwind(AssertUnwindSafe(|| device.sync()));
         match started {

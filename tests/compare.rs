@@ -310,7 +310,7 @@ fn a_method_that_has_not_run_may_still_change_and_a_model_must_be_given() {
 }
 
 #[test]
-fn one_method_can_be_run_alone_and_models_need_not_be_kept() {
+fn one_method_can_be_run_alone_models_need_not_be_kept_and_a_start_without_answers_is_shared() {
     let folder = tempdir().unwrap();
     with_own_model(
         folder.path(),
@@ -318,12 +318,17 @@ fn one_method_can_be_run_alone_and_models_need_not_be_kept() {
     );
     let stderr = compare(folder.path(), &["--only", "gsli"]).failed(2);
     assert!(stderr.contains("did you mean `gsil`?"), "{stderr}");
-    compare(folder.path(), &["--only", "gsil"]).succeeded();
+    let unanswered = "evaluation.generate_rows=0";
+    compare(folder.path(), &["--only", "gsil", unanswered]).succeeded();
     let grid = folder.path().join("grid");
     assert!(!cell(&grid, "sft", 0).exists());
     let own = cell(&grid, "gsil", 0);
     assert!(!own.join("model").exists() && !own.join("checkpoints").exists() && own.join("report.html").exists());
-    compare(folder.path(), &[]).succeeded();
+    let again = gsil(folder.path(), &["resume", "grid/cells/gsil/seed-0"]).succeeded();
+    assert!(again.stderr.contains("this run is finished") && again.stdout.contains("iteration 0"), "{}", again.stderr);
+    assert!(!again.stderr.contains("model   "), "there is none any more: {}", again.stderr);
+    let all = compare(folder.path(), &[unanswered]).succeeded();
+    assert!(all.stderr.contains("held-out figures of the start are those of"), "{}", all.stderr);
     assert_eq!(read_json(&grid.join("comparison.json"))["methods"][1]["seeds"], serde_json::json!([0]));
 }
 

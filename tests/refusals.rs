@@ -44,13 +44,50 @@ fn sound_changes_are_refused_unless_they_are_allowed_and_then_kept() {
     let stderr = gsil(folder, &["resume", "run", "train.epochs=3"]).failed(2);
     assert!(stderr.contains("train.epochs: 1, now 3") && stderr.contains("--allow-changes"), "{stderr}");
     gsil(folder, &["resume", "run", "train.lr=1", "--allow-changes"]).failed(2);
+    let environment = recipe.path("run/env.json");
+    let mut began_on = read_json(&environment);
+    began_on["threads"] = json!(12345);
+    fs::write(&environment, began_on.to_string()).unwrap();
     let changes = ["train.epochs=3", "train.micro_batch_size=1", "--allow-changes", "--offline"];
     gsil(folder, &[&["resume", "run"][..], &changes].concat()).succeeded();
     assert_eq!(read_json_lines(&recipe.path("run/metrics.jsonl")).len(), 45);
     let kept = read(&recipe.path("run/config.ron"));
     assert!(kept.contains("epochs: 3") && kept.contains("offline: false"), "{kept}");
+    let environment = read_json(&environment);
+    assert!(environment["config"].as_str().unwrap().contains("epochs: 3"), "{environment}");
+    began_on["config"] = environment["config"].clone();
+    assert_eq!(environment, began_on, "all else is about how the run began");
     let stderr = gsil(folder, &["resume", "run", "train.epochs=4", "--allow-changes"]).succeeded().stderr;
     assert!(stderr.contains("this run is finished") && stderr.contains("train.epochs=4: changes nothing"), "{stderr}");
+}
+
+#[test]
+fn a_length_that_a_begun_stage_cannot_have_is_refused_and_not_kept() {
+    let recipe = Recipe::new(&["iterations=1"]);
+    recipe.finish("alone");
+    recipe.finish("run");
+    // As a crash between the last update and the end of the stage leaves it.
+    fs::remove_dir_all(recipe.path("run/checkpoints/step-000030-done")).unwrap();
+    let before = ["config.ron", "env.json"].map(|name| read(&recipe.path("run").join(name)));
+    for (epochs, problem) in
+        [("train.epochs=3", "keeps no optimizer"), ("train.epochs=1", "30 updates of a stage that would have 15")]
+    {
+        let stderr = gsil(recipe.folder.path(), &["resume", "run", epochs, "--allow-changes"]).failed(3);
+        assert!(stderr.contains(problem) && stderr.contains("hint: resume it "), "{epochs}: {stderr}");
+        assert_eq!(["config.ron", "env.json"].map(|name| read(&recipe.path("run").join(name))), before);
+    }
+    gsil(recipe.folder.path(), &["resume", "run", "save_every=5", "--allow-changes"]).succeeded();
+    assert!(read(&recipe.path("run/config.ron")).contains("save_every: 5"));
+    recipe.assert_same("alone", "run");
+}
+
+/// Changes one line of a JSON Lines file.
+fn edit_first_line(path: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
+    let content = read(path);
+    let (first, others) = content.split_once('\n').unwrap();
+    let mut row = serde_json::from_str(first).unwrap();
+    edit(&mut row);
+    fs::write(path, format!("{row}\n{others}")).unwrap();
 }
 
 #[test]
@@ -79,6 +116,24 @@ fn spoil(model: &Path, tensor: &str, value: f32) {
     };
     let tensors = file.names().map(read).collect();
     write_safetensors(&path, tensors, &Default::default()).unwrap();
+}
+
+#[test]
+fn an_adapter_is_not_trained_on_under_another_model_than_its_own() {
+    let recipe = Recipe::new(&["iterations=1", "lora.rank=2"]);
+    recipe.interrupt("run", "metrics.jsonl", 6..30, "INT");
+    let (weights, environment) = (recipe.path("tiny/model.safetensors"), recipe.path("run/env.json"));
+    let own = fs::read(&weights).unwrap();
+    spoil(&recipe.path("tiny"), "model.norm.weight", 0.5);
+    let stderr = gsil(recipe.folder.path(), &["resume", "run"]).failed(3);
+    assert!(stderr.contains("tiny") && stderr.contains("not those that this run's adapter was begun on"), "{stderr}");
+    assert!(stderr.contains("hint: restore the model that the run began with"), "{stderr}");
+    fs::write(&weights, own).unwrap();
+    // A run of a version that kept no hash.
+    let mut began = read_json(&environment);
+    assert!(began.as_object_mut().unwrap().remove("frozen_weights").is_some());
+    fs::write(&environment, began.to_string()).unwrap();
+    recipe.finish("run");
 }
 
 #[test]

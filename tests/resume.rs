@@ -230,6 +230,36 @@ fn a_run_without_a_whole_checkpoint_is_refused() {
 }
 
 #[test]
+fn a_run_whose_checkpoints_were_removed_loses_nothing_more() {
+    let recipe = Recipe::new(&["iterations=1"]);
+    recipe.interrupt("run", "metrics.jsonl", 6..30, "INT");
+    let kept = ["metrics.jsonl", "held_out.jsonl", "iteration-000/self_generated.jsonl", "evaluations.jsonl"];
+    let contents = || kept.map(|name| read(&recipe.path("run").join(name)));
+    let before = contents();
+    fs::remove_dir_all(recipe.path("run/checkpoints")).unwrap();
+    let stderr = gsil(recipe.folder.path(), &["resume", "run"]).failed(3);
+    assert!(stderr.contains("its checkpoints are gone") && stderr.contains("hint: restore the newest"), "{stderr}");
+    assert_eq!(contents(), before);
+
+    let finished = recipe.finish("finished");
+    fs::remove_dir_all(recipe.path("finished/checkpoints")).unwrap();
+    let again = gsil(recipe.folder.path(), &["resume", "finished"]).succeeded();
+    assert!(again.stderr.contains("this run is finished"), "{}", again.stderr);
+    assert_eq!(again.stdout, finished.stdout);
+}
+
+#[test]
+fn a_run_without_a_named_device_keeps_the_one_that_it_began_on() {
+    let mut recipe = Recipe::new(&["iterations=1", "train.epochs=1"]);
+    recipe.device = "auto";
+    recipe.finish("run");
+    let config = read(&recipe.path("run/config.ron"));
+    let begun_on = gsil::device::resolve_name("auto");
+    assert!(config.contains(&format!("device: \"{begun_on}\"")), "{config}");
+    assert_eq!(read_json(&recipe.path("run/env.json"))["device"], begun_on);
+}
+
+#[test]
 fn a_run_keeps_the_date_that_its_chat_template_printed_when_it_began() {
     let recipe = Recipe::with_long_responses(&["iterations=1"]);
     let model = text_model(&recipe.path(""));

@@ -97,7 +97,7 @@ impl Estimate {
                 limits,
                 problem,
                 combination,
-                disk_bytes: disk_bytes(config, subject.model),
+                disk_bytes: disk_bytes(subject),
                 time: None,
             }
         });

@@ -107,10 +107,11 @@ pub(super) fn resume(args: ResumeArgs) -> Result<()> {
         console.say("this run is finished");
         if !args.overrides.is_empty() {
             let (settings, model) = (args.overrides.join(" "), args.dir.join(MODEL_FOLDER));
-            console.warn(format!(
-                "{settings}: changes nothing any more; to go on from its model: gsil train --model {} ..",
-                model.display()
-            ));
+            let go_on = match model.exists() {
+                true => format!("; to go on from its model: gsil train --model {} ..", model.display()),
+                false => String::new(),
+            };
+            console.warn(format!("{settings}: changes nothing any more{go_on}"));
         }
         print_results(&rows)?;
         say_where(&console, &args.dir);
@@ -224,8 +225,11 @@ fn built_in_prompt(dir: &Path) -> Option<String> {
 /// Where a finished run left what it made, and what to try on it.
 fn say_where(console: &Console, dir: &Path) {
     console.say(format!("report  {}", dir.join(REPORT_FILE).display()));
-    console.say(format!("model   {}", dir.join(MODEL_FOLDER).display()));
-    if dir.join(MODEL_FOLDER).join("tokenizer.json").exists() {
+    let model = dir.join(MODEL_FOLDER);
+    if model.exists() {
+        console.say(format!("model   {}", model.display()));
+    }
+    if model.join("tokenizer.json").exists() {
         let prompt = built_in_prompt(dir).unwrap_or_else(|| "..".to_owned());
         console.say(format!("next    gsil generate --model {} --prompt \"{prompt}\"", dir.display()));
     }

@@ -50,7 +50,8 @@ pub struct RunConfig {
     pub response_column: Option<String>,
     /// The run folder to write. Default none: the caller makes up a name.
     pub output: Option<String>,
-    /// Where tensors live, as `gsil devices` names them. Default `auto`: a GPU if there is one, else the CPU.
+    /// Where tensors live, as `gsil devices` names them. Default `auto`: a GPU if there is one, else the CPU; a run keeps the
+    /// one that it began on.
     pub device: String,
     /// Nothing is fetched from the Hugging Face hub: `model` and `data` of it must be in its cache. Default false.
     /// HF_HUB_OFFLINE=1 says the same.

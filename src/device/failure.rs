@@ -43,7 +43,7 @@ pub fn of_panic(text: &str) -> Option<Error> {
     says(&LOST).then(|| {
         Error::device("current", format!("was lost\n{text}")).with_hint(
             "continue with `gsil resume DIR`: the last checkpoint is intact. If it happens again: update the graphics \
-             driver, or use --device flex",
+             driver, or in a new run: --device flex",
         )
     })
 }

@@ -148,6 +148,11 @@ pub fn trained_tensors_to_write(model: &CausalLm) -> Vec<TensorToWrite<'static>>
     collect(model, |path, is_trained| is_trained.then(|| path.name()))
 }
 
+/// The tensors that training leaves as they are, by parameter path; none where all weights are trained.
+pub fn frozen_tensors(model: &CausalLm) -> Vec<TensorToWrite<'static>> {
+    collect(model, |path, is_trained| (!is_trained).then(|| path.name()))
+}
+
 /// Every parameter as it is in memory, adapters apart, by parameter path: what tells one policy from another.
 pub fn all_tensors(model: &CausalLm) -> Vec<TensorToWrite<'static>> {
     collect(model, |path, _| Some(path.name()))

@@ -44,6 +44,7 @@ pub struct StepMetrics {
     pub lr: f64,
     /// Exponentials of the implicit reward that were clamped.
     pub num_clamped: f64,
+    /// Tokens of the update's pairs a second; a pair's prompt counts once, as it is computed.
     pub tokens_per_s: f64,
     pub seconds: f64,
 }

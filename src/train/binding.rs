@@ -9,6 +9,7 @@ use super::run_dir::RunDir;
 use crate::config::RunConfig;
 use crate::data::examples::Example;
 use crate::error::{Error, Result};
+use crate::formats::safetensors::TensorToWrite;
 use crate::model::{CausalLm, weights};
 
 pub(super) const BINDING_FILE: &str = "binding.json";
@@ -56,7 +57,7 @@ impl Binding {
         };
         let stored: Binding = serde_json::from_slice(&stored)
             .map_err(|error| Error::input(&path, error.to_string()).with_hint(hint.clone()))?;
-        // Other settings are refused before this is asked: what is left is a device that `auto` stands for now.
+        // Other settings are refused before this is asked: what is left is the device of a run that kept `auto`.
         let same_device = refused("resume on the device that the run began on; env.json names it");
         let parts = [
             (stored.policy == self.policy, "policy", hint),
@@ -79,8 +80,20 @@ impl Binding {
 /// # Errors
 /// A failing device.
 pub fn policy_hash(model: &CausalLm) -> Result<String> {
+    hash_of(weights::all_tensors(model))
+}
+
+/// The same of the weights that training leaves as they are: with an adapter, those of the model under it.
+///
+/// # Errors
+/// A failing device.
+pub(super) fn frozen_hash(model: &CausalLm) -> Result<String> {
+    hash_of(weights::frozen_tensors(model))
+}
+
+fn hash_of(tensors: Vec<TensorToWrite<'_>>) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
-    for tensor in weights::all_tensors(model) {
+    for tensor in tensors {
         let tensor = tensor.into_host()?;
         hasher.update(format!("{} {:?}\n", tensor.name, tensor.shape).as_bytes());
         for piece in tensor.values.chunks(1 << 14) {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! .NAME.tmp/  each file written and synced -> MANIFEST -> folder synced -> renamed to NAME/ -> parent synced
-//! latest      replaced
+//! latest      replaced: from here on the run has a checkpoint, or somebody removed it
 //! NAME/       read back; only then are older sets removed
 //! ```
 //! The trained parameters and the optimizer's moments are f32 as they are in memory, so a resumed run computes the same bits
@@ -30,6 +30,7 @@ use crate::records::evaluation::CONTINUED_SFT;
 /// The layout of a checkpoint folder; a newer one is refused. 1: no `MANIFEST`. 2: with one.
 const VERSION: u32 = 2;
 pub(super) const FOLDER: &str = "checkpoints";
+const LATEST: &str = "latest";
 const STATE: &str = "state.json";
 const PARAMETERS: &str = "parameters.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -161,7 +162,7 @@ pub fn save(
     }
     files.rename(&temporary, &target).map_err(Error::writing("put in place", &target))?;
     sync_folder(files, &folder)?;
-    run_dir.write("latest", &name)?;
+    run_dir.write(LATEST, &name)?;
     manifest::verify(&target).map_err(|error| not_read_back(&target, &error))?;
     remove(files, &old)?;
     retention::remove_unwanted(run_dir, progress, keep)
@@ -216,7 +217,7 @@ pub fn num_bytes(trained_numbers: u64, optimizer: Option<&Optimizer>) -> u64 {
 /// The newest checkpoint that is whole; None if the run has none yet. What stands in its way is told to `warn`.
 ///
 /// # Errors
-/// [`Error::Input`] if there are checkpoints and none is whole, or if one is of a newer version.
+/// [`Error::Input`] if there are checkpoints and none is whole, if all were removed, or if one is of a newer version.
 pub fn load_newest(run_dir: &RunDir, warn: &dyn Fn(String)) -> Result<Option<Saved>> {
     run_dir.list(FOLDER, is_name)?.iter().try_for_each(|name| refuse_newer(&run_dir.join(FOLDER).join(name)))?;
     let mut first_problem = None;
@@ -234,9 +235,22 @@ pub fn load_newest(run_dir: &RunDir, warn: &dyn Fn(String)) -> Result<Option<Sav
             }
         }
     }
-    first_problem.map_or(Ok(None), |problem| {
-        Err(problem.with_hint("no checkpoint of this run is whole; restore one from a backup, or start a new run"))
-    })
+    match first_problem {
+        Some(problem) => {
+            Err(problem.with_hint("no checkpoint of this run is whole; restore one from a backup, or start a new run"))
+        }
+        None if run_dir.join(LATEST).exists() => {
+            Err(Error::input(run_dir.join(FOLDER), "its checkpoints are gone; all else of the run is as it was")
+                .with_hint("restore the newest one from a backup (`latest` names it), or start a new run"))
+        }
+        None => Ok(None),
+    }
+}
+
+/// Of a run whose checkpoints were removed: whether nothing was left to do.
+pub(super) fn removed_ones_were_done(run_dir: &RunDir) -> bool {
+    let name = fs::read_to_string(run_dir.join(LATEST)).unwrap_or_default();
+    name.trim_end().ends_with(&format!("-{}", Stage::Done))
 }
 
 /// The file of the parameters that a run's aligned model was made of. With `compares_sft` the last stage trained another

@@ -57,6 +57,15 @@ pub(super) fn num_candidates(reduction: VarianceReduction, vocab_size: usize) ->
     }
 }
 
+/// What the distributions along responses of so many tokens take on the disk, a little more than they do.
+pub(super) fn num_bytes(reduction: VarianceReduction, vocab_size: usize, num_tokens: u64) -> u64 {
+    const LOG_PROB: u64 = 12; // `-3.4567893,` mostly
+    let id = u64::from(vocab_size.max(1).ilog10()) + 2; // its digits and a comma
+    let candidate = if reduction == VarianceReduction::Exact { LOG_PROB } else { LOG_PROB + id };
+    let candidates = num_candidates(reduction, vocab_size).map(|count| count as u64 * candidate);
+    candidates.map_or(0, |candidates| num_tokens * (LOG_PROB + candidates))
+}
+
 impl Run {
     /// Gives every self-generated response the reference's distributions, if the configuration asks for them.
     pub(super) fn add_distributions(
@@ -109,5 +118,36 @@ impl Run {
             self.stop.check()?;
         }
         self.dir.sync_lines(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::json_lines::json_line;
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::{Rng, SeedableRng};
+
+    #[test]
+    fn a_written_line_takes_hardly_less_than_its_estimate() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        // From likely tokens to very unlikely ones.
+        let mut log_probs = |len: usize| -> Vec<f32> {
+            (0..len).map(|_| -(20.0 * (random.next_u32() as f32 / u32::MAX as f32).powi(2))).collect()
+        };
+        const NUM_TOKENS: usize = 200;
+        for (reduction, vocab_size) in [(VarianceReduction::TopK(16), 49_152), (VarianceReduction::Exact, 4096)] {
+            let num_candidates = NUM_TOKENS * num_candidates(reduction, vocab_size).unwrap();
+            let ids = if reduction == VarianceReduction::Exact { 0 } else { num_candidates };
+            let distributions = Distributions {
+                log_probs: log_probs(NUM_TOKENS),
+                candidate_log_probs: log_probs(num_candidates),
+                candidate_ids: (0..ids as u32).map(|i| i * 7919 % vocab_size as u32).collect(),
+            };
+            let written = json_line(&DistributionsRow { index: 1234, distributions }).unwrap().len() as u64;
+            let estimated = num_bytes(reduction, vocab_size, NUM_TOKENS as u64);
+            assert!((written..written * 6 / 5).contains(&estimated), "{written} bytes, {estimated} estimated");
+        }
+        assert_eq!(num_bytes(VarianceReduction::None, 49_152, 1000), 0);
     }
 }

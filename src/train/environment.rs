@@ -1,16 +1,23 @@
 //! `env.json`: what a run's figures depend on besides its `config.ron`, and what it began with, to be compared on a resume.
 
+use std::path::Path;
+
+use super::binding::frozen_hash;
 use super::run_dir::RunDir;
 use crate::config::RunConfig;
 use crate::data::examples::Example;
 use crate::device;
 use crate::error::{Error, Result};
+use crate::model::CausalLm;
 
 pub(super) const FILE: &str = "env.json";
 /// The key of the rows' fingerprint in it.
 const FINGERPRINT: &str = "rows_fingerprint";
 /// The key of the settings that the run began with, as RON.
 const CONFIG: &str = "config";
+
+/// The key of the hash of the weights that an adapter leaves as they are.
+pub(super) const FROZEN_WEIGHTS: &str = "frozen_weights";
 
 /// What a figure depends on besides the configuration.
 pub(super) fn describe(device_name: &str, examples: &[Example], config: &str) -> serde_json::Value {
@@ -38,6 +45,25 @@ pub(super) fn began_with(dir: &RunDir) -> Result<Option<RunConfig>> {
     let origin = dir.join(FILE);
     let environment = read_environment(dir)?;
     environment[CONFIG].as_str().map(|text| RunConfig::from_ron(text, &origin.to_string_lossy())).transpose()
+}
+
+/// Writes down the settings that a resumed run goes on with. All else is about how the run began, and stays.
+pub(super) fn keep_settings(dir: &RunDir, config: &str) -> Result<()> {
+    let mut environment = read_environment(dir)?;
+    environment[CONFIG] = config.into();
+    dir.write(FILE, &(environment.to_string() + "\n"))
+}
+
+/// The checkpoints of an adapter hold the adapter alone: the model under it, read from `path`, must be the one that the run
+/// began with. Every frozen weight is hashed, about a second for a GB. A run that kept no hash is let through.
+pub(super) fn check_same_base(dir: &RunDir, model: &CausalLm, path: &Path) -> Result<()> {
+    let environment = read_environment(dir)?;
+    let Some(expected) = environment[FROZEN_WEIGHTS].as_str() else { return Ok(()) };
+    match frozen_hash(model)? == expected {
+        true => Ok(()),
+        false => Err(Error::input(path, "its weights are not those that this run's adapter was begun on")
+            .with_hint("restore the model that the run began with, or start a new run")),
+    }
 }
 
 /// Stored responses and log-probs belong to the rows that they were made for.

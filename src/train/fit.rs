@@ -74,12 +74,17 @@ impl Run {
         }
         let (steps_per_epoch, num_steps) = (fit.steps_per_epoch(), fit.config.num_updates(fit.pairs.len()));
         if progress.stage_steps > num_steps {
-            return Err(Error::input(self.dir.path(), "the checkpoint has more updates than the stage"));
+            let done = progress.stage_steps;
+            let message = format!("the checkpoint has {done} updates of a stage that would have {num_steps}");
+            return Err(Error::input(self.dir.path(), message)
+                .with_hint("resume it without the change: a stage cannot become shorter than it is"));
         }
         if progress.stage_steps == num_steps {
+            self.keep_changes()?;
             return Ok((model, progress)); // the run was stopped between the last update and the end of the stage
         }
         let mut optimizer = self.optimizer(fit.config, &progress, &model)?;
+        self.keep_changes()?;
         let updater = Updater {
             objective: fit.objective,
             config: fit.config,

@@ -44,13 +44,12 @@ impl PairValues {
         for (pair, log_prob) in pairs.iter().zip(values.by_ref()) {
             self.demonstration_log_prob += log_prob;
             self.demonstration_tokens += pair.demonstration.token_ids.len();
-            self.num_tokens += pair.prompt_ids.len() + pair.demonstration.token_ids.len();
+            self.num_tokens += pair.num_tokens();
             self.log_ratio_demonstration.push(log_prob - pair.demonstration.reference_log_prob);
         }
         for pair in pairs.iter().filter(|pair| !pair.self_generated.is_empty()) {
-            let tokens = pair.self_generated.iter().map(|response| response.token_ids.len());
-            self.num_tokens += tokens.clone().map(|len| pair.prompt_ids.len() + len).sum::<usize>();
-            self.self_generated_tokens += tokens.sum::<usize>();
+            self.self_generated_tokens +=
+                pair.self_generated.iter().map(|response| response.token_ids.len()).sum::<usize>();
             let log_probs = pair.self_generated.iter().zip(values.by_ref());
             let log_ratios = log_probs.map(|(response, log_prob)| log_prob - response.reference_log_prob);
             self.log_ratios_self_generated.push(log_ratios.collect());
@@ -134,6 +133,7 @@ fn max_abs<'a>(values: impl IntoIterator<Item = &'a f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::pairs::ScoredResponse;
 
     #[test]
     fn log_ratios_explode_where_a_side_moves_ten_nats_a_token_the_wrong_way() {
@@ -168,5 +168,21 @@ mod tests {
         assert_eq!(ratios.implicit_reward_accuracy, (0.75 + 0.0) / 2.0);
         assert_eq!(ratios.log_ratio_self_generated, (-0.5 + 3.0) / 2.0);
         assert_eq!(ratios.max_abs_log_ratio_self_generated, 4.5);
+    }
+
+    #[test]
+    fn the_prompt_of_a_pair_counts_once_in_its_tokens() {
+        let scored = |len: usize| ScoredResponse { token_ids: vec![2; len], reference_log_prob: 0.0 };
+        let pair = Pair {
+            index: 0,
+            prompt_ids: vec![7; 10],
+            demonstration: scored(4),
+            self_generated: vec![scored(3), scored(5)],
+            distributions: Vec::new(),
+        };
+        let mut values = PairValues::default();
+        // Two losses with their two sides, no clamped exponential, three log-probs.
+        values.add(&[&pair], &[1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.0, -4.0, -3.0, -5.0]);
+        assert_eq!(values.metrics(1.0, 1e-5, 2.0).tokens_per_s, (10.0 + 4.0 + 3.0 + 5.0) / 2.0);
     }
 }

@@ -29,6 +29,7 @@ pub mod optimizer;
 pub mod pairs;
 pub mod replicas;
 mod reporting;
+mod resuming;
 pub mod retention;
 pub mod run_data;
 pub mod run_dir;
@@ -74,21 +75,23 @@ const HELD_OUT_FILE: &str = "held_out.jsonl";
 /// What [`Run::remember_start`] writes.
 const START_FILES: [&str; 2] = [START_FILE, HELD_OUT_FILE];
 
-/// The evaluations of the run in `path`, if it has nothing left to do; None if it can be continued.
+/// The evaluations of the run in `path`, if it has nothing left to do, though its checkpoints be removed; None if it can be
+/// continued.
 ///
 /// # Errors
 /// [`Error::Input`] if the folder holds no run or does not read, [`Error::Locked`].
 pub fn results_if_finished(path: &Path) -> Result<Option<Vec<EvaluationRow>>> {
     let dir = RunDir::open(Arc::new(Disk), path)?;
-    // Verified only where it says that nothing is left: else the resumed run does so.
-    let newest = checkpoint::all(&dir)?.into_iter().last();
-    if !newest.is_some_and(|saved| saved.is_ok_and(|saved| saved.progress.stage == Stage::Done)) {
-        return Ok(None);
-    }
-    match checkpoint::load_newest(&dir, &|_| {})? {
-        Some(saved) if saved.progress.stage == Stage::Done => dir.read_lines(EVALUATIONS_FILE).map(Some),
-        _ => Ok(None),
-    }
+    let is_done = match checkpoint::all(&dir)?.pop() {
+        None => checkpoint::removed_ones_were_done(&dir),
+        // Verified only where it says that nothing is left: else the resumed run does so.
+        Some(newest) => {
+            let says_done = newest.is_ok_and(|saved| saved.progress.stage == Stage::Done);
+            let verified = if says_done { checkpoint::load_newest(&dir, &|_| {})? } else { None };
+            verified.is_some_and(|saved| saved.progress.stage == Stage::Done)
+        }
+    };
+    if is_done { dir.read_lines(EVALUATIONS_FILE).map(Some) } else { Ok(None) }
 }
 
 impl Run {

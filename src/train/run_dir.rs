@@ -17,7 +17,7 @@
 //!                           distributions.jsonl (objective.variance_reduction)
 //!                           policy/ while a server needs it
 //! checkpoints/step-000120-iteration-0/   parameters.safetensors  optimizer.safetensors  state.json  MANIFEST
-//! latest                    the name of the newest checkpoint, for people
+//! latest                    the name of the newest checkpoint: that there was one, should they be removed
 //! model/                    the aligned model
 //! ```
 //!
@@ -39,7 +39,7 @@ use crate::formats::file_system::FileSystem;
 use crate::formats::folder_lock::FolderLock;
 use crate::formats::json_lines;
 
-const CONFIG_FILE: &str = "config.ron";
+pub(super) const CONFIG_FILE: &str = "config.ron";
 /// About what a line or a folder takes.
 const SMALL_BYTES: u64 = 4096;
 

@@ -320,7 +320,7 @@ impl Run {
                         example.index
                     ),
                 )
-                .with_hint("update the graphics driver, or use --device flex"));
+                .with_hint("update the graphics driver, or in a new run: --device flex"));
             }
         }
         Ok(())

@@ -1,5 +1,5 @@
 //! Before the first step: everything is opened and checked, then the run folder is made, so that a mistake leaves nothing
-//! behind.
+//! behind. A run that was stopped goes on in `resuming`.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 
-use super::changes::{Changes, check_changes};
-use super::checkpoint::{self, Progress, Saved, Stage};
-use super::environment::{self, began_with, check_same_rows};
+use super::binding::frozen_hash;
+use super::checkpoint::Saved;
+use super::environment;
 use super::estimate::limits::Limits;
 use super::estimate::memory::Memory;
 use super::estimate::time::{Standing, Work};
@@ -17,15 +17,15 @@ use super::estimate::{advice, bytes, disk_bytes, memory_that_fits, phase_name, s
 use super::inputs::{HeldOut, Inputs};
 use super::replicas::Replicas;
 use super::retention::Keep;
-use super::run_dir::RunDir;
+use super::run_dir::{CONFIG_FILE, RunDir};
 use super::signals::StopRequest;
-use super::sources::Sources;
+use super::sources::{Sources, pin_devices};
 use crate::config::{RunConfig, WordProblemsConfig, spell_date};
 use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::word_problems::{self, make_word_problems};
 use crate::device;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::eval;
 use crate::formats::ModelFiles;
 use crate::formats::file_system::{Disk, FileSystem};
@@ -57,6 +57,8 @@ pub struct Run {
     pub(super) replicas: Replicas,
     /// The checkpoint that the run continues from.
     pub(super) resumed: Option<Saved>,
+    /// The settings are others than those of `config.ron`, which has yet to be written: see [`Run::keep_changes`].
+    pub(super) has_new_settings: bool,
     /// Runs of a comparison that began alike; None outside of one. See [`super::sharing`].
     pub(super) others: Option<Vec<PathBuf>>,
     /// Tokens of responses written since a phase was timed last.
@@ -64,9 +66,9 @@ pub struct Run {
 }
 
 /// What both a new and a resumed run open and check.
-struct Opened {
-    inputs: Inputs,
-    model: CausalLm,
+pub(super) struct Opened {
+    pub(super) inputs: Inputs,
+    pub(super) model: CausalLm,
     replicas: Replicas,
     memory: Memory,
 }
@@ -91,6 +93,7 @@ impl Run {
         console: Console,
     ) -> Result<(Self, CausalLm)> {
         RunDir::check_free(output)?;
+        pin_devices(&mut config);
         let (dir, opened);
         if config.word_problems.is_some() {
             let device = device::open(config.device_names()[0])?;
@@ -109,7 +112,7 @@ impl Run {
             opened = Opened::open(&sources.local, false, &console)?;
             dir = RunDir::create(files, output)?;
         }
-        if let Err(error) = dir.check_space(disk_bytes(&config, opened.model.config())) {
+        if let Err(error) = dir.check_space(opened.inputs.with_subject(&config, false, disk_bytes)) {
             dir.abandon();
             return Err(error);
         }
@@ -117,82 +120,22 @@ impl Run {
         config.template_date =
             opened.inputs.policy.tokenizer.as_ref().and_then(Tokenizer::printed_date).map(spell_date);
         let (run, model) = opened.into_run(config, dir, console, None)?;
-        run.write_environment()?;
-        run.dir.write("config.ron", &run.config.to_ron()?)?;
+        run.write_environment(&model)?;
+        run.dir.write(CONFIG_FILE, &run.config.to_ron()?)?;
         Ok((run, model))
-    }
-
-    /// Prepares to continue the run in `path`, with other settings if `changes` allows them.
-    ///
-    /// # Errors
-    /// As [`Self::start`]; if the folder holds no run; and for settings that must not change in the middle of a run.
-    pub fn resume(path: &Path, changes: &Changes, console: Console) -> Result<(Self, CausalLm)> {
-        Self::resume_on(Arc::new(Disk), path, changes, console)
-    }
-
-    /// [`Self::resume`] on another file system.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn resume_on(
-        files: Arc<dyn FileSystem>,
-        path: &Path,
-        changes: &Changes,
-        console: Console,
-    ) -> Result<(Self, CausalLm)> {
-        let dir = RunDir::open(files, path)?;
-        let config_path = dir.join("config.ron");
-        let text = std::fs::read_to_string(&config_path).map_err(Error::reading(&config_path))?;
-        let mut config = RunConfig::from_ron(&text, &config_path.to_string_lossy())?;
-        let before = began_with(&dir)?.unwrap_or_else(|| config.clone());
-        changes.overrides.iter().try_for_each(|assignment| config.set(assignment))?;
-        config.validate()?;
-        let is_changed = check_changes(&before, &config, changes.allow)?;
-        let resumed = checkpoint::load_newest(&dir, &|problem| console.warn(problem))?;
-        let wanted = RunConfig { offline: config.offline || changes.offline, ..with_task_paths(&config, &dir) };
-        let sources = Sources::find(&wanted, &console)?;
-        let mut opened = Opened::open(&sources.local, true, &console)?;
-        check_same_rows(&dir, &opened.inputs.examples)?;
-        Self::forget_what_follows(&dir, resumed.as_ref().map(|saved| &saved.progress))?;
-        if let Some(saved) = &resumed {
-            opened.model = saved.load_parameters(opened.model)?;
-            console.say(format!("continuing at {}, update {}", saved.progress.stage, saved.progress.stage_steps));
-        }
-        let (run, model) = opened.into_run(config, dir, console, resumed)?;
-        if is_changed {
-            // In this order: what the run began with must be known before its settings are others.
-            run.write_environment()?;
-            run.dir.write("config.ron", &run.config.to_ron()?)?;
-        }
-        Ok((run, model))
-    }
-
-    /// Removes what the run wrote after its checkpoint: it is made again.
-    fn forget_what_follows(dir: &RunDir, progress: Option<&Progress>) -> Result<()> {
-        Self::forget_updates_after(dir, progress.map_or(0, |progress| progress.total_steps))?;
-        let num_begun = match progress.map(|progress| progress.stage) {
-            None | Some(Stage::Sft) => 0,
-            Some(Stage::Iteration(iteration)) => iteration + 1,
-            Some(Stage::ContinuedSft | Stage::Done) => return Ok(()),
-        };
-        if num_begun == 0 {
-            super::START_FILES.iter().try_for_each(|name| dir.remove(name))?;
-        }
-        let is_later = |name: &str| {
-            let number = name.strip_prefix("iteration-").and_then(|number| number.parse::<usize>().ok());
-            number.is_some_and(|number| number >= num_begun)
-        };
-        dir.list("", is_later)?.iter().try_for_each(|name| dir.remove(name))
     }
 
     pub(super) fn keep(&self) -> Keep {
         Keep::new(&self.config)
     }
 
-    fn write_environment(&self) -> Result<()> {
+    fn write_environment(&self, model: &CausalLm) -> Result<()> {
         let mut environment = environment::describe(&self.device_name, &self.examples, &self.config.to_ron()?);
         environment["model"] = self.config.model.as_deref().into();
         environment["data"] = self.config.data.as_deref().into();
+        if self.config.lora.is_some() {
+            environment[environment::FROZEN_WEIGHTS] = frozen_hash(model)?.into();
+        }
         self.dir.write(environment::FILE, &(environment.to_string() + "\n"))
     }
 
@@ -274,7 +217,7 @@ impl Run {
 
 impl Opened {
     /// Reads the weights only if the machine has the memory for the run. The paths of the configuration are of this machine.
-    fn open(config: &RunConfig, is_resumed: bool, console: &Console) -> Result<Self> {
+    pub(super) fn open(config: &RunConfig, is_resumed: bool, console: &Console) -> Result<Self> {
         let others: Result<Vec<Device>> = config.device_names()[1..].iter().map(|name| device::open(name)).collect();
         let replicas = Replicas::new(others?)?;
         let inputs = Inputs::open(config, console)?;
@@ -287,7 +230,7 @@ impl Opened {
         Ok(Opened { inputs, model, memory, replicas })
     }
 
-    fn into_run(
+    pub(super) fn into_run(
         self,
         config: RunConfig,
         dir: RunDir,
@@ -316,6 +259,7 @@ impl Opened {
             examples,
             held_out,
             resumed,
+            has_new_settings: false,
             others: None,
             num_new_tokens: Cell::new(0),
         };

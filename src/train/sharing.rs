@@ -54,11 +54,10 @@ impl Run {
 
     /// None if the other run has not come so far.
     fn take_over_start(&self, other: &Path) -> Result<Option<f64>> {
-        let rows = whole_lines(&other.join(HELD_OUT_FILE));
         let (Some(line), Some(figures), Some(rows)) = (
             line_of_start(&other.join(EVALUATIONS_FILE)),
             line_of_start(&other.join(EVALUATION_ROWS_FILE)),
-            rows.filter(|rows| !rows.is_empty()),
+            whole_lines(&other.join(HELD_OUT_FILE)),
         ) else {
             return Ok(None);
         };

@@ -1,7 +1,8 @@
-//! Where a run's model and data lie on this machine, and what the run folder calls them so that a resumed run finds the same
-//! ones.
+//! Where a run's model and data lie on this machine and which devices it uses, and what the run folder calls them so that a
+//! resumed run finds the same ones.
 
 use crate::config::RunConfig;
+use crate::device;
 use crate::error::Result;
 use crate::formats::hub::{self, Located};
 use crate::report::console::Console;
@@ -33,6 +34,17 @@ impl Sources {
     }
 }
 
+/// `auto` becomes the device that it stands for now, so that it is the same one after a resume, on whatever machine.
+pub(crate) fn pin_devices(config: &mut RunConfig) {
+    let names = match config.devices.as_mut_slice() {
+        [] => std::slice::from_mut(&mut config.device),
+        names => names,
+    };
+    for name in names.iter_mut().filter(|name| *name == "auto") {
+        *name = device::resolve_name(name).to_owned();
+    }
+}
+
 fn set(pinned: &mut Option<String>, local: &mut Option<String>, located: Option<Located>) {
     if let Some(Located { path, name }) = located {
         *pinned = Some(absolute(&name));
@@ -43,4 +55,25 @@ fn set(pinned: &mut Option<String>, local: &mut Option<String>, located: Option<
 /// So that the run can be resumed from anywhere. A name of the hub is no path and stays.
 fn absolute(path: &str) -> String {
     std::fs::canonicalize(path).map_or_else(|_| path.to_owned(), |path| path.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_is_pinned_to_what_it_stands_for_and_names_are_left_alone() {
+        let pinned = |assignments: &[&str]| {
+            let mut config = RunConfig::default();
+            assignments.iter().for_each(|assignment| config.set(assignment).unwrap());
+            pin_devices(&mut config);
+            config.validate().unwrap();
+            config
+        };
+        let auto = device::resolve_name("auto");
+        assert_eq!(pinned(&[]).device, auto);
+        assert_eq!(pinned(&["device=wgpu:1"]).device, "wgpu:1");
+        let several = pinned(&["devices=[\"auto\", \"wgpu:1\"]"]);
+        assert_eq!((several.device.as_str(), several.devices), ("auto", vec![auto.to_owned(), "wgpu:1".to_owned()]));
+    }
 }

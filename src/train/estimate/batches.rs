@@ -132,6 +132,12 @@ pub fn longest_response(config: &RunConfig, row: &RowLengths, context: usize) ->
     config.generation.max_new_tokens.min(context.saturating_sub(row.prompt)).max(1)
 }
 
+/// The most tokens that the self-generated responses of an iteration's pairs have together.
+pub fn most_response_tokens(config: &RunConfig, rows: &[RowLengths], context: usize) -> u64 {
+    let pairs = pairs(config, &config.train, pairing_of_iterations(config), rows, context);
+    pairs.iter().map(|pair| (pair.num_self_generated * pair.self_generated) as u64).sum()
+}
+
 /// The shape of a stage over `rows`; `stage` decides the order of the pairs.
 pub fn stage_shape(
     config: &RunConfig,

@@ -11,11 +11,11 @@ mod sizes;
 pub mod time;
 
 use super::checkpoint;
+use super::distributions;
 use super::optimizer::Optimizer;
 use super::retention::Keep;
-use crate::config::RunConfig;
 use crate::error::{Error, Result};
-use crate::model::ModelConfig;
+use batches::most_response_tokens;
 use limits::Limits;
 use memory::{Memory, Phase, Subject, memory};
 use savings::{Change, changes, combination};
@@ -29,10 +29,11 @@ pub fn memory_that_fits(subject: &Subject<'_>, limits: &Limits, device_name: &st
     let memory = memory(subject);
     let Some(problem) = limits.problem(&memory) else { return Ok(memory) };
     let changes = changes(subject, &memory);
-    let mut hint = advice(&changes, false);
+    let mut hint = advice(&changes, subject.is_resumed);
     if let Some(limit) = limits.bytes {
         hint += &match combination(subject, limit) {
             Some(fitting) => format!("; the cheapest that fits: {}", fitting.assignments.join(" ")),
+            None if subject.is_resumed => "; all that may change in this run does not suffice".to_owned(),
             None => "; all of them together do not fit: take a smaller model".to_owned(),
         };
     }
@@ -64,15 +65,22 @@ pub fn advice(changes: &[Change], has_begun: bool) -> String {
 }
 
 /// What a run keeps on the disk at once: its checkpoints with one more while it is written, the start where it is needed
-/// again, the model.
-pub fn disk_bytes(config: &RunConfig, model: &ModelConfig) -> u64 {
+/// again, the model, and at most so much of the reference's distributions.
+pub fn disk_bytes(subject: &Subject<'_>) -> u64 {
+    let Subject { config, model, rows, .. } = *subject;
     let trained = Sizes { model, lora: config.lora.as_ref() }.trained_numbers();
-    let checkpoint = checkpoint::num_bytes(trained, Some(&Optimizer::new(&config.train)));
+    let stages = config.sft.iter().chain((config.iterations > 0).then_some(&config.train));
+    let optimizers = stages.map(Optimizer::new);
+    let checkpoint = optimizers.map(|optimizer| checkpoint::num_bytes(trained, Some(&optimizer))).max();
+    let checkpoint = checkpoint.unwrap_or_else(|| checkpoint::num_bytes(trained, None));
     let start = if config.continued_sft_lr.is_some() { checkpoint::num_bytes(trained, None) } else { 0 };
     let hands_over = config.server.as_ref().is_some_and(|server| !server.on_policy_ready.is_empty());
     let num_models = if hands_over { 2 } else { 1 };
     let num_checkpoints = Keep::new(config).most() as u64 + 1;
-    num_checkpoints * checkpoint + start + num_models * NUMBER * model.num_parameters() as u64
+    let num_tokens = most_response_tokens(config, rows, model.max_position_embeddings);
+    let reduction = config.objective.variance_reduction;
+    let distributions = config.iterations as u64 * distributions::num_bytes(reduction, model.vocab_size, num_tokens);
+    num_checkpoints * checkpoint + start + num_models * NUMBER * model.num_parameters() as u64 + distributions
 }
 
 /// `2.86 GB`, `640 MB`.
@@ -100,6 +108,8 @@ pub fn phase_name(phase: Phase) -> &'static str {
 mod tests {
     use super::*;
     use crate::config::RunConfig;
+    use crate::model::ModelConfig;
+    use crate::train::changes::CHANGEABLE;
     use batches::RowLengths;
     use serde_json::json;
     use std::path::Path;
@@ -179,6 +189,53 @@ mod tests {
             assert!(found.peak_bytes <= full * 2 / 3, "{found:?}");
             assert_eq!(combination(subject, 20_000_000), None);
         });
+    }
+
+    #[test]
+    fn a_resumed_run_that_does_not_fit_is_told_of_changes_that_a_resume_accepts() {
+        let full = peak(&[]);
+        with_subject(&[], |subject| {
+            let resumed = Subject { is_resumed: true, ..*subject };
+            let mut limit = full;
+            while let Some(found) = combination(&resumed, limit - 1) {
+                let is_changeable = |assignment: &String| CHANGEABLE.contains(&assignment.split('=').next().unwrap());
+                assert!(found.assignments.iter().all(is_changeable), "{found:?}");
+                limit = found.peak_bytes;
+            }
+            assert!(limit < full && combination(subject, limit - 1).is_some(), "a new run can do with less");
+
+            let refused = |bytes| {
+                let limits = Limits { bytes: Some(bytes), available_bytes: None, ..Limits::default() };
+                memory_that_fits(&resumed, &limits, "flex").unwrap_err().hint().unwrap().to_owned()
+            };
+            let hint = refused(limit);
+            assert!(hint.contains("`gsil resume DIR --allow-changes` with ") && hint.contains("cheapest"), "{hint}");
+            let hint = refused(20_000_000);
+            assert!(hint.contains("all that may change in this run does not suffice"), "{hint}");
+        });
+    }
+
+    #[test]
+    fn the_largest_checkpoint_is_that_of_the_stage_with_the_larger_optimizer() {
+        let bytes = |assignments: &[&str]| with_subject(assignments, disk_bytes);
+        let (sgd, adamw) = ("train.optimizer=sgd", bytes(&[]));
+        assert_eq!(bytes(&[sgd, "sft.optimizer=adamw"]), adamw);
+        assert_eq!(bytes(&["sft.optimizer=sgd"]), adamw);
+        assert_eq!(bytes(&[sgd, "sft.optimizer=adamw", "iterations=0"]), adamw);
+        assert_eq!(bytes(&["sft.optimizer=sgd", "iterations=0"]), bytes(&[sgd]));
+        assert!(bytes(&[sgd]) < adamw);
+    }
+
+    #[test]
+    fn distributions_are_kept_for_every_response_token_of_every_iteration() {
+        let bytes = |assignments: &[&str]| with_subject(assignments, disk_bytes);
+        let settings = ["generation.max_new_tokens=50", "generation.samples_per_prompt=2", "iterations=3"];
+        let with = |reduction: &str| bytes(&[&settings[..], &[reduction]].concat());
+        // 32 rows, 2 responses of 50 tokens each, 3 iterations.
+        let reduction = crate::config::VarianceReduction::TopK(16);
+        let expected = 3 * distributions::num_bytes(reduction, 1000, 32 * 2 * 50);
+        assert_eq!(with("objective.variance_reduction=top_k(16)") - bytes(&settings), expected);
+        assert!(with("objective.variance_reduction=exact") - bytes(&settings) > 10 * expected);
     }
 
     #[test]

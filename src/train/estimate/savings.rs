@@ -42,9 +42,8 @@ pub fn changes(subject: &Subject<'_>, before: &Memory) -> Vec<Change> {
         .into_iter()
         .filter_map(|candidate| {
             let peak_bytes = peak_with(subject, &[&candidate])?;
+            let fits_resume = candidate.fits_resume();
             let Candidate { assignments, cost, weight } = candidate;
-            let key = |assignment: &String| assignment.split('=').next().unwrap_or_default().to_owned();
-            let fits_resume = assignments.iter().all(|assignment| CHANGEABLE.contains(&key(assignment).as_str()));
             let saved_bytes = peak.saturating_sub(peak_bytes);
             Some(Change { assignments, cost, saved_bytes, peak_bytes, fits_resume, weight })
         })
@@ -54,10 +53,11 @@ pub fn changes(subject: &Subject<'_>, before: &Memory) -> Vec<Change> {
     changes
 }
 
-/// The cheapest changes that together fit into the limit, of two equally cheap combinations that with fewer changes; None
-/// if no combination fits.
+/// The cheapest changes that together fit into the limit, of two equally cheap combinations that with fewer changes; for a
+/// resumed run only of those that it may still make. None if no combination fits.
 pub fn combination(subject: &Subject<'_>, limit_bytes: u64) -> Option<Combination> {
-    let candidates = candidates(subject);
+    let mut candidates = candidates(subject);
+    candidates.retain(|candidate| !subject.is_resumed || candidate.fits_resume());
     let chosen = |set: u32| -> Vec<&Candidate> {
         candidates.iter().enumerate().filter(|(i, _)| set >> i & 1 == 1).map(|(_, candidate)| candidate).collect()
     };
@@ -96,10 +96,18 @@ struct Candidate {
 }
 
 impl Candidate {
+    fn keys(&self) -> impl Iterator<Item = &str> {
+        self.assignments.iter().map(|assignment| assignment.split('=').next().unwrap_or_default())
+    }
+
+    /// May be made in the middle of a run.
+    fn fits_resume(&self) -> bool {
+        self.keys().all(|key| CHANGEABLE.contains(&key))
+    }
+
     /// The same key with another value: one of the two is enough.
     fn is_other_value(&self, other: &Self) -> bool {
-        let key = |candidate: &Self| candidate.assignments[0].split('=').next().unwrap_or_default().to_owned();
-        key(self) == key(other) && self.assignments != other.assignments
+        self.keys().next() == other.keys().next() && self.assignments != other.assignments
     }
 }
 

@@ -1,0 +1,99 @@
+//! Going on with a run that was stopped: it is what it was when it began, and what it wrote after its checkpoint is forgotten.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::changes::{Changes, check_changes};
+use super::checkpoint::{self, Progress, Stage};
+use super::environment::{self, began_with, check_same_base, check_same_rows};
+use super::run_dir::{CONFIG_FILE, RunDir};
+use super::setup::{Opened, Run, with_task_paths};
+use super::sources::Sources;
+use crate::config::RunConfig;
+use crate::error::{Error, Result};
+use crate::formats::file_system::{Disk, FileSystem};
+use crate::model::CausalLm;
+use crate::report::console::Console;
+
+impl Run {
+    /// Prepares to continue the run in `path`, with other settings if `changes` allows them.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; if the folder holds no run, or one whose checkpoints were removed; and for settings that must not
+    /// change in the middle of a run.
+    pub fn resume(path: &Path, changes: &Changes, console: Console) -> Result<(Self, CausalLm)> {
+        Self::resume_on(Arc::new(Disk), path, changes, console)
+    }
+
+    /// [`Self::resume`] on another file system.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resume_on(
+        files: Arc<dyn FileSystem>,
+        path: &Path,
+        changes: &Changes,
+        console: Console,
+    ) -> Result<(Self, CausalLm)> {
+        let dir = RunDir::open(files, path)?;
+        let config_path = dir.join(CONFIG_FILE);
+        let text = std::fs::read_to_string(&config_path).map_err(Error::reading(&config_path))?;
+        let mut config = RunConfig::from_ron(&text, &config_path.to_string_lossy())?;
+        let before = began_with(&dir)?.unwrap_or_else(|| config.clone());
+        changes.overrides.iter().try_for_each(|assignment| config.set(assignment))?;
+        config.validate()?;
+        let is_changed = check_changes(&before, &config, changes.allow)?;
+        let resumed = checkpoint::load_newest(&dir, &|problem| console.warn(problem))?;
+        let wanted = RunConfig { offline: config.offline || changes.offline, ..with_task_paths(&config, &dir) };
+        let sources = Sources::find(&wanted, &console)?;
+        let mut opened = Opened::open(&sources.local, true, &console)?;
+        check_same_rows(&dir, &opened.inputs.examples)?;
+        if config.lora.is_some() {
+            check_same_base(&dir, &opened.model, &opened.inputs.policy.files.path)?;
+        }
+        Self::forget_what_follows(&dir, resumed.as_ref().map(|saved| &saved.progress))?;
+        if let Some(saved) = &resumed {
+            opened.model = saved.load_parameters(opened.model)?;
+            console.say(format!("continuing at {}, update {}", saved.progress.stage, saved.progress.stage_steps));
+        }
+        let (mut run, model) = opened.into_run(config, dir, console, resumed)?;
+        run.has_new_settings = is_changed;
+        // In the middle of a stage its new length may be refused yet, once its pairs are known: see `Run::fit`.
+        if run.resumed.as_ref().is_none_or(|saved| saved.progress.stage_steps == 0) {
+            run.keep_changes()?;
+        }
+        Ok((run, model))
+    }
+
+    /// Writes down the settings that a resumed run was given, once they are accepted.
+    ///
+    /// # Errors
+    /// [`Error::Disk`], [`Error::Input`] if `env.json` does not read.
+    pub(super) fn keep_changes(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.has_new_settings) {
+            let config = self.config.to_ron()?;
+            // In this order: what the run began with must be known before its settings are others.
+            environment::keep_settings(&self.dir, &config)?;
+            self.dir.write(CONFIG_FILE, &config)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what the run wrote after its checkpoint: it is made again.
+    fn forget_what_follows(dir: &RunDir, progress: Option<&Progress>) -> Result<()> {
+        Self::forget_updates_after(dir, progress.map_or(0, |progress| progress.total_steps))?;
+        let num_begun = match progress.map(|progress| progress.stage) {
+            None | Some(Stage::Sft) => 0,
+            Some(Stage::Iteration(iteration)) => iteration + 1,
+            Some(Stage::ContinuedSft | Stage::Done) => return Ok(()),
+        };
+        if num_begun == 0 {
+            super::START_FILES.iter().try_for_each(|name| dir.remove(name))?;
+        }
+        let is_later = |name: &str| {
+            let number = name.strip_prefix("iteration-").and_then(|number| number.parse::<usize>().ok());
+            number.is_some_and(|number| number >= num_begun)
+        };
+        dir.list("", is_later)?.iter().try_for_each(|name| dir.remove(name))
+    }
+}
