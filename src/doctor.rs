@@ -119,8 +119,9 @@ pub fn verdict(device_name: &str, checks: &[Check]) -> Result<()> {
         }
         Err(said) => format!("fails: {what}: {said}"),
     };
-    Err(Error::device(device_name, message)
-        .with_hint("update the graphics driver, try another device (`gsil devices`), or use --device flex"))
+    Err(Error::device(device_name, message).with_hint(
+        "update the graphics driver, try another device (`gsil devices`), or begin a run with --device flex",
+    ))
 }
 
 /// A device with the tiny model and its data.

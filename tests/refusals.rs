@@ -81,15 +81,6 @@ fn a_length_that_a_begun_stage_cannot_have_is_refused_and_not_kept() {
     recipe.assert_same("alone", "run");
 }
 
-/// Changes one line of a JSON Lines file.
-fn edit_first_line(path: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
-    let content = read(path);
-    let (first, others) = content.split_once('\n').unwrap();
-    let mut row = serde_json::from_str(first).unwrap();
-    edit(&mut row);
-    fs::write(path, format!("{row}\n{others}")).unwrap();
-}
-
 #[test]
 fn responses_of_another_policy_are_refused_in_every_phase() {
     let recipe = Recipe::new(&["iterations=1"]);

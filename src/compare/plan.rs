@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::formats::hub::{self, Address};
 use crate::report::console::Console;
 use crate::train::run_data::num_demonstrations;
-use crate::train::sources::Sources;
+use crate::train::sources::{Sources, pin_devices};
 
 /// One method with one seed.
 #[derive(Debug, Clone)]
@@ -55,8 +55,12 @@ impl Plan {
         overrides.iter().try_for_each(|assignment| config.base.set(assignment))?;
         config.validate(text, origin)?;
         check_sources(&config.base, origin)?;
-        if let Some(begun) = begun {
-            keep_sources(&mut config.base, &begun.base)?;
+        match begun {
+            None => pin_devices(&mut config.base),
+            Some(begun) => {
+                keep_sources(&mut config.base, &begun.base)?;
+                keep_devices(&mut config.base, &begun.base);
+            }
         }
         let date = begun.map_or_else(|| Some(spell_date(Local::now())), |begun| begun.base.template_date.clone());
         config.base.template_date = config.base.template_date.or(date);
@@ -130,6 +134,14 @@ fn keep_sources(base: &mut RunConfig, begun: &RunConfig) -> Result<()> {
     Ok(())
 }
 
+/// `auto` means the device that the comparison began on: all cells run on one.
+fn keep_devices(base: &mut RunConfig, begun: &RunConfig) {
+    let names = std::iter::once((&mut base.device, &begun.device)).chain(base.devices.iter_mut().zip(&begun.devices));
+    for (now, then) in names.filter(|(now, _)| *now == "auto") {
+        now.clone_from(then);
+    }
+}
+
 fn cells(config: &CompareConfig, updates: &[usize]) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();
     for seed in &config.seeds {
@@ -197,5 +209,27 @@ impl Start {
         }
         (config.sft, config.word_problems) = (None, None);
         config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comparison_goes_on_on_the_devices_that_auto_stood_for() {
+        let on = |device: &str, devices: &[&str]| RunConfig {
+            device: device.to_owned(),
+            devices: devices.iter().map(|name| (*name).to_owned()).collect(),
+            ..RunConfig::default()
+        };
+        for (mut now, begun, expected) in [
+            (on("auto", &[]), on("wgpu", &[]), on("wgpu", &[])),
+            (on("flex", &[]), on("wgpu", &[]), on("flex", &[])), // a change, which is refused by its name
+            (on("auto", &["auto", "wgpu:1"]), on("auto", &["wgpu", "wgpu:1"]), on("auto", &["wgpu", "wgpu:1"])),
+        ] {
+            keep_devices(&mut now, &begun);
+            assert_eq!(now, expected);
+        }
     }
 }
