@@ -317,7 +317,7 @@ fn doctor_finds_every_device_of_this_machine_sound() {
     for device in devices() {
         let outcome = gsil(folder.path(), &["doctor", "--device", &device.name]).succeeded();
         let checks = outcome.stdout.lines().filter(|line| line.ends_with("  ok")).count();
-        assert_eq!(checks, 5, "{}", outcome.stdout);
+        assert_eq!(checks, 6, "{}", outcome.stdout);
         assert!(outcome.stdout.ends_with("this device computes what it should\n"), "{}", outcome.stdout);
     }
 }

@@ -27,7 +27,10 @@ pub(super) fn dialect() -> ron::Options {
 
 /// See [`RunConfig::from_ron`].
 pub(super) fn from_ron(text: &str, origin: &str) -> Result<RunConfig> {
-    let config: RunConfig = read(text, origin)?;
+    let config: RunConfig = read(text, origin).map_err(|error| match names_methods(text) {
+        true => error.with_hint(format!("this is a comparison's file: gsil compare {origin}")),
+        false => error,
+    })?;
     ranges::check_finite(&config).map_err(|error| Error::config(origin, error.to_string()))?;
     Ok(config)
 }
@@ -76,10 +79,7 @@ fn explain(error: &SpannedError, text: &str, origin: &str) -> Error {
     match &error.code {
         ron::Error::NoSuchStructField { expected, found, .. } => {
             let problem = Error::config(place, format!("unknown key `{found}`"));
-            match expected.contains(&"iterations") && names_methods(text) {
-                true => problem.with_hint(format!("this is a comparison's file: gsil compare {origin}")),
-                false => problem.with_hint(key_hint(found, expected)),
-            }
+            problem.with_hint(key_hint(found, expected))
         }
         ron::Error::NoSuchEnumVariant { expected, found, .. } => {
             let problem = Error::config(place, format!("unknown name `{found}`; expected {}", one_of(expected)));
