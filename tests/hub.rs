@@ -114,7 +114,9 @@ fn a_run_remembers_the_commit_and_resumes_and_exports_with_it() {
 
     place.hub.commit("models/o/tiny", place.other_files());
     fs::remove_dir_all(place.path("cache")).unwrap();
+    // As a crash before the first checkpoint leaves it: all is done again.
     fs::remove_dir_all(place.path("run/checkpoints")).unwrap();
+    fs::remove_file(place.path("run/latest")).unwrap();
     place.hub.seen();
     let weights = fs::read(place.path("run/model").join(WEIGHTS)).unwrap();
     place.run(&["resume", "run"]).succeeded();
