@@ -116,8 +116,10 @@ fn at_the_reference_no_response_has_a_gradient() {
         let reference = random_model(&tiny(), 4, &device.device);
         let some = [vec![5, 1, 9], vec![2], vec![8, 8], vec![0, 11, 4]];
         let exact = read(device, &reference, &some, VOCAB_SIZE as usize);
-        for name in density_ratios() {
-            for i in 0..some.len() {
+        // A driver in software compiles for seconds for each objective; the mathematics is the same on every device.
+        let (num_objectives, num_responses) = if device.is_cpu() { (usize::MAX, some.len()) } else { (1, 2) };
+        for name in density_ratios().take(num_objectives) {
+            for i in 0..num_responses {
                 let what = format!("{}, {name}, response {i}", device.name);
                 let one = only(i, some.len());
                 let [plain, _, left] = weighted_sums(device, &reference, &objective(name), &some, &exact, &one);
