@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::print_line;
+use super::{print_line, read_config_file};
 use crate::compare::plan::{Plan, cell_folder};
 use crate::compare::{Comparison, begun_in, results};
 use crate::device;
 use crate::doctor;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::report::console::Console;
 use crate::report::table::format_table;
 
@@ -38,8 +38,7 @@ pub(super) struct CompareArgs {
 pub(super) fn compare(args: CompareArgs) -> Result<()> {
     let console = Console::stderr();
     let origin = args.config.to_string_lossy();
-    let text = std::fs::read_to_string(&args.config)
-        .map_err(|error| Error::config(&*origin, format!("cannot read: {error}")))?;
+    let text = read_config_file(&args.config)?;
     let name = args.config.file_stem().unwrap_or(args.config.as_os_str());
     let output = args.output.unwrap_or_else(|| Path::new("runs").join(name));
     let plan = Plan::new(&text, &origin, &args.overrides, begun_in(&output)?.as_ref(), &console)?;

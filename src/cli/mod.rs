@@ -178,6 +178,14 @@ impl RowArgs {
     }
 }
 
+/// The text of a file of settings. One that does not read is a mistake in the command, not in data.
+fn read_config_file(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|source| {
+        let mistake = Error::config(path.to_string_lossy(), format!("cannot read: {source}"));
+        mistake.with_hint_of(&Error::reading(path)(source))
+    })
+}
+
 /// A configuration that can work.
 fn checked(mut config: RunConfig) -> Result<RunConfig> {
     config.resolve();

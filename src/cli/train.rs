@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::hub::HubArgs;
-use super::{RowArgs, print_line};
+use super::{RowArgs, print_line, read_config_file};
 use crate::config::RunConfig;
 use crate::device;
 use crate::doctor;
@@ -135,11 +135,7 @@ fn to_be_resumed(error: Error, dir: &Path) -> Error {
 /// Defaults, then the file, then `key=value`, then flags.
 pub(super) fn resolved_config(args: &ConfigArgs, output: Option<&Path>) -> Result<RunConfig> {
     let mut config = match &args.config {
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| Error::config(path.to_string_lossy(), format!("cannot read: {error}")))?;
-            RunConfig::from_ron(&text, &path.to_string_lossy())?
-        }
+        Some(path) => RunConfig::from_ron(&read_config_file(path)?, &path.to_string_lossy())?,
         None if asks_for_own_data(args) => RunConfig::default(),
         None => RunConfig::from_ron(RunConfig::quickstart(), "quickstart.ron")?,
     };
