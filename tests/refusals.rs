@@ -15,7 +15,7 @@ use crate::support::binary::{
 use crate::support::devices::devices;
 use crate::support::fixture;
 use crate::support::golden::VOCAB_SIZE;
-use crate::support::recipe::{Recipe, edit_first_line, files_of};
+use crate::support::recipe::{Recipe, copy_folder, edit_first_line, files_of};
 
 #[test]
 fn an_edited_configuration_is_refused_with_the_differing_keys() {
@@ -235,19 +235,9 @@ fn a_reference_log_prob_that_is_beyond_a_float_stops_the_run_and_names_the_row()
 /// The run folder that version 1 of the checkpoints wrote: an adapter stopped in iteration 0 of 2 after 5 of its 18 updates.
 fn version_1(folder: &Path) {
     let source = fixture("run_version_1");
-    copy(&source, &folder.join("run"));
+    copy_folder(&source, &folder.join("run"));
     let config = folder.join("run/config.ron");
     fs::write(&config, read(&config).replace("GOLDEN", &text(fixture("golden")))).unwrap();
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for name in files_of(from) {
-        match from.join(&name).is_dir() {
-            true => copy(&from.join(&name), &to.join(&name)),
-            false => drop(fs::copy(from.join(&name), to.join(&name)).unwrap()),
-        }
-    }
 }
 
 #[test]

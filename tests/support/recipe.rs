@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
+use gsil::config::RunConfig;
 use gsil::formats::safetensors::open_safetensors;
 use gsil::train::checkpoint::Progress;
 
@@ -61,13 +62,30 @@ impl Recipe {
         if self.path(run).join("config.ron").exists() {
             return self.spawn(&["resume", run]);
         }
-        let save_every = format!("save_every={SAVE_EVERY}");
-        let mut arguments =
-            vec!["train", "--model", "tiny", "--data", "rows.jsonl", "--device", self.device, "--output", run];
-        arguments.extend([
-            "evaluation.data=held_out.jsonl",
+        let settings = self.settings();
+        let given = ["train", "--model", "tiny", "--data", "rows.jsonl", "--device", self.device, "--output", run];
+        let held_out = "evaluation.data=held_out.jsonl";
+        self.spawn(&given.into_iter().chain([held_out]).chain(settings.iter().map(String::as_str)).collect::<Vec<_>>())
+    }
+
+    /// The same run's configuration, for this process.
+    pub fn config(&self) -> RunConfig {
+        let path = |name: &str| Some(self.path(name).to_string_lossy().into_owned());
+        let mut config = RunConfig {
+            model: path("tiny"),
+            data: path("rows.jsonl"),
+            device: self.device.to_owned(),
+            ..RunConfig::default()
+        };
+        config.evaluation.data = path("held_out.jsonl");
+        self.settings().iter().for_each(|assignment| config.set(assignment).unwrap());
+        config.resolve();
+        config
+    }
+
+    fn settings(&self) -> Vec<String> {
+        let settings = [
             "iterations=2",
-            &save_every,
             "keep_last=100",
             "generation.max_new_tokens=12",
             "generation.batch_size=4",
@@ -76,9 +94,9 @@ impl Recipe {
             "train.epochs=2",
             "train.lr=1e-3",
             "train.optimizer=adamw",
-        ]);
-        arguments.extend(&self.overrides);
-        self.spawn(&arguments)
+        ];
+        let all = settings.iter().chain(&self.overrides).map(|setting| (*setting).to_owned());
+        std::iter::once(format!("save_every={SAVE_EVERY}")).chain(all).collect()
     }
 
     pub fn spawn(&self, arguments: &[&str]) -> Child {
@@ -257,4 +275,15 @@ pub fn assert_stopped(outcome: &Outcome, code: i32) {
     assert!(outcome.stderr.contains("after saving"), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("hint: continue with `gsil resume"), "{}", outcome.stderr);
     assert_eq!(outcome.stdout, "");
+}
+
+/// Everything in a folder, in a new one.
+pub fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for name in files_of(from) {
+        match from.join(&name).is_dir() {
+            true => copy_folder(&from.join(&name), &to.join(&name)),
+            false => drop(fs::copy(from.join(&name), to.join(&name)).unwrap()),
+        }
+    }
 }
