@@ -181,10 +181,11 @@ fn where_it_may_be(path: &Path) -> Option<String> {
     const MAX_NAMES: usize = 1000;
     let name = path.file_name()?.to_str()?;
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let Ok(entries) = std::fs::read_dir(folder) else {
+    if !folder.is_dir() {
         return Some(format!("there is no folder {}", folder.display()));
-    };
-    let names = entries.take(MAX_NAMES).filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    }
+    let names =
+        std::fs::read_dir(folder).ok()?.take(MAX_NAMES).filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let (distance, nearest) = names.map(|other| (strsim::osa_distance(name, &other), other)).min()?;
     (distance * 3 <= name.len()).then(|| format!("did you mean {}?", path.with_file_name(nearest).display()))
 }

@@ -292,7 +292,7 @@ fn a_model_card_tells_what_the_run_folder_knows_and_no_more() {
     for part in [
         "| base model | `tiny` |",
         "| data | `rows.jsonl`, 6 demonstrations |",
-        "| objective | brier, scale 1, shift 0.5, sft_weight 0 |",
+        "| objective | brier, scale 1, shift 0.5 |",
         "| iterations | 1; in each: epochs 1, batch size 3, learning rate 1e-2 |",
         "| trained | all weights |",
         "| tensors | float32 |",

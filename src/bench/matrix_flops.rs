@@ -9,6 +9,7 @@ use crate::config::LoraConfig;
 use crate::data::batch::Batch;
 use crate::model::ModelConfig;
 use crate::ops::{AttentionPlan, Span};
+use crate::train::estimate::sizes::Sizes;
 
 /// Multiplications for one token in all layers' projections.
 fn projection_weights(config: &ModelConfig) -> f64 {
@@ -19,20 +20,6 @@ fn projection_weights(config: &ModelConfig) -> f64 {
 /// Projections of the feed-forward block.
 fn num_of_mlp(config: &ModelConfig) -> usize {
     if config.gated_mlp { 3 } else { 2 }
-}
-
-/// The same for an adapter: rank times inputs and outputs of each projection that has one.
-fn adapter_weights(config: &ModelConfig, lora: &LoraConfig) -> f64 {
-    let (d, q, kv, inner) =
-        (config.hidden_size, config.query_size(), config.key_value_size(), config.intermediate_size);
-    let size_of = |module: &String| match module.as_str() {
-        "q_proj" | "o_proj" => d + q,
-        "k_proj" | "v_proj" => d + kv,
-        "gate_proj" if !config.gated_mlp => 0,
-        _ => d + inner,
-    };
-    let sizes: usize = lora.target_modules.iter().map(size_of).sum();
-    (config.num_hidden_layers * lora.rank * sizes) as f64
 }
 
 fn head_weights(config: &ModelConfig) -> f64 {
@@ -51,7 +38,7 @@ pub fn of_step(config: &ModelConfig, batch: &Batch, lora: Option<&LoraConfig>) -
     // Forward once, input gradients once, weight gradients once more where weights are trained.
     let passes = if lora.is_some() { 2.0 } else { 3.0 };
     let frozen_or_trained = passes * (rows * projection_weights(config) + head_rows * head_weights(config));
-    let adapters = 3.0 * rows * lora.map_or(0.0, |lora| adapter_weights(config, lora));
+    let adapters = 3.0 * rows * lora.map_or(0.0, |_| Sizes { model: config, lora }.trained_numbers() as f64);
     let attention = 3.0 * keys_seen(&batch.plan) * attention_weights(config);
     2.0 * (frozen_or_trained + adapters + attention)
 }

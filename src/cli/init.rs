@@ -12,6 +12,7 @@ use crate::config::{RunConfig, TrainConfig};
 use crate::data::data_folder::{DataFolder, Split, files_of};
 use crate::error::{Error, Result};
 use crate::eval::answer::strict_answer;
+use crate::eval::gsm8k::MARKER;
 use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
 
@@ -21,8 +22,6 @@ const MAX_MEASURED_ROWS: usize = 2000;
 const MAX_PARAMETERS_IN_FULL: usize = 300_000_000;
 /// Longer rows are rare, and cost memory that all others do without.
 const LONGEST_MAX_LENGTH: usize = 1024;
-/// What GSM8K and its kin write before an answer's number.
-const ANSWER_MARKER: &str = "####";
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -55,7 +54,7 @@ struct Measured {
     mean_response: f64,
     /// There is a file of held-out rows beside the data.
     has_held_out: bool,
-    /// Most responses have a number behind [`ANSWER_MARKER`].
+    /// Most responses have a number behind GSM8K's [`MARKER`].
     has_marked_answers: bool,
 }
 
@@ -98,7 +97,7 @@ fn measure(args: &InitArgs, console: &Console) -> Result<Option<Measured>> {
     }
     let responses = || examples.iter().map(|example| example.demonstration_ids.len());
     let texts = || examples.iter().filter_map(|example| example.demonstration_text.as_deref());
-    let num_marked = texts().filter(|text| strict_answer(text, ANSWER_MARKER).is_some()).count();
+    let num_marked = texts().filter(|text| strict_answer(text, MARKER).is_some()).count();
     let longest = examples.iter().map(|example| example.prompt_ids.len() + example.demonstration_ids.len()).max();
     Ok(Some(Measured {
         num_parameters: policy.config.num_parameters(),
@@ -249,7 +248,7 @@ fn sections(choices: &Choices) -> String {
         // data: \"..\", // held-out demonstrations; a folder's valid file is taken by itself
         max_rows: 200,
         generate_rows: 50, // held-out rows that are answered
-        {compared}answer_marker: \"{ANSWER_MARKER}\", // what stands before an answer's number: then answers are compared
+        {compared}answer_marker: \"{MARKER}\", // what stands before an answer's number: then answers are compared
     ),
 ",
         compared = if choices.has_marked_answers { "" } else { "// " },

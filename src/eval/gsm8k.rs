@@ -22,7 +22,8 @@ use crate::report::console::{Console, Unit};
 
 /// What a row has.
 pub const FIELDS: [&str; 2] = ["question", "answer"];
-const MARKER: &str = "####";
+/// What GSM8K and its kin write before an answer's number.
+pub const MARKER: &str = "####";
 const STOP_STRINGS: [&str; 3] = ["Question:", "</s>", "<|im_end|>"];
 /// What stands for an answer that was not found.
 const NOT_FOUND: &str = "[invalid]";

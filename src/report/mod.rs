@@ -24,7 +24,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-pub use page::training;
+pub use page::{objective, training};
 use run_files::RunFiles;
 
 /// The page inside the run folder.

@@ -133,8 +133,8 @@ fn data(run: &RunFiles) -> String {
     format!("{name}{}", size.unwrap_or_default())
 }
 
-/// None where supervised training is all that is done: it has no use for one.
-fn objective(config: &RunConfig) -> Option<String> {
+/// The objective with its numbers; None where supervised training is all that is done: it has no use for one.
+pub fn objective(config: &RunConfig) -> Option<String> {
     let objective = &config.objective;
     let sft_weight = match objective.sft_weight > 0.0 {
         true => format!(", sft_weight {}", objective.sft_weight),

@@ -35,7 +35,7 @@ use crate::model::{CausalLm, ModelConfig, weights};
 use crate::policy::Policy;
 use crate::report::console::Console;
 use crate::report::table::duration;
-use crate::report::training;
+use crate::report::{objective, training};
 
 /// Batches are padded to a multiple of this many tokens where every new shape costs a compilation.
 const FEW_SHAPES_MULTIPLE: usize = 32;
@@ -158,7 +158,6 @@ impl Run {
         let config = model.config();
         let trained = weights::num_trained_parameters(model);
         let console = &self.console;
-        let objective = &self.config.objective;
         console.say(format!(
             "model      {} ({} parameters, {} trained)",
             self.config.model.as_deref().map_or_else(|| self.files.path.display().to_string(), str::to_owned),
@@ -168,12 +167,9 @@ impl Run {
         let held_out = self.held_out.examples.len();
         let is_held_out = if self.held_out.settings.held_out { "held out" } else { "of them scored before and after" };
         console.say(format!("data       {} demonstrations, {held_out} {is_held_out}", self.examples.len()));
-        console.say(match self.config.iterations {
-            0 => format!("training   {}", training(&self.config)),
-            count => format!(
-                "objective  {}, scale {}, shift {}; iterations: {count}",
-                objective.name, objective.scale, objective.shift
-            ),
+        console.say(match objective(&self.config) {
+            None => format!("training   {}", training(&self.config)),
+            Some(objective) => format!("objective  {objective}; iterations: {}", self.config.iterations),
         });
         let devices = match self.config.devices.len() {
             0 | 1 => self.device_name.clone(),

@@ -270,7 +270,7 @@ fn run_samples(
         let index = open[i];
         if let Some(file) = &file {
             let (sample, verdict, time_limit_s) = (samples[index].clone(), verdict.clone(), args.time_limit_s);
-            let problem = work[i].0.hash();
+            let problem = hashes[work[i].0.task_id.as_str()].clone();
             append_line(&Disk, file, &ResultRow { sample, verdict, index, time_limit_s, problem })?;
         }
         verdicts[index] = Some(verdict);

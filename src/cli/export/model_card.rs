@@ -6,7 +6,7 @@ use std::path::Path;
 use super::Target;
 use super::source::{Run, Source};
 use crate::cli::train::results;
-use crate::config::{ObjectiveConfig, RunConfig, TrainConfig};
+use crate::config::{RunConfig, TrainConfig};
 use crate::data::data_folder::{Split, files_of};
 use crate::error::Result;
 use crate::formats::hub;
@@ -15,6 +15,7 @@ use crate::model::ModelConfig;
 use crate::policy::Wanted;
 use crate::records::self_generation::iteration_folder;
 use crate::report::console::Console;
+use crate::report::objective;
 use crate::train::self_generation::{DEMONSTRATIONS_FILE, DemonstrationRow};
 
 const PAPER: &str = "[Xiao et al., EMNLP 2024](https://arxiv.org/abs/2410.10093)";
@@ -89,12 +90,12 @@ fn of_run(run: &Run, size: &str, tensors: &str) -> Result<String> {
         ("trained", trained(config)),
     ];
     let sft = config.sft.as_ref().map_or_else(|| "none".into(), stage);
-    let stages = match config.iterations {
-        0 => vec![("supervised training", sft)],
-        count => vec![
+    let stages = match objective(config) {
+        None => vec![("supervised training", sft)],
+        Some(objective) => vec![
             ("supervised stage before", sft),
-            ("objective", objective(config)),
-            ("iterations", format!("{count}; in each: {}", stage(&config.train))),
+            ("objective", objective),
+            ("iterations", format!("{}; in each: {}", config.iterations, stage(&config.train))),
         ],
     };
     let rows = rows.into_iter().chain(stages).chain([("seed", config.seed.to_string())]);
@@ -153,11 +154,6 @@ fn stage(train: &TrainConfig) -> String {
     let TrainConfig { epochs, num_steps, batch_size, lr, .. } = train;
     let length = num_steps.map_or_else(|| format!("epochs {epochs}"), |num_steps| format!("updates {num_steps}"));
     format!("{length}, batch size {batch_size}, learning rate {:e}", lr.unwrap_or_default())
-}
-
-fn objective(config: &RunConfig) -> String {
-    let ObjectiveConfig { name, scale, shift, sft_weight, .. } = &config.objective;
-    format!("{name}, scale {scale}, shift {shift}, sft_weight {sft_weight}")
 }
 
 fn metrics(run: &Run) -> String {

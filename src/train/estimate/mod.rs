@@ -7,7 +7,7 @@ pub mod batches;
 pub mod limits;
 pub mod memory;
 pub mod savings;
-mod sizes;
+pub mod sizes;
 pub mod time;
 
 use super::checkpoint;
