@@ -169,9 +169,9 @@ fn candidates(text: &str, is_section: bool) -> Vec<Value> {
     {
         values.push(value);
     }
-    // A shell takes the quotes out of `["q_proj", "v_proj"]`.
+    // A shell takes the quotes out of `["q_proj", "v_proj"]`; a person may quote some words of a list and not others.
     if let Some(words) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        values.push(words.split(',').map(|word| Value::String(word.trim().to_owned())).collect());
+        values.push(words.split(',').map(|word| Value::String(word.trim().trim_matches('"').to_owned())).collect());
     }
     // A name with a value of its own: `top_k(16)`.
     if let Some((name, inner)) = text.strip_suffix(')').and_then(|text| text.split_once('('))
@@ -258,7 +258,7 @@ mod tests {
         assert_eq!((config.train.betas, config.objective.shift), ((0.8, 0.98), 2.0));
         assert_eq!(config.lora.unwrap().target_modules, ["q_proj"]);
         assert_eq!(
-            set_all(&["lora.target_modules=[q_proj, o_proj]"]).lora.unwrap().target_modules,
+            set_all(&["lora.target_modules=[q_proj, \"o_proj\"]"]).lora.unwrap().target_modules,
             ["q_proj", "o_proj"]
         );
         assert_eq!((config.device.as_str(), config.evaluation.sampled), ("wgpu:1", true));

@@ -4,16 +4,18 @@
 //! Everything comes from the functions that training calls: [`Preparation`] makes and drops the examples, [`Batch`] says
 //! which tokens are learnt.
 
-use std::collections::HashMap;
+mod warnings;
 
 use serde::Serialize;
 
 use super::batch::{Batch, Sequence};
 use super::examples::{Example, FileRows, Outcome, Preparation};
-use super::rows::{Response, Row};
+use super::rows::Row;
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
 use crate::formats::data_file::FileKind;
+
+pub use warnings::Warning;
 
 /// Bars of a histogram.
 const NUM_BINS: usize = 16;
@@ -77,18 +79,6 @@ pub struct Bin {
     pub from: usize,
     pub to: usize,
     pub count: usize,
-}
-
-/// Something that looks wrong.
-#[derive(Debug, Serialize)]
-pub struct Warning {
-    /// A word for scripts.
-    pub kind: &'static str,
-    /// Rows that it holds for.
-    pub count: usize,
-    /// The first of them, as `line 7`; None for what is no matter of rows.
-    pub first: Option<String>,
-    pub message: String,
 }
 
 /// A row as training sees it.
@@ -206,87 +196,6 @@ impl<'a> Prepared<'a> {
         Prepared { preparation, eos_token_ids, rows, outcomes, whole }
     }
 
-    fn warnings(&self) -> Result<Vec<Warning>> {
-        let tokenizer = self.preparation.tokenizer;
-        let is_end = |id: Option<&u32>| id.is_some_and(|id| self.eos_token_ids.contains(id));
-        let mut warnings = Vec::new();
-        if let Some(tokenizer) = tokenizer
-            && tokenizer.has_generation_prompt()? == Some(false)
-        {
-            let message = "the chat template does not say where the assistant begins (add_generation_prompt has no effect): the model must guess whose turn it is";
-            warnings.push(Warning {
-                kind: "no_generation_prompt",
-                count: self.rows.len(),
-                first: None,
-                message: message.to_owned(),
-            });
-        }
-        let starts_twice = |example: &Example| match (example.prompt_ids.as_slice(), tokenizer) {
-            ([first, second, ..], Some(tokenizer)) => first == second && tokenizer.is_special(*first),
-            _ => false,
-        };
-        let ends_in_text = |row: &Row| match (&row.demonstration, tokenizer) {
-            (Some(Response::Text(text)), Some(tokenizer)) => tokenizer.ends_in_end_token(text),
-            _ => false,
-        };
-        let examples = |test: &dyn Fn(&Example) -> bool| -> Vec<usize> {
-            let tested = self.whole.iter().enumerate();
-            tested.filter(|(_, example)| example.as_ref().is_some_and(test)).map(|(i, _)| i).collect()
-        };
-        let in_text = self.rows.iter().enumerate().filter(|(_, (_, _, row))| ends_in_text(row)).map(|(i, _)| i);
-        let duplicates = self.duplicates();
-        let kinds = [
-            (
-                "double_bos",
-                examples(&starts_twice),
-                "the prompt begins with the same special token twice: it stands in the text and in the template",
-            ),
-            (
-                "no_end_token",
-                examples(&|example| !is_end(example.demonstration_ids.last())),
-                "the response does not end in an end token: the model is not taught to stop",
-            ),
-            (
-                "end_token_in_text",
-                in_text.collect(),
-                "the text of the response ends in the end token already; it is taken off and written once",
-            ),
-            (
-                "only_end_token",
-                examples(&|example| example.demonstration_ids.len() == 1 && is_end(example.demonstration_ids.first())),
-                "the response is the end token alone",
-            ),
-            ("duplicate", duplicates.rows, "prompt and response repeat an earlier row, token for token"),
-            ("duplicate_prompt", duplicates.prompts, "the prompt repeats an earlier one, with another response"),
-        ];
-        for (kind, rows, message) in kinds {
-            if let Some(first) = rows.first() {
-                let first = Some(self.rows[*first].0.clone());
-                warnings.push(Warning { kind, count: rows.len(), first, message: message.to_owned() });
-            }
-        }
-        Ok(warnings)
-    }
-
-    fn duplicates(&self) -> Duplicates {
-        let mut seen: HashMap<&[u32], Vec<&[u32]>> = HashMap::new();
-        let mut duplicates = Duplicates::default();
-        for (i, example) in self.whole.iter().enumerate() {
-            let Some(example) = example else { continue };
-            let responses = seen.entry(&example.prompt_ids).or_default();
-            let response = example.demonstration_ids.as_slice();
-            if responses.contains(&response) {
-                duplicates.rows.push(i);
-                continue;
-            }
-            if !responses.is_empty() {
-                duplicates.prompts.push(i);
-            }
-            responses.push(response);
-        }
-        duplicates
-    }
-
     fn shown(&self, i: usize) -> Result<ShownRow> {
         let (place, file, _) = &self.rows[i];
         let dropped = match &self.outcomes[i] {
@@ -315,15 +224,6 @@ impl<'a> Prepared<'a> {
             self_generated,
         })
     }
-}
-
-/// Rows, by their index, that repeat earlier ones.
-#[derive(Default)]
-struct Duplicates {
-    /// Prompt and response.
-    rows: Vec<usize>,
-    /// The prompt alone.
-    prompts: Vec<usize>,
 }
 
 /// The tokens of a sequence, parted by what the batch of training says of them: a token is learnt if the row before it
