@@ -16,7 +16,7 @@ use crate::config::{ObjectiveConfig, OptimizerName, TrainConfig};
 use crate::data::batch::{Batch, Sequence};
 use crate::device::{self, Adapter};
 use crate::error::{Error, Result};
-use crate::formats::atomic_write::replace_file;
+use crate::formats::atomic_write::replace_text;
 use crate::formats::file_system::Disk;
 use crate::generate::sampler::Sampling;
 use crate::generate::{Decoding, Event, Request, Response, generate};
@@ -293,9 +293,7 @@ impl Verdicts {
         let Some(path) = &self.0 else { return };
         let text = fs::read_to_string(path).unwrap_or_default() + &Self::key(adapter) + "\n";
         let folder = path.parent().unwrap_or(Path::new("."));
-        let _ = fs::create_dir_all(folder).is_ok().then(|| {
-            replace_file(&Disk, path, |file| file.write_all(text.as_bytes()).map_err(Error::writing("write", path)))
-        });
+        let _ = fs::create_dir_all(folder).is_ok().then(|| replace_text(&Disk, path, &text));
     }
 }
 

@@ -32,6 +32,15 @@ const LAYERS: [&str; 18] = [
 ];
 
 #[test]
+fn a_run_notes_the_version_of_burn_that_is_built_in() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = read(&root.join("Cargo.toml"));
+    let version = manifest.split_once("\nburn = { version = \"=").unwrap().1.split_once('"').unwrap().0;
+    let noted = format!("\"burn\": \"{version}\",");
+    assert!(read(&root.join("src/train/environment.rs")).contains(&noted), "env.json does not say {version}");
+}
+
+#[test]
 fn imports_run_downward() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let layer = |name: &str| LAYERS.iter().position(|layer| *layer == name);

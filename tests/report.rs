@@ -175,7 +175,7 @@ fn a_margin_that_rises_while_demonstrations_vanish_is_warned_of() {
     let expected =
         "the margin rises (to 7.1 nats) while demonstrations get less likely (log-ratio -3.55 nats at the end)";
     assert!(page.contains(expected), "{page}");
-    assert!(page.contains("lower objective.scale or add objective.sft_weight"));
+    assert!(page.contains("lower train.lr or add objective.sft_weight"));
 }
 
 #[test]

@@ -35,7 +35,8 @@ fn metrics(folder: &Path, output: &str) -> Vec<Value> {
 #[test]
 fn a_run_folder_holds_what_its_documentation_says() {
     let folder = tempdir().unwrap();
-    let trained = train(folder.path(), "run", &["evaluation.data=rows.jsonl", "evaluation.generate_rows=3"]);
+    let overrides = ["evaluation.data=rows.jsonl", "evaluation.generate_rows=3", "continued_sft_lr=1e-4"];
+    let trained = train(folder.path(), "run", &overrides);
     let run = folder.path().join("run");
     let mut names: Vec<String> =
         fs::read_dir(&run).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -56,6 +57,7 @@ fn a_run_folder_holds_what_its_documentation_says() {
         "model",
         "report.html",
         "self_generation.jsonl",
+        "start.safetensors",
         "tb",
         "timing.jsonl",
     ];
@@ -75,9 +77,9 @@ fn a_run_folder_holds_what_its_documentation_says() {
     let stages = read_json_lines(&run.join("evaluations.jsonl"));
     assert_eq!(
         stages.iter().map(|row| row["stage"].as_str().unwrap()).collect::<Vec<_>>(),
-        ["start", "iteration 0", "iteration 1"]
+        ["start", "iteration 0", "iteration 1", "continued sft"]
     );
-    for stage in ["start", "iteration 0", "iteration 1"] {
+    for stage in ["start", "iteration 0", "iteration 1", "continued sft"] {
         assert!(trained.stdout.contains(stage), "the table has a row for {stage}: {}", trained.stdout);
     }
 }

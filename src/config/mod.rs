@@ -95,7 +95,8 @@ pub struct RunConfig {
     /// already answers in the right form, which an instruction-tuned one does.
     pub sft: Option<TrainConfig>,
     /// If set, plain supervised training is also continued from the same start, for the same number of updates, at this
-    /// learning rate, and reported beside GSIL. Default none: it doubles the training time.
+    /// learning rate, and reported beside GSIL. Default none: it doubles the training time. Without iterations there is
+    /// nothing to compare with, and it is not done.
     pub continued_sft_lr: Option<f64>,
     /// How the policy is judged before and after.
     pub evaluation: EvaluationConfig,
@@ -183,6 +184,11 @@ impl RunConfig {
             [] => vec![&self.device],
             names => names.iter().map(String::as_str).collect(),
         }
+    }
+
+    /// Whether the run ends with plain supervised training from the start of the iterations: there must be some.
+    pub fn compares_sft(&self) -> bool {
+        self.continued_sft_lr.is_some() && self.iterations > 0
     }
 
     /// Fills the values whose default depends on others: `train.lr` and `sft.lr` from whether all weights are trained (1e-5)

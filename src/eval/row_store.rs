@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::formats::atomic_write::{create_folder, replace_file};
+use crate::formats::atomic_write::{create_folder, replace_text};
 use crate::formats::file_system::Disk;
 use crate::formats::folder_lock::FolderLock;
 use crate::formats::json_lines::{append_line, json_line, read_lines, sync_lines};
@@ -116,7 +116,7 @@ impl<R: Serialize + DeserializeOwned> RowStore<R> {
     pub fn finish(&self, result: &str) -> Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
         sync_lines(&Disk, &folder.path.join(ROWS_FILE))?;
-        write(&folder.path.join(RESULT_FILE), &format!("{result}\n"))
+        replace_text(&Disk, &folder.path.join(RESULT_FILE), &format!("{result}\n"))
     }
 }
 
@@ -134,11 +134,7 @@ pub fn settle_settings(path: &Path, rows: &Path, settings: &Value) -> Result<()>
         let message = format!("{} is there, and nothing says how it was made", rows.display());
         return Err(Error::usage(message).with_hint("choose another --output"));
     }
-    write(path, &format!("{settings:#}\n"))
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    replace_file(&Disk, path, |file| file.write_all(text.as_bytes()).map_err(Error::writing("write", path)))
+    replace_text(&Disk, path, &format!("{settings:#}\n"))
 }
 
 fn check_same(rows: &Path, kept: &Value, settings: &Value) -> Result<()> {

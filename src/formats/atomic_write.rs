@@ -31,6 +31,11 @@ pub fn replace_file(
     sync_folder(files, folder_of(path))
 }
 
+/// Puts a file of this text in place of what is at `path`: see [`replace_file`].
+pub fn replace_text(files: &dyn FileSystem, path: &Path, text: &str) -> Result<()> {
+    replace_file(files, path, |file| file.write_all(text.as_bytes()).map_err(Error::writing("write", path)))
+}
+
 /// Writes a new file through `write` and makes its content durable; its name is not yet.
 pub fn write_synced(
     files: &dyn FileSystem,

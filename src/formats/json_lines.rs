@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::atomic_write::{folder_of, replace_file, sync_folder};
+use super::atomic_write::{folder_of, replace_text, sync_folder};
 use super::file_system::FileSystem;
 use crate::error::{Error, Result};
 
@@ -59,7 +59,7 @@ pub fn keep_lines(files: &dyn FileSystem, path: &Path, keep: impl Fn(&Value) -> 
     if kept.len() == num_bytes {
         return Ok(());
     }
-    replace_file(files, path, |file| file.write_all(kept.as_bytes()).map_err(Error::writing("write", path)))
+    replace_text(files, path, &kept)
 }
 
 /// Reads the JSON lines of a file that this program appends to; an absent file has none. A last line that was torn by a

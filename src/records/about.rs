@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::self_generation::SelfGeneratedCounts;
+
 /// The file in a run folder; runs of the first version have none.
 pub const ABOUT_FILE: &str = "about.json";
 
@@ -18,6 +20,9 @@ pub struct About {
     /// Mean length of demonstrations, their end token included.
     pub mean_demonstration_tokens: f64,
     pub samples: Vec<SampleRow>,
+    /// The demonstrations counted as if they were responses: what is usual for these data. None in older runs.
+    #[serde(default)]
+    pub demonstrations: Option<SelfGeneratedCounts>,
 }
 
 /// A row of the data as text. Models without a tokenizer have token ids instead.

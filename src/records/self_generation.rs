@@ -38,3 +38,15 @@ pub struct SelfGeneratedCounts {
     /// Mean length in tokens.
     pub mean_tokens: f64,
 }
+
+/// What helps against responses that are too often empty: said while a run goes on and in its report.
+pub const AGAINST_EMPTY: &str = "check the prompts' template; if training brought it, lower train.lr in a new run";
+/// Against responses that are their own demonstrations.
+pub const AGAINST_IDENTICAL: &str =
+    "such pairs teach next to nothing; fewer iterations or harder prompts would use the time better";
+/// Against responses that repeat one another.
+pub const AGAINST_DUPLICATED: &str =
+    "in a new run set generation.temperature=1 if it is lower; if training brought it, lower train.lr";
+/// Against responses that are cut off.
+pub const AGAINST_UNFINISHED: &str =
+    "in a new run raise generation.max_new_tokens; if training brought it, lower train.lr";

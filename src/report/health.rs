@@ -3,7 +3,9 @@
 use super::html::{count, short};
 use super::run_files::{Iteration, RunFiles};
 use crate::records::evaluation::EvaluationRow;
-use crate::records::self_generation::SelfGeneratedCounts;
+use crate::records::self_generation::{
+    AGAINST_DUPLICATED, AGAINST_EMPTY, AGAINST_IDENTICAL, AGAINST_UNFINISHED, SelfGeneratedCounts,
+};
 use crate::records::update::UpdateRow;
 
 /// Shares of an iteration's responses from which on something is said.
@@ -34,7 +36,8 @@ fn finding(seen: String, advice: &str) -> Finding {
 
 /// Everything that is conspicuous, in the order of the run.
 pub fn findings(run: &RunFiles) -> Vec<Finding> {
-    let of_responses = run.iterations.iter().flat_map(of_responses);
+    let usual = run.about.as_ref().and_then(|about| about.demonstrations.as_ref());
+    let of_responses = run.iterations.iter().flat_map(|iteration| of_responses(iteration, usual));
     let of_stages = stages(run).into_iter().flat_map(|updates| {
         [vanishing_demonstrations(updates), clamped(updates), spikes(updates)].into_iter().flatten().collect::<Vec<_>>()
     });
@@ -46,36 +49,29 @@ fn stages(run: &RunFiles) -> Vec<&[UpdateRow]> {
     run.updates.chunk_by(|a, b| a.stage == b.stage).collect()
 }
 
-fn of_responses(Iteration { number, counts, .. }: &Iteration) -> Vec<Finding> {
-    let SelfGeneratedCounts { responses, identical, empty, unfinished, duplicated, too_long, .. } = *counts;
-    let kinds = [
-        (unfinished, MANY_UNFINISHED, "were cut off at generation.max_new_tokens", "raise generation.max_new_tokens"),
+/// `usual` are the demonstrations, counted as if they were responses: where they are short and alike, so may responses be.
+fn of_responses(Iteration { number, counts, .. }: &Iteration, usual: Option<&SelfGeneratedCounts>) -> Vec<Finding> {
+    let kinds: [(fn(&SelfGeneratedCounts) -> usize, f64, &str, &str); 5] = [
+        (|c| c.unfinished, MANY_UNFINISHED, "were cut off at generation.max_new_tokens", AGAINST_UNFINISHED),
+        (|c| c.identical, MANY_IDENTICAL, "equal their demonstration, token for token", AGAINST_IDENTICAL),
+        (|c| c.empty, MANY_EMPTY, "are empty", AGAINST_EMPTY),
+        (|c| c.duplicated, MANY_DUPLICATED, "repeat the response to another prompt", AGAINST_DUPLICATED),
         (
-            identical,
-            MANY_IDENTICAL,
-            "equal their demonstration, token for token",
-            "such pairs teach next to nothing; fewer iterations or harder prompts would use the time better",
-        ),
-        (empty, MANY_EMPTY, "are empty", "the policy has learned to end at once: lower train.lr or objective.scale"),
-        (
-            duplicated,
-            MANY_DUPLICATED,
-            "repeat the response to another prompt",
-            "the policy has lost its variety: lower train.lr, or set generation.temperature=1 if it is lower",
-        ),
-        (
-            too_long,
+            |c| c.too_long,
             MANY_TOO_LONG,
             "are longer than train.max_length together with their prompt, and were left out",
             "raise train.max_length, or lower generation.max_new_tokens",
         ),
     ];
-    let is_many = |part: usize, share: f64| responses > 0 && part as f64 >= share * responses as f64;
+    let is_many = |part: usize, all: usize, share: f64| all > 0 && part as f64 >= share * all as f64;
     kinds
         .into_iter()
-        .filter(|(part, share, ..)| is_many(*part, *share))
-        .map(|(part, _, what, advice)| {
-            let (part, all) = (count(part), count(responses));
+        .filter(|(of, share, ..)| {
+            is_many(of(counts), counts.responses, *share)
+                && !usual.is_some_and(|usual| is_many(of(usual), usual.responses, *share))
+        })
+        .map(|(of, _, what, advice)| {
+            let (part, all) = (count(of(counts)), count(counts.responses));
             finding(format!("Iteration {number}: {part} of {all} responses {what}."), advice)
         })
         .collect()
@@ -99,7 +95,7 @@ fn vanishing_demonstrations(updates: &[UpdateRow]) -> Option<Finding> {
                 short(margin),
                 short(ratio)
             ),
-            "lower objective.scale or add objective.sft_weight",
+            "lower train.lr or add objective.sft_weight",
         )
     })
 }
@@ -153,7 +149,7 @@ fn falling_held_out(run: &RunFiles) -> Vec<Finding> {
                     short(after),
                     short(before)
                 ),
-                "lower train.lr or objective.scale, or add objective.sft_weight",
+                "lower train.lr, or add objective.sft_weight",
             )
         })
     })
@@ -178,7 +174,7 @@ fn falling_answers(run: &RunFiles) -> Option<Finding> {
                 100.0 * after,
                 100.0 * before
             ),
-            "lower train.lr or objective.scale, add objective.sft_weight, or use an earlier checkpoint",
+            "lower train.lr, add objective.sft_weight, or use an earlier checkpoint",
         )
     })
 }
@@ -255,7 +251,7 @@ mod tests {
     fn a_rising_margin_with_vanishing_demonstrations_is_named() {
         let found = vanishing_demonstrations(&moving(-2.0, -6.0)).unwrap();
         assert!(found.seen.starts_with("Iteration 0: the margin rises (to 3.5"), "{found:?}");
-        assert_eq!(found.advice, "lower objective.scale or add objective.sft_weight");
+        assert_eq!(found.advice, "lower train.lr or add objective.sft_weight");
     }
 
     #[test]
@@ -297,7 +293,8 @@ mod tests {
             dropped: 23,
             mean_tokens: 20.0,
         };
-        let of = |counts| of_responses(&Iteration { number: 2, counts, responses: None });
+        let iteration = |counts| Iteration { number: 2, counts, responses: None };
+        let of = |counts| of_responses(&iteration(counts), None);
         assert_eq!(of(none), []);
         let all = of(SelfGeneratedCounts {
             responses: 100,
@@ -315,5 +312,14 @@ mod tests {
         {
             assert!(seen.starts_with("Iteration 2: ") && seen.contains(expected), "{seen}");
         }
+    }
+
+    #[test]
+    fn responses_may_repeat_one_another_where_demonstrations_do() {
+        let labels = SelfGeneratedCounts { responses: 100, duplicated: 98, ..SelfGeneratedCounts::default() };
+        let stories = SelfGeneratedCounts { duplicated: 0, ..labels.clone() };
+        let iteration = Iteration { number: 0, counts: labels.clone(), responses: None };
+        assert_eq!(of_responses(&iteration, Some(&labels)), []);
+        assert_eq!(of_responses(&iteration, Some(&stories)).len(), 1);
     }
 }

@@ -115,9 +115,8 @@ impl RunFiles {
     fn planned_stages(&self) -> Vec<String> {
         let config = &self.config;
         let iterations = (0..config.iterations).map(|i| format!("iteration {i}"));
-        let has_comparison = config.continued_sft_lr.is_some() && config.iterations > 0;
         let sft = config.sft.as_ref().map(|_| "sft".to_owned());
-        let comparison = has_comparison.then(|| CONTINUED_SFT.to_owned());
+        let comparison = config.compares_sft().then(|| CONTINUED_SFT.to_owned());
         std::iter::once("start".to_owned()).chain(sft).chain(iterations).chain(comparison).collect()
     }
 

@@ -100,7 +100,7 @@ pub fn section(runs: &[RunFiles]) -> String {
     format!(
         "{}{}{}",
         group("Iterations", iteration_charts(runs)),
-        group("Supervised stage before the iterations", supervised_charts(runs, "sft")),
+        group("Supervised stage", supervised_charts(runs, "sft")),
         group("For comparison: supervised updates from the same start", supervised_charts(runs, CONTINUED_SFT))
     )
 }

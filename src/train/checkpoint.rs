@@ -21,6 +21,7 @@ use super::manifest::{self, SetWriter};
 use super::optimizer::Optimizer;
 use super::retention::{self, Keep};
 use super::run_dir::RunDir;
+use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::{create_folder, remove, sync_folder};
 use crate::formats::safetensors::{HostTensor, TensorToWrite, open_safetensors, write_tensors};
@@ -61,6 +62,18 @@ impl std::fmt::Display for Stage {
 }
 
 impl Stage {
+    /// The stages of a run, in their order.
+    pub(super) fn all(config: &RunConfig) -> Vec<Self> {
+        let sft = config.sft.as_ref().map(|_| Self::Sft);
+        let continued = config.compares_sft().then_some(Self::ContinuedSft);
+        sft.into_iter().chain((0..config.iterations).map(Self::Iteration)).chain(continued).collect()
+    }
+
+    /// What follows this stage.
+    pub(super) fn next(self, config: &RunConfig) -> Self {
+        Self::all(config).into_iter().find(|stage| stage.rank() > self.rank()).unwrap_or(Self::Done)
+    }
+
     /// The order in which a run passes its stages.
     pub(super) fn rank(self) -> (usize, usize) {
         match self {

@@ -10,7 +10,9 @@ use std::collections::HashSet;
 use crate::config::Unfinished;
 use crate::data::examples::Example;
 use crate::error::{Error, Result};
-use crate::records::self_generation::SelfGeneratedCounts;
+use crate::records::self_generation::{
+    AGAINST_DUPLICATED, AGAINST_EMPTY, AGAINST_IDENTICAL, AGAINST_UNFINISHED, SelfGeneratedCounts,
+};
 
 /// A share of responses above it is an onset.
 const ONSET: f64 = 0.5;
@@ -29,30 +31,15 @@ struct Kind {
 const CUT_OFF: &str = "cut off";
 
 const KINDS: [Kind; 4] = [
-    Kind {
-        what: "empty",
-        advice: "in a new run lower train.lr, or check the prompts' template",
-        is_harmful: true,
-        count: |c| c.empty,
-    },
+    Kind { what: "empty", advice: AGAINST_EMPTY, is_harmful: true, count: |c| c.empty },
     Kind {
         what: "identical to their demonstration",
-        advice: "such pairs teach next to nothing; fewer iterations or harder prompts would use the time better",
+        advice: AGAINST_IDENTICAL,
         is_harmful: false,
         count: |c| c.identical,
     },
-    Kind {
-        what: "repeated for other prompts",
-        advice: "in a new run lower train.lr",
-        is_harmful: true,
-        count: |c| c.duplicated,
-    },
-    Kind {
-        what: CUT_OFF,
-        advice: "in a new run raise generation.max_new_tokens; if training brought it, lower train.lr",
-        is_harmful: true,
-        count: |c| c.unfinished,
-    },
+    Kind { what: "repeated for other prompts", advice: AGAINST_DUPLICATED, is_harmful: true, count: |c| c.duplicated },
+    Kind { what: CUT_OFF, advice: AGAINST_UNFINISHED, is_harmful: true, count: |c| c.unfinished },
 ];
 
 impl Kind {

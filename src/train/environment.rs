@@ -77,7 +77,8 @@ pub fn check_same_rows(dir: &RunDir, examples: &[Example]) -> Result<()> {
     }
 }
 
-/// Tells whether two lists of examples are the same, token for token (FNV-1a, 64 bit: for accidents, not for attacks).
+/// Tells whether a resumed run has the rows that it began with, token for token. FNV-1a, 64 bit, as every version wrote it;
+/// responses are bound to rows by [`super::binding::rows_hash`].
 fn fingerprint(examples: &[Example]) -> String {
     let ids = examples.iter().flat_map(|e| {
         let lens = [e.index as u32, e.prompt_ids.len() as u32, e.demonstration_ids.len() as u32];

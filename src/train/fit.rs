@@ -37,12 +37,10 @@ impl Fit<'_> {
 
     /// Says of numbers that must not be trained on what was too high. No rate may change on a resume.
     fn advised(&self, error: Error) -> Error {
-        let scale = if self.objective.needs_reference() { " or objective.scale" } else { "" };
         match error {
-            Error::Training { .. } => error.with_hint(format!(
-                "start a new run with a lower {}{scale}; the last checkpoint is intact",
-                self.lr_key
-            )),
+            Error::Training { .. } => {
+                error.with_hint(format!("start a new run with a lower {}; the last checkpoint is intact", self.lr_key))
+            }
             other => other,
         }
     }
@@ -158,8 +156,9 @@ impl Run {
     fn log(&self, progress: &Progress, epoch: usize, metrics: StepMetrics) -> Result<()> {
         if metrics.num_clamped > 0.0 {
             let count = metrics.num_clamped;
-            self.console
-                .warn(format!("{count} exponentials of the implicit reward were clamped: lower objective.scale"));
+            self.console.warn(format!(
+                "{count} exponentials of the implicit reward were clamped: in a new run lower objective.scale"
+            ));
         }
         let stage = progress.stage.to_string();
         let (stage_step, total_step) = (progress.stage_steps, progress.total_steps);

@@ -144,30 +144,9 @@ impl Run {
         self.finish(model, progress)
     }
 
-    /// The order of stages.
-    fn next_stage(&self, stage: Stage) -> Stage {
-        let iteration_or_later = |iteration: usize| match iteration {
-            i if i < self.config.iterations => Stage::Iteration(i),
-            _ if self.config.continued_sft_lr.is_some() && self.config.iterations > 0 => Stage::ContinuedSft,
-            _ => Stage::Done,
-        };
-        match stage {
-            Stage::Sft => iteration_or_later(0),
-            Stage::Iteration(iteration) => iteration_or_later(iteration + 1),
-            Stage::ContinuedSft | Stage::Done => Stage::Done,
-        }
-    }
-
-    fn first_stage(&self) -> Stage {
-        match &self.config.sft {
-            Some(_) => Stage::Sft,
-            None if self.config.iterations > 0 => Stage::Iteration(0),
-            None => Stage::Done,
-        }
-    }
-
     fn progress(&self) -> Progress {
-        self.resumed.as_ref().map_or_else(|| Progress::at(self.first_stage(), 0), |saved| saved.progress.clone())
+        let first = || Stage::all(&self.config).first().copied().unwrap_or(Stage::Done);
+        self.resumed.as_ref().map_or_else(|| Progress::at(first(), 0), |saved| saved.progress.clone())
     }
 
     fn supervised_stage(&mut self, model: CausalLm, progress: Progress) -> Result<(CausalLm, Progress)> {
@@ -243,7 +222,7 @@ impl Run {
             _ => self.held_out_reference()?,
         };
         let log_prob = self.evaluate(&progress.stage.to_string(), progress.total_steps, &model, reference)?;
-        let next = self.next_stage(progress.stage);
+        let next = progress.stage.next(&self.config);
         if progress.stage != Stage::ContinuedSft && !matches!(next, Stage::Iteration(_)) {
             self.export(&model)?;
         }
@@ -253,7 +232,7 @@ impl Run {
     /// Keeps what is needed of the policy before iteration 0: its view of the held-out rows and, where training returns to
     /// it, its parameters.
     fn remember_start(&mut self, model: &CausalLm) -> Result<()> {
-        if self.config.continued_sft_lr.is_some() {
+        if self.config.compares_sft() {
             let tensors = weights::trained_tensors_to_write(model);
             let path = self.dir.join(START_FILE);
             let num_bytes = checkpoint::num_bytes(weights::num_trained_parameters(model) as u64, None);

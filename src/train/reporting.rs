@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use super::collapse;
 use super::setup::Run;
 use crate::data::examples::Example;
 use crate::error::Result;
@@ -38,6 +39,7 @@ impl Run {
             num_evaluated: self.held_out.examples.len(),
             held_out: self.held_out.settings.held_out,
             mean_demonstration_tokens: num_tokens as f64 / self.examples.len().max(1) as f64,
+            demonstrations: Some(collapse::of_demonstrations(&self.examples)),
             samples: self.examples.iter().take(NUM_SAMPLES).map(sample).collect::<Result<_>>()?,
         };
         self.dir.write(ABOUT_FILE, &json_line(&about)?)

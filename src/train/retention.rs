@@ -19,7 +19,7 @@ pub struct Keep {
 
 impl Keep {
     pub fn new(config: &RunConfig) -> Self {
-        let aligned = config.lora.is_some() && config.continued_sft_lr.is_some();
+        let aligned = config.lora.is_some() && config.compares_sft();
         Keep { last: config.keep_last, best: config.keep_best, aligned }
     }
 

@@ -12,6 +12,8 @@
 //! tb/                       the same scalars for TensorBoard
 //! task/                     the built-in word problems: model and data
 //! held_out.jsonl            the start policy's responses to held-out prompts
+//! start.safetensors         the start policy's parameters, for `continued_sft_lr`
+//! start_binding.json        in a comparison: what the start's held-out figures belong to
 //! iteration-000/            self_generated.jsonl  demonstrations.jsonl (reference log-probs)  binding.json
 //!                           demonstrations.part.jsonl while they are scored
 //!                           distributions.jsonl (objective.variance_reduction)
@@ -34,7 +36,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::formats::atomic_write::{create_folder, folder_of, remove, replace_file};
+use crate::formats::atomic_write::{create_folder, folder_of, remove, replace_text};
 use crate::formats::file_system::FileSystem;
 use crate::formats::folder_lock::FolderLock;
 use crate::formats::json_lines;
@@ -166,10 +168,7 @@ impl RunDir {
     /// [`Error::Disk`].
     pub fn write(&self, name: &str, text: &str) -> Result<()> {
         let path = self.join(name);
-        replace_file(self.files(), &path, |file| {
-            file.write_all(text.as_bytes()).map_err(Error::writing("write", &path))
-        })
-        .map_err(|error| self.with_space(error, text.len() as u64))
+        replace_text(self.files(), &path, text).map_err(|error| self.with_space(error, text.len() as u64))
     }
 
     /// Reads the lines of a file: see [`json_lines::read_lines`].

@@ -20,7 +20,7 @@ use super::retention::Keep;
 use super::run_dir::{CONFIG_FILE, RunDir};
 use super::signals::StopRequest;
 use super::sources::{Sources, pin_devices};
-use crate::config::{RunConfig, WordProblemsConfig, spell_date};
+use crate::config::{RunConfig, TrainConfig, WordProblemsConfig, spell_date};
 use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::word_problems::{self, make_word_problems};
@@ -269,9 +269,14 @@ pub fn num_tokens_multiple(device_name: &str) -> usize {
     if device::is_card(device_name) { FEW_SHAPES_MULTIPLE } else { 1 }
 }
 
-/// Sequences scored at once: as many as a training step holds, for less memory than it needs.
+/// Sequences scored at once: as many as a training pass holds, for less memory than it needs. Where `max_tokens` limits that
+/// pass, the longest sequences together have at most twice as many tokens.
 pub(super) fn score_batch_size(config: &RunConfig) -> usize {
-    2 * config.train.micro_batch_size
+    let TrainConfig { micro_batch_size, max_tokens, max_length, .. } = config.train;
+    match max_tokens {
+        0 => 2 * micro_batch_size,
+        limit => (2 * limit / max_length).clamp(1, 2 * micro_batch_size),
+    }
 }
 
 /// How the configuration asks for held-out figures.
@@ -333,5 +338,22 @@ fn millions(count: usize) -> String {
     match count {
         0..10_000 => count.to_string(),
         _ => format!("{:.2} million", count as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_on_tokens_holds_for_scoring_too() {
+        let size = |micro_batch_size, max_tokens| {
+            let train = TrainConfig { micro_batch_size, max_tokens, max_length: 1024, ..TrainConfig::default() };
+            score_batch_size(&RunConfig { train, ..RunConfig::default() })
+        };
+        assert_eq!(size(64, 0), 128);
+        assert_eq!(size(64, 2048), 4);
+        assert_eq!(size(2, 1 << 20), 4, "no more than without it");
+        assert_eq!(size(64, 100), 1);
     }
 }

@@ -14,7 +14,7 @@ use crate::data::data_folder::{Split, files_of};
 use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::formats::atomic_write::replace_file;
+use crate::formats::atomic_write::replace_text;
 use crate::formats::file_system::Disk;
 use crate::formats::hub;
 use crate::policy::MODEL_FOLDER;
@@ -81,7 +81,7 @@ pub(super) fn write(source: &Source, number: Option<usize>, output: &Path, conso
         "iteration {}: {num_kept} pairs; {num_left_out} left out, as in the training (cut off or too long)",
         iteration.number
     ));
-    replace_file(&Disk, output, |file| file.write_all(lines.as_bytes()).map_err(Error::writing("write", output)))
+    replace_text(&Disk, output, &lines)
 }
 
 /// The pair as it was trained on; None if it was left out.

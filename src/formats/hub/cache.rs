@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use super::Kind;
 use super::address::{Address, is_commit};
 use crate::error::{Error, Result};
-use crate::formats::atomic_write::{folder_of, replace_file, sibling};
+use crate::formats::atomic_write::{folder_of, replace_text, sibling};
 use crate::formats::file_system::Disk;
 
 /// One repository in the cache.
@@ -131,7 +131,7 @@ pub(super) fn create_folder(folder: &Path) -> Result<()> {
 
 fn write(path: &Path, text: &str) -> Result<()> {
     create_folder(folder_of(path))?;
-    replace_file(&Disk, path, |file| file.write_all(text.as_bytes()).map_err(Error::writing("write", path)))
+    replace_text(&Disk, path, text)
 }
 
 #[cfg(test)]

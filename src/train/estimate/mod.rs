@@ -73,7 +73,7 @@ pub fn disk_bytes(subject: &Subject<'_>) -> u64 {
     let optimizers = stages.map(Optimizer::new);
     let checkpoint = optimizers.map(|optimizer| checkpoint::num_bytes(trained, Some(&optimizer))).max();
     let checkpoint = checkpoint.unwrap_or_else(|| checkpoint::num_bytes(trained, None));
-    let start = if config.continued_sft_lr.is_some() { checkpoint::num_bytes(trained, None) } else { 0 };
+    let start = if config.compares_sft() { checkpoint::num_bytes(trained, None) } else { 0 };
     let hands_over = config.server.as_ref().is_some_and(|server| !server.on_policy_ready.is_empty());
     let num_models = if hands_over { 2 } else { 1 };
     let num_checkpoints = Keep::new(config).most() as u64 + 1;

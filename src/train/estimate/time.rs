@@ -87,7 +87,7 @@ impl Work<'_> {
 
     /// Seconds of each phase that the run has, or of what is left of it.
     pub fn seconds(&self, speed: Speed) -> Vec<PhaseSeconds> {
-        let stages = self.stages();
+        let stages = Stage::all(self.config);
         let sum =
             |of: &dyn Fn(Stage) -> f64| stages.iter().map(|stage| self.share_left(*stage) * of(*stage)).sum::<f64>();
         let num_evaluations = stages.iter().filter(|stage| self.share_left(**stage) > 0.0).count();
@@ -101,13 +101,6 @@ impl Work<'_> {
         ];
         let list = list.into_iter().filter(|(_, seconds)| *seconds > 0.0);
         list.map(|(phase, seconds)| PhaseSeconds { phase, seconds }).collect()
-    }
-
-    fn stages(&self) -> Vec<Stage> {
-        let config = self.config;
-        let sft = config.sft.as_ref().map(|_| Stage::Sft);
-        let continued = config.continued_sft_lr.filter(|_| config.iterations > 0).map(|_| Stage::ContinuedSft);
-        sft.into_iter().chain((0..config.iterations).map(Stage::Iteration)).chain(continued).collect()
     }
 
     /// How a stage trains, and how often it does so.

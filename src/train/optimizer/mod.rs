@@ -51,11 +51,6 @@ impl Optimizer {
         self.rule.average_names().len() as u64
     }
 
-    /// How many times [`Self::step`] ran, before a resume too.
-    pub fn num_updates(&self) -> u64 {
-        self.num_updates
-    }
-
     /// One update with learning rate `lr`.
     ///
     /// Parameters without a gradient are left alone; the others keep their identifier and their training flags.

@@ -69,7 +69,7 @@ fn assert_five_updates(optimizer: OptimizerName, expected: [f32; 8]) {
     for _ in 0..5 {
         model = model.update(&mut optimizer, &device);
     }
-    assert_eq!(optimizer.num_updates(), 5);
+    assert_eq!(optimizer.num_updates, 5);
     for (actual, expected) in model.values().into_iter().zip(expected) {
         assert!((actual - expected).abs() < 2e-6, "{actual}, not {expected}");
     }
@@ -122,12 +122,12 @@ fn a_state_that_went_through_the_host_makes_the_same_next_update_bit_for_bit() {
         let model = Model::new(&device).update(&mut optimizer, &device).update(&mut optimizer, &device);
         let mut resumed = Optimizer::new(&config(name));
         let written = optimizer.tensors_to_write().into_iter().map(|tensor| tensor.into_host().unwrap()).collect();
-        resumed.load_host(optimizer.num_updates(), written, &device).unwrap();
+        resumed.load_host(optimizer.num_updates, written, &device).unwrap();
         let before = model.values();
         let uninterrupted = model.clone().update(&mut optimizer, &device).values();
         assert_eq!(model.update(&mut resumed, &device).values(), uninterrupted);
         assert_ne!(before, uninterrupted);
-        assert_eq!(resumed.num_updates(), 3);
+        assert_eq!(resumed.num_updates, 3);
     }
 }
 
@@ -202,6 +202,6 @@ fn a_state_that_does_not_fit_is_an_error_that_names_the_tensor_and_changes_nothi
         let mut optimizer = Optimizer::new(&config(OptimizerName::Adamw));
         let error = optimizer.load_host(7, tensors, &device).unwrap_err();
         assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
-        assert_eq!((optimizer.num_updates(), optimizer.tensors_to_write().len()), (0, 0));
+        assert_eq!((optimizer.num_updates, optimizer.tensors_to_write().len()), (0, 0));
     }
 }
