@@ -49,9 +49,12 @@ fn stages(run: &RunFiles) -> Vec<&[UpdateRow]> {
     run.updates.chunk_by(|a, b| a.stage == b.stage).collect()
 }
 
+/// Responses of one kind.
+type Counted = fn(&SelfGeneratedCounts) -> usize;
+
 /// `usual` are the demonstrations, counted as if they were responses: where they are short and alike, so may responses be.
 fn of_responses(Iteration { number, counts, .. }: &Iteration, usual: Option<&SelfGeneratedCounts>) -> Vec<Finding> {
-    let kinds: [(fn(&SelfGeneratedCounts) -> usize, f64, &str, &str); 5] = [
+    let kinds: [(Counted, f64, &str, &str); 5] = [
         (|c| c.unfinished, MANY_UNFINISHED, "were cut off at generation.max_new_tokens", AGAINST_UNFINISHED),
         (|c| c.identical, MANY_IDENTICAL, "equal their demonstration, token for token", AGAINST_IDENTICAL),
         (|c| c.empty, MANY_EMPTY, "are empty", AGAINST_EMPTY),
