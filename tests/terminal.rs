@@ -179,7 +179,7 @@ fn init_writes_a_configuration_that_trains_and_never_overwrites() {
     let written = read(&folder.path().join("first.ron"));
     let config = RunConfig::from_ron(&written, "first.ron").unwrap();
     // 40 rows of up to 7 + 7 tokens: by 8 they make batches of 5.
-    assert_eq!((config.train.max_length, config.train.batch_size, config.generation.max_new_tokens), (32, 5, 8));
+    assert_eq!((config.train.max_length, config.train.batch_size, config.generation.max_new_tokens), (96, 5, 64));
     assert_eq!((config.model, config.data), (Some(model.clone()), Some("rows.jsonl".to_owned())));
     let stderr = gsil(folder.path(), &init).failed(2);
     assert!(stderr.contains("first.ron exists already"), "{stderr}");

@@ -20,6 +20,8 @@ use crate::report::console::Console;
 const MAX_MEASURED_ROWS: usize = 2000;
 /// Above it all weights and their moments want more memory than most laptops have.
 const MAX_PARAMETERS_IN_FULL: usize = 300_000_000;
+/// Before it has learnt the form of short demonstrations, a model writes more.
+const LEAST_NEW_TOKENS: usize = 64;
 /// Longer rows are rare, and cost memory that all others do without.
 const LONGEST_MAX_LENGTH: usize = 1024;
 
@@ -50,6 +52,7 @@ struct Measured {
     context: usize,
     num_rows: usize,
     longest: usize,
+    longest_prompt: usize,
     longest_response: usize,
     mean_response: f64,
     /// There is a file of held-out rows beside the data.
@@ -104,6 +107,7 @@ fn measure(args: &InitArgs, console: &Console) -> Result<Option<Measured>> {
         context: policy.config.max_position_embeddings,
         num_rows: examples.len(),
         longest: longest.unwrap_or(0),
+        longest_prompt: examples.iter().map(|example| example.prompt_ids.len()).max().unwrap_or(0),
         longest_response: responses().max().unwrap_or(0),
         mean_response: responses().sum::<usize>() as f64 / examples.len().max(1) as f64,
         has_held_out: data.is_dir() && DataFolder::open(&data)?.files.contains_key(&Split::Validation),
@@ -133,6 +137,7 @@ fn configuration(args: &InitArgs, measured: Option<&Measured>) -> String {
     text +=
         &format!("    skip_bad_rows: {}, // true: damaged lines are counted and left out\n", args.rows.skip_bad_rows);
     text += "    iterations: 1, // of answering and learning: another one costs as much again\n";
+    text += "    // sft: (epochs: 3), // supervised training before them; alone, with iterations: 0, it is the better beginning\n";
     text += "    save_every: 50, // updates; a crash loses no more\n";
     text += "    keep_last: 3, // checkpoints\n";
     text += match measured {
@@ -170,22 +175,38 @@ impl Choices {
     fn of(measured: Option<&Measured>) -> Self {
         let Some(measured) = measured else { return Self::unmeasured() };
         let room = measured.context.min(LONGEST_MAX_LENGTH);
-        let max_length = measured.longest.next_multiple_of(32).clamp(32.min(room), room);
         let wanted = (measured.longest_response + measured.longest_response / 4).next_multiple_of(8);
+        let wanted = wanted.max(LEAST_NEW_TOKENS);
+        let with_an_answer = measured.longest_prompt + wanted;
+        let max_length = measured.longest.max(with_an_answer).next_multiple_of(32).min(room);
         let most = max_length - max_length / 4;
-        let response_reason = match wanted > most {
-            true => format!("three quarters of max_length; the longest response has {}", measured.longest_response),
-            false => format!("a quarter more than the longest response, {}", measured.longest_response),
+        let response_reason = match (wanted > most, wanted) {
+            (true, _) => {
+                format!("three quarters of max_length; the longest response has {}", measured.longest_response)
+            }
+            (false, LEAST_NEW_TOKENS) => {
+                format!(
+                    "the longest response has {}; before it has learnt, a model writes more",
+                    measured.longest_response
+                )
+            }
+            (false, _) => format!("a quarter more than the longest response, {}", measured.longest_response),
         };
         let length_reason = match measured.longest > max_length {
             true => format!("tokens; the longest row has {}: longer ones are left out", measured.longest),
-            false => format!("tokens; the longest row has {}", measured.longest),
+            false => format!(
+                "tokens; the longest row has {}, the longest prompt with an answer {with_an_answer}",
+                measured.longest
+            ),
         };
         Choices {
             lora: measured.num_parameters > MAX_PARAMETERS_IN_FULL,
             parameters: format!("{:.0} million parameters", measured.num_parameters as f64 / 1e6),
             scale: two_digits((20.0 / measured.mean_response.max(1.0)).clamp(0.01, 1.0)),
-            scale_reason: format!("about 20 by the mean response of {:.0} tokens, at most 1", measured.mean_response),
+            scale_reason: format!(
+                "20 divided by the mean length of responses, {:.0} tokens; at most 1",
+                measured.mean_response
+            ),
             max_length,
             length_reason,
             max_new_tokens: wanted.clamp(1, most),
@@ -202,7 +223,7 @@ impl Choices {
             lora: false,
             parameters: "many parameters".to_owned(),
             scale: 1.0,
-            scale_reason: "about 20 by the mean length of responses in tokens, at most 1".to_owned(),
+            scale_reason: "20 divided by the mean length of responses in tokens; at most 1".to_owned(),
             max_length,
             length_reason: "tokens; longer rows are left out".to_owned(),
             max_new_tokens: 256,
@@ -263,8 +284,9 @@ mod tests {
     fn choices(longest: usize, longest_response: usize, context: usize, num_rows: usize) -> Choices {
         let mean_response = longest_response as f64 / 2.0;
         let num_parameters = 135_000_000;
-        let lengths = Measured { num_parameters, longest, longest_response, mean_response, ..Measured::default() };
-        Choices::of(Some(&Measured { context, num_rows, ..lengths }))
+        let longest_prompt = longest - longest_response;
+        let lengths = Measured { longest, longest_prompt, longest_response, mean_response, ..Measured::default() };
+        Choices::of(Some(&Measured { num_parameters, context, num_rows, ..lengths }))
     }
 
     #[test]
@@ -277,7 +299,14 @@ mod tests {
             assert!(choices.max_length >= longest.min(context).min(LONGEST_MAX_LENGTH), "{choices:?}");
             assert!((1..choices.max_length).contains(&choices.max_new_tokens), "{choices:?}");
         }
-        assert_eq!((choices(90, 40, 8192, 100).max_length, choices(90, 40, 8192, 100).max_new_tokens), (96, 56));
+        let lengths = |longest, response, context| {
+            let Choices { max_length, max_new_tokens, .. } = choices(longest, response, context, 100);
+            (max_length, max_new_tokens)
+        };
+        assert_eq!(lengths(90, 40, 8192), (128, 64), "a prompt of 50 and an answer of 64");
+        assert_eq!(lengths(500, 400, 8192), (608, 504), "a prompt of 100 and an answer of 504");
+        assert_eq!(lengths(15, 8, 8192), (96, 64), "short answers come from models that write more");
+        assert_eq!(lengths(20, 18, 24), (24, 18), "no more than the context");
     }
 
     #[test]
