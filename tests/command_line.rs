@@ -150,9 +150,11 @@ fn generate_prints_one_json_line_a_row_in_the_order_of_the_rows() {
     let folder = tempdir().unwrap();
     let rows = generate_rows(folder.path(), &["--max-new-tokens", "2", "--batch-size", "2"]).json_lines();
     assert_eq!(rows.iter().map(|row| row["index"].as_u64().unwrap()).collect::<Vec<_>>(), (0..9).collect::<Vec<_>>());
+    let data = read_json_lines(&folder.path().join("rows.jsonl"));
     let mut num_finished = 0;
     for row in &rows {
-        assert_eq!(keys(row), ["finished", "index", "log_prob", "response", "token_ids"]);
+        assert_eq!(keys(row), ["finished", "index", "log_prob", "prompt", "response", "token_ids"]);
+        assert_eq!(row["prompt"], data[row["index"].as_u64().unwrap() as usize]["prompt_ids"]);
         assert_eq!(row["response"], Value::Null, "a model without a tokenizer has no text to give");
         let ids: Vec<u64> = row["token_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
         let (last, others) = ids.split_last().unwrap();

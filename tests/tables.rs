@@ -90,7 +90,8 @@ fn columns_of_any_name_are_read_and_an_unknown_one_is_corrected() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.jsonl");
     fs::write(&path, "{\"Frage\":\"a\",\"Antwort\":\"b\",\"prompt\":\"x\"}\n").unwrap();
-    let columns = |prompt: &str, response: &str| Columns { prompt: prompt.to_owned(), response: response.to_owned() };
+    let columns =
+        |prompt: &str, response: &str| Columns { prompt: prompt.to_owned(), response: Some(response.to_owned()) };
     let rows = read_rows(&path, None, Some(&columns("Frage", "Antwort"))).unwrap();
     assert_eq!(
         (&rows[0].prompt, &rows[0].demonstration),
@@ -105,7 +106,7 @@ fn columns_of_any_name_are_read_and_an_unknown_one_is_corrected() {
 #[cfg(feature = "tables")]
 #[test]
 fn a_column_that_a_parquet_file_lacks_is_an_error_that_lists_those_it_has() {
-    let columns = Columns { prompt: "id".to_owned(), response: "message".to_owned() };
+    let columns = Columns { prompt: "id".to_owned(), response: Some("message".to_owned()) };
     let error = read_rows(&fixture("tables/messages.parquet"), None, Some(&columns)).unwrap_err();
     let expected = "messages.parquet, row 1: no column `message`: the keys are `id`, `messages`";
     assert!(error.to_string().ends_with(expected), "{error}");
@@ -133,6 +134,18 @@ fn columns_without_a_known_name_are_named_with_the_flags_that_choose_them() {
     assert!(three.contains("name the two that are meant, for example: --prompt-column id --"), "{three}");
     let misspelt = said("prompt,respones\nHello,Hi\n");
     assert!(misspelt.contains("error: wrong.csv, line 2, `respones`: unknown key beside `prompt`\n"), "{misspelt}");
+}
+
+#[test]
+fn generate_needs_only_the_column_of_the_prompt_and_writes_it_beside_the_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    text_model(folder.path());
+    fs::write(folder.path().join("rows.jsonl"), "{\"q\":\"Hello\"}\n{\"q\":\"Hi\"}\n").unwrap();
+    let arguments =
+        ["generate", "--model", "text", "--data", "rows.jsonl", "--device", "flex", "--max-new-tokens", "2"];
+    gsil(folder.path(), &arguments).failed(3);
+    let rows = gsil(folder.path(), &[&arguments[..], &["--prompt-column", "q"]].concat()).succeeded().json_lines();
+    assert_eq!(rows.iter().map(|row| row["prompt"].as_str().unwrap()).collect::<Vec<_>>(), ["Hello", "Hi"]);
 }
 
 #[test]

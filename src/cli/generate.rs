@@ -7,11 +7,10 @@ use burn::module::Module;
 use clap::Args;
 use serde::Serialize;
 
-use super::{ModelArgs, RowArgs, print_json, print_line};
-use crate::config::RunConfig;
+use super::{ModelArgs, print_json, print_line};
 use crate::data::data_folder::{Split, files_of};
 use crate::data::examples::{FileRows, PromptIds, prepare_prompts};
-use crate::data::rows::{Prompt, Row};
+use crate::data::rows::{Columns, Prompt, Row};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::generate::sampler::{Sampling, answer_seed};
@@ -28,8 +27,12 @@ pub(super) struct GenerateArgs {
     model: ModelArgs,
     #[command(flatten)]
     source: Source,
-    #[command(flatten)]
-    rows: RowArgs,
+    /// Count and report lines of data that are no rows, instead of stopping at the first.
+    #[arg(long)]
+    skip_bad_rows: bool,
+    /// The column of the data that holds the prompt, if its name is not one of the known ones.
+    #[arg(long, value_name = "NAME")]
+    prompt_column: Option<String>,
     /// Longest response, in tokens.
     #[arg(long, default_value_t = 256)]
     max_new_tokens: usize,
@@ -65,6 +68,8 @@ struct Source {
 #[derive(Serialize)]
 struct GeneratedRow<'a> {
     index: usize,
+    /// As the data have it.
+    prompt: &'a Prompt,
     /// None if the model has no tokenizer.
     response: Option<String>,
     token_ids: &'a [u32],
@@ -76,16 +81,17 @@ pub(super) fn generate(args: GenerateArgs) -> Result<()> {
     check_ranges(&args)?;
     let console = Console::stderr();
     let policy = args.model.open()?;
-    let wanted = Wanted::new(&args.rows.over(RunConfig::default())?, None);
+    let columns = args.prompt_column.clone().map(|prompt| Columns { prompt, response: None });
+    let wanted = Wanted { max_rows: None, skip_bad_rows: args.skip_bad_rows, columns };
     let data = args.source.data.as_deref().map(|given| args.model.hub.data(given)).transpose()?;
     let prompts = prompts(&args.source.prompt, data, &wanted, &policy, &console)?;
     let device = device::open(&args.model.device)?;
     let model = policy.load(&device, &console)?.valid();
     let requests: Vec<Request> = prompts
         .iter()
-        .map(|prompt| Request {
-            prompt_ids: prompt.prompt_ids.clone(),
-            seed: answer_seed(args.seed, 0, prompt.index, 0),
+        .map(|(_, PromptIds { index, prompt_ids })| Request {
+            prompt_ids: prompt_ids.clone(),
+            seed: answer_seed(args.seed, 0, *index, 0),
             max_new_tokens: None,
         })
         .collect();
@@ -103,9 +109,17 @@ pub(super) fn generate(args: GenerateArgs) -> Result<()> {
         bar.advance(1);
         waiting.insert(index, response);
         while let Some(response) = waiting.remove(&next) {
-            print_response(&args.source, prompts[next].index, &policy, &response)?;
-            if args.source.prompt.is_some() && !response.finished {
-                console.say(cut(response.token_ids.len(), args.max_new_tokens));
+            let (prompt, PromptIds { index, .. }) = &prompts[next];
+            let text = policy.tokenizer.as_ref().map(|tokenizer| tokenizer.decode(&response.token_ids)).transpose()?;
+            let Response { token_ids, finished, .. } = &response;
+            if args.source.prompt.is_none() {
+                let (index, log_prob, finished) = (*index, response.log_prob(), *finished);
+                print_json(&GeneratedRow { index, prompt, response: text, token_ids, finished, log_prob })?;
+            } else {
+                print_line(&text.unwrap_or_default())?;
+                if !finished {
+                    console.say(cut(token_ids.len(), args.max_new_tokens));
+                }
             }
             next += 1;
         }
@@ -121,22 +135,13 @@ pub(super) fn cut(num_tokens: usize, max_new_tokens: usize) -> String {
     }
 }
 
-fn print_response(source: &Source, index: usize, policy: &Policy, response: &Response) -> Result<()> {
-    let text = policy.tokenizer.as_ref().map(|tokenizer| tokenizer.decode(&response.token_ids)).transpose()?;
-    if source.prompt.is_some() {
-        return print_line(&text.unwrap_or_default());
-    }
-    let Response { token_ids, finished, .. } = response;
-    print_json(&GeneratedRow { index, response: text, token_ids, finished: *finished, log_prob: response.log_prob() })
-}
-
 fn prompts(
     prompt: &Option<String>,
     data: Option<PathBuf>,
     wanted: &Wanted,
     policy: &Policy,
     console: &Console,
-) -> Result<Vec<PromptIds>> {
+) -> Result<Vec<(Prompt, PromptIds)>> {
     let files = match (prompt, data) {
         (Some(text), _) => {
             let prompt = Prompt::Text(text.clone());
@@ -147,11 +152,12 @@ fn prompts(
         (None, None) => return Err(Error::usage("give --prompt or --data")),
     };
     let longest = policy.config.max_position_embeddings - 1;
-    let mut prompts: Vec<PromptIds> = Vec::new();
+    let mut prompts: Vec<(Prompt, PromptIds)> = Vec::new();
     for FileRows { path, rows } in &files {
         let first = prompts.len();
         let own = prepare_prompts(rows, policy.tokenizer.as_ref(), policy.config.vocab_size, longest, path)?;
-        prompts.extend(own.into_iter().map(|prompt| PromptIds { index: first + prompt.index, ..prompt }));
+        let own = own.into_iter().map(|ids| PromptIds { index: first + ids.index, ..ids });
+        prompts.extend(rows.iter().map(|row| row.prompt.clone()).zip(own));
     }
     Ok(prompts)
 }

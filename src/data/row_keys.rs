@@ -139,15 +139,15 @@ fn is_torn(object: &Object) -> bool {
 
 /// A named column that a row does not have is a mistake, not an empty one.
 pub(super) fn check_columns(object: &Object, columns: &Columns) -> Parsed<()> {
-    let Some(missing) = [&columns.prompt, &columns.response].into_iter().find(|name| !object.contains_key(*name))
-    else {
+    let named = [Some(&columns.prompt), columns.response.as_ref()].into_iter().flatten();
+    let Some(missing) = named.into_iter().find(|name| !object.contains_key(*name)) else {
         return Ok(());
     };
     let names = || object.keys().map(String::as_str);
     let problem = Problem::new(format!("no column `{missing}`: {}", listed(object)));
     Err(match nearest(missing, names()) {
         Some(name) => problem.with_hint(format!("did you mean `{}`?", name.escape_debug())),
-        None => problem.with_hint("name two of these with --prompt-column and --response-column"),
+        None => problem.with_hint("name them with --prompt-column and --response-column"),
     })
 }
 

@@ -95,7 +95,8 @@ pub(super) fn parse_row(object: &Object, columns: Option<&Columns>, line: usize)
     let parts = match columns {
         Some(columns) => {
             check_columns(object, columns)?;
-            Parts::new(prompt(object, &columns.prompt)?, response(object, &columns.response)?, None)
+            let named = columns.response.as_deref().map(|name| response(object, name)).transpose()?;
+            Parts::new(prompt(object, &columns.prompt)?, named.flatten(), None)
         }
         None => parts(object, shape)?,
     };

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::json_rows;
@@ -20,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::formats::data_file::FileKind;
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
     /// `system`, `developer`, `user`, `assistant` or `tool`.
     pub role: String,
@@ -28,8 +29,9 @@ pub struct Message {
     pub content: String,
 }
 
-/// What the model is given.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What the model is given. Written as rows of data have it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum Prompt {
     /// Plain text; a model with a chat template reads it as one user message.
     Text(String),
@@ -71,15 +73,14 @@ pub(super) const MAX_ROW_BYTES: usize = 16 << 20;
 pub struct Columns {
     /// Text or messages.
     pub prompt: String,
-    /// Text or one assistant message.
-    pub response: String,
+    /// Text or one assistant message. None where prompts alone are read.
+    pub response: Option<String>,
 }
 
 impl Columns {
     /// What `prompt_column` and `response_column` say; None if they are not given.
     pub fn of(config: &RunConfig) -> Option<Self> {
-        let (prompt, response) = (config.prompt_column.clone()?, config.response_column.clone()?);
-        Some(Columns { prompt, response })
+        Some(Columns { prompt: config.prompt_column.clone()?, response: config.response_column.clone() })
     }
 }
 
@@ -199,7 +200,7 @@ pub fn count_shapes(
 /// Which columns are read: those that were named, else those of all shapes.
 fn is_read(columns: Option<&Columns>) -> impl Fn(&str) -> bool {
     move |name| match columns {
-        Some(Columns { prompt, response }) => name == prompt || name == response,
+        Some(Columns { prompt, response }) => name == prompt || response.as_deref() == Some(name),
         None => KEYS.contains(&name),
     }
 }

@@ -142,7 +142,7 @@ fn a_prompt_with_harmless_keys_or_an_empty_response_misspells_nothing() {
     assert_eq!(misnamed(json!({"prompt": "Q", "response": null, "answer": "A"})), None);
     assert_eq!(row(json!({"prompt": "Q", "note": 1})).lone.unwrap().keys, ["prompt", "note"]);
     assert_eq!(row(json!({"prompt": "Q", "response": "A", "answer": "B"})).lone, None);
-    let columns = Columns { prompt: "prompt".into(), response: "r".into() };
+    let columns = Columns { prompt: "prompt".into(), response: Some("r".into()) };
     let named = json!({"prompt": "Q", "r": null, "answer": "A"});
     let row = parse_row(named.as_object().unwrap(), Some(&columns), 1).unwrap();
     assert_eq!(row.lone.unwrap().misnamed, None, "who names columns means no others");
