@@ -44,8 +44,8 @@ Examples:
 pub(in crate::cli) struct HumanEvalArgs {
     #[command(flatten)]
     model: OptionalModel,
-    /// HumanEval.jsonl or HumanEval.jsonl.gz, from openai/human-eval, or a data
-    /// set of the hub with its columns.
+    /// HumanEval.jsonl or HumanEval.jsonl.gz, from openai/human-eval, or other
+    /// problems with task_id, prompt, test and entry_point, also of the hub.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Judge these samples instead of writing some: task_id and completion.
