@@ -224,4 +224,5 @@ fn init_without_model_and_data_leaves_them_to_be_filled_in() {
     assert_eq!((&config.model, config.keep_best), (&None, 0));
     assert!(written.contains("// keep_best: 1") && written.contains("// answer_marker: \"####\""), "{written}");
     assert_eq!(config.train.max_length, RunConfig::default().train.max_length);
+    assert!(written.contains("add --dry-run to see every key in use, lora.rank=8 --dry-run"), "{written}");
 }

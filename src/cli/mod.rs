@@ -45,8 +45,9 @@ use crate::policy::Policy;
   gsil train --config gsil.ron
   gsil report runs/gsil
 
-Settings are written key=value after a verb: gsil train train.lr=1e-4. All of
-them: gsil train --dry-run."
+Settings are written key=value after a verb (gsil train train.lr=1e-4):
+  gsil train --dry-run                     # all that are in use
+  gsil train --dry-run lora.rank=8         # those of lora, too"
 )]
 pub struct Cli {
     #[command(subcommand)]
