@@ -6,6 +6,9 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+/// What helps where writing fails, whatever is written.
+const FREE_SPACE: &str = "free some space, or use another disk; what was saved before is intact";
+
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -38,8 +41,8 @@ pub enum Error {
         Some(free_bytes) => format!("{} free", bytes(*free_bytes)),
         None => "too little free".to_owned(),
     })]
-    DiskFull { path: PathBuf, needed_bytes: u64, free_bytes: Option<u64> },
-    /// Another process works in this run folder.
+    DiskFull { path: PathBuf, needed_bytes: u64, free_bytes: Option<u64>, hint: Option<String> },
+    /// Another process works in this folder.
     #[error("{}: {message}", path.display())]
     Locked { path: PathBuf, message: String },
     /// A signal asked the program to stop; everything is saved.
@@ -118,8 +121,9 @@ impl Error {
             | Error::Device { hint, .. }
             | Error::Server { hint, .. }
             | Error::Training { hint, .. }
+            | Error::DiskFull { hint, .. }
             | Error::Stopped { hint, .. } => *hint = Some(advice.into()),
-            Error::Disk { .. } | Error::DiskFull { .. } | Error::Locked { .. } => {}
+            Error::Disk { .. } | Error::Locked { .. } => {}
         }
         self
     }
@@ -148,12 +152,10 @@ impl Error {
                 ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
                     "this may not be written: change its permissions, or choose another place"
                 }
-                _ => "free some space or choose another --output; what was saved before is intact",
+                _ => FREE_SPACE,
             }),
-            Error::DiskFull { .. } => {
-                Some("free some space, lower keep_last, or choose another --output; what was saved before is intact")
-            }
-            Error::Locked { .. } => Some("wait for the other process, or choose another --output"),
+            Error::DiskFull { hint, .. } => hint.as_deref().or(Some(FREE_SPACE)),
+            Error::Locked { .. } => Some("wait for the other process, or end it"),
             Error::Stopped { hint, .. } => {
                 hint.as_deref().or(Some("where results are kept in a folder, the same command goes on"))
             }
@@ -212,6 +214,18 @@ mod tests {
         assert!(hint(ErrorKind::PermissionDenied).starts_with("this may not be written"));
         assert!(hint(ErrorKind::StorageFull).starts_with("free some space"));
         assert!(hint(ErrorKind::Other).starts_with("free some space"));
+    }
+
+    #[test]
+    fn advice_holds_for_commands_without_an_output() {
+        let path = PathBuf::from("runs/night");
+        for error in [
+            Error::writing("write", &path)(ErrorKind::StorageFull.into()),
+            Error::DiskFull { path: path.clone(), needed_bytes: 2, free_bytes: Some(1), hint: None },
+            Error::Locked { path, message: "another process works here".to_owned() },
+        ] {
+            assert!(!error.hint().unwrap().contains("--output"), "{error:?}");
+        }
     }
 
     #[test]

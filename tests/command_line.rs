@@ -240,7 +240,7 @@ fn a_negative_number_after_a_flag_is_judged_as_its_value() {
 fn a_setting_given_as_a_flag_and_a_hidden_verb_lead_nobody_astray() {
     let folder = tempdir().unwrap();
     let stderr = gsil(folder.path(), &["train", "--model", "m", "--data", "d", "--lr", "1e-4"]).failed(2);
-    let hint = "hint: settings are written key=value: train.lr=1e-4; `gsil train --dry-run` prints every key\n";
+    let hint = "hint: settings are written key=value: train.lr=1e-4; `gsil train --dry-run` prints every key in use\n";
     assert_eq!(stderr, format!("error: unexpected argument '--lr'\n{hint}"));
     let stderr = gsil(folder.path(), &["and"]).failed(2);
     assert!(stderr.contains("unrecognized subcommand 'and'") && !stderr.contains("sandbox"), "{stderr}");
@@ -331,6 +331,17 @@ fn a_dry_run_prints_a_configuration_that_reads_back_and_makes_nothing() {
     let config = RunConfig::from_ron(&printed, "printed").unwrap();
     assert_eq!((config.seed, config.to_ron().unwrap()), (7, printed));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_dry_run_with_one_key_of_a_section_that_is_off_prints_all_of_its_keys() {
+    let folder = tempdir().unwrap();
+    let printed = |more: &[&str]| gsil(folder.path(), &[&["train", "--dry-run"], more].concat()).succeeded().stdout;
+    assert!(printed(&[]).contains("lora: None"));
+    let with_lora = printed(&["lora.rank=8"]);
+    assert!(with_lora.contains("rank: 8") && with_lora.contains("target_modules: "), "{with_lora}");
+    let help = gsil(folder.path(), &["--help"]).succeeded().stdout;
+    assert!(help.contains("  gsil train --dry-run lora.rank=8         # those of lora, too"), "{help}");
 }
 
 #[test]

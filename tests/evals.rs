@@ -236,6 +236,30 @@ fn gsm8k_asks_a_small_model_for_no_more_than_half_of_its_context() {
 }
 
 #[test]
+fn prompts_that_lose_their_start_are_counted() {
+    let folder = tempdir().unwrap();
+    text_model(folder.path()); // 256 tokens
+    let data = folder.path().join("rows.jsonl");
+    let long = "one two three ".repeat(100);
+    let said = |evaluation: &str, rows: &[Value], more: &[&str]| {
+        fs::write(&data, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+        eval(folder.path(), evaluation, &data, more).succeeded().stderr
+    };
+    let problem = |question: &str| json!({"question": question, "answer": "#### 4"});
+    let brief = ["--max-new-tokens", "8"];
+    let stderr = said("gsm8k", &[problem(&long), problem("2 and 2?"), problem(&long)], &brief);
+    let expected =
+        "warning: 2 prompts are longer than 248 tokens, the model's context less --max-new-tokens: their start";
+    assert!(stderr.contains(expected), "{stderr}");
+    assert!(!said("gsm8k", &[problem("2 and 2?")], &brief).contains("was left out"));
+    let question = |prompt: &str| json!({"prompt": prompt, "choices": ["a", "b"], "answer": 0});
+    let stderr = said("multiple-choice", &[question(&long), question("c")], &[]);
+    let expected = "warning: 1 prompt is longer than the model's context of 256 tokens, with a choice: its start";
+    assert!(stderr.contains(expected), "{stderr}");
+    assert!(!said("multiple-choice", &[question("c")], &[]).contains("was left out"));
+}
+
+#[test]
 fn a_model_without_tokenizer_or_template_is_refused() {
     let folder = tempdir().unwrap();
     let model = text(tiny_model_with(folder.path(), &[]));
@@ -262,6 +286,7 @@ fn worked_problems_and_the_chat_template_change_what_is_asked() {
     let plain = responses(&[], "plain");
     assert_ne!(responses(&["--few-shot-data", &shots, "--few-shot", "1"], "shots"), plain);
     assert_ne!(responses(&["--chat"], "chat"), plain);
+    assert_eq!(responses(&["--few-shot-data", &shots, "--few-shot", "0"], "plain"), plain, "and the same settings");
     let more = ["--max-new-tokens", "8", "--few-shot-data", &shots, "--few-shot", "2"];
     let stderr = eval(folder.path(), "gsm8k", &data, &more).failed(3);
     assert!(stderr.contains("has 1 problems, --few-shot asks for 2"), "{stderr}");

@@ -128,15 +128,22 @@ fn samples_that_end_the_interpreter_or_print_a_verdict_have_not_passed() {
 fn without_permission_nothing_is_run_and_the_command_to_go_on_is_said() {
     let folder = tempdir().unwrap();
     let marker = folder.path().join("ran");
-    let (data, samples) = (fixture("humaneval/example_problem.jsonl"), folder.path().join("samples.jsonl"));
+    let (data, samples) = (text(fixture("humaneval/example_problem.jsonl")), folder.path().join("samples.jsonl"));
     let completion = format!("    open({marker:?}, 'w').close()\n    return 1");
     fs::write(&samples, json!({"task_id": "test/0", "completion": completion}).to_string()).unwrap();
     let outcome =
-        gsil(folder.path(), &["eval", "humaneval", "--data", &text(data), "--samples", &text(&samples)]).succeeded();
+        gsil(folder.path(), &["eval", "humaneval", "--data", &data, "--samples", &text(&samples)]).succeeded();
     assert_eq!(outcome.json_lines()[0]["judged"], false);
     assert!(!marker.exists());
     let command = outcome.stderr.lines().find(|line| line.trim().starts_with("gsil eval humaneval")).unwrap();
     assert!(command.contains("--allow-code-execution") && command.contains("samples.jsonl"), "{command}");
+    assert!(!command.contains("--time-limit-s") && !command.contains("--offline"), "{command}");
+
+    let given = ["--python", "my python", "--time-limit-s", "7.5", "--num-workers", "2", "--offline", "--k", "1"];
+    let own = ["eval", "humaneval", "--data", &data, "--samples", "samples.jsonl"];
+    let said = gsil(folder.path(), &[&own[..], &given].concat()).succeeded().stderr;
+    let judging = "--python 'my python' --time-limit-s 7.5 --num-workers 2 --offline --k 1 --allow-code-execution";
+    assert!(said.contains(&format!("--samples samples.jsonl {judging}\n")), "{said}");
 }
 
 #[test]

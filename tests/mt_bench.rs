@@ -161,6 +161,39 @@ fn a_judge_that_refuses_ends_the_work_with_what_it_said() {
 }
 
 #[test]
+fn a_turn_that_the_judge_refuses_is_kept_without_a_rating_and_the_others_are_rated() {
+    let folder = place();
+    let server = MockServer::start(Vec::new, |body, _| {
+        match body["messages"][1]["content"].as_str().unwrap().split(':').next().unwrap() {
+            "two" => Reply::Status(400, None, "maximum context length, see [[9]]".to_owned()),
+            _ => Reply::chat("[[4]]"),
+        }
+    });
+    let outcome = judged(folder.path(), &server, &[]).succeeded();
+    let scores = outcome.json_lines()[0]["figures"].clone();
+    assert_eq!((&scores["score"]["value"], &scores["num_rated"]), (&json!(4.0), &json!(3)));
+    assert_eq!(scores["num_without_rating"], 1);
+    let expected = "warning: the judge refuses 1 turn, first question 81, turn 2: HTTP 400: maximum context length";
+    assert!(outcome.stderr.contains(expected), "{}", outcome.stderr);
+    let judgments = read_json_lines(&folder.path().join("out/model_judgment/org_judge_single.jsonl"));
+    assert_eq!(judgments.len(), 4);
+    let refused = judgments.iter().find(|row| row["question_id"] == 81 && row["turn"] == 2).unwrap();
+    assert_eq!(refused["score"], -1.0, "what a refusal says is no rating");
+    assert!(refused["judgment"].as_str().unwrap().contains("maximum context length"), "{refused}");
+    let again = judged(folder.path(), &server, &[]).succeeded();
+    assert_eq!((&again.json_lines()[0]["figures"], server.asked().len()), (&scores, 4), "nothing is asked again");
+}
+
+#[test]
+fn a_judge_that_refuses_every_turn_ends_the_work_and_leaves_no_judgments() {
+    let folder = place();
+    let server = MockServer::start(Vec::new, |_, _| Reply::Status(400, None, "no `max_tokens` here".to_owned()));
+    let stderr = judged(folder.path(), &server, &[]).failed(4);
+    assert!(stderr.contains("question 81, turn 1: HTTP 400: no `max_tokens` here"), "{stderr}");
+    assert!(!folder.path().join("out/model_judgment/org_judge_single.jsonl").exists());
+}
+
+#[test]
 fn bad_files_are_named_with_their_line() {
     let folder = place();
     fs::write(folder.path().join("question.jsonl"), "\n{\"question_id\": 1}\n").unwrap();

@@ -80,6 +80,17 @@ fn report(folder: &Path, options: &[&str]) -> String {
 }
 
 #[test]
+fn a_page_says_how_many_rows_were_answered_also_where_no_answers_are_compared() {
+    let folder = tempdir().unwrap();
+    write_run(folder.path(), 4);
+    let mut row = evaluation("start", 0);
+    row["evaluation"]["greedy"]["num_rows"] = json!(20);
+    row["evaluation"]["greedy"]["exact_match"] = Value::Null;
+    write_lines(&folder.path().join("evaluations.jsonl"), &[row]);
+    assert!(report(folder.path(), &[]).contains("On 50 held-out rows. 20 of them were answered."));
+}
+
+#[test]
 fn training_leaves_a_page_and_events_with_the_numbers_of_its_metrics() {
     let folder = tempdir().unwrap();
     let (model, device) = (text(ending_model(folder.path())), device());

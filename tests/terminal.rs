@@ -48,6 +48,8 @@ fn a_saved_conversation_is_a_demonstration() {
         assert_eq!(outcome.stderr.matches(said).count(), 1, "{said}: {}", outcome.stderr);
     }
     assert_eq!(outcome.stderr.matches("(cut after 6 tokens: --max-new-tokens)").count(), 3, "{}", outcome.stderr);
+    let command = format!("`gsil train --model {model} --data talk.jsonl` learns from them");
+    assert_eq!(outcome.stderr.matches(&command).count(), 2, "{}", outcome.stderr);
     let rows = read_json_lines(&folder.path().join("talk.jsonl"));
     let roles = |i: usize| -> Vec<String> {
         let messages = rows[i]["messages"].as_array().unwrap();
@@ -58,6 +60,8 @@ fn a_saved_conversation_is_a_demonstration() {
     assert_eq!(roles(2), ["system", "user", "assistant", "user", "assistant"]);
     let scored = gsil(folder.path(), &["score", "--model", &model, "--data", "talk.jsonl", "--device", "flex"]);
     assert_eq!(scored.succeeded().json_lines().len(), 3);
+    let spaced = chat(folder.path(), &["--model", &model], "Hello.\n/save my talk.jsonl\n").succeeded().stderr;
+    assert!(spaced.contains("--data 'my talk.jsonl'` learns from them"), "{spaced}");
 }
 
 #[test]
@@ -220,4 +224,5 @@ fn init_without_model_and_data_leaves_them_to_be_filled_in() {
     assert_eq!((&config.model, config.keep_best), (&None, 0));
     assert!(written.contains("// keep_best: 1") && written.contains("// answer_marker: \"####\""), "{written}");
     assert_eq!(config.train.max_length, RunConfig::default().train.max_length);
+    assert!(written.contains("add --dry-run to see every key in use, lora.rank=8 --dry-run"), "{written}");
 }

@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::generate::check_temperature;
-use super::{ModelArgs, print_text};
+use super::{ModelArgs, print_text, shell_word};
 use crate::data::rows::Message;
 use crate::device;
 use crate::error::{Error, Result};
@@ -129,6 +129,8 @@ impl Chat<'_> {
         let line_end = if ends_inside_a_line(path) { "\n" } else { "" };
         let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(Error::writing("open", path))?;
         file.write_all(format!("{line_end}{row}\n").as_bytes()).map_err(Error::writing("write", path))?;
+        let command =
+            format!("gsil train --model {} --data {}", shell_word(&speaker.name), shell_word(&path.to_string_lossy()));
         let path = path.display();
         let whose =
             if self.speakers.len() > 1 { format!("the conversation with {} ", speaker.name) } else { String::new() };
@@ -137,9 +139,7 @@ impl Chat<'_> {
             1 => "; one answer was cut: end it there".to_owned(),
             num_cut => format!("; {num_cut} answers were cut: end them there"),
         };
-        Ok(format!(
-            "{whose}saved as one more row of {path}; edit the answers, and `gsil train --data {path}` learns from them{cut}"
-        ))
+        Ok(format!("{whose}saved as one more row of {path}; edit the answers, and `{command}` learns from them{cut}"))
     }
 }
 

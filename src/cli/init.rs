@@ -123,7 +123,8 @@ fn configuration(args: &InitArgs, measured: Option<&Measured>) -> String {
     };
     let mut text = format!(
         "// A first configuration. To run it:\n//\n//     gsil train --config {}\n//\n\
-         // What is not here has its default: add --dry-run to see every key. `gsil inspect data` shows how the rows are read.\n(\n",
+         // What is not here has its default: add --dry-run to see every key in use, lora.rank=8 --dry-run to see\n\
+         // those of lora, too. `gsil inspect data` shows how the rows are read.\n(\n",
         args.output.display()
     );
     text += &named("model", &args.model, "the model to start from");

@@ -45,8 +45,9 @@ use crate::policy::Policy;
   gsil train --config gsil.ron
   gsil report runs/gsil
 
-Settings are written key=value after a verb: gsil train train.lr=1e-4. All of
-them: gsil train --dry-run."
+Settings are written key=value after a verb (gsil train train.lr=1e-4):
+  gsil train --dry-run                     # all that are in use
+  gsil train --dry-run lora.rank=8         # those of lora, too"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -204,6 +205,15 @@ fn open_reference(path: &Path, policy: &Policy, hub: &HubArgs) -> Result<Policy>
     Ok(reference)
 }
 
+/// A word as a shell reads it in a command that is printed.
+fn shell_word(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./:@,+=".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 /// Writes one line of data.
 fn print_line(line: &str) -> Result<()> {
     print_text(&format!("{line}\n"))
@@ -221,4 +231,24 @@ fn print_text(text: &str) -> Result<()> {
 fn print_json(row: &impl serde::Serialize) -> Result<()> {
     let line = serde_json::to_string(row).map_err(|error| Error::usage(format!("cannot encode a row: {error}")))?;
     print_line(&line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_quoted_where_a_shell_would_read_it_otherwise() {
+        for (word, printed) in [
+            ("runs/night", "runs/night"),
+            ("owner/name@main/x-Q4_1.gguf", "owner/name@main/x-Q4_1.gguf"),
+            ("my talk.jsonl", "'my talk.jsonl'"),
+            ("it's", r"'it'\''s'"),
+            ("~/rows", "'~/rows'"),
+            ("$x", "'$x'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_word(word), printed);
+        }
+    }
 }

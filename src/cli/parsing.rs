@@ -62,7 +62,7 @@ fn unknown_flag(error: &clap::Error, words: &[String]) -> Option<Error> {
     }
     let value = value_of(flag, words).unwrap_or("..");
     let more = match settings {
-        Settings::All => "; `gsil train --dry-run` prints every key",
+        Settings::All => "; `gsil train --dry-run` prints every key in use",
         Settings::Part(_) => "",
     };
     Some(
@@ -159,7 +159,7 @@ mod tests {
         ] {
             let flag = flags.split([' ', '=']).next().unwrap();
             let expected = format!(
-                "unexpected argument '{flag}' | settings are written key=value: {setting}; `gsil train --dry-run` prints every key"
+                "unexpected argument '{flag}' | settings are written key=value: {setting}; `gsil train --dry-run` prints every key in use"
             );
             assert_eq!(said(&format!("train --model m {flags}")), Some(expected), "{flags}");
         }

@@ -51,7 +51,8 @@ pub(super) struct ConfigArgs {
 #[command(after_help = "Examples:
   gsil train --model SmolLM2 --data train.jsonl evaluation.data=test.jsonl
   gsil train --model SmolLM2 --data train.jsonl lora.rank=8 train.lr=2e-4
-  gsil train --config gsil.ron --dry-run       # every setting")]
+  gsil train --config gsil.ron --dry-run       # every setting in use
+  gsil train --dry-run lora.rank=8             # those of lora, too")]
 pub(super) struct TrainArgs {
     #[command(flatten)]
     config: ConfigArgs,

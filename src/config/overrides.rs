@@ -87,7 +87,9 @@ pub(super) fn with_assignment(config: &RunConfig, assignment: &str) -> Result<Ru
         let keys = known_keys();
         return Err(match nearest(key, keys.iter().map(String::as_str)) {
             Some(near) => problem.with_hint(format!("did you mean `{near}`?")),
-            None => problem.with_hint("`--dry-run` prints every key with its value"),
+            None => problem.with_hint(
+                "`gsil train --dry-run` prints every key in use, `gsil train --dry-run lora.rank=8` those of lora, too",
+            ),
         });
     };
     let is_section = known.is_object();
@@ -346,7 +348,7 @@ mod tests {
     fn a_key_without_its_section_finds_its_section() {
         assert!(error_of("lr=1").ends_with("did you mean `train.lr`?"));
         assert!(error_of("rank=1").ends_with("did you mean `lora.rank`?"));
-        assert!(error_of("zzz=1").ends_with("`--dry-run` prints every key with its value"));
+        assert!(error_of("zzz=1").ends_with("`gsil train --dry-run lora.rank=8` those of lora, too"));
         for odd in ["=1", ".=1", "train..lr=1", "train.lr.x=1", "=", "seed.0=1"] {
             assert!(error_of(odd).contains("unknown key"), "{odd}");
         }

@@ -142,7 +142,9 @@ pub fn prepare_prompts(
         let prompt_ids = encoder.prompt(row)?;
         if prompt_ids.len() > max_prompt_tokens {
             let message = format!("the prompt has {} tokens, the limit is {max_prompt_tokens}", prompt_ids.len());
-            return Err(encoder.error(row, message).with_hint("shorten the prompt, or ask for fewer new tokens"));
+            return Err(encoder
+                .error(row, message)
+                .with_hint("shorten the prompt, or take a model with a longer context"));
         }
         Ok(PromptIds { index, prompt_ids })
     };
@@ -387,6 +389,8 @@ mod tests {
         let rows = [ids_row(1, &[1, 2], None, None), ids_row(4, &[1, 2, 3], None, None)];
         let prompts = |limit| prepare_prompts(&rows, None, 10, limit, Path::new("rows.jsonl"));
         assert_eq!(prompts(3).unwrap()[1], PromptIds { index: 1, prompt_ids: vec![1, 2, 3] });
-        assert_eq!(prompts(2).unwrap_err().to_string(), "rows.jsonl, line 4: the prompt has 3 tokens, the limit is 2");
+        let error = prompts(2).unwrap_err();
+        assert_eq!(error.to_string(), "rows.jsonl, line 4: the prompt has 3 tokens, the limit is 2");
+        assert_eq!(error.hint(), Some("shorten the prompt, or take a model with a longer context"));
     }
 }

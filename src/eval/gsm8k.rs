@@ -32,6 +32,8 @@ const NOT_FOUND: &str = "[invalid]";
 #[derive(Debug)]
 pub struct Problem {
     prompt_ids: Vec<u32>,
+    /// The prompt was too long and lost its start: worked problems, or the head of the chat template.
+    pub is_cut: bool,
     /// The whole worked answer.
     answer: String,
 }
@@ -90,8 +92,9 @@ impl Problem {
             true => tokenizer.encode_prompt(&Prompt::Text(prompt))?,
             false => tokenizer.encode_plain(&prompt)?,
         };
-        prompt_ids.drain(..prompt_ids.len().saturating_sub(max_length));
-        Ok(Problem { prompt_ids, answer: row.text("answer")?.to_owned() })
+        let too_many = prompt_ids.len().saturating_sub(max_length);
+        prompt_ids.drain(..too_many);
+        Ok(Problem { prompt_ids, is_cut: too_many > 0, answer: row.text("answer")?.to_owned() })
     }
 }
 

@@ -23,6 +23,8 @@ pub const FIELDS: [&str; 9] =
 #[derive(Debug)]
 pub struct Question {
     choices: Vec<Scored>,
+    /// The context was too long beside a choice and lost its start.
+    pub is_cut: bool,
     /// Characters of each choice, without the space before it.
     num_chars: Vec<usize>,
     answer: usize,
@@ -63,14 +65,16 @@ impl Question {
             let message = format!("{answer} is none of the {} choices, which count from 0", choices.len());
             return Err(row.error(answer_field, message));
         }
-        let scored = |choice: &String| -> Result<Scored> {
-            let scored = encode(tokenizer, &context, &format!(" {choice}"), max_length)?;
-            scored.filter(|_| !choice.is_empty()).ok_or_else(|| {
+        let encoded = |choice: &String| -> Result<Encoded> {
+            let encoded = encode(tokenizer, &context, &format!(" {choice}"), max_length)?;
+            encoded.filter(|_| !choice.is_empty()).ok_or_else(|| {
                 row.error(choices_field, format!("expected choices of 1 to {max_length} tokens, got {choice:?}"))
             })
         };
+        let encoded: Vec<Encoded> = choices.iter().map(encoded).collect::<Result<_>>()?;
         Ok(Question {
-            choices: choices.iter().map(scored).collect::<Result<_>>()?,
+            is_cut: encoded.iter().any(|choice| choice.is_cut),
+            choices: encoded.into_iter().map(|choice| choice.scored).collect(),
             num_chars: choices.iter().map(|choice| choice.chars().count()).collect(),
             answer,
         })
@@ -115,9 +119,16 @@ fn hellaswag_context(row: &FieldRow) -> Result<String> {
     Ok(without_brackets(&format!("{label}: {start} {}", capitalize(end))))
 }
 
+/// A choice after its context.
+struct Encoded {
+    scored: Scored,
+    /// The context lost its start.
+    is_cut: bool,
+}
+
 /// White space at the end of the context counts as the start of the choice. None if the choice has no token of its own, or
 /// more than the model reads.
-fn encode(tokenizer: &Tokenizer, context: &str, choice: &str, max_length: usize) -> Result<Option<Scored>> {
+fn encode(tokenizer: &Tokenizer, context: &str, choice: &str, max_length: usize) -> Result<Option<Encoded>> {
     let start = strip_end(context);
     let whole = format!("{context}{choice}");
     let mut prompt_ids = if start.is_empty() { Vec::new() } else { tokenizer.encode_plain(start)? };
@@ -135,7 +146,7 @@ fn encode(tokenizer: &Tokenizer, context: &str, choice: &str, max_length: usize)
     }
     let too_many = (prompt_ids.len() + response_ids.len()).saturating_sub(max_length + 1);
     prompt_ids.drain(..too_many);
-    Ok(Some(Scored { prompt_ids, response_ids }))
+    Ok(Some(Encoded { scored: Scored { prompt_ids, response_ids }, is_cut: too_many > 0 }))
 }
 
 fn first_largest(values: impl Iterator<Item = f64>) -> usize {
@@ -195,7 +206,8 @@ mod tests {
     #[test]
     fn a_longer_choice_is_judged_by_the_character() {
         let scored = Scored { prompt_ids: vec![1], response_ids: vec![2] };
-        let question = Question { choices: vec![scored.clone(), scored], num_chars: vec![1, 4], answer: 1 };
+        let choices = vec![scored.clone(), scored];
+        let question = Question { choices, is_cut: false, num_chars: vec![1, 4], answer: 1 };
         let row = question.row(&[vec![-2.0], vec![-3.0]]);
         assert_eq!((row.predicted, row.predicted_norm), (0, 1));
         let report = report(&[&row]);

@@ -46,12 +46,13 @@ pub struct Evaluation {
     pub sampled: Option<Answers>,
 }
 
-/// Log-ratios of held-out demonstrations and of the reference's own responses to the same prompts.
+/// Log-ratios of held-out demonstrations and of the reference's own responses to the same prompts: of the answered rows alone,
+/// of which there are [`Answers::num_rows`], and not of all that [`Evaluation::num_rows`] counts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct AgainstReference {
-    /// Share of rows whose demonstration has the larger log-ratio.
+    /// Share of answered rows whose demonstration has the larger log-ratio.
     pub implicit_reward_accuracy: f64,
-    /// Mean over rows, nats.
+    /// Mean over answered rows, nats.
     pub log_ratio_demonstration: f64,
     pub log_ratio_self_generated: f64,
 }

@@ -24,19 +24,19 @@ pub const LOG_PROB: HeldOutFigure = HeldOutFigure {
 };
 pub const ACCURACY: HeldOutFigure = HeldOutFigure {
     name: "accuracy",
-    meaning: "rows whose demonstration gained more log-prob than the start policy's own response",
+    meaning: "answered rows whose demonstration gained more log-prob than the start policy's own response",
     is_share: true,
     of: |evaluation| against(evaluation, |figures| figures.implicit_reward_accuracy),
 };
 pub const LOG_RATIO: HeldOutFigure = HeldOutFigure {
     name: "log-ratio",
-    meaning: "log-ratio of demonstrations against the start policy, nats: above 0 they have become likelier",
+    meaning: "log-ratio of the answered rows' demonstrations, nats: above 0 they are likelier than under the start policy",
     is_share: false,
     of: |evaluation| against(evaluation, |figures| figures.log_ratio_demonstration),
 };
 pub const OWN_RESPONSES: HeldOutFigure = HeldOutFigure {
     name: "own responses",
-    meaning: "log-ratio of the start policy's own responses, nats",
+    meaning: "log-ratio of the start policy's own responses to the answered rows, nats",
     is_share: false,
     of: |evaluation| against(evaluation, |figures| figures.log_ratio_self_generated),
 };
@@ -94,6 +94,13 @@ mod tests {
 
     fn values(evaluation: &Evaluation) -> [Option<f64>; 10] {
         ALL.map(|figure| (figure.of)(evaluation))
+    }
+
+    #[test]
+    fn figures_of_the_answered_rows_alone_say_so() {
+        for figure in [ACCURACY, LOG_RATIO, OWN_RESPONSES] {
+            assert!(figure.meaning.contains("answered rows"), "{}", figure.name);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::html::{escape, short, table};
 use super::run_files::RunFiles;
 use super::table::{duration, percent};
-use crate::records::evaluation::{Evaluation, EvaluationRow, updates_of_models};
+use crate::records::evaluation::{Answers, Evaluation, EvaluationRow, updates_of_models};
 use crate::records::figures::{
     ACCURACY, ENDED, FLEXIBLE, GREEDY, HeldOutFigure, IN_FORMAT, LOG_PROB, LOG_RATIO, OWN_RESPONSES, SAMPLED, TOKENS,
 };
@@ -79,15 +79,17 @@ fn rows_judged(evaluation: &Evaluation) -> String {
         true => format!("On {rows} held-out rows."),
         false => format!("On {rows} training rows, for want of held-out ones (evaluation.data)."),
     };
-    let answered = evaluation.greedy.as_ref().filter(|answers| answers.exact_match.is_some() && answers.num_rows > 0);
-    let sureness = answered.map_or_else(String::new, |answers| {
-        let points = 50.0 / (answers.num_rows as f64).sqrt();
-        format!(
-            " With {} answers a share near one half is known to \u{b1}{points:.1} points (one standard error).",
-            answers.num_rows
-        )
-    });
-    which + &sureness
+    let answers = match evaluation.greedy {
+        None | Some(Answers { num_rows: 0, .. }) => String::new(),
+        Some(Answers { num_rows, exact_match: None, .. }) => format!(" {num_rows} of them were answered."),
+        Some(Answers { num_rows, .. }) => {
+            let points = 50.0 / (num_rows as f64).sqrt();
+            format!(
+                " With {num_rows} answers a share near one half is known to \u{b1}{points:.1} points (one standard error)."
+            )
+        }
+    };
+    which + &answers
 }
 
 /// What a run spends its time on, in the order of an iteration.

@@ -41,6 +41,22 @@ pub struct Changes {
     pub offline: bool,
 }
 
+impl Changes {
+    /// Carries out the overrides on the settings of a run.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an override that is none, and for one that names another folder for the run.
+    pub fn apply(&self, config: &mut RunConfig) -> Result<()> {
+        let output = config.output.clone();
+        self.overrides.iter().try_for_each(|assignment| config.set(assignment))?;
+        match config.output == output {
+            true => Ok(()),
+            false => Err(Error::config("output", "a run goes on in the folder that it is resumed from")
+                .with_hint("leave output out; to go on elsewhere, move the run folder and resume it there")),
+        }
+    }
+}
+
 /// Compares the settings that a run began with to those it is to go on with. True if they differ and may.
 ///
 /// # Errors
@@ -146,6 +162,21 @@ mod tests {
             assert!(error.contains(part), "{part}: {error}");
         }
         assert!(!error.contains("save_every"), "{error}");
+    }
+
+    #[test]
+    fn another_folder_for_the_run_is_refused_and_the_same_one_is_not() {
+        let applied = |assignment: &str| {
+            let mut config = changed(&["output=runs/x"]);
+            Changes { overrides: vec![assignment.to_owned()], allow: true, offline: false }.apply(&mut config)
+        };
+        for assignment in ["output=/big", "output=None"] {
+            let error = applied(assignment).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{assignment}");
+            assert!(error.hint().unwrap().contains("move the run folder"), "{error}");
+        }
+        applied("output=runs/x").unwrap();
+        applied("save_every=7").unwrap();
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl Run {
         let text = std::fs::read_to_string(&config_path).map_err(Error::reading(&config_path))?;
         let mut config = RunConfig::from_ron(&text, &config_path.to_string_lossy())?;
         let before = began_with(&dir)?.unwrap_or_else(|| config.clone());
-        changes.overrides.iter().try_for_each(|assignment| config.set(assignment))?;
+        changes.apply(&mut config)?;
         config.validate()?;
         let is_changed = check_changes(&before, &config, changes.allow)?;
         let resumed = checkpoint::load_newest(&dir, &|problem| console.warn(problem))?;

@@ -42,6 +42,9 @@ use crate::formats::folder_lock::FolderLock;
 use crate::formats::json_lines;
 
 pub(super) const CONFIG_FILE: &str = "config.ron";
+/// What helps a run whose disk is full.
+const MOVE_THE_RUN: &str =
+    "free some space, or move the run folder to another disk and resume it there; what was saved before is intact";
 /// About what a line or a folder takes.
 const SMALL_BYTES: u64 = 4096;
 
@@ -205,14 +208,16 @@ impl RunDir {
             .map_err(|error| self.with_space(error, SMALL_BYTES))
     }
 
-    /// [`Error::DiskFull`] if fewer than `needed_bytes` are free.
+    /// [`Error::DiskFull`] if fewer than `needed_bytes` are free for a run that is to begin.
     ///
     /// # Errors
     /// As said.
     pub fn check_space(&self, needed_bytes: u64) -> Result<()> {
         match self.files.free_bytes(&self.path) {
             Some(free_bytes) if free_bytes < needed_bytes => {
-                Err(Error::DiskFull { path: self.path.clone(), needed_bytes, free_bytes: Some(free_bytes) })
+                let (path, free_bytes) = (self.path.clone(), Some(free_bytes));
+                Err(Error::DiskFull { path, needed_bytes, free_bytes, hint: None }
+                    .with_hint("free some space, lower keep_last, or choose another --output"))
             }
             _ => Ok(()),
         }
@@ -220,7 +225,10 @@ impl RunDir {
 
     /// Says how much was needed and how much is free, if an error says that the disk is full.
     pub fn with_space(&self, error: Error, needed_bytes: u64) -> Error {
-        with_space(self.files(), &self.path, error, needed_bytes)
+        match with_space(self.files(), &self.path, error, needed_bytes) {
+            full @ Error::DiskFull { .. } if self.join(CONFIG_FILE).exists() => full.with_hint(MOVE_THE_RUN),
+            other => other,
+        }
     }
 }
 
@@ -229,7 +237,7 @@ fn with_space(files: &dyn FileSystem, folder: &Path, error: Error, needed_bytes:
         Error::Disk { path, source, .. }
             if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
         {
-            Error::DiskFull { path, needed_bytes, free_bytes: files.free_bytes(folder) }
+            Error::DiskFull { path, needed_bytes, free_bytes: files.free_bytes(folder), hint: None }
         }
         other => other,
     }
@@ -242,6 +250,19 @@ mod tests {
 
     fn create(path: &Path) -> Result<RunDir> {
         RunDir::create(Arc::new(Disk), path)
+    }
+
+    #[test]
+    fn a_run_whose_disk_is_full_is_moved_only_if_it_can_be_resumed() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = create(&folder.path().join("run")).unwrap();
+        let hint = || {
+            let error = Error::writing("write", dir.path())(ErrorKind::StorageFull.into());
+            dir.with_space(error, 10).hint().unwrap().to_owned()
+        };
+        assert!(!hint().contains("resume it there"), "there is no run yet");
+        dir.write(CONFIG_FILE, "()").unwrap();
+        assert!(hint().contains("move the run folder to another disk and resume it there"));
     }
 
     #[test]

@@ -53,7 +53,9 @@ pub(super) fn gsm8k(args: Gsm8kArgs) -> Result<()> {
             .console
             .say(format!("responses have at most {max_new_tokens} tokens: the model's context is {context}"));
     }
-    let few_shot_files = args.few_shot_data.as_deref().map(|given| session.files_of(given)).transpose()?;
+    // Of a file of which nothing is asked nothing is read, and the settings are those without it.
+    let few_shot_data = args.few_shot_data.as_deref().filter(|_| args.few_shot > 0);
+    let few_shot_files = few_shot_data.map(|given| session.files_of(given)).transpose()?;
     let shots = match &few_shot_files {
         Some(files) => few_shot_prefix(files, args.few_shot)?,
         None => String::new(),
@@ -62,6 +64,9 @@ pub(super) fn gsm8k(args: Gsm8kArgs) -> Result<()> {
     let longest_prompt = context - max_new_tokens;
     let problem = |row| Problem::new(row, &shots, tokenizer, args.chat, longest_prompt);
     let problems: Vec<Problem> = rows.iter().map(problem).collect::<Result<_>>()?;
+    let num_cut = problems.iter().filter(|problem| problem.is_cut).count();
+    session
+        .warn_of_cut_prompts(num_cut, &format!("{longest_prompt} tokens, the model's context less --max-new-tokens"));
     let settings = json!({
         "few_shot": args.few_shot,
         "few_shot_data": few_shot_files.as_deref().map(fingerprint).transpose()?,

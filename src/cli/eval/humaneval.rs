@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{OptionalModel, WritingArgs, lock};
 use crate::cli::generate::check_temperature;
-use crate::cli::print_json;
+use crate::cli::{print_json, shell_word};
 use crate::config::WeightFormat;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -28,6 +28,8 @@ use crate::report::console::{Console, Unit};
 
 /// Completions are appended to their file in groups of so many batches.
 const BATCHES_A_GROUP: usize = 4;
+/// openai/human-eval's.
+const TIME_LIMIT_S: f64 = 3.0;
 const SAMPLES: &str = "samples.jsonl";
 const RESULTS: &str = "results.jsonl";
 
@@ -42,8 +44,8 @@ Examples:
 pub(in crate::cli) struct HumanEvalArgs {
     #[command(flatten)]
     model: OptionalModel,
-    /// HumanEval.jsonl or HumanEval.jsonl.gz, from openai/human-eval, or a data
-    /// set of the hub with its columns.
+    /// HumanEval.jsonl or HumanEval.jsonl.gz, from openai/human-eval, or other
+    /// problems with task_id, prompt, test and entry_point, also of the hub.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Judge these samples instead of writing some: task_id and completion.
@@ -71,7 +73,7 @@ pub(in crate::cli) struct HumanEvalArgs {
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
     /// Seconds that a sample may take; openai/human-eval gives 3.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = TIME_LIMIT_S)]
     time_limit_s: f64,
     /// Samples run at once. Default: one a processor.
     #[arg(long, value_name = "N")]
@@ -217,15 +219,27 @@ fn missing<'a>(problems: &'a [Problem], samples: &[Sample], samples_per_task: us
     problems.iter().enumerate().flat_map(of_task).collect()
 }
 
-/// The command that goes on from written samples.
+/// The command that goes on from written samples, with whatever this one says about judging.
 fn command_to_judge(args: &HumanEvalArgs, samples: &Path) -> String {
-    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+    let quoted = |path: &Path| shell_word(&path.to_string_lossy());
     let mut command = format!("gsil eval humaneval --data {} --samples {}", quoted(&args.data), quoted(samples));
     if let Some(output) = &args.output {
         command += &format!(" --output {}", quoted(output));
     }
     if let Some(limit) = args.writing.limit {
         command += &format!(" --limit {limit}");
+    }
+    if let Some(python) = &args.python {
+        command += &format!(" --python {}", quoted(python));
+    }
+    if args.time_limit_s != TIME_LIMIT_S {
+        command += &format!(" --time-limit-s {}", args.time_limit_s);
+    }
+    if let Some(num_workers) = args.num_workers {
+        command += &format!(" --num-workers {num_workers}");
+    }
+    if args.model.hub.offline {
+        command += " --offline";
     }
     let k: Vec<String> = args.k.iter().map(ToString::to_string).collect();
     command + &format!(" --k {} --allow-code-execution", k.join(","))

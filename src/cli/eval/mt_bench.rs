@@ -225,6 +225,12 @@ struct Turn {
     asked: Asked,
 }
 
+impl Turn {
+    fn name(&self) -> String {
+        format!("question {}, turn {}", self.question_id, self.turn)
+    }
+}
+
 impl Judge {
     fn open(url: &str, args: &MtBenchArgs, questions: &[Question], console: &Console) -> Result<Self> {
         let (Some(name), Some(prompts)) = (&args.judge_model, &args.judge_prompts) else {
@@ -248,7 +254,11 @@ impl Judge {
         Ok(Judge { server, name: name.clone(), prompts: JudgePrompts::read(prompts)?, references })
     }
 
-    /// Asks about every turn that the folder has no judgment of.
+    /// Asks about every turn that the folder has no judgment of. What the server says instead of a judgment is kept as
+    /// one without a rating: a turn that it refuses must not cost all figures.
+    ///
+    /// # Errors
+    /// [`Error::Server`], also if there is no judgment at all: then it is not the turns that the server refuses.
     fn judge_all(
         &self,
         args: &MtBenchArgs,
@@ -269,23 +279,58 @@ impl Judge {
         judgments.retain(|judgment| turns.iter().any(|turn| is_of(judgment, turn)));
         let open: Vec<&Turn> =
             turns.iter().filter(|turn| !judgments.iter().any(|judgment| is_of(judgment, turn))).collect();
-        let mut bar = console.bar("judging", open.len() as u64, Unit::Count("turns"));
-        let requests = open.iter().map(|turn| request(&turn.asked)).collect();
-        let name = |i: usize| format!("question {}, turn {}", open[i].question_id, open[i].turn);
+        let refusals = self.ask(&open, console, &mut |turn, said| {
+            let judgment = self.judgment(turn, &model, said);
+            append_line(&Disk, &file, &judgment)?;
+            judgments.push(judgment);
+            Ok(())
+        })?;
+        if let Some((first, said)) = refusals.first() {
+            let said = format!("{}: {said}", first.name());
+            if judgments.is_empty() {
+                return Err(self.server.error(said));
+            }
+            let turns = if refusals.len() == 1 { "turn" } else { "turns" };
+            console.warn(format!(
+                "the judge refuses {} {turns}, first {said}; to ask again, remove the lines with score -1.0 from {}",
+                refusals.len(),
+                file.display()
+            ));
+        }
+        for (turn, said) in refusals {
+            let judgment = Judgment { score: NO_RATING, ..self.judgment(turn, &model, said) };
+            append_line(&Disk, &file, &judgment)?;
+            judgments.push(judgment);
+        }
+        Ok(Scores::new(questions, &judgments))
+    }
+
+    /// Asks about turns. Those that the server would not judge, in their order, each with what it said instead.
+    fn ask<'a>(
+        &self,
+        turns: &[&'a Turn],
+        console: &Console,
+        on_judgment: &mut dyn FnMut(&Turn, String) -> Result<()>,
+    ) -> Result<Vec<(&'a Turn, String)>> {
+        let mut bar = console.bar("judging", turns.len() as u64, Unit::Count("turns"));
+        let requests = turns.iter().map(|turn| request(&turn.asked)).collect();
+        let mut refusals: BTreeMap<usize, String> = BTreeMap::new();
         self.server.chat_all(
             requests,
-            &name,
-            &mut |i, said| {
-                let judgment = self.judgment(open[i], &model, said.text);
-                append_line(&Disk, &file, &judgment)?;
-                judgments.push(judgment);
+            &|i| turns[i].name(),
+            &mut |i, answered| {
                 bar.advance(1);
-                Ok(())
+                match answered {
+                    Ok(said) => on_judgment(turns[i], said.text),
+                    Err(said) => {
+                        refusals.insert(i, said);
+                        Ok(())
+                    }
+                }
             },
             &|| Ok(()),
         )?;
-        drop(bar);
-        Ok(Scores::new(questions, &judgments))
+        Ok(refusals.into_iter().map(|(i, said)| (turns[i], said)).collect())
     }
 
     fn turns(&self, questions: &[Question], answers: &[Answer]) -> Result<Vec<Turn>> {

@@ -30,6 +30,8 @@ pub(super) fn multiple_choice(args: MultipleChoiceArgs) -> Result<()> {
     let rows = read_field_rows(&session.files, session.limit(), &FIELDS)?;
     let question = |row| Question::new(row, tokenizer, context);
     let questions: Vec<Question> = rows.iter().map(question).collect::<Result<_>>()?;
+    let num_cut = questions.iter().filter(|question| question.is_cut).count();
+    session.warn_of_cut_prompts(num_cut, &format!("the model's context of {context} tokens, with a choice"));
     let mut store = session.row_store::<ChoiceRow>("multiple-choice", json!({}))?;
     if store.len() < questions.len() {
         let scoring = Scoring {

@@ -115,6 +115,17 @@ impl Session<'_> {
         Ok(self.policy.load(&device, &self.console)?.valid())
     }
 
+    /// Says how many prompts lost their start because they are longer than `limit`, in words.
+    pub fn warn_of_cut_prompts(&self, num_cut: usize, limit: &str) {
+        let prompts = match num_cut {
+            0 => return,
+            1 => "1 prompt is".to_owned(),
+            _ => format!("{num_cut} prompts are"),
+        };
+        let whose = if num_cut == 1 { "its" } else { "their" };
+        self.console.warn(format!("{prompts} longer than {limit}: {whose} start was left out"));
+    }
+
     /// Keeps the figures where rows are kept, prints them as JSON, and as a table for people.
     pub fn finish<R>(&self, store: &RowStore<R>, report: &Report) -> Result<()>
     where

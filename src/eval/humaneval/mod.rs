@@ -24,13 +24,12 @@ use crate::error::{Error, Result};
 /// Where a completion ends: at the first of these.
 const STOPS: [&str; 5] = ["\nclass", "\ndef", "\n#", "\nif", "\nprint"];
 
-/// One function to complete. Keys as in `HumanEval.jsonl`.
+/// One function to complete. Keys as in `HumanEval.jsonl`, whose others are not read.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Problem {
     pub task_id: String,
     /// Imports, signature and docstring.
     pub prompt: String,
-    pub canonical_solution: String,
     /// Defines `check(candidate)`.
     pub test: String,
     /// The function's name.
@@ -62,7 +61,7 @@ pub struct Sample {
 /// # Errors
 /// [`Error::Input`] with the line of a row that lacks a key, of a task that comes twice, and for a file without rows.
 pub fn read_problems(path: &Path) -> Result<Vec<Problem>> {
-    let fields = ["task_id", "prompt", "canonical_solution", "test", "entry_point"];
+    let fields = ["task_id", "prompt", "test", "entry_point"];
     let problems: Vec<(FieldRow, Problem)> = read_rows_as(path, &fields)?;
     let mut places: HashMap<&str, &str> = HashMap::new();
     for (row, problem) in &problems {
@@ -130,7 +129,7 @@ mod tests {
     use std::fs::{self, File};
     use std::io::Write;
 
-    const ROW: &str = r#"{"task_id": "t/0", "prompt": "def one():\n", "canonical_solution": "    return 1", "test": "def check(f):\n    assert f() == 1", "entry_point": "one"}"#;
+    const ROW: &str = r#"{"task_id": "t/0", "prompt": "def one():\n", "test": "def check(f):\n    assert f() == 1", "entry_point": "one"}"#;
 
     #[test]
     fn problems_are_read_plain_and_compressed() {
@@ -143,6 +142,18 @@ mod tests {
         let problems = read_problems(&plain).unwrap();
         assert_eq!(problems, read_problems(&compressed).unwrap());
         assert_eq!((problems.len(), problems[0].entry_point.as_str()), (1, "one"));
+    }
+
+    #[test]
+    fn a_problem_needs_no_solution_and_may_have_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.jsonl");
+        let read = |row: &str| {
+            fs::write(&path, row).unwrap();
+            read_problems(&path).unwrap()
+        };
+        let solved = ROW.replacen('{', r#"{"canonical_solution": "    return 1", "#, 1);
+        assert_eq!(read(ROW), read(&solved));
     }
 
     #[test]
@@ -188,7 +199,7 @@ mod tests {
     #[test]
     fn a_problems_hash_is_of_what_judges_and_of_each_text_apart() {
         let one: Problem = serde_json::from_str(ROW).unwrap();
-        let same = Problem { task_id: "t/1".to_owned(), canonical_solution: String::new(), ..one.clone() };
+        let same = Problem { task_id: "t/1".to_owned(), ..one.clone() };
         assert_eq!(one.hash(), same.hash());
         let shifted = Problem { prompt: one.prompt.clone() + "d", test: one.test[1..].to_owned(), ..one.clone() };
         for other in [

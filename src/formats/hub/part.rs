@@ -116,6 +116,7 @@ impl<'a> Part<'a> {
                 path: folder_of(&self.path).to_owned(),
                 needed_bytes: self.num_missing(),
                 free_bytes: Disk.free_bytes(folder_of(&self.path)),
+                hint: None,
             },
             _ => Error::writing("write", &self.path)(error),
         }

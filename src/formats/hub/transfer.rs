@@ -182,7 +182,7 @@ fn check_space(part: &Part) -> Result<()> {
     let (folder, needed_bytes) = (folder_of(part.path()), part.num_missing());
     match Disk.free_bytes(folder) {
         Some(free_bytes) if free_bytes < needed_bytes => {
-            Err(Error::DiskFull { path: folder.to_owned(), needed_bytes, free_bytes: Some(free_bytes) })
+            Err(Error::DiskFull { path: folder.to_owned(), needed_bytes, free_bytes: Some(free_bytes), hint: None })
         }
         _ => Ok(()),
     }

@@ -70,6 +70,9 @@ pub struct TextAnswer {
     pub num_prompt_tokens: Option<usize>,
 }
 
+/// An answer; or what the server said instead, where it may answer other questions.
+pub type Answered = std::result::Result<TextAnswer, String>;
+
 /// A server that can be asked.
 #[derive(Clone)]
 pub struct Server {
@@ -133,28 +136,31 @@ impl Server {
         on_answer: &mut dyn FnMut(usize, TextAnswer) -> Result<()>,
         check: &dyn Fn() -> Result<()>,
     ) -> Result<()> {
-        self.ask_all(requests.into_iter().map(Question::Text).collect(), name, on_answer, check)
+        let mut on_answered = |i: usize, answered: Answered| {
+            on_answer(i, answered.map_err(|message| self.error(format!("{}: {message}", name(i))))?)
+        };
+        self.ask_all(requests.into_iter().map(Question::Text).collect(), name, &mut on_answered, check)
     }
 
-    /// [`Self::complete_all`] for conversations.
+    /// [`Self::complete_all`] for conversations; `on_answered` hears of those, too, that alone have no answer.
     ///
     /// # Errors
-    /// As there.
+    /// [`Error::Server`] for a failure that is not of one request alone: no server, a key or a name that it refuses.
     pub fn chat_all(
         &self,
         requests: Vec<ChatRequest>,
         name: &dyn Fn(usize) -> String,
-        on_answer: &mut dyn FnMut(usize, TextAnswer) -> Result<()>,
+        on_answered: &mut dyn FnMut(usize, Answered) -> Result<()>,
         check: &dyn Fn() -> Result<()>,
     ) -> Result<()> {
-        self.ask_all(requests.into_iter().map(Question::Chat).collect(), name, on_answer, check)
+        self.ask_all(requests.into_iter().map(Question::Chat).collect(), name, on_answered, check)
     }
 
     fn ask_all(
         &self,
         questions: Vec<Question>,
         name: &dyn Fn(usize) -> String,
-        on_answer: &mut dyn FnMut(usize, TextAnswer) -> Result<()>,
+        on_answered: &mut dyn FnMut(usize, Answered) -> Result<()>,
         check: &dyn Fn() -> Result<()>,
     ) -> Result<()> {
         let num_requests = questions.len();
@@ -167,7 +173,7 @@ impl Server {
             thread::spawn(move || {
                 while let Some(i) = work.take() {
                     let asked = catch_unwind(AssertUnwindSafe(|| server.ask(&work.questions[i], &work.is_over)));
-                    let answered = asked.unwrap_or_else(|_| Err("the thread that asks it died".to_owned()));
+                    let answered = asked.unwrap_or_else(|_| Err(Failure::lasting("the thread that asks it died")));
                     if sender.send((i, answered)).is_err() {
                         return;
                     }
@@ -178,11 +184,13 @@ impl Server {
         let mut num_answered = 0;
         while num_answered < num_requests {
             match receiver.recv_timeout(BLINK) {
-                Ok((i, Ok(answer))) => {
-                    num_answered += 1;
-                    on_answer(i, answer)?;
+                Ok((i, Err(Failure { message, is_of_question: false, .. }))) => {
+                    return Err(self.error(format!("{}: {message}", name(i))));
                 }
-                Ok((i, Err(message))) => return Err(self.error(format!("{}: {message}", name(i)))),
+                Ok((i, answered)) => {
+                    num_answered += 1;
+                    on_answered(i, answered.map_err(|failure| self.http.without_key(&failure.message)))?;
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(self.error("a thread that asks it died".to_owned())),
             }
@@ -191,8 +199,8 @@ impl Server {
         Ok(())
     }
 
-    /// One answer, after as many tries as may be; a message if there is none.
-    fn ask(&self, question: &Question, is_over: &AtomicBool) -> std::result::Result<TextAnswer, String> {
+    /// One answer, after as many tries as may be; the last failure if there is none.
+    fn ask(&self, question: &Question, is_over: &AtomicBool) -> std::result::Result<TextAnswer, Failure> {
         let (path, body) = match question {
             Question::Text(request) => ("/completions", self.body(request)),
             Question::Chat(request) => ("/chat/completions", self.chat_body(request)),
@@ -203,16 +211,16 @@ impl Server {
                 Question::Text(_) => read_answer(&reply),
                 Question::Chat(_) => read_chat_answer(&reply),
             });
-            let Failure { message, may_pass, retry_after } = match answered {
+            let failure = match answered {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
-            if !may_pass || num_failures > self.max_retries || is_over.load(Ordering::Relaxed) {
+            if !failure.may_pass || num_failures > self.max_retries || is_over.load(Ordering::Relaxed) {
                 let tries = if num_failures == 1 { "try" } else { "tries" };
-                return Err(format!("{message} ({num_failures} {tries})"));
+                return Err(Failure { message: format!("{} ({num_failures} {tries})", failure.message), ..failure });
             }
-            let wait = retry_after.unwrap_or_else(|| backoff(num_failures));
-            if retry_after.is_some() {
+            let wait = failure.retry_after.unwrap_or_else(|| backoff(num_failures));
+            if failure.retry_after.is_some() {
                 self.pace.hold(Instant::now() + wait); // it is the server that is busy, not this request
             }
             wait_until(Instant::now() + wait, is_over);
@@ -255,7 +263,7 @@ impl Server {
     }
 
     /// An error that names the server, with the key taken out of whatever it said.
-    fn error(&self, message: String) -> Error {
+    pub fn error(&self, message: String) -> Error {
         Error::server(&self.url, self.http.without_key(&message))
     }
 }

@@ -26,17 +26,23 @@ pub struct Failure {
     pub message: String,
     /// It may be better in a while.
     pub may_pass: bool,
+    /// It is about what was asked: the server may answer other questions.
+    pub is_of_question: bool,
     /// The server's own wish.
     pub retry_after: Option<Duration>,
 }
 
 impl Failure {
     pub fn passing(message: impl Into<String>) -> Self {
-        Failure { message: message.into(), may_pass: true, retry_after: None }
+        Failure { message: message.into(), may_pass: true, is_of_question: false, retry_after: None }
     }
 
     pub fn lasting(message: impl Into<String>) -> Self {
-        Failure { message: message.into(), may_pass: false, retry_after: None }
+        Failure { message: message.into(), may_pass: false, is_of_question: false, retry_after: None }
+    }
+
+    fn of_question(self) -> Self {
+        Failure { is_of_question: true, ..self }
     }
 }
 
@@ -106,21 +112,17 @@ fn answer_of(
     usage: Option<Usage>,
     reply: &Reply,
 ) -> Result<TextAnswer, Failure> {
+    let no_answer = |message: String| Err(Failure::passing(message).of_question());
     let [(Some(text), Some(reason))] = choices.as_slice() else {
-        return Err(Failure::passing(format!(
-            "not one choice with its text and finish_reason: {}",
-            shown(&reply.body)
-        )));
+        return no_answer(format!("not one choice with its text and finish_reason: {}", shown(&reply.body)));
     };
     let finished = match reason.as_str() {
         "stop" => true,
         "length" => false,
-        other => {
-            return Err(Failure::passing(format!("finish_reason `{}` is neither `stop` nor `length`", shown(other))));
-        }
+        other => return no_answer(format!("finish_reason `{}` is neither `stop` nor `length`", shown(other))),
     };
     if text.is_empty() && !finished {
-        return Err(Failure::passing("an empty answer that is said to be too long"));
+        return no_answer("an empty answer that is said to be too long".to_owned());
     }
     // Some servers count 0 where they had the prompt in a cache.
     let num_prompt_tokens = usage.and_then(|usage| usage.prompt_tokens).filter(|count| *count > 0);
@@ -139,7 +141,8 @@ fn read_json<'a, T: Deserialize<'a>>(reply: &'a Reply) -> Result<T, Failure> {
         .map_err(|error| Failure::passing(format!("not the JSON that was expected ({error}): {}", shown(&reply.body))))
 }
 
-/// Statuses that a busy or restarting server gives are taken to pass; what is wrong with the request itself stays wrong.
+/// Statuses that a busy or restarting server gives are taken to pass; what is wrong with the request itself stays wrong. A
+/// body that is wrong or too long need not be so in other requests, unlike a key, an address or a model's name.
 fn check_status(reply: &Reply) -> Result<(), Failure> {
     let Reply { status, body, retry_after } = reply;
     match status {
@@ -148,6 +151,7 @@ fn check_status(reply: &Reply) -> Result<(), Failure> {
             retry_after: retry_after.as_deref().and_then(read_retry_after),
             ..Failure::passing(format!("HTTP {status}: {}", shown(body)))
         }),
+        400 | 413 | 422 => Err(Failure::lasting(format!("HTTP {status}: {}", shown(body))).of_question()),
         _ => Err(Failure::lasting(format!("HTTP {status}: {}", shown(body)))),
     }
 }
@@ -228,6 +232,28 @@ mod tests {
         }
         assert!(answer("<html>starting</html>").unwrap_err().message.contains("<html>starting"));
         assert!(answer(&"x".repeat(1_000_000)).unwrap_err().message.len() < 400);
+    }
+
+    #[test]
+    fn what_is_wrong_with_one_question_is_told_from_what_is_wrong_with_all() {
+        let failure = |status, body: &str| {
+            read_chat_answer(&Reply { status, body: body.to_owned(), ..Reply::default() }).unwrap_err()
+        };
+        for (status, body) in [
+            (400, "maximum context length is 4096 tokens"),
+            (413, "too large"),
+            (422, "no"),
+            (200, r#"{"choices":[{"message":{"content":"I"},"finish_reason":"content_filter"}]}"#),
+            (200, r#"{"choices":[{"message":{"content":null},"finish_reason":"content_filter"}]}"#),
+            (200, r#"{"choices":[{"message":{"content":""},"finish_reason":"length"}]}"#),
+        ] {
+            assert!(failure(status, body).is_of_question, "{status} {body}");
+        }
+        for (status, body) in
+            [(401, "no key"), (403, "no"), (404, "no such model"), (503, "starting"), (200, "<html>starting</html>")]
+        {
+            assert!(!failure(status, body).is_of_question, "{status} {body}");
+        }
     }
 
     #[test]
