@@ -19,9 +19,10 @@ use crate::policy::gguf::GgufContent;
 use crate::report::console::Console;
 
 pub(super) fn write(source: &Source, target: &Target, console: &Console) -> Result<()> {
-    let policy = Policy::open(&source.model_path()?)?;
+    let policy = source.policy(console)?;
+    let tensors = source.tensors(&policy, console)?;
     let GgufContent { metadata, tensors } =
-        policy.gguf_content(&target.title, target.precision, || tokenizer_entries(source, &policy))?;
+        policy.gguf_content(&target.title, target.precision, tensors, || tokenizer_entries(source, &policy))?;
     if policy.tokenizer.is_none() {
         console.warn("the model has no tokenizer: the file takes and gives token ids alone");
     }
