@@ -36,15 +36,13 @@ pub struct Adapter {
     pub driver: String,
     /// Vulkan, Metal or DX12.
     pub api: String,
-    /// The largest single buffer, bytes.
+    /// The largest buffer that a shader can be given, bytes.
     pub max_buffer_bytes: u64,
     /// Whether shaders may compute in 16-bit floating point.
     pub has_f16: bool,
 }
 
 /// The adapter behind `wgpu` or `wgpu:N`; None for processors and where there is none.
-///
-/// It asks the driver through an instance of its own: call it before other threads use the card.
 pub fn adapter(name: &str) -> Option<Adapter> {
     if is_card(name) { adapter_of(name) } else { None }
 }
@@ -240,9 +238,14 @@ mod gpu {
             name: info.name,
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
             api: format!("{:?}", info.backend),
-            max_buffer_bytes: found.limits().max_buffer_size,
+            max_buffer_bytes: max_buffer_bytes(&found.limits()),
             has_f16: found.features().contains(wgpu::Features::SHADER_F16),
         })
+    }
+
+    /// Burn gives a shader whole buffers, and so makes none that is too large to be bound.
+    fn max_buffer_bytes(limits: &wgpu::Limits) -> u64 {
+        limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
     }
 
     /// The first card that is not a processor playing one: software adapters have to be asked for by name.
@@ -265,6 +268,19 @@ mod gpu {
             Ok(Ok(())) => Ok(device),
             Ok(Err(error)) => Err(Error::device(name, format!("does not start: {error}"))),
             Err(_) => Err(Error::device(name, "does not start: the driver failed")),
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn the_largest_buffer_is_one_that_can_be_made_and_bound() {
+            for (max_storage_buffer_binding_size, max_buffer_size) in [(3, 4), (4, 3)] {
+                let limits = wgpu::Limits { max_storage_buffer_binding_size, max_buffer_size, ..Default::default() };
+                assert_eq!(max_buffer_bytes(&limits), 3);
+            }
         }
     }
 }

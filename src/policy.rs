@@ -106,7 +106,7 @@ impl Policy {
 }
 
 /// Where the model of a path lies: a run folder (it has a `config.ron`) stands for its aligned model.
-fn aligned_model(path: &Path) -> Result<PathBuf> {
+pub(crate) fn aligned_model(path: &Path) -> Result<PathBuf> {
     if !path.join("config.ron").is_file() {
         return Ok(path.to_owned());
     }

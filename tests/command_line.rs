@@ -384,7 +384,7 @@ fn the_help_of_every_verb_names_its_flags() {
         ("chat", "--model --device"),
         ("score", "--model --reference --data --skip-bad-rows --device KEY=VALUE"),
         ("eval", "--model --reference --data --skip-bad-rows --device KEY=VALUE"),
-        ("export", "RUN_OR_MODEL --format --output --dtype --iteration hf peft gguf mlx pairs q8_0"),
+        ("export", "RUN_OR_MODEL --format --output --dtype --checkpoint --iteration hf peft gguf mlx pairs q8_0"),
         ("devices", ""),
     ]);
     let top = gsil(folder.path(), &["--help"]).succeeded().stdout;

@@ -54,6 +54,7 @@ fn a_gguf_export_holds_the_same_tensors_in_every_number_format() {
             let output = folder.path().join(format!("{name}-{dtype}"));
             let outcome = export(folder.path(), &source, "gguf", &output, &["--dtype", dtype]).succeeded();
             assert!(outcome.stderr.contains("the model has no tokenizer"), "{}", outcome.stderr);
+            assert!(!outcome.stderr.contains("TEMPLATE"), "there is no template: {}", outcome.stderr);
             let read = open_model(&output.join("model.gguf")).unwrap();
             // The bounds of `formats::quantize`. Rows of 48 are no whole blocks: those matrices are F16.
             let f16 = |value: f32| value.abs() * 2f32.powi(-11) + 2f32.powi(-25);
@@ -105,7 +106,9 @@ fn a_gguf_export_keeps_token_ids_prompts_and_greedy_text() {
     let output = exported(folder.path(), &source, "gguf", &["--dtype", "f32"]);
     let file = output.join("model.gguf");
     let again = folder.path().join("again");
-    export(folder.path(), &file, "gguf", &again, &[]).succeeded(); // a GGUF file whose tokenizer is carried over
+    // A GGUF file whose tokenizer is carried over.
+    let said = export(folder.path(), &file, "gguf", &again, &[]).succeeded().stderr;
+    assert!(said.contains("else add TEMPLATE to the Modelfile"), "{said}");
     let original = Policy::open(&source).unwrap().tokenizer.unwrap();
     for path in [&file, &again.join("model.gguf")] {
         let read = Policy::open(path).unwrap();
@@ -125,29 +128,64 @@ fn a_gguf_export_keeps_token_ids_prompts_and_greedy_text() {
     assert_eq!(again, open_model(&file).unwrap().tokenizer, "carried over, template and all");
 }
 
-/// What `server.on_policy_ready` may do with a policy of a run that began with a tokenizer which only GGUF files have.
-#[test]
-fn the_policy_inside_a_run_keeps_the_tokenizer_of_the_gguf_file_that_the_run_began_with() {
-    let folder = tempdir().unwrap();
-    let original = folder.path().join("original.gguf");
-    let sentence_piece = tiny_model("llama")
+/// A GGUF file with a tokenizer that only GGUF files have.
+fn sentence_piece(folder: &Path) -> PathBuf {
+    let file = folder.join("original.gguf");
+    let content = tiny_model("llama")
         .string("tokenizer.ggml.model", "llama")
         .strings("tokenizer.ggml.tokens", &["<s>", "</s>", "a", "b", "ab", "\u{2581}ab"])
         .f32s("tokenizer.ggml.scores", &[0.0, 0.0, -1.0, -2.0, -3.0, -4.0])
         .i32s("tokenizer.ggml.token_type", &[3, 3, 1, 1, 1, 1])
         .u32("tokenizer.ggml.eos_token_id", 1)
         .bool("tokenizer.ggml.add_bos_token", true);
-    fs::write(&original, sentence_piece.build()).unwrap();
-    let run = folder.path().join("run");
-    let policy = run.join("iteration-001/policy");
-    fs::create_dir_all(policy.parent().unwrap()).unwrap();
-    export(folder.path(), &original, "hf", &policy, &[]).succeeded();
-    let refused = export(folder.path(), &policy, "gguf", &folder.path().join("refused"), &[]).failed(3);
-    assert!(refused.contains("tokenizer"), "{refused}");
-    let config = RunConfig { model: Some(text(&original)), ..RunConfig::default() };
+    fs::write(&file, content.build()).unwrap();
+    file
+}
+
+/// A folder with the configuration of a run on `model`, and in it, under the name `inside`, the model of a GGUF file.
+fn run_on(model: &Path, run: &Path, inside: &str, original: &Path) -> PathBuf {
+    let folder = run.join(inside);
+    fs::create_dir_all(folder.parent().unwrap()).unwrap();
+    export(run, original, "hf", &folder, &[]).succeeded();
+    let config = RunConfig { model: Some(text(model)), ..RunConfig::default() };
     fs::write(run.join("config.ron"), config.to_ron().unwrap()).unwrap();
+    folder
+}
+
+/// What `server.on_policy_ready` may do with a policy of a run that began with a tokenizer which only GGUF files have.
+#[test]
+fn the_policy_inside_a_run_keeps_the_tokenizer_of_the_gguf_file_that_the_run_began_with() {
+    let folder = tempdir().unwrap();
+    let original = sentence_piece(folder.path());
+    let copy = exported(folder.path(), &original, "hf", &[]);
+    let refused = export(folder.path(), &copy, "gguf", &folder.path().join("refused"), &[]).failed(3);
+    assert!(refused.contains("tokenizer"), "{refused}");
+    let policy = run_on(&original, &folder.path().join("run"), "iteration-001/policy", &original);
     let written = exported(folder.path(), &policy, "gguf", &[]).join("model.gguf");
     assert_eq!(open_model(&written).unwrap().tokenizer, open_model(&original).unwrap().tokenizer);
+}
+
+#[test]
+fn a_run_on_top_of_a_run_keeps_the_tokenizer_of_the_gguf_file_that_the_first_began_with() {
+    let folder = tempdir().unwrap();
+    let original = sentence_piece(folder.path());
+    let first = folder.path().join("first");
+    let start = run_on(&original, &first, "model", &original); // a comparison names the model inside of its start
+    for (i, below) in [first, start].iter().enumerate() {
+        let run = folder.path().join(format!("run-{i}"));
+        let model = run_on(below, &run, "model", &original);
+        for (source, output) in [(&run, "of-run"), (&model, "of-model")] {
+            let output = folder.path().join(format!("{output}-{i}"));
+            export(folder.path(), source, "gguf", &output, &[]).succeeded();
+            let written = open_model(&output.join("model.gguf")).unwrap();
+            assert_eq!(written.tokenizer, open_model(&original).unwrap().tokenizer, "{}", source.display());
+        }
+    }
+    // Runs that name each other lead nowhere.
+    let ring = folder.path().join("ring");
+    let inside = run_on(&ring, &ring, "model", &original);
+    let refused = export(folder.path(), &inside, "gguf", &folder.path().join("refused"), &[]).failed(3);
+    assert!(refused.contains("tokenizer"), "{refused}");
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod command_line;
 mod compare;
 mod evals;
 mod export;
+mod export_checkpoints;
 mod export_readers;
 mod help_examples;
 mod house;

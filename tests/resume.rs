@@ -211,7 +211,7 @@ fn a_checkpoint_of_a_newer_version_is_refused() {
     fs::write(&state, newer.to_string()).unwrap();
     let stderr = gsil(recipe.folder.path(), &["resume", "run"]).failed(3);
     assert!(stderr.contains("state.json") && stderr.contains("is newer than this program's"), "{stderr}");
-    assert!(stderr.contains("hint: resume with the gsil that wrote it"), "{stderr}");
+    assert!(stderr.contains("hint: use the gsil that wrote it"), "{stderr}");
 }
 
 #[test]

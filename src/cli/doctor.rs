@@ -25,7 +25,7 @@ pub(super) fn doctor(args: DoctorArgs) -> Result<()> {
         let gib = adapter.max_buffer_bytes as f64 / (1u64 << 30) as f64;
         print_line(&format!("adapter  {}\ndriver   {}", adapter.name, adapter.driver))?;
         print_line(&format!("api      {}, shaders in WGSL", adapter.api))?;
-        print_line(&format!("limits   largest buffer {gib:.1} GiB, 16-bit floating point: {f16}"))?;
+        print_line(&format!("limits   largest buffer for a shader {gib:.1} GiB, 16-bit floating point: {f16}"))?;
     }
     let checks = doctor::examine(name)?;
     let cells = |check: &Check| {

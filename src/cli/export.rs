@@ -1,4 +1,4 @@
-//! `gsil export`: a run or a model in the form that another program takes.
+//! `gsil export`: a run, one of its checkpoints, or a model in the form that another program takes.
 //!
 //! | format | written | read by |
 //! |---|---|---|
@@ -8,7 +8,9 @@
 //! | `peft` | the adapter alone | peft, vLLM |
 //! | `pairs` | a JSONL file of prompts and both responses with reference log-probs | TRL |
 //!
-//! The weights are read from the run's `model/` folder one tensor at a time: no model is built, no device is needed.
+//! The weights are read from the run's `model/` folder one tensor at a time: no model is built, no device is needed. Of a
+//! checkpoint the model is built on the CPU, for its adapter is merged with weights that lie elsewhere; an adapter alone
+//! (`peft`) is read as it is.
 
 mod gguf;
 mod model_card;
@@ -21,28 +23,28 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use self::model_card::ModelCard;
-use self::source::Source;
+use self::source::{Run, Source};
 use super::hub::HubArgs;
 use crate::config::LoraConfig;
 use crate::error::{Error, Result};
 use crate::formats::architecture::Architecture;
 use crate::formats::file_system::Disk;
 use crate::formats::hf_folder::ModelFolder;
-use crate::formats::hub::{self, Address};
+use crate::formats::hub;
 use crate::formats::peft::{PeftAdapter, peft_name};
 use crate::formats::quantize::Precision;
 use crate::formats::safetensors::{TensorToWrite, open_safetensors};
 use crate::model::ModelConfig;
 use crate::model::config::RopeScaling;
-use crate::model::weights::stored_tensors_to_write;
-use crate::policy::Policy;
+use crate::policy::{Policy, aligned_model};
 use crate::report::console::Console;
-use crate::train::checkpoint::aligned_parameters;
+use crate::train::kept;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   gsil export runs/night --format hf --dtype bf16 --output night
   gsil export runs/night --format gguf --output night-gguf
+  gsil export runs/night --checkpoint best --format hf --output night-best
   gsil export runs/night --format pairs --output pairs-of-night.jsonl")]
 pub(super) struct ExportArgs {
     /// A run folder, a Hugging Face folder, a .gguf file, or a model of the hub (owner/name).
@@ -58,6 +60,10 @@ pub(super) struct ExportArgs {
     /// Number format of the tensors. f32 if not given; f16 for gguf, bf16 for mlx.
     #[arg(long)]
     dtype: Option<Dtype>,
+    /// A checkpoint of the run, finished or not, in place of its result: a folder's name in its checkpoints/, or `best`
+    /// for the one with the highest held-out log-prob. A wrong name lists them.
+    #[arg(long, value_name = "NAME")]
+    checkpoint: Option<String>,
     /// The iteration whose pairs are written; the last if not given.
     #[arg(long)]
     iteration: Option<usize>,
@@ -110,12 +116,12 @@ pub(super) fn export(args: ExportArgs) -> Result<()> {
     check_combination(&args)?;
     check_output(&args.output, args.format)?;
     let console = Console::stderr();
-    let source = Source::open(&args.source, args.hub.offline, &console)?;
+    let source = Source::open(&args.source, args.checkpoint.as_deref(), args.hub.offline, &console)?;
     let target = Target::of(&args);
     match args.format {
-        Format::Hf | Format::Mlx => model_folder(&source, &target, args.format)?,
+        Format::Hf | Format::Mlx => model_folder(&source, &target, args.format, &console)?,
         Format::Gguf => gguf::write(&source, &target, &console)?,
-        Format::Peft => adapter_folder(&source, &target)?,
+        Format::Peft => adapter_folder(&source, &target, &console)?,
         Format::Pairs => pairs::write(&source, args.iteration, &target.output, &console)?,
     }
     console.say(format!("written: {}", target.output.display()));
@@ -135,6 +141,10 @@ impl Target {
 }
 
 fn check_combination(args: &ExportArgs) -> Result<()> {
+    if args.format == Format::Pairs && args.checkpoint.is_some() {
+        return Err(Error::usage("--checkpoint does not go with --format pairs: pairs are those of an iteration")
+            .with_hint("choose one with --iteration"));
+    }
     match (args.format, args.dtype, args.iteration) {
         (Format::Pairs, Some(_), _) => {
             Err(Error::usage("--dtype has no meaning for --format pairs: it holds no tensors"))
@@ -170,8 +180,8 @@ fn check_output(output: &Path, format: Format) -> Result<()> {
     Ok(())
 }
 
-fn model_folder(source: &Source, target: &Target, format: Format) -> Result<()> {
-    let policy = Policy::open(&source.model_path()?)?;
+fn model_folder(source: &Source, target: &Target, format: Format, console: &Console) -> Result<()> {
+    let policy = source.policy(console)?;
     if matches!(policy.config.rope_scaling, RopeScaling::Factors(_)) {
         let message = "its rotary factors follow no rule that config.json can name";
         return Err(Error::input(&policy.files.path, message).with_hint("use --format gguf, which lists them"));
@@ -189,7 +199,7 @@ fn model_folder(source: &Source, target: &Target, format: Format) -> Result<()> 
         model_card: Some(&card),
         precision: target.precision,
     };
-    folder.write(&Disk, &target.output, stored_tensors_to_write(&policy.files, &policy.config)?)
+    folder.write(&Disk, &target.output, source.tensors(&policy, console)?)
 }
 
 /// The settings of `generation_config.json`, made to end where this program ends a response.
@@ -259,16 +269,18 @@ fn check_peft_names(policy: &Policy, target_modules: &[String]) -> Result<()> {
         .with_hint("--format hf exports the whole model with its adapter merged"))
 }
 
-fn adapter_folder(source: &Source, target: &Target) -> Result<()> {
+fn adapter_folder(source: &Source, target: &Target, console: &Console) -> Result<()> {
     let run = source.run("an adapter is the result of a training with lora.rank")?;
     let Some(lora) = &run.config.lora else {
         return Err(Error::usage(format!("{} trained all weights: it has no adapter", source.path.display()))
             .with_hint("--format hf exports the whole model; `gsil train .. lora.rank=8` trains an adapter"));
     };
-    let policy = Policy::open(&source.model_path()?)?;
+    let policy = source.policy(console)?;
     check_peft_names(&policy, &lora.target_modules)?;
-    let compares_sft = run.config.continued_sft_lr.is_some() && run.config.iterations > 0;
-    let path = aligned_parameters(&run.dir, compares_sft)?;
+    let path = match &run.checkpoint {
+        Some(saved) => saved.parameters(),
+        None => kept::aligned(&run.dir, &run.config)?.parameters(),
+    };
     let file = open_safetensors(&path)?;
     let mut tensors = Vec::new();
     for name in file.names() {
@@ -279,16 +291,27 @@ fn adapter_folder(source: &Source, target: &Target) -> Result<()> {
         let file = &file;
         tensors.push(TensorToWrite::new(peft_name, shape, move || file.read_f32(name)));
     }
-    let model = run.config.model.as_deref().unwrap_or_default();
-    let base = hub::address(model)?;
+    let (base_model, revision) = base_of(run)?;
     let adapter = PeftAdapter {
         rank: lora.rank,
         alpha: lora.alpha,
         target_modules: &lora.target_modules,
-        base_model: base.as_ref().map_or(model, |base| &base.repository),
-        revision: base.as_ref().and_then(Address::commit),
+        base_model: &base_model,
+        revision: revision.as_deref(),
         model_card: &ModelCard { source, target, library: "peft" }.text(&policy.config)?,
         precision: target.precision,
     };
     adapter.write(&Disk, &target.output, tensors)
+}
+
+/// What peft opens the base model by: the hub's name and commit, or a path.
+fn base_of(run: &Run) -> Result<(String, Option<String>)> {
+    let model = run.config.model.as_deref().unwrap_or_default();
+    if let Some(base) = hub::address(model)? {
+        let commit = base.commit().map(str::to_owned);
+        return Ok((base.repository, commit));
+    }
+    // A run stands for its aligned model here, not for peft. What is there no more keeps its name.
+    let path = aligned_model(Path::new(model)).unwrap_or_else(|_| model.into());
+    Ok((path.to_string_lossy().into_owned(), None))
 }

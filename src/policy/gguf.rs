@@ -10,11 +10,12 @@ use crate::formats::gguf_model_write::GgufArchitecture;
 use crate::formats::gguf_tokenizer_write::tokenizer_metadata;
 use crate::formats::gguf_write::{GgufTensor, MetadataEntries, write_gguf};
 use crate::formats::quantize::Precision;
+use crate::formats::safetensors::TensorToWrite;
 use crate::model::config::RopeScaling;
 use crate::model::rotary::rotary_factors;
 use crate::model::weights::stored_tensors_to_write;
 
-/// What a GGUF file of a model holds. Tensors are read from the model's own files as they are written.
+/// What a GGUF file of a model holds. Values of tensors are fetched as they are written.
 pub struct GgufContent<'a> {
     pub metadata: MetadataEntries,
     pub tensors: Vec<GgufTensor<'a>>,
@@ -27,27 +28,28 @@ impl Policy {
     /// [`Error::Input`] for a model that GGUF has no name for, or whose files do not read; [`Error::Disk`].
     pub fn write_gguf(&self, path: &Path, precision: Precision) -> Result<()> {
         let title = path.file_stem().map_or_else(|| "model".into(), |name| name.to_string_lossy());
-        let content = self.gguf_content(&title, precision, || {
+        let stored = stored_tensors_to_write(&self.files, &self.config)?;
+        let content = self.gguf_content(&title, precision, stored, || {
             tokenizer_metadata(&self.files, self.config.vocab_size, &self.eos_token_ids)
         })?;
         write_gguf(&Disk, path, &content.metadata, content.tensors)
     }
 
-    /// The content of such a file with tokenizer entries of the caller's.
+    /// The content of such a file with tensors, by Hugging Face's names, and tokenizer entries of the caller's.
     ///
     /// # Errors
     /// [`Error::Input`] as [`Self::write_gguf`].
-    pub fn gguf_content(
+    pub fn gguf_content<'a>(
         &self,
         title: &str,
         precision: Precision,
+        tensors: Vec<TensorToWrite<'a>>,
         tokenizer: impl FnOnce() -> Result<MetadataEntries>,
-    ) -> Result<GgufContent<'_>> {
+    ) -> Result<GgufContent<'a>> {
         let architecture = self.gguf_architecture()?;
         let mut metadata = architecture.metadata(title, precision);
         metadata.extend(tokenizer()?);
-        let stored = stored_tensors_to_write(&self.files, &self.config)?;
-        let tensors = architecture.tensors(stored, precision, &self.files.path)?;
+        let tensors = architecture.tensors(tensors, precision, &self.files.path)?;
         Ok(GgufContent { metadata, tensors })
     }
 

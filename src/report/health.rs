@@ -177,7 +177,7 @@ fn falling_answers(run: &RunFiles) -> Option<Finding> {
                 100.0 * after,
                 100.0 * before
             ),
-            "lower train.lr, add objective.sft_weight, or use an earlier checkpoint",
+            "lower train.lr, add objective.sft_weight, or use an earlier checkpoint: gsil export RUN --checkpoint NAME",
         )
     })
 }

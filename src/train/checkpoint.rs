@@ -123,6 +123,15 @@ impl Progress {
         (self.total_steps, self.stage.rank(), self.stage_steps)
     }
 
+    /// True for the model that the last stage trains for comparison, where the run `compares_sft`: it is not the run's own.
+    pub fn is_of_comparison(&self, compares_sft: bool) -> bool {
+        match self.stage {
+            Stage::ContinuedSft => self.stage_steps > 0,
+            Stage::Done => compares_sft,
+            Stage::Sft | Stage::Iteration(_) => false,
+        }
+    }
+
     /// Version 1 knew no hashes of references.
     pub fn is_version_1(&self) -> bool {
         self.version == 1
@@ -266,21 +275,15 @@ pub(super) fn removed_ones_were_done(run_dir: &RunDir) -> bool {
     name.trim_end().ends_with(&format!("-{}", Stage::Done))
 }
 
-/// The file of the parameters that a run's aligned model was made of. With `compares_sft` the last stage trained another
-/// model, and the checkpoint before it is the one.
+/// The checkpoint in a folder, verified.
 ///
 /// # Errors
-/// [`Error::Input`] if the run did not come so far, or that checkpoint is gone or damaged.
-pub fn aligned_parameters(run_dir: &RunDir, compares_sft: bool) -> Result<PathBuf> {
-    let stage = if compares_sft { Stage::ContinuedSft } else { Stage::Done };
-    let is_aligned = |saved: &Saved| saved.progress.stage == stage && saved.progress.stage_steps == 0;
-    let Some(saved) = all(run_dir)?.into_iter().flatten().find(is_aligned) else {
-        let hint = "finish the run with `gsil resume`; where it is finished, `--format hf` exports the merged model";
-        let message = "no checkpoint is that of the aligned model";
-        return Err(Error::input(run_dir.join(FOLDER), message).with_hint(hint));
-    };
+/// [`Error::Input`] if it is damaged or of a newer version.
+pub(super) fn open(folder: &Path) -> Result<Saved> {
+    refuse_newer(folder)?;
+    let saved = read_state(folder)?;
     check(&saved)?;
-    Ok(saved.folder.join(PARAMETERS))
+    Ok(saved)
 }
 
 /// Every checkpoint, the oldest first. One whose state does not read stands where its name says.
@@ -321,7 +324,7 @@ fn refuse_newer(folder: &Path) -> Result<()> {
     match state["version"].as_u64() {
         Some(version) if version > u64::from(VERSION) => {
             Err(Error::input(&path, format!("version {version} is newer than this program's {VERSION}"))
-                .with_hint("resume with the gsil that wrote it, or a newer one"))
+                .with_hint("use the gsil that wrote it, or a newer one"))
         }
         _ => Ok(()),
     }
@@ -340,7 +343,7 @@ fn check(saved: &Saved) -> Result<()> {
         return manifest::verify(&saved.folder);
     }
     let optimizer = saved.folder.join(OPTIMIZER);
-    open_safetensors(&saved.folder.join(PARAMETERS))?;
+    open_safetensors(&saved.parameters())?;
     if optimizer.exists() { open_safetensors(&optimizer).map(drop) } else { Ok(()) }
 }
 
@@ -350,7 +353,12 @@ impl Saved {
     /// # Errors
     /// As [`load_parameters`].
     pub fn load_parameters(&self, model: CausalLm) -> Result<CausalLm> {
-        load_parameters(&self.folder.join(PARAMETERS), model)
+        load_parameters(&self.parameters(), model)
+    }
+
+    /// The file of the trained parameters.
+    pub fn parameters(&self) -> PathBuf {
+        self.folder.join(PARAMETERS)
     }
 
     /// Puts the moments into the optimizer.

@@ -96,18 +96,9 @@ impl Inputs {
         Ok(Inputs { device_name, device, policy, examples, held_out, limits, program_bytes })
     }
 
-    /// Reads the weights, and adds fresh adapters if the configuration asks for them.
+    /// See [`load`].
     pub(crate) fn load(&self, config: &RunConfig, console: &Console) -> Result<CausalLm> {
-        let model = self.policy.load(&self.device.clone().autodiff(), console)?;
-        let model = match &config.lora {
-            Some(lora) => model.with_adapters(lora.rank, lora.alpha as f64, &lora.target_modules, config.seed),
-            None => model,
-        };
-        match weights::num_trained_parameters(&model) {
-            0 => Err(Error::config("lora.target_modules", "this model has none of these layers")
-                .with_hint("GPT-2 has no gate_proj; leave the key out to adapt every layer")),
-            _ => Ok(model),
-        }
+        load(&self.policy, config, &self.device, console)
     }
 
     /// Gives `work` what an estimate of the memory is made of.
@@ -130,5 +121,19 @@ impl Inputs {
             num_tokens_multiple: num_tokens_multiple(&self.device_name),
             is_resumed,
         })
+    }
+}
+
+/// Reads the weights, and adds fresh adapters if the configuration asks for them.
+pub(super) fn load(policy: &Policy, config: &RunConfig, device: &Device, console: &Console) -> Result<CausalLm> {
+    let model = policy.load(&device.clone().autodiff(), console)?;
+    let model = match &config.lora {
+        Some(lora) => model.with_adapters(lora.rank, lora.alpha as f64, &lora.target_modules, config.seed),
+        None => model,
+    };
+    match weights::num_trained_parameters(&model) {
+        0 => Err(Error::config("lora.target_modules", "this model has none of these layers")
+            .with_hint("GPT-2 has no gate_proj; leave the key out to adapt every layer")),
+        _ => Ok(model),
     }
 }

@@ -23,6 +23,7 @@ pub mod environment;
 pub mod estimate;
 pub mod fit;
 pub(crate) mod inputs;
+pub mod kept;
 pub mod manifest;
 pub mod metrics;
 pub mod optimizer;

@@ -11,16 +11,19 @@ use crate::formats::atomic_write::remove;
 pub struct Keep {
     /// The newest ones; at least 1.
     pub last: usize,
-    /// Those with the highest held-out log-prob, among the ones that were evaluated.
+    /// Those of the run's own model with the highest held-out log-prob, among the ones that were evaluated.
     pub best: usize,
+    /// Whether the run ends with another model, for comparison.
+    pub compares_sft: bool,
     /// The start of the continued supervised stage, for `gsil export --format peft`: the aligned adapter stands nowhere else.
     pub aligned: bool,
 }
 
 impl Keep {
     pub fn new(config: &RunConfig) -> Self {
-        let aligned = config.lora.is_some() && config.compares_sft();
-        Keep { last: config.keep_last, best: config.keep_best, aligned }
+        let compares_sft = config.compares_sft();
+        let aligned = config.lora.is_some() && compares_sft;
+        Keep { last: config.keep_last, best: config.keep_best, compares_sft, aligned }
     }
 
     /// The most that lie on the disk between two saves.
@@ -46,8 +49,9 @@ pub(super) fn remove_unwanted(run_dir: &RunDir, newest: &Progress, keep: Keep) -
 /// The indices of what is kept of checkpoints in their order.
 fn kept(saved: &[&Progress], keep: Keep) -> Vec<usize> {
     let first_of_last = saved.len().saturating_sub(keep.last);
+    let own = saved.iter().enumerate().filter(|(_, progress)| !progress.is_of_comparison(keep.compares_sft));
     let mut evaluated: Vec<(f64, usize)> =
-        saved.iter().enumerate().filter_map(|(i, progress)| Some((progress.held_out_log_prob?, i))).collect();
+        own.filter_map(|(i, progress)| Some((progress.held_out_log_prob?, i))).collect();
     evaluated.sort_by(|a, b| b.0.total_cmp(&a.0));
     let best = evaluated.into_iter().take(keep.best).map(|(_, i)| i);
     let is_aligned = |progress: &Progress| progress.stage == Stage::ContinuedSft && progress.stage_steps == 0;
@@ -70,13 +74,27 @@ mod tests {
             .map(|(i, log_prob)| Progress { held_out_log_prob: *log_prob, ..Progress::at(Stage::Iteration(0), i) })
             .collect();
         let saved: Vec<&Progress> = saved.iter().collect();
-        let kept = |last, best| kept(&saved, Keep { last, best, aligned: false });
+        let kept = |last, best| kept(&saved, Keep { last, best, compares_sft: false, aligned: false });
         assert_eq!(kept(1, 0), [5]);
         assert_eq!(kept(3, 0), [3, 4, 5]);
         assert_eq!(kept(2, 1), [2, 4, 5]);
         assert_eq!(kept(3, 2), [2, 3, 4, 5]);
         assert_eq!(kept(1, 9), [0, 2, 3, 5]);
         assert_eq!(kept(9, 0), [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn the_model_of_the_comparison_is_not_the_best_of_the_run() {
+        let of = |stage, held_out_log_prob| Progress { held_out_log_prob, ..Progress::at(stage, 0) };
+        let saved = [
+            of(Stage::Iteration(0), Some(-2.0)),
+            of(Stage::ContinuedSft, Some(-1.0)),
+            Progress { stage_steps: 4, ..of(Stage::ContinuedSft, None) },
+            of(Stage::Done, Some(-0.5)),
+        ];
+        let saved: Vec<&Progress> = saved.iter().collect();
+        let kept = |compares_sft| kept(&saved, Keep { last: 1, best: 1, compares_sft, aligned: false });
+        assert_eq!((kept(true), kept(false)), (vec![1, 3], vec![3]));
     }
 
     #[test]
@@ -91,7 +109,7 @@ mod tests {
             of(Stage::Done, 0),
         ];
         let saved: Vec<&Progress> = saved.iter().collect();
-        assert_eq!(kept(&saved, Keep { last: 2, best: 0, aligned: true }), [1, 3, 4]);
-        assert_eq!(kept(&saved, Keep { last: 2, best: 0, aligned: false }), [3, 4]);
+        assert_eq!(kept(&saved, Keep { last: 2, best: 0, compares_sft: true, aligned: true }), [1, 3, 4]);
+        assert_eq!(kept(&saved, Keep { last: 2, best: 0, compares_sft: true, aligned: false }), [3, 4]);
     }
 }

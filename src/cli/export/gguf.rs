@@ -19,9 +19,10 @@ use crate::policy::gguf::GgufContent;
 use crate::report::console::Console;
 
 pub(super) fn write(source: &Source, target: &Target, console: &Console) -> Result<()> {
-    let policy = Policy::open(&source.model_path()?)?;
+    let policy = source.policy(console)?;
+    let tensors = source.tensors(&policy, console)?;
     let GgufContent { metadata, tensors } =
-        policy.gguf_content(&target.title, target.precision, || tokenizer_entries(source, &policy))?;
+        policy.gguf_content(&target.title, target.precision, tensors, || tokenizer_entries(source, &policy))?;
     if policy.tokenizer.is_none() {
         console.warn("the model has no tokenizer: the file takes and gives token ids alone");
     }
@@ -36,7 +37,11 @@ pub(super) fn write(source: &Source, target: &Target, console: &Console) -> Resu
         write_bytes(&Disk, &folder.join("README.md"), card.as_bytes())?;
         write_bytes(&Disk, &folder.join("Modelfile"), modelfile.as_bytes())?;
         write_gguf(&Disk, &folder.join("model.gguf"), &metadata, tensors)
-    })
+    })?;
+    if metadata.iter().any(|(key, _)| key == "tokenizer.chat_template") {
+        console.say("Ollama uses the chat template only if it knows it; else add TEMPLATE to the Modelfile");
+    }
+    Ok(())
 }
 
 /// The tokenizer as the GGUF file had it that the model came from, else made from `tokenizer.json`.
@@ -47,27 +52,40 @@ fn tokenizer_entries(source: &Source, policy: &Policy) -> Result<MetadataEntries
     }
 }
 
-/// The GGUF file that is exported, or that the run began with if it is still there and has the very same tokenizer.
+/// The GGUF file that is exported, or that the model came from by way of some runs, if it is still there and has the very
+/// same tokenizer.
 fn original_gguf(source: &Source, policy: &Policy) -> Option<PathBuf> {
+    /// So that runs that name each other come to an end.
+    const MAX_RUNS: usize = 8;
     if source.path.is_file() {
         return Some(source.path.clone());
     }
-    let model = match source.as_run() {
-        Some(run) => run.config.model.clone(),
-        None => run_around(&source.path)?.model,
-    };
-    let base = hub::model(&model?, true, &Console::stderr()).ok()?.path; // only if it is here
-    let original = base.is_file().then(|| open_model(&base).ok()).flatten()?;
-    (original.tokenizer.is_some() && original.tokenizer == policy.files.tokenizer).then_some(base)
+    let mut path = source.path.clone();
+    for _ in 0..MAX_RUNS {
+        let model = run_around(&path)?.model?;
+        path = hub::model(&model, true, &Console::stderr()).ok()?.path; // only if it is here
+        if path.is_file() {
+            let original = open_model(&path).ok()?;
+            return (original.tokenizer.is_some() && original.tokenizer == policy.files.tokenizer).then_some(path);
+        }
+    }
+    None
 }
 
-/// The configuration of the run whose policy for a server lies in `folder`. The run is at work and holds its lock.
-fn run_around(folder: &Path) -> Option<RunConfig> {
-    let path = folder.ancestors().nth(2)?.join("config.ron");
-    RunConfig::from_ron(&std::fs::read_to_string(&path).ok()?, &path.to_string_lossy()).ok()
+/// The configuration of a run, or of the run that a model lies in as `model` or, for a server, as `iteration-001/policy`: that
+/// run is at work and holds its lock.
+fn run_around(path: &Path) -> Option<RunConfig> {
+    let path = std::fs::canonicalize(path).ok()?;
+    let (path, text) = path.ancestors().take(3).find_map(|folder| {
+        let path = folder.join("config.ron");
+        let text = std::fs::read_to_string(&path).ok()?;
+        Some((path, text))
+    })?;
+    RunConfig::from_ron(&text, &path.to_string_lossy()).ok()
 }
 
-/// Ollama takes the chat template from the file; where a response ends it does not always know.
+/// Ollama takes the template of its own list that is nearest to the file's, or none; where a response ends it does not always
+/// know.
 fn modelfile(metadata: &MetadataEntries, end_token_ids: &[u32]) -> String {
     let tokens = metadata.iter().find_map(|(key, value)| match value {
         MetadataToWrite::Strings(tokens) if key == "tokenizer.ggml.tokens" => Some(tokens),

@@ -16,6 +16,7 @@ use crate::policy::Wanted;
 use crate::records::self_generation::iteration_folder;
 use crate::report::console::Console;
 use crate::report::objective;
+use crate::train::checkpoint::{Progress, Saved, Stage};
 use crate::train::self_generation::{DEMONSTRATIONS_FILE, DemonstrationRow};
 
 const PAPER: &str = "[Xiao et al., EMNLP 2024](https://arxiv.org/abs/2410.10093)";
@@ -98,22 +99,33 @@ fn of_run(run: &Run, size: &str, tensors: &str) -> Result<String> {
             ("iterations", format!("{}; in each: {}", config.iterations, stage(&config.train))),
         ],
     };
-    let rows = rows.into_iter().chain(stages).chain([("seed", config.seed.to_string())]);
+    let checkpoint = run.checkpoint.iter().map(|saved| ("checkpoint", checkpoint(saved, config)));
+    let rows = rows.into_iter().chain(checkpoint).chain(stages).chain([("seed", config.seed.to_string())]);
     let table: String = rows.map(|(name, value)| format!("| {name} | {value} |\n")).collect();
-    let objective = config.objective.name;
-    let method = match config.iterations {
-        0 => "Trained on demonstrations by supervised fine-tuning".to_owned(),
-        _ if objective.is_density_ratio() => {
-            format!("Aligned with demonstrations by generalized self-imitation learning (GSIL, {PAPER})")
-        }
-        _ => format!("Trained on demonstrations with the objective `{objective}`"),
-    };
+    let method = method(run);
     Ok(format!(
         "{method}, with gsil {}.\n\n| | |\n|---|---|\n{table}\n## Metrics\n\n{}\n## Limits\n\n{}\n",
         env!("CARGO_PKG_VERSION"),
         metrics(run),
         limits(run)
     ))
+}
+
+/// What the model went through; at a checkpoint that may be less than the run did.
+fn method(run: &Run) -> String {
+    let (config, objective) = (&run.config, run.config.objective.name);
+    let is_before_iterations =
+        |at: &Progress| matches!((at.stage, at.stage_steps), (Stage::Sft, _) | (Stage::Iteration(0), 0));
+    let is_supervised = |at: &Progress| is_before_iterations(at) || at.is_of_comparison(config.compares_sft());
+    match run.checkpoint.as_ref().map(|saved| &saved.progress) {
+        Some(at) if at.total_steps == 0 => "What a run began with: nothing was trained yet".to_owned(),
+        Some(at) if is_supervised(at) => "Trained on demonstrations by supervised fine-tuning".to_owned(),
+        _ if config.iterations == 0 => "Trained on demonstrations by supervised fine-tuning".to_owned(),
+        _ if objective.is_density_ratio() => {
+            format!("Aligned with demonstrations by generalized self-imitation learning (GSIL, {PAPER})")
+        }
+        _ => format!("Trained on demonstrations with the objective `{objective}`"),
+    }
 }
 
 /// Names on the hub, and file names alone: a published card should not tell of somebody's folders.
@@ -150,6 +162,12 @@ fn trained(config: &RunConfig) -> String {
     )
 }
 
+fn checkpoint(saved: &Saved, config: &RunConfig) -> String {
+    let name = saved.folder.file_name().unwrap_or_default().to_string_lossy();
+    let whose = if saved.progress.is_of_comparison(config.compares_sft()) { "of `continued sft`, " } else { "" };
+    format!("`{name}`, {whose}at update {}; the stages are those of the whole run", saved.progress.total_steps)
+}
+
 fn stage(train: &TrainConfig) -> String {
     let TrainConfig { epochs, num_steps, batch_size, lr, .. } = train;
     let length = num_steps.map_or_else(|| format!("epochs {epochs}"), |num_steps| format!("updates {num_steps}"));
@@ -158,11 +176,15 @@ fn stage(train: &TrainConfig) -> String {
 
 fn metrics(run: &Run) -> String {
     let Some(table) = results(&run.evaluations) else { return "None were recorded.\n".into() };
-    let compared = match run.config.continued_sft_lr.filter(|_| run.config.iterations > 0) {
-        Some(_) => "\n`continued sft` is another model, trained for comparison; this model is the row before it.\n",
+    let note = match &run.checkpoint {
+        Some(saved) if saved.progress.held_out_log_prob.is_some() => "\nThe last row is this checkpoint.\n",
+        Some(_) => "\nThis checkpoint itself was not evaluated: the figures are those of the run up to it.\n",
+        None if run.config.compares_sft() => {
+            "\n`continued sft` is another model, trained for comparison; this model is the row before it.\n"
+        }
         None => "",
     };
-    format!("```text\n{table}\n```\n{compared}")
+    format!("```text\n{table}\n```\n{note}")
 }
 
 fn limits(run: &Run) -> String {

@@ -1,4 +1,4 @@
-//! What is exported: a run, with all that its folder tells, or a model alone.
+//! What is exported: a run, with all that its folder tells, at its end or at a checkpoint; or a model alone.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,9 +7,14 @@ use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::formats::file_system::Disk;
 use crate::formats::hub::{self, Located};
-use crate::policy::MODEL_FOLDER;
+use crate::formats::quantize::Precision;
+use crate::formats::safetensors::TensorToWrite;
+use crate::model::weights::{stored_tensors_to_write, tensors_to_write};
+use crate::policy::{MODEL_FOLDER, Policy};
 use crate::records::evaluation::{EVALUATIONS_FILE, EvaluationRow};
 use crate::report::console::Console;
+use crate::train::checkpoint::Saved;
+use crate::train::kept;
 use crate::train::run_dir::RunDir;
 use crate::train::setup::with_task_paths;
 
@@ -25,20 +30,24 @@ pub(super) struct Source {
 pub(super) struct Run {
     pub dir: RunDir,
     pub config: RunConfig,
+    /// Up to the checkpoint.
     pub evaluations: Vec<EvaluationRow>,
+    /// None: the run's result is exported.
+    pub checkpoint: Option<Saved>,
 }
 
 impl Source {
     /// Recognises a run by its `config.ron`, a model by its `config.json`, as a file or by its name on the hub. Of what the
-    /// hub has nothing is fetched if `offline`.
+    /// hub has nothing is fetched if `offline`. `checkpoint` names one of the run's, see [`kept::choose`].
     ///
     /// # Errors
-    /// [`Error::Input`] if it is neither or does not read, [`Error::Locked`] if the run is in use; see [`hub::model`].
-    pub fn open(given: &Path, offline: bool, console: &Console) -> Result<Self> {
+    /// [`Error::Input`] if it is neither or does not read, or there is no such checkpoint; [`Error::Usage`] for a checkpoint
+    /// of a model; [`Error::Locked`] if the run is in use; see [`hub::model`].
+    pub fn open(given: &Path, checkpoint: Option<&str>, offline: bool, console: &Console) -> Result<Self> {
         let Located { path, name } = hub::model(&given.to_string_lossy(), offline, console)?;
         let path = if given.exists() { given } else { &path };
         let run = match path.join("config.ron").exists() {
-            true => Some(Run::open(path, offline)?),
+            true => Some(Run::open(path, checkpoint, offline)?),
             false if path.is_file() || path.join("config.json").exists() => None,
             false => {
                 return Err(Error::input(path, "is neither a run nor a model").with_hint(
@@ -46,21 +55,48 @@ impl Source {
                 ));
             }
         };
-        Ok(Source { path: path.to_owned(), name, run })
+        let source = Source { path: path.to_owned(), name, run };
+        if checkpoint.is_some() {
+            source.run("it has no checkpoints")?;
+        }
+        Ok(source)
     }
 
-    /// The aligned model of a run; else the model itself.
+    /// What the model is opened from: the aligned model of a run, for a checkpoint what the run began with; else the model
+    /// itself.
     ///
     /// # Errors
-    /// [`Error::Input`] if the run has not come so far.
-    pub fn model_path(&self) -> Result<PathBuf> {
-        let Some(run) = &self.run else { return Ok(self.path.clone()) };
+    /// [`Error::Input`] if the run has not come so far; for a checkpoint see [`hub::model`] and [`Policy::open`].
+    pub fn policy(&self, console: &Console) -> Result<Policy> {
+        let Some(run) = &self.run else { return Policy::open(&self.path) };
+        if run.checkpoint.is_some() {
+            let model = run.config.model.as_deref().unwrap_or_default();
+            return Policy::open(&hub::model(model, run.config.offline, console)?.path);
+        }
         let folder = run.dir.join(MODEL_FOLDER);
         match folder.exists() {
-            true => Ok(folder),
-            false => Err(Error::input(&self.path, "the run has no aligned model yet")
-                .with_hint(format!("finish it with `gsil resume {}`", self.path.display()))),
+            true => Policy::open(&folder),
+            false => Err(Error::input(&self.path, "the run has no aligned model yet").with_hint(format!(
+                "finish it with `gsil resume {}`, or name one of its checkpoints with --checkpoint",
+                self.path.display()
+            ))),
         }
+    }
+
+    /// Every tensor of the model, `policy` being [`Self::policy`]: read from the disk one at a time as they are written; of a
+    /// checkpoint the model is built first, and its adapters are merged.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the weights, or the checkpoint, do not read or do not belong together.
+    pub fn tensors<'a>(&self, policy: &'a Policy, console: &Console) -> Result<Vec<TensorToWrite<'a>>> {
+        let at_checkpoint = self.run.as_ref().and_then(|run| Some((run, run.checkpoint.as_ref()?)));
+        let Some((run, checkpoint)) = at_checkpoint else {
+            return stored_tensors_to_write(&policy.files, &policy.config);
+        };
+        let model = kept::load(checkpoint, &run.dir, &run.config, policy, console)?;
+        // What is written as F32 is looked at nowhere else.
+        let finite = |name: &str, values: &[f32]| Precision::F32.check(name, values);
+        Ok(tensors_to_write(&model).into_iter().map(|tensor| tensor.checked(finite)).collect())
     }
 
     /// The run, for what only a run has; `why` says so to a person who gave a model.
@@ -81,13 +117,17 @@ impl Source {
 }
 
 impl Run {
-    fn open(path: &Path, offline: bool) -> Result<Self> {
+    fn open(path: &Path, checkpoint: Option<&str>, offline: bool) -> Result<Self> {
         let dir = RunDir::open(Arc::new(Disk), path)?;
         let config_path = dir.join("config.ron");
         let text = std::fs::read_to_string(&config_path).map_err(Error::reading(&config_path))?;
         let mut config = with_task_paths(&RunConfig::from_ron(&text, &config_path.to_string_lossy())?, &dir);
         config.offline |= offline;
-        let evaluations = dir.read_lines(EVALUATIONS_FILE)?;
-        Ok(Run { dir, config, evaluations })
+        let checkpoint = checkpoint.map(|name| kept::choose(&dir, &config, name)).transpose()?;
+        let mut evaluations: Vec<EvaluationRow> = dir.read_lines(EVALUATIONS_FILE)?;
+        if let Some(saved) = &checkpoint {
+            evaluations.retain(|row| row.total_steps <= saved.progress.total_steps);
+        }
+        Ok(Run { dir, config, evaluations, checkpoint })
     }
 }

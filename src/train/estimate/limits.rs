@@ -15,12 +15,12 @@ pub struct Limits {
     pub is_configured: bool,
     /// What is free now.
     pub available_bytes: Option<u64>,
-    /// The largest single buffer of a graphics card.
+    /// The largest buffer that a shader can be given on a graphics card.
     pub max_buffer_bytes: Option<u64>,
 }
 
 impl Limits {
-    /// Those of the device with this name. On a graphics card it asks the driver: call it before the device is opened.
+    /// Those of the device with this name.
     pub fn of(config: &RunConfig, device_name: &str) -> Self {
         let adapter = device::adapter(device_name);
         let is_card = device::is_card(device_name);
@@ -44,7 +44,8 @@ impl Limits {
         }
         let limit = self.max_buffer_bytes.filter(|limit| memory.largest_tensor_bytes > *limit)?;
         let largest = bytes(memory.largest_tensor_bytes);
-        Some(format!("the run has a tensor of {largest}, the largest buffer of this graphics card is {}", bytes(limit)))
+        let limit = bytes(limit);
+        Some(format!("the run has a tensor of {largest}, the largest buffer for a shader of this card is {limit}"))
     }
 
     /// What there is, in words.

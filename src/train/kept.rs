@@ -1,0 +1,120 @@
+//! One checkpoint of a run, by its name or by what it is, and its model: for use outside of the run.
+
+use super::checkpoint::{self, Saved, Stage};
+use super::environment::check_same_base;
+use super::inputs;
+use super::run_dir::RunDir;
+use crate::config::RunConfig;
+use crate::device;
+use crate::error::{Error, Result};
+use crate::model::CausalLm;
+use crate::policy::Policy;
+use crate::report::console::Console;
+
+/// Chooses the checkpoint with the highest held-out log-prob.
+const BEST: &str = "best";
+
+/// The checkpoint called `name`, verified; `best` is the one of the run's own model that gives the held-out demonstrations
+/// the highest log-prob.
+///
+/// # Errors
+/// [`Error::Input`] if there is none, with those that there are; if it is damaged, or of a newer version.
+pub fn choose(run_dir: &RunDir, config: &RunConfig, name: &str) -> Result<Saved> {
+    let names = run_dir.list(checkpoint::FOLDER, |found| checkpoint::is_name(found) && !found.ends_with(".tmp"))?;
+    let folder = run_dir.join(checkpoint::FOLDER);
+    if names.iter().any(|found| found == name) {
+        return checkpoint::open(&folder.join(name));
+    }
+    let readable: Vec<Saved> = checkpoint::all(run_dir)?.into_iter().flatten().collect();
+    match best(&readable, config) {
+        Some(saved) if name == BEST => checkpoint::open(&saved.folder),
+        _ => Err(not_there(run_dir, name, &readable)),
+    }
+}
+
+fn best<'a>(saved: &'a [Saved], config: &RunConfig) -> Option<&'a Saved> {
+    let own = saved.iter().filter(|saved| !saved.progress.is_of_comparison(config.compares_sft()));
+    let evaluated = own.filter_map(|saved| Some((saved.progress.held_out_log_prob?, saved)));
+    evaluated.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, saved)| saved)
+}
+
+fn not_there(run_dir: &RunDir, name: &str, readable: &[Saved]) -> Error {
+    let listed = |saved: &Saved| {
+        let name = saved.folder.file_name().unwrap_or_default().to_string_lossy();
+        match saved.progress.held_out_log_prob {
+            Some(log_prob) => format!("{name} (held-out log-prob per token {log_prob:.3})"),
+            None => format!("{name} (not evaluated)"),
+        }
+    };
+    let message = match name {
+        BEST => "no checkpoint of the run's own model was evaluated".to_owned(),
+        name => format!("has no checkpoint `{name}`"),
+    };
+    let error = Error::input(run_dir.join(checkpoint::FOLDER), message);
+    match readable {
+        [] => error.with_hint("all were removed; without --checkpoint the run's result is exported"),
+        _ => error.with_hint(format!("there are {}", readable.iter().map(listed).collect::<Vec<_>>().join(", "))),
+    }
+}
+
+/// The checkpoint that a run's aligned model was made of. Where the last stage trained another model for comparison, it is
+/// the one before that stage.
+///
+/// # Errors
+/// [`Error::Input`] if the run did not come so far, or that checkpoint is gone or damaged.
+pub fn aligned(run_dir: &RunDir, config: &RunConfig) -> Result<Saved> {
+    let stage = if config.compares_sft() { Stage::ContinuedSft } else { Stage::Done };
+    let is_aligned = |saved: &Saved| saved.progress.stage == stage && saved.progress.stage_steps == 0;
+    let Some(saved) = checkpoint::all(run_dir)?.into_iter().flatten().find(is_aligned) else {
+        let hint = "finish the run with `gsil resume`; where it is finished, `--format hf` exports the merged model";
+        let message = "no checkpoint is that of the aligned model";
+        return Err(Error::input(run_dir.join(checkpoint::FOLDER), message).with_hint(hint));
+    };
+    checkpoint::open(&saved.folder)
+}
+
+/// The model at a checkpoint, on the CPU. `policy` is what the run began with.
+///
+/// # Errors
+/// [`Error::Input`] if the weights or the checkpoint do not read, are not of one model, or an adapter was begun on others.
+pub fn load(
+    saved: &Saved,
+    run_dir: &RunDir,
+    config: &RunConfig,
+    policy: &Policy,
+    console: &Console,
+) -> Result<CausalLm> {
+    let model = inputs::load(policy, config, &device::open(device::processor())?, console)?;
+    if config.lora.is_some() {
+        check_same_base(run_dir, &model, &policy.files.path)?;
+    }
+    saved.load_parameters(model)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::checkpoint::Progress;
+
+    #[test]
+    fn the_best_is_of_the_runs_own_model() {
+        let saved = |stage, stage_steps, held_out_log_prob| Saved {
+            progress: Progress { stage_steps, held_out_log_prob, ..Progress::at(stage, 0) },
+            folder: "unused".into(),
+        };
+        let all = [
+            saved(Stage::Iteration(0), 0, Some(-2.0)),
+            saved(Stage::Iteration(0), 4, None),
+            saved(Stage::ContinuedSft, 0, Some(-1.0)),
+            saved(Stage::ContinuedSft, 4, None),
+            saved(Stage::Done, 0, Some(-0.5)),
+        ];
+        let best = |config: &RunConfig| best(&all, config).map(|saved| saved.progress.stage);
+        let plain = RunConfig::default();
+        assert_eq!(best(&plain), Some(Stage::Done));
+        let comparing = RunConfig { continued_sft_lr: Some(1e-5), ..plain };
+        assert_eq!(best(&comparing), Some(Stage::ContinuedSft), "the aligned model, which the comparison follows");
+        let of_comparison = all.iter().map(|saved| saved.progress.is_of_comparison(comparing.compares_sft()));
+        assert_eq!(of_comparison.collect::<Vec<_>>(), [false, false, false, true, true]);
+    }
+}
