@@ -62,6 +62,21 @@ fn sound_changes_are_refused_unless_they_are_allowed_and_then_kept() {
 }
 
 #[test]
+fn a_change_that_a_kill_left_half_kept_is_kept_by_the_next_resume() {
+    let recipe = Recipe::new(&["iterations=1", "train.epochs=1"]);
+    recipe.interrupt("run", "metrics.jsonl", 3..14, "INT");
+    // Between the two writes of a change.
+    let environment = recipe.path("run/env.json");
+    let mut half_kept = read_json(&environment);
+    half_kept["config"] = json!(half_kept["config"].as_str().unwrap().replacen("save_every: 4", "save_every: 5", 1));
+    fs::write(&environment, half_kept.to_string()).unwrap();
+    let stderr = gsil(recipe.folder.path(), &["resume", "run"]).failed(2);
+    assert!(stderr.contains("save_every: 5, now 4"), "{stderr}");
+    gsil(recipe.folder.path(), &["resume", "run", "save_every=5", "--allow-changes"]).succeeded();
+    assert!(read(&recipe.path("run/config.ron")).contains("save_every: 5"));
+}
+
+#[test]
 fn a_length_that_a_begun_stage_cannot_have_is_refused_and_not_kept() {
     let recipe = Recipe::new(&["iterations=1"]);
     recipe.finish("alone");

@@ -117,7 +117,8 @@ pub(super) fn resume(args: ResumeArgs) -> Result<()> {
         say_where(&console, &args.dir);
         return Ok(());
     }
-    let changes = Changes { overrides: args.overrides, allow: args.allow_changes, offline: args.hub.offline };
+    let (allow, offline) = (args.allow_changes, args.hub.offline);
+    let changes = Changes { overrides: args.overrides, settings: None, allow, offline };
     let (run, model) = Run::resume(&args.dir, &changes, console)?;
     for name in run.device_names() {
         doctor::ensure_sound(name, run.console())?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::changes::{Changes, check_changes};
+use super::changes::{Changes, differences};
 use super::checkpoint::{self, Progress, Stage};
 use super::environment::{self, began_with, check_same_base, check_same_rows};
 use super::run_dir::{CONFIG_FILE, RunDir};
@@ -38,11 +38,11 @@ impl Run {
         let dir = RunDir::open(files, path)?;
         let config_path = dir.join(CONFIG_FILE);
         let text = std::fs::read_to_string(&config_path).map_err(Error::reading(&config_path))?;
-        let mut config = RunConfig::from_ron(&text, &config_path.to_string_lossy())?;
-        let before = began_with(&dir)?.unwrap_or_else(|| config.clone());
-        changes.overrides.iter().try_for_each(|assignment| config.set(assignment))?;
-        config.validate()?;
-        let is_changed = check_changes(&before, &config, changes.allow)?;
+        let written = RunConfig::from_ron(&text, &config_path.to_string_lossy())?;
+        let config = changes.apply_to(&written)?;
+        let is_changed = changes.check(began_with(&dir)?.unwrap_or_else(|| written.clone()), &config)?;
+        // After a kill between the two writes of `keep_changes` only `env.json` has the new settings.
+        let has_new_settings = is_changed || !differences(&written, &config)?.is_empty();
         let resumed = checkpoint::load_newest(&dir, &|problem| console.warn(problem))?;
         let wanted = RunConfig { offline: config.offline || changes.offline, ..with_task_paths(&config, &dir) };
         let sources = Sources::find(&wanted, &console)?;
@@ -57,7 +57,7 @@ impl Run {
             console.say(format!("continuing at {}, update {}", saved.progress.stage, saved.progress.stage_steps));
         }
         let (mut run, model) = opened.into_run(config, dir, console, resumed)?;
-        run.has_new_settings = is_changed;
+        run.has_new_settings = has_new_settings;
         // In the middle of a stage its new length may be refused yet, once its pairs are known: see `Run::fit`.
         if run.resumed.as_ref().is_none_or(|saved| saved.progress.stage_steps == 0) {
             run.keep_changes()?;
