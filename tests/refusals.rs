@@ -151,7 +151,23 @@ fn a_model_with_a_weight_that_is_not_finite_is_never_trained_nor_saved() {
         assert!(stderr.contains("not finite"), "{tensor}: {stderr}");
         assert_eq!(files_of(&recipe.path("run/checkpoints")), Vec::<String>::new(), "{tensor}");
         assert!(!recipe.path("run/model").exists());
+        // No number at all comes out of the first: its speed cannot be measured, so that the run does not begin.
+        assert!(!value.is_nan() || !recipe.path("run").exists());
     }
+}
+
+#[test]
+fn weights_to_decode_with_that_a_device_does_not_have_are_refused_before_anything_is_read() {
+    if !cfg!(feature = "ndarray") {
+        return say_skipped("16-bit weights on another device than flex", "this build has no ndarray");
+    }
+    let recipe = Recipe::new(&[]);
+    let settings = ["--model", "tiny", "--data", "rows.jsonl", "--device", "ndarray", "generation.weights=bf16"];
+    for command in [&["train", "--output", "run"][..], &["estimate", "--no-time"]] {
+        let stderr = gsil(recipe.folder.path(), &[command, &settings].concat()).failed(2);
+        assert!(stderr.contains("generation.weights: 16-bit copies of the weights are only there"), "{stderr}");
+    }
+    assert!(!recipe.path("run").exists());
 }
 
 #[test]

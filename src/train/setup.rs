@@ -259,8 +259,13 @@ impl Opened {
             others: None,
             num_new_tokens: Cell::new(0),
         };
-        run.say_header(&model, &memory, &limits)?;
-        Ok((run, model))
+        match run.say_header(&model, &memory, &limits) {
+            Ok(()) => Ok((run, model)),
+            Err(error) => {
+                run.dir.abandon();
+                Err(error)
+            }
+        }
     }
 }
 
