@@ -128,9 +128,9 @@ pub(super) fn resume(args: ResumeArgs) -> Result<()> {
     Ok(())
 }
 
-/// Says how a run that was stopped is gone on with.
+/// Says how a run that was stopped, by a signal or by its server, is gone on with.
 fn to_be_resumed(error: Error, dir: &Path) -> Error {
-    error.with_hint_if_stopped(format!("continue with `gsil resume {}`", dir.display()))
+    error.with_way_on(&format!("continue with `gsil resume {}`", dir.display()))
 }
 
 /// Defaults, then the file, then `key=value`, then flags.
