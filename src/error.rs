@@ -128,10 +128,14 @@ impl Error {
         self
     }
 
-    /// Says how to go on, if this is a stop.
-    pub fn with_hint_if_stopped(self, advice: impl Into<String>) -> Self {
+    /// Says how to go on where nothing is lost: after a stop, and after a failure of a server that nothing else is known to
+    /// help against.
+    pub fn with_way_on(self, way: &str) -> Self {
         match self {
-            Error::Stopped { .. } => self.with_hint(advice),
+            Error::Stopped { .. } => self.with_hint(way),
+            Error::Server { hint: None, .. } => {
+                self.with_hint(format!("answers so far are kept: see to the server, then {way}"))
+            }
             other => other,
         }
     }
@@ -226,6 +230,15 @@ mod tests {
         ] {
             assert!(!error.hint().unwrap().contains("--output"), "{error:?}");
         }
+    }
+
+    #[test]
+    fn the_way_on_is_said_after_a_stop_and_after_a_server_failed_unless_other_advice_is_known() {
+        let hint = |error: Error| error.with_way_on("run it again").hint().map(str::to_owned);
+        assert_eq!(hint(Error::Stopped { signal: 2, hint: None }).unwrap(), "run it again");
+        assert!(hint(Error::server("http://s", "is gone")).unwrap().ends_with(", then run it again"));
+        assert_eq!(hint(Error::server("http://s", "is gone").with_hint("start it")).unwrap(), "start it");
+        assert_eq!(hint(Error::training("diverged")), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tempfile::{TempDir, tempdir};
 use crate::support::binary::{
     Outcome, assert_close, command, ending_model, gsil, read, read_json, read_json_lines, wait, write_rows,
 };
-use crate::support::recipe::send;
+use crate::support::recipe::{copy_folder, send};
 
 /// The built-in task, as small as it can be: 2 methods that generate and one that does not, 2 seeds, 2 iterations of 4 updates.
 const GRID: &str = r######"(
@@ -368,6 +368,74 @@ fn a_changed_comparison_is_refused_by_the_name_of_what_changed() {
         let stderr = gsil(folder.path(), &["compare", "changed.ron", "--output", "grid"]).failed(2);
         assert!(stderr.contains(expected) && stderr.contains("hint: "), "{stderr}");
     }
+}
+
+#[test]
+fn a_comparison_in_which_nothing_has_run_takes_other_settings() {
+    let folder = tempdir().unwrap();
+    with_own_model(folder.path(), r#"[(name: "gsil")]"#);
+    compare(folder.path(), &["memory_limit=1MB"]).failed(4);
+    assert!(folder.path().join("grid/compare.ron").exists(), "it was begun");
+    compare(folder.path(), &["train.lr=2e-3"]).succeeded();
+    assert!(read(&folder.path().join("grid/compare.ron")).contains("lr: 0.002"));
+    let stderr = compare(folder.path(), &["train.lr=3e-3"]).failed(2);
+    assert!(stderr.contains("base.train.lr: 0.002, now 0.003"), "{stderr}");
+}
+
+/// As a crash between the last update and the end of a finished cell leaves it.
+fn unfinish(cell: &Path, last_checkpoint: &str) {
+    fs::remove_file(cell.join("finished.json")).unwrap();
+    fs::remove_dir_all(cell.join("checkpoints").join(last_checkpoint)).unwrap();
+}
+
+#[test]
+fn what_a_resumed_run_may_change_reaches_the_begun_cells_of_a_comparison() {
+    let folder = tempdir().unwrap();
+    with_own_model(folder.path(), r#"[(name: "gsil")]"#);
+    compare(folder.path(), &[]).succeeded();
+    let grid = folder.path().join("grid");
+    let own = cell(&grid, "gsil", 0);
+    unfinish(&own, "step-000015-done");
+    let stderr = compare(folder.path(), &["train.epochs=2"]).failed(2);
+    assert!(stderr.contains("base.train.epochs: 1, now 2") && stderr.contains("may change: save_every, "), "{stderr}");
+    let stderr = compare(folder.path(), &["train.micro_batch_size=1"]).succeeded().stderr;
+    assert!(stderr.contains("changed    base.train.micro_batch_size: 2, now 1"), "{stderr}");
+    assert!(stderr.contains("continuing at iteration 0, update 15"), "{stderr}");
+    for file in [grid.join("compare.ron"), own.join("config.ron")] {
+        assert!(read(&file).contains("micro_batch_size: 1,"), "{}", file.display());
+    }
+}
+
+#[test]
+fn a_cell_that_was_finished_by_hand_is_left_as_it_is() {
+    let folder = tempdir().unwrap();
+    with_own_model(folder.path(), r#"[(name: "gsil")]"#);
+    compare(folder.path(), &[]).succeeded();
+    let own = cell(&folder.path().join("grid"), "gsil", 0);
+    unfinish(&own, "step-000015-done");
+    let by_hand = ["resume", "grid/cells/gsil/seed-0", "train.micro_batch_size=1", "--allow-changes"];
+    gsil(folder.path(), &by_hand).succeeded();
+    compare(folder.path(), &[]).succeeded();
+    assert!(own.join("finished.json").exists());
+    assert!(read(&own.join("config.ron")).contains("micro_batch_size: 1,"));
+}
+
+#[test]
+fn a_moved_comparison_goes_on_from_its_start_where_that_is_now() {
+    let folder = world(GRID);
+    let moved = folder.path().join("grid");
+    fs::create_dir(&moved).unwrap();
+    ["start", "cells"].iter().for_each(|name| copy_folder(&grid().join(name), &moved.join(name)));
+    fs::copy(grid().join("compare.ron"), moved.join("compare.ron")).unwrap();
+    let own = cell(&moved, "bernoulli", 3);
+    unfinish(&own, "step-000008-done");
+    let stderr = compare(folder.path(), &[]).succeeded().stderr;
+    assert!(stderr.contains("continuing at iteration 1, update 4"), "{stderr}");
+    let (config, start) = (read(&own.join("config.ron")), fs::canonicalize(moved.join("start/seed-3")).unwrap());
+    for file in ["model", "task/train.jsonl", "task/test.jsonl"] {
+        assert!(config.contains(&format!("\"{}\"", start.join(file).display())), "{file}: {config}");
+    }
+    assert_eq!(read(&moved.join("comparison.json")), read(&grid().join("comparison.json")));
 }
 
 #[test]

@@ -62,6 +62,21 @@ fn sound_changes_are_refused_unless_they_are_allowed_and_then_kept() {
 }
 
 #[test]
+fn a_change_that_a_kill_left_half_kept_is_kept_by_the_next_resume() {
+    let recipe = Recipe::new(&["iterations=1", "train.epochs=1"]);
+    recipe.interrupt("run", "metrics.jsonl", 3..14, "INT");
+    // Between the two writes of a change.
+    let environment = recipe.path("run/env.json");
+    let mut half_kept = read_json(&environment);
+    half_kept["config"] = json!(half_kept["config"].as_str().unwrap().replacen("save_every: 4", "save_every: 5", 1));
+    fs::write(&environment, half_kept.to_string()).unwrap();
+    let stderr = gsil(recipe.folder.path(), &["resume", "run"]).failed(2);
+    assert!(stderr.contains("save_every: 5, now 4"), "{stderr}");
+    gsil(recipe.folder.path(), &["resume", "run", "save_every=5", "--allow-changes"]).succeeded();
+    assert!(read(&recipe.path("run/config.ron")).contains("save_every: 5"));
+}
+
+#[test]
 fn a_length_that_a_begun_stage_cannot_have_is_refused_and_not_kept() {
     let recipe = Recipe::new(&["iterations=1"]);
     recipe.finish("alone");
@@ -136,7 +151,23 @@ fn a_model_with_a_weight_that_is_not_finite_is_never_trained_nor_saved() {
         assert!(stderr.contains("not finite"), "{tensor}: {stderr}");
         assert_eq!(files_of(&recipe.path("run/checkpoints")), Vec::<String>::new(), "{tensor}");
         assert!(!recipe.path("run/model").exists());
+        // No number at all comes out of the first: its speed cannot be measured, so that the run does not begin.
+        assert!(!value.is_nan() || !recipe.path("run").exists());
     }
+}
+
+#[test]
+fn weights_to_decode_with_that_a_device_does_not_have_are_refused_before_anything_is_read() {
+    if !cfg!(feature = "ndarray") {
+        return say_skipped("16-bit weights on another device than flex", "this build has no ndarray");
+    }
+    let recipe = Recipe::new(&[]);
+    let settings = ["--model", "tiny", "--data", "rows.jsonl", "--device", "ndarray", "generation.weights=bf16"];
+    for command in [&["train", "--output", "run"][..], &["estimate", "--no-time"]] {
+        let stderr = gsil(recipe.folder.path(), &[command, &settings].concat()).failed(2);
+        assert!(stderr.contains("generation.weights: 16-bit copies of the weights are only there"), "{stderr}");
+    }
+    assert!(!recipe.path("run").exists());
 }
 
 #[test]

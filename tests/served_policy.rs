@@ -1,10 +1,10 @@
 //! How a server is given the policy of an iteration, and waited for.
 #![cfg(all(unix, feature = "server"))]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::server::{Workplace, assert_all_near};
-use crate::support::binary::read;
+use crate::support::binary::{gsil, read};
 use crate::support::mock_server::{MockServer, Reply, Switching};
 
 #[test]
@@ -16,7 +16,8 @@ fn each_iteration_hands_its_policy_to_the_server() {
     let (listed, asked) = (std::sync::Arc::clone(&switching), switching);
     let server = MockServer::start(move || listed.model(), move |body, _| asked.answer(body));
     let hook = place.hook("echo \"$1\" > served.txt; echo \"iteration $GSIL_ITERATION\" >> hook.log; echo served");
-    let outcome = place.ask("there", &server, &[&two[..], &[&hook]].concat()).succeeded();
+    let settings = [&two[..], &[&hook, "server.ready_timeout_s=60"]].concat();
+    let outcome = place.ask("there", &server, &settings).succeeded();
     assert!(!outcome.stdout.contains("served"), "what the command prints is talk: {}", outcome.stdout);
     assert_eq!(read(&place.path("hook.log")), "iteration 0\niteration 1\n");
     for iteration in ["iteration-000", "iteration-001"] {
@@ -48,6 +49,32 @@ fn a_command_that_fails_and_a_server_that_is_not_there_are_said_so() {
     assert!(stderr.contains("server.on_policy_ready: the command failed") && stderr.contains('3'), "{stderr}");
     let stderr = place.train("other-run", &[nobody, "server.ready_timeout_s=1"]).failed(4);
     assert!(stderr.contains("waiting for the server") && stderr.contains("is it running"), "{stderr}");
+}
+
+#[test]
+fn a_command_that_does_not_return_or_is_stopped_is_ended_with_all_that_it_started() {
+    let place = Workplace::new();
+    let settings = ["server.url=http://127.0.0.1:9/v1", "server.ready_timeout_s=1"];
+    let started = Instant::now();
+    let hook = place.hook("sleep 300; true");
+    let stderr = place.train("run", &[&settings[..], &[&hook]].concat()).failed(2);
+    assert!(stderr.contains("server.on_policy_ready: the command did not return within 1 s"), "{stderr}");
+    assert!(stderr.contains("hint: the command must start the server in the background and return"), "{stderr}");
+    let hook = place.hook("kill -TERM $PPID; sleep 300; true");
+    let outcome = place.train("other-run", &[settings[0], &hook]);
+    assert_eq!(outcome.code, Some(143), "{}", outcome.stderr);
+    // Whoever sleeps holds the pipes that are read here to their end.
+    assert!(started.elapsed() < Duration::from_secs(200), "something was left behind");
+}
+
+#[test]
+fn what_a_command_leaves_in_the_policys_folder_does_not_hinder_a_resumed_run() {
+    let place = Workplace::new();
+    let hook = place.hook("touch \"$1\"/converted.gguf; exit 3");
+    place.train("run", &["server.url=http://127.0.0.1:9/v1", &hook]).failed(2);
+    assert!(place.path("run/iteration-000/policy/converted.gguf").exists());
+    let stderr = gsil(&place.path(""), &["resume", "run"]).failed(2);
+    assert!(stderr.contains("server.on_policy_ready: the command failed"), "{stderr}");
 }
 
 #[test]

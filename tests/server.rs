@@ -197,6 +197,9 @@ fn what_a_server_refuses_for_good_ends_the_run_and_names_the_row() {
         let run = format!("run-{i}");
         let stderr = place.ask(&run, &server, &["server.max_retries=1", "server.max_in_flight=1"]).failed(4);
         assert!(stderr.contains(&format!("server {}: row 0: ", server.url)) && stderr.contains(said), "{stderr}");
+        let way_on =
+            format!("hint: answers so far are kept: see to the server, then continue with `gsil resume {run}`");
+        assert!(stderr.contains(&way_on), "{stderr}");
     }
 }
 

@@ -252,7 +252,13 @@ fn a_weight_or_a_moment_that_is_not_finite_is_never_saved() {
     let dir = RunDir::create(Arc::new(Disk), folder.path()).unwrap();
     let save = |model: &CausalLm, optimizer: Option<&Optimizer>, total_steps: usize| {
         let progress = Progress::at(Stage::Iteration(0), total_steps);
-        checkpoint::save(&dir, &progress, model, optimizer, Keep { last: 1, best: 0, aligned: false })
+        checkpoint::save(
+            &dir,
+            &progress,
+            model,
+            optimizer,
+            Keep { last: 1, best: 0, compares_sft: false, aligned: false },
+        )
     };
     for device in cpu_devices() {
         let model = golden::policy(device);

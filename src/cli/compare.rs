@@ -51,7 +51,7 @@ pub(super) fn compare(args: CompareArgs) -> Result<()> {
     }
     let comparison = Comparison::open(plan.pinned(&console)?, &output, console)?;
     let go_on = format!("the same command goes on in {}", output.display());
-    let outcome = comparison.run(only).map_err(|error| error.with_hint_if_stopped(go_on))?;
+    let outcome = comparison.run(only).map_err(|error| error.with_way_on(&go_on))?;
     console.say(format!("results    {}", output.join("comparison.html").display()));
     print_line(results(&outcome).trim_end())
 }

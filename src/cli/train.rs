@@ -118,7 +118,8 @@ pub(super) fn resume(args: ResumeArgs) -> Result<()> {
         say_where(&console, &args.dir);
         return Ok(());
     }
-    let changes = Changes { overrides: args.overrides, allow: args.allow_changes, offline: args.hub.offline };
+    let (allow, offline) = (args.allow_changes, args.hub.offline);
+    let changes = Changes { overrides: args.overrides, settings: None, allow, offline };
     let (run, model) = Run::resume(&args.dir, &changes, console)?;
     for name in run.device_names() {
         doctor::ensure_sound(name, run.console())?;
@@ -128,9 +129,9 @@ pub(super) fn resume(args: ResumeArgs) -> Result<()> {
     Ok(())
 }
 
-/// Says how a run that was stopped is gone on with.
+/// Says how a run that was stopped, by a signal or by its server, is gone on with.
 fn to_be_resumed(error: Error, dir: &Path) -> Error {
-    error.with_hint_if_stopped(format!("continue with `gsil resume {}`", dir.display()))
+    error.with_way_on(&format!("continue with `gsil resume {}`", dir.display()))
 }
 
 /// Defaults, then the file, then `key=value`, then flags.

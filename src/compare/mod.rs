@@ -26,13 +26,15 @@ use crate::config::{CompareConfig, RunConfig};
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::{create_folder, folder_of, remove, write_json};
 use crate::formats::file_system::Disk;
+use crate::model::CausalLm;
 use crate::policy::MODEL_FOLDER;
 use crate::report::console::Console;
-use crate::train::changes::{Changes, describe_differences};
+use crate::train::changes::{CHANGEABLE, Changes, differences};
+use crate::train::results_if_finished;
 use crate::train::run_dir::RunDir;
 use crate::train::setup::Run;
 use outcome::Outcome;
-use plan::{Cell, Plan, Start, cell_folder};
+use plan::{Cell, Plan, Start, cell_folder, start_folder};
 pub use summary::markdown as results;
 
 /// What the comparison was asked for, in its folder.
@@ -57,17 +59,18 @@ impl Comparison {
     pub fn open(plan: Plan, output: &Path, console: Console) -> Result<Self> {
         let dir = RunDir::create(Arc::new(Disk), output)?;
         if let Some(begun) = begun_in(output)? {
-            let path = dir.join(CONFIG_FILE);
-            let has_run = |method: usize| {
-                begun.seeds.iter().any(|seed| dir.join(cell_folder(&begun, method, *seed)).join("config.ron").exists())
-            };
-            check_unchanged(&begun, &plan.config, &has_run).map_err(|changed| {
-                Error::config(
-                    path.to_string_lossy(),
-                    format!("the comparison was begun with other settings: {changed}"),
-                )
-                .with_hint("undo the change, or choose another --output; seeds and methods may be added")
+            let has_run =
+                |method: usize| begun.seeds.iter().any(|seed| is_begun(&dir.join(cell_folder(&begun, method, *seed))));
+            let changed = check_unchanged(&begun, &plan.config, &has_run).map_err(|refused| {
+                let path = dir.join(CONFIG_FILE);
+                let message = format!("the comparison was begun with other settings: {refused}");
+                let free: Vec<&str> = CHANGEABLE.into_iter().filter(|key| may_change(key)).collect();
+                Error::config(path.to_string_lossy(), message).with_hint(format!(
+                    "undo the change, or choose another --output; seeds and methods may be added, and in `base` may change: {}",
+                    free.join(", ")
+                ))
             })?;
+            changed.iter().for_each(|change| console.say(format!("changed    {change}")));
         }
         dir.write(CONFIG_FILE, &plan.config.to_ron()?)?;
         Ok(Comparison { dir, plan, console })
@@ -133,7 +136,7 @@ impl Comparison {
 
     /// The start of a seed's cells, made if it is not there.
     fn start(&self, seed: u64) -> Result<Start> {
-        let folder = self.dir.join(format!("start/seed-{seed}"));
+        let folder = self.dir.join(start_folder(seed));
         if !folder.join(FINISHED_FILE).exists() {
             self.console.say(format!("the start of seed {seed}"));
             let num_updates = self.complete(&folder, Start::config(&self.plan.config, seed), None)?;
@@ -146,17 +149,29 @@ impl Comparison {
     /// Runs to the end, from wherever the run in the folder stands; how many updates it made.
     fn complete(&self, folder: &Path, config: RunConfig, others: Option<Vec<PathBuf>>) -> Result<usize> {
         create_folder(&Disk, folder_of(folder))?;
-        let (mut run, model) = match folder.join("config.ron").exists() {
-            true => {
-                let offline = self.plan.config.base.offline;
-                Run::resume(folder, &Changes { offline, ..Changes::default() }, self.console)?
+        // One that a person finished with `gsil resume` is finished, whatever it needed for that.
+        let finished = if is_begun(folder) { results_if_finished(folder)? } else { None };
+        let rows = match finished {
+            Some(rows) => rows,
+            None => {
+                let (mut run, model) = self.open_run(folder, config)?;
+                if let Some(others) = others {
+                    run.take_over_from(others);
+                }
+                run.train(model)?
             }
-            false => Run::start(config, folder, self.console)?,
         };
-        if let Some(others) = others {
-            run.take_over_from(others);
+        Ok(rows.last().map_or(0, |row| row.total_steps))
+    }
+
+    /// Begins the run, or goes on with it as the comparison is now.
+    fn open_run(&self, folder: &Path, config: RunConfig) -> Result<(Run, CausalLm)> {
+        if !is_begun(folder) {
+            return Run::start(config, folder, self.console);
         }
-        Ok(run.train(model)?.last().map_or(0, |row| row.total_steps))
+        let output = Some(folder.to_string_lossy().into_owned());
+        let settings = Some(RunConfig { output, ..config });
+        Run::resume(folder, &Changes { settings, allow: true, ..Changes::default() }, self.console)
     }
 
     /// `bulky` is what goes if models are not to be kept.
@@ -175,7 +190,8 @@ impl Comparison {
     }
 }
 
-/// What the comparison in a folder was asked for; None if none was begun there.
+/// What the comparison in a folder was asked for; None if none was begun there, or nothing of it has run: then nothing
+/// depends on its settings.
 ///
 /// # Errors
 /// [`Error::Input`] and [`Error::Config`] for a file that does not read.
@@ -185,19 +201,37 @@ pub fn begun_in(folder: &Path) -> Result<Option<CompareConfig>> {
         return Ok(None);
     }
     let text = fs::read_to_string(&path).map_err(Error::reading(&path))?;
-    CompareConfig::from_ron(&text, &path.to_string_lossy()).map(Some)
+    let begun = CompareConfig::from_ron(&text, &path.to_string_lossy())?;
+    let has_run = begun.seeds.iter().any(|seed| {
+        let cells = (0..begun.methods.len()).map(|method| cell_folder(&begun, method, *seed));
+        cells.chain([start_folder(*seed)]).any(|run| is_begun(&folder.join(run)))
+    });
+    Ok(has_run.then_some(begun))
 }
 
-/// What must not change once a comparison was begun, in words. More seeds and methods leave its cells as they are, and so
-/// does another method in place of one that has not run: it may be one that cannot.
+/// Whether a run was begun in a folder.
+fn is_begun(run: &Path) -> bool {
+    run.join("config.ron").exists()
+}
+
+/// Whether a setting of the base may change once something has run: what may change in a resumed run, but for the number of
+/// updates, which finished cells have made.
+fn may_change(key: &str) -> bool {
+    key != "train.epochs" && CHANGEABLE.contains(&key)
+}
+
+/// What has changed and may, in words; as an error what must not change once a comparison was begun. More seeds and methods
+/// leave its cells as they are, and so does another method in place of one that has not run: it may be one that cannot.
 fn check_unchanged(
     begun: &CompareConfig,
     now: &CompareConfig,
     has_run: &dyn Fn(usize) -> bool,
-) -> std::result::Result<(), String> {
-    let base = describe_differences(&begun.base, &now.base).map_err(|error| error.to_string())?;
-    if !base.is_empty() {
-        return Err(format!("base.{}", base.join("; base.")));
+) -> std::result::Result<Vec<String>, String> {
+    let base = differences(&begun.base, &now.base).map_err(|error| error.to_string())?;
+    let (changed, refused): (Vec<_>, Vec<_>) = base.iter().partition(|difference| may_change(&difference.key));
+    let in_words = |difference| format!("base.{difference}");
+    if !refused.is_empty() {
+        return Err(refused.into_iter().map(in_words).collect::<Vec<_>>().join("; "));
     }
     if begun.equal_updates != now.equal_updates {
         return Err(format!("equal_updates: {}, now {}", begun.equal_updates, now.equal_updates));
@@ -214,7 +248,7 @@ fn check_unchanged(
             Some(_) => {}
         }
     }
-    Ok(())
+    Ok(changed.into_iter().map(in_words).collect())
 }
 
 #[cfg(test)]
@@ -237,7 +271,7 @@ mod tests {
             |c| c.keep_models = false,
         ];
         let refused: [(Change, &str); 5] = [
-            (|c| c.base.save_every = 7, "base.save_every: 50, now 7"),
+            (|c| c.base.train.epochs = 2, "base.train.epochs: 1, now 2"),
             (|c| c.seeds = vec![0, 1], "seeds: 2 is gone"),
             (|c| drop(c.methods.pop()), "methods: `b` is gone"),
             (|c| c.methods[1].set.clear(), "method `b`: [\"train.lr=1\"], now []"),
@@ -246,7 +280,7 @@ mod tests {
         for change in allowed {
             let mut now = config();
             change(&mut now);
-            assert_eq!(check_unchanged(&config(), &now, &|_| true), Ok(()));
+            assert_eq!(check_unchanged(&config(), &now, &|_| true), Ok(Vec::new()));
         }
         for (change, expected) in refused {
             let mut now = config();
@@ -257,7 +291,19 @@ mod tests {
         changed.methods[1].set.clear();
         gone.methods.pop();
         for now in [changed, gone] {
-            assert_eq!(check_unchanged(&config(), &now, &|method| method == 0), Ok(()), "`b` has not run");
+            assert_eq!(check_unchanged(&config(), &now, &|method| method == 0), Ok(Vec::new()), "`b` has not run");
         }
+    }
+
+    #[test]
+    fn what_a_resumed_run_may_change_may_change_in_the_base_and_is_told() {
+        let mut now = config();
+        now.base.save_every = 7;
+        now.base.train.micro_batch_size = 1;
+        let told = ["base.save_every: 50, now 7", "base.train.micro_batch_size: 2, now 1"].map(str::to_owned);
+        assert_eq!(check_unchanged(&config(), &now, &|_| true), Ok(told.to_vec()));
+        now.base.seed = 3;
+        let refused = "base.seed: 0, now 3".to_owned();
+        assert_eq!(check_unchanged(&config(), &now, &|_| true), Err(refused), "the others are not to blame");
     }
 }

@@ -37,6 +37,11 @@ pub fn cell_folder(config: &CompareConfig, method: usize, seed: u64) -> String {
     format!("cells/{}/seed-{seed}", config.methods[method].folder())
 }
 
+/// Where the start of a seed lies inside the comparison's folder.
+pub fn start_folder(seed: u64) -> String {
+    format!("start/seed-{seed}")
+}
+
 impl Plan {
     /// Checks everything that can be known before the first run. `text` was read from `origin`; `overrides` change its
     /// base; `begun` is the comparison that is gone on with, whose commits of the hub and whose date are kept.
@@ -156,7 +161,8 @@ fn cells(config: &CompareConfig, updates: &[usize]) -> Result<Vec<Cell>> {
     Ok(cells)
 }
 
-/// Updates of all iterations, method by method. Rows are counted once for all methods that read them alike.
+/// Updates of all iterations, method by method. Rows are counted once for all methods that read as many: all else that
+/// decides about rows is the same for all of them.
 fn updates_of_methods(config: &CompareConfig, console: &Console) -> Result<Vec<usize>> {
     let mut counted = BTreeMap::new();
     let of_method = |method: usize| -> Result<usize> {
@@ -168,7 +174,7 @@ fn updates_of_methods(config: &CompareConfig, console: &Console) -> Result<Vec<u
         if let Some(num_steps) = own.train.num_steps {
             return Ok(own.iterations * num_steps);
         }
-        let num_pairs = match counted.entry((own.max_rows, own.train.max_length)) {
+        let num_pairs = match counted.entry(own.max_rows) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(place) => *place.insert(num_demonstrations(&Sources::find(&own, console)?.local, console)?),
         };

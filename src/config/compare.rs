@@ -11,7 +11,7 @@ const MAX_CELLS: usize = 10_000;
 /// Longest name of a method.
 const MAX_NAME_CHARS: usize = 60;
 /// What every cell has in common: the start, the data, how it is judged, and what the comparison itself decides.
-const SHARED_KEYS: [&str; 15] = [
+const SHARED_KEYS: [&str; 16] = [
     "model",
     "data",
     "prompt_column",
@@ -22,6 +22,7 @@ const SHARED_KEYS: [&str; 15] = [
     "offline",
     "memory_limit",
     "seed",
+    "template_date",
     "skip_bad_rows",
     "sft",
     "continued_sft_lr",
@@ -322,6 +323,17 @@ mod tests {
     }
 
     #[test]
+    fn a_method_that_a_server_writes_nothing_for_is_refused_at_its_line_and_may_do_without() {
+        let text = TEXT.replace("data: \"d\"", "data: \"d\", server: (url: \"http://localhost:8000/v1\")");
+        assert_eq!(
+            error_of(&text),
+            "c.ron:4: method `continued sft`: server: this objective trains on demonstrations alone; nothing is generated \
+             | leave it out: server=none"
+        );
+        checked(&text.replace("\"objective.name=sft\"", "\"objective.name=sft\", \"server=none\"")).unwrap();
+    }
+
+    #[test]
     fn a_wrong_override_names_file_line_and_method() {
         let error = error_of(&TEXT.replace("train.lr=", "train.lrr="));
         assert_eq!(error, "c.ron:7: method `gsil`: train.lrr=1e-4: unknown key `train.lrr` | did you mean `train.lr`?");
@@ -347,8 +359,15 @@ mod tests {
 
     #[test]
     fn what_all_cells_share_cannot_be_a_methods_own() {
-        for key in ["seed=3", "model=x", "sft.lr=1", "evaluation.sampled=true", "word_problems.num_train=3", "output=x"]
-        {
+        for key in [
+            "seed=3",
+            "template_date=2026-01-31T08:00:00",
+            "model=x",
+            "sft.lr=1",
+            "evaluation.sampled=true",
+            "word_problems.num_train=3",
+            "output=x",
+        ] {
             let error = error_of(&TEXT.replace("train.lr=1e-4", key));
             assert!(error.contains("is the same for all methods") && error.contains("c.ron:7"), "{error}");
         }

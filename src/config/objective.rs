@@ -139,6 +139,11 @@ impl ObjectiveName {
         [Bernoulli, Brier, Hinge, Kliep, Lsif, BregmanPower, Spin, Sft, Simper, DilLsif, DilUkl, DilBce]
     };
 
+    /// Whether self-generated responses are read.
+    pub fn needs_self_generated(self) -> bool {
+        self != ObjectiveName::Sft
+    }
+
     /// The losses of GSIL: a demonstration's side and a self-generated side, each a function of its implicit reward.
     pub fn is_density_ratio(self) -> bool {
         use ObjectiveName::*;

@@ -2,7 +2,7 @@
 //! [`super::ranges`].
 
 use super::ranges::{self, stages};
-use super::{LoraConfig, RunConfig, WordProblemsConfig, size};
+use super::{LoraConfig, RunConfig, WeightFormat, WordProblemsConfig, size};
 use crate::error::{Error, Result};
 
 /// See [`RunConfig::validate`].
@@ -12,8 +12,23 @@ pub(super) fn validate(config: &RunConfig) -> Result<()> {
     check_sizes(config)?;
     check_iterations(config)?;
     config.objective.variance_reduction.check(config.objective.name, &config.generation)?;
-    config.server.iter().try_for_each(|server| server.check(makes_policies(config)))?;
+    check_server(config)?;
     check_sources(config)
+}
+
+/// A server must have something to write, and every policy that is asked for.
+fn check_server(config: &RunConfig) -> Result<()> {
+    let Some(server) = &config.server else { return Ok(()) };
+    server.check(makes_policies(config))?;
+    if config.iterations > 0 && !config.objective.name.needs_self_generated() {
+        let message = "this objective trains on demonstrations alone; nothing is generated";
+        return Err(Error::config("server", message).with_hint("leave it out: server=none"));
+    }
+    match config.generation.weights {
+        WeightFormat::F32 => Ok(()),
+        _ => Err(Error::config("generation.weights", "is for responses that are written here, not by a server")
+            .with_hint("leave it at f32; the server is told by its own options")),
+    }
 }
 
 /// Whether some iteration's reference is another than the start model as it is.
@@ -170,7 +185,7 @@ pub(super) mod tests {
 
     #[test]
     fn keys_that_do_not_fit_each_other_are_refused() {
-        let cases: [(&[&str], &str); 18] = [
+        let cases: [(&[&str], &str); 20] = [
             (&["train.micro_batch_size=9"], "train.micro_batch_size: 9 is more than train.batch_size, 8"),
             (&["sft.batch_size=1"], "sft.micro_batch_size: 2 is more than sft.batch_size, 1"),
             (&["generation.max_new_tokens=1024"], "generation.max_new_tokens: 1024 leaves no room"),
@@ -187,6 +202,8 @@ pub(super) mod tests {
             (&["server.url=http://me:key@host/v1"], "server.url: names a user"),
             (&["server.on_policy_ready=[]"], "server.on_policy_ready: must say how"),
             (&["server.on_policy_ready=[\" \"]"], "server.on_policy_ready: begins with an empty text"),
+            (&["objective.name=sft"], "server: this objective trains on demonstrations alone"),
+            (&["generation.weights=bf16"], "generation.weights: is for responses that are written here"),
             (&["memory_limit=8 gigs"], "memory_limit: `8 gigs` is no size"),
             (&["word_problems.num_heads=5"], "word_problems.hidden_size: 96 must be a multiple of 10"),
         ];

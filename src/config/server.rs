@@ -26,7 +26,7 @@ pub struct ServerConfig {
     /// (Hugging Face's form) is added. Run at the start of each iteration. Default empty: the start model is being served
     /// already, which is enough for one iteration.
     pub on_policy_ready: Vec<String>,
-    /// Seconds that the server may take after `on_policy_ready` until it lists the model. Default 600.
+    /// Seconds that `on_policy_ready` may take, and as many again the server after it, until it lists the model. Default 600.
     pub ready_timeout_s: usize,
     /// Before anything is trained on, the server continues a few prompts greedily. If its continuations are this much less
     /// likely under the reference, in nats a token, than the reference's own, it serves another model: the run stops.

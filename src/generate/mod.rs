@@ -11,6 +11,7 @@ mod padded;
 pub mod sampler;
 pub mod server;
 
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::config::WeightFormat;
@@ -91,7 +92,7 @@ impl Generator {
     /// A failing device; a number format that the device has no fast decoding for.
     pub fn new(model: &CausalLm, weights: WeightFormat) -> Result<Self> {
         let model = burn::module::Module::valid(model); // no gradient graph; the weights are shared, not copied
-        check_weight_format(weights, is_continuous(&model))?;
+        check_weight_format(weights, &model.device())?;
         Ok(Generator {
             #[cfg(feature = "flex")]
             decoder: match is_continuous(&model) {
@@ -134,9 +135,9 @@ pub fn generate(model: &CausalLm, requests: &[Request], decoding: &Decoding, on_
 /// Refuses what is not there rather than ignoring it.
 ///
 /// # Errors
-/// 16-bit weights where there is no fast decoding.
-fn check_weight_format(weights: WeightFormat, is_continuous: bool) -> Result<()> {
-    match weights == WeightFormat::F32 || is_continuous {
+/// [`Error::Config`] for 16-bit weights where there is no fast decoding.
+pub(crate) fn check_weight_format(weights: WeightFormat, device: &Device) -> Result<()> {
+    match weights == WeightFormat::F32 || device::is_flex(device) {
         true => Ok(()),
         false => {
             Err(Error::config("generation.weights", "16-bit copies of the weights are only there on the CPU (flex)")

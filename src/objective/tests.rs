@@ -238,4 +238,8 @@ fn sft_needs_neither_reference_nor_self_generated_responses() {
     assert!(!simper.needs_reference() && simper.needs_self_generated());
     let kliep = Objective::new(&config(ObjectiveName::Kliep, 1.0, 0.0));
     assert!(kliep.needs_reference() && kliep.needs_self_generated());
+    for name in ObjectiveName::ALL {
+        let objective = Objective::new(&config(name, 1.0, 0.0));
+        assert_eq!(objective.needs_self_generated(), name.needs_self_generated(), "{name}");
+    }
 }

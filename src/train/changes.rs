@@ -1,5 +1,7 @@
 //! Resuming with other settings: what may change in the middle of a run, and what may not.
 
+use std::fmt;
+
 use serde_json::Value;
 
 use crate::config::RunConfig;
@@ -36,24 +38,44 @@ pub const CHANGEABLE: [&str; 21] = [
 pub struct Changes {
     /// `key=value`.
     pub overrides: Vec<String>,
+    /// All settings, in place of those in `config.ron`, for who knows them: a comparison, which may have been moved with what
+    /// it starts from.
+    pub settings: Option<RunConfig>,
     pub allow: bool,
     /// Fetch nothing from the hub this time, whatever the run began with.
     pub offline: bool,
 }
 
 impl Changes {
-    /// Carries out the overrides on the settings of a run.
+    /// The settings to go on with, where `config.ron` holds `written`.
     ///
     /// # Errors
-    /// [`Error::Config`] for an override that is none, and for one that names another folder for the run.
-    pub fn apply(&self, config: &mut RunConfig) -> Result<()> {
+    /// As [`RunConfig::set`] and [`RunConfig::validate`]; [`Error::Config`] for another folder for the run.
+    pub(super) fn apply_to(&self, written: &RunConfig) -> Result<RunConfig> {
+        let mut config = match &self.settings {
+            // Whether the prompts print a date is known to the run alone.
+            Some(settings) => RunConfig { template_date: written.template_date.clone(), ..settings.clone() },
+            None => written.clone(),
+        };
         let output = config.output.clone();
         self.overrides.iter().try_for_each(|assignment| config.set(assignment))?;
-        match config.output == output {
-            true => Ok(()),
-            false => Err(Error::config("output", "a run goes on in the folder that it is resumed from")
-                .with_hint("leave output out; to go on elsewhere, move the run folder and resume it there")),
+        if config.output != output {
+            return Err(Error::config("output", "a run goes on in the folder that it is resumed from")
+                .with_hint("leave output out; to go on elsewhere, move the run folder and resume it there"));
         }
+        config.validate().map(|()| config)
+    }
+
+    /// [`check_changes`] of what was asked for. Where model and data lie is no change: other rows, and another model under an
+    /// adapter, are refused by what is in them.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn check(&self, mut began_with: RunConfig, now: &RunConfig) -> Result<bool> {
+        began_with.model.clone_from(&now.model);
+        began_with.data.clone_from(&now.data);
+        began_with.evaluation.data.clone_from(&now.evaluation.data);
+        check_changes(&began_with, now, self.allow)
     }
 }
 
@@ -68,7 +90,7 @@ pub fn check_changes(began_with: &RunConfig, now: &RunConfig, allow: bool) -> Re
     if refused.is_empty() {
         return Ok(!differences.is_empty());
     }
-    let list: Vec<String> = refused.iter().map(|d| format!("{}: {}, now {}", d.key, d.before, d.after)).collect();
+    let list: Vec<String> = refused.iter().map(ToString::to_string).collect();
     let message = format!("the settings are not those that the run began with: {}", list.join("; "));
     let hint = match refused.iter().all(|d| CHANGEABLE.contains(&d.key.as_str())) {
         true => "undo the change, or accept it with --allow-changes".to_owned(),
@@ -79,25 +101,25 @@ pub fn check_changes(began_with: &RunConfig, now: &RunConfig, allow: bool) -> Re
     Err(Error::config("config.ron", message).with_hint(hint))
 }
 
-/// The settings in which two configurations differ, as `key: before, now after`.
-///
-/// # Errors
-/// [`Error::Config`] for values that have no JSON form; valid ones have.
-pub fn describe_differences(before: &RunConfig, after: &RunConfig) -> Result<Vec<String>> {
-    let text = |d: &Difference| format!("{}: {}, now {}", d.key, d.before, d.after);
-    Ok(differences(before, after)?.iter().map(text).collect())
-}
-
-/// A key with two values.
+/// A key with two values, in words `key: before, now after`.
 #[derive(Debug)]
-struct Difference {
-    key: String,
+pub struct Difference {
+    pub key: String,
     before: Value,
     after: Value,
 }
 
-/// Where the run folder lies and whether it may fetch is not one of its settings.
-fn differences(before: &RunConfig, after: &RunConfig) -> Result<Vec<Difference>> {
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}, now {}", self.key, self.before, self.after)
+    }
+}
+
+/// The settings in which two configurations differ. Where the run folder lies and whether it may fetch is not one of them.
+///
+/// # Errors
+/// [`Error::Config`] for values that have no JSON form; valid ones have.
+pub fn differences(before: &RunConfig, after: &RunConfig) -> Result<Vec<Difference>> {
     let tree = |config: &RunConfig| {
         let config = RunConfig { output: None, offline: false, ..config.clone() };
         serde_json::to_value(&config).map_err(|error| Error::config("config.ron", error.to_string()))
@@ -167,8 +189,8 @@ mod tests {
     #[test]
     fn another_folder_for_the_run_is_refused_and_the_same_one_is_not() {
         let applied = |assignment: &str| {
-            let mut config = changed(&["output=runs/x"]);
-            Changes { overrides: vec![assignment.to_owned()], allow: true, offline: false }.apply(&mut config)
+            let changes = Changes { overrides: vec![assignment.to_owned()], allow: true, ..Changes::default() };
+            changes.apply_to(&changed(&["output=runs/x"]))
         };
         for assignment in ["output=/big", "output=None"] {
             let error = applied(assignment).unwrap_err();

@@ -13,6 +13,8 @@ use crate::model::CausalLm;
 pub(super) const FILE: &str = "env.json";
 /// The key of the rows' fingerprint in it.
 const FINGERPRINT: &str = "rows_fingerprint";
+/// The key of the held-out rows' fingerprint. Runs of the first versions have none.
+const HELD_OUT_FINGERPRINT: &str = "held_out_fingerprint";
 /// The key of the settings that the run began with, as RON.
 const CONFIG: &str = "config";
 
@@ -20,11 +22,17 @@ const CONFIG: &str = "config";
 pub(super) const FROZEN_WEIGHTS: &str = "frozen_weights";
 
 /// What a figure depends on besides the configuration.
-pub(super) fn describe(device_name: &str, examples: &[Example], config: &str) -> serde_json::Value {
+pub(super) fn describe(
+    device_name: &str,
+    examples: &[Example],
+    held_out: &[Example],
+    config: &str,
+) -> serde_json::Value {
     serde_json::json!({
         "gsil": env!("CARGO_PKG_VERSION"),
         "burn": "0.22.1",
         (FINGERPRINT): fingerprint(examples),
+        (HELD_OUT_FINGERPRINT): fingerprint(held_out),
         (CONFIG): config,
         "device": device_name,
         "device_description": device::description(device_name),
@@ -74,6 +82,17 @@ pub fn check_same_rows(dir: &RunDir, examples: &[Example]) -> Result<()> {
             .with_hint(
                 "restore the data file; a chat template that names today's date changes prompts, too: start a new run",
             )),
+    }
+}
+
+/// The rows that every stage is judged on stay the same.
+pub(super) fn check_same_held_out(dir: &RunDir, held_out: &[Example]) -> Result<()> {
+    let environment = read_environment(dir)?;
+    let Some(expected) = environment[HELD_OUT_FINGERPRINT].as_str() else { return Ok(()) };
+    match fingerprint(held_out) == expected {
+        true => Ok(()),
+        false => Err(Error::input(dir.path(), "the held-out rows are not those that the run began with")
+            .with_hint("restore the file of held-out rows, or start a new run")),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval;
+use crate::generate::check_weight_format;
 use crate::model::{CausalLm, weights};
 use crate::objective::Objective;
 use crate::policy::{Policy, Wanted};
@@ -55,6 +56,7 @@ impl Inputs {
         let device_name = device::resolve_name(config.device_names()[0]).to_owned();
         let limits = Limits::of(config, &device_name);
         let device = device::open(&device_name)?;
+        check_weight_format(config.generation.weights, &device)?;
         let needed = |value: &Option<String>, key: &str| {
             value.clone().ok_or_else(|| {
                 Error::config(key, "is not given").with_hint(format!("pass --{key}, or `{key}: \"..\"` in the config"))

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::changes::{Changes, check_changes};
+use super::changes::{Changes, differences};
 use super::checkpoint::{self, Progress, Stage};
-use super::environment::{self, began_with, check_same_base, check_same_rows};
+use super::environment::{self, began_with, check_same_base, check_same_held_out, check_same_rows};
 use super::run_dir::{CONFIG_FILE, RunDir};
 use super::setup::{Opened, Run, with_task_paths};
 use super::sources::Sources;
@@ -38,16 +38,21 @@ impl Run {
         let dir = RunDir::open(files, path)?;
         let config_path = dir.join(CONFIG_FILE);
         let text = std::fs::read_to_string(&config_path).map_err(Error::reading(&config_path))?;
-        let mut config = RunConfig::from_ron(&text, &config_path.to_string_lossy())?;
-        let before = began_with(&dir)?.unwrap_or_else(|| config.clone());
-        changes.apply(&mut config)?;
-        config.validate()?;
-        let is_changed = check_changes(&before, &config, changes.allow)?;
+        let written = RunConfig::from_ron(&text, &config_path.to_string_lossy())?;
+        let mut config = changes.apply_to(&written)?;
+        let is_changed = changes.check(began_with(&dir)?.unwrap_or_else(|| written.clone()), &config)?;
+        check_places(&config, path)?;
         let resumed = checkpoint::load_newest(&dir, &|problem| console.warn(problem))?;
         let wanted = RunConfig { offline: config.offline || changes.offline, ..with_task_paths(&config, &dir) };
-        let sources = Sources::find(&wanted, &console)?;
-        let mut opened = Opened::open(&sources.local, true, &console)?;
+        let Sources { pinned, local } = Sources::find(&wanted, &console)?;
+        if config.word_problems.is_none() {
+            (config.model, config.data, config.evaluation.data) = (pinned.model, pinned.data, pinned.evaluation.data);
+        }
+        // After a kill between the two writes of `keep_changes` only `env.json` has the new settings.
+        let has_new_settings = is_changed || !differences(&written, &config)?.is_empty();
+        let mut opened = Opened::open(&local, true, &console)?;
         check_same_rows(&dir, &opened.inputs.examples)?;
+        check_same_held_out(&dir, &opened.inputs.held_out.examples)?;
         if config.lora.is_some() {
             check_same_base(&dir, &opened.model, &opened.inputs.policy.files.path)?;
         }
@@ -57,7 +62,7 @@ impl Run {
             console.say(format!("continuing at {}, update {}", saved.progress.stage, saved.progress.stage_steps));
         }
         let (mut run, model) = opened.into_run(config, dir, console, resumed)?;
-        run.has_new_settings = is_changed;
+        run.has_new_settings = has_new_settings;
         // In the middle of a stage its new length may be refused yet, once its pairs are known: see `Run::fit`.
         if run.resumed.as_ref().is_none_or(|saved| saved.progress.stage_steps == 0) {
             run.keep_changes()?;
@@ -95,5 +100,21 @@ impl Run {
             number.is_some_and(|number| number >= num_begun)
         };
         dir.list("", is_later)?.iter().try_for_each(|name| dir.remove(name))
+    }
+}
+
+/// A run names its model and its data by where they lay when it began.
+fn check_places(config: &RunConfig, dir: &Path) -> Result<()> {
+    let places = [("model", &config.model), ("data", &config.data), ("evaluation.data", &config.evaluation.data)];
+    let lost = places.into_iter().find_map(|(key, place)| {
+        let place = Path::new(place.as_deref()?);
+        (place.is_absolute() && !place.exists()).then_some((key, place))
+    });
+    match lost {
+        None => Ok(()),
+        Some((key, place)) => {
+            Err(Error::input(place, format!("is not there any more; the run began with it as `{key}`"))
+                .with_hint(format!("if it was moved: gsil resume {} {key}=NEW_PLACE", dir.display())))
+        }
     }
 }

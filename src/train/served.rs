@@ -4,15 +4,14 @@
 //! A server is never believed: log-probs are the trainer's own, the number of tokens that it reads in a prompt must be ours,
 //! and its greedy continuations must be as likely under the reference as the reference's own ([`probe`]).
 
+mod command;
 pub mod probe;
 
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::answering::{Answering, OpenRequest};
 use super::setup::Run;
-use crate::config::{GenerationConfig, RunConfig, ServerConfig, WeightFormat};
+use crate::config::{GenerationConfig, RunConfig, ServerConfig};
 use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -20,9 +19,9 @@ use crate::generate::Response;
 use crate::generate::sampler::Sampling;
 use crate::generate::server::{Server, TextAnswer, TextRequest};
 use crate::model::CausalLm;
-use crate::objective::Objective;
 use crate::policy::Policy;
 use crate::records::self_generation::iteration_folder;
+use command::run_command;
 
 /// The policy's folder inside the iteration's, while the server needs it.
 const POLICY_FOLDER: &str = "policy";
@@ -31,24 +30,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at something that is waited for.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Refuses what a server cannot do before anything is begun.
+/// Refuses what a server cannot do with this model and these rows before anything is begun. What the settings alone tell is
+/// refused by [`RunConfig::validate`].
 ///
 /// # Errors
-/// [`Error::Config`] for settings that would have no effect and in a build without HTTP; [`Error::Input`] for a model
+/// [`Error::Config`] for rows that leave nothing to a server and in a build without HTTP; [`Error::Input`] for a model
 /// without tokenizer.
 pub fn check(config: &RunConfig, policy: &Policy, examples: &[Example]) -> Result<()> {
     let Some(server) = &config.server else { return Ok(()) };
     Server::new(server)?;
-    let unused = |why: &str| Err(Error::config("server", why).with_hint("leave it out: server=none"));
-    if !Objective::new(&config.objective).needs_self_generated() {
-        return unused("this objective trains on demonstrations alone; nothing is generated");
-    }
     if examples.iter().any(|example| example.self_generated_ids.is_some()) {
-        return unused("the rows bring their second responses; nothing is generated");
-    }
-    if config.generation.weights != WeightFormat::F32 {
-        let problem = Error::config("generation.weights", "is for responses that are written here, not by a server");
-        return Err(problem.with_hint("leave it at f32; the server is told by its own options"));
+        return Err(Error::config("server", "the rows bring their second responses; nothing is generated")
+            .with_hint("leave it out: server=none"));
     }
     match policy.tokenizer {
         Some(_) => Ok(()),
@@ -80,6 +73,8 @@ impl<'a> Served<'a> {
             let folder = run.dir.join(iteration_folder(iteration)).join(POLICY_FOLDER);
             // The server may work somewhere else.
             let folder = std::path::absolute(&folder).map_err(Error::reading(&folder))?;
+            // A run that was stopped may have left one there, with what a command made of it.
+            run.forget_served_policy(iteration)?;
             run.write_model(reference, &folder)?;
             run.console.say(format!("policy for the server: {}", folder.display()));
             run_command(run, config, iteration, &folder)?;
@@ -168,42 +163,9 @@ impl<'a> Served<'a> {
 }
 
 impl Run {
-    /// Removes what the server needed, once every response is there.
+    /// Removes what the server needed.
     pub(super) fn forget_served_policy(&self, iteration: usize) -> Result<()> {
         self.dir.remove(&format!("{}/{POLICY_FOLDER}", iteration_folder(iteration)))
-    }
-}
-
-/// Runs `on_policy_ready` with the policy's folder; what it prints goes to stderr.
-fn run_command(run: &Run, config: &ServerConfig, iteration: usize, folder: &Path) -> Result<()> {
-    let failed = |message: String| {
-        Error::config("server.on_policy_ready", message)
-            .with_hint("the command must start the server in the background and return; see docs/server.md")
-    };
-    let mut child = Command::new(&config.on_policy_ready[0])
-        .args(&config.on_policy_ready[1..])
-        .arg(folder)
-        .env("GSIL_ITERATION", iteration.to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::from(std::io::stderr()))
-        .spawn()
-        .map_err(|error| failed(format!("cannot start `{}`: {error}", config.on_policy_ready[0])))?;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) if status.success() => return Ok(()),
-            Ok(Some(status)) => {
-                run.stop.check()?; // Ctrl-C ends the command, too
-                return Err(failed(format!("the command failed: {status}")));
-            }
-            Ok(None) => {}
-            Err(error) => return Err(failed(format!("cannot wait for the command: {error}"))),
-        }
-        if let Err(stopped) = run.stop.check() {
-            // It is going to be run again; whether it can still be stopped changes nothing here.
-            let _ = child.kill();
-            return Err(stopped);
-        }
-        std::thread::sleep(PAUSE);
     }
 }
 

@@ -130,7 +130,8 @@ impl Run {
     }
 
     fn write_environment(&self, model: &CausalLm) -> Result<()> {
-        let mut environment = environment::describe(&self.device_name, &self.examples, &self.config.to_ron()?);
+        let mut environment =
+            environment::describe(&self.device_name, &self.examples, &self.held_out.examples, &self.config.to_ron()?);
         environment["model"] = self.config.model.as_deref().into();
         environment["data"] = self.config.data.as_deref().into();
         if self.config.lora.is_some() {
@@ -259,8 +260,13 @@ impl Opened {
             others: None,
             num_new_tokens: Cell::new(0),
         };
-        run.say_header(&model, &memory, &limits)?;
-        Ok((run, model))
+        match run.say_header(&model, &memory, &limits) {
+            Ok(()) => Ok((run, model)),
+            Err(error) => {
+                run.dir.abandon();
+                Err(error)
+            }
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::ops;
 use crate::train::checkpoint::Stage;
 use crate::train::distributions::num_candidates;
 use crate::train::optimizer::Optimizer;
+use crate::train::served::probe;
 use crate::train::setup::score_batch_size;
 
 /// The program before it reads weights, where the system does not tell: its code, its threads. Measured with the smallest
@@ -339,19 +340,24 @@ impl<'a> Arithmetic<'a> {
         [(Part::Activations, shape.num_rows as u64 * self.sizes.passing_forward()), (Part::LogProbs, head)]
     }
 
+    /// Where a server writes the responses, the probe that it is asked is all that is decoded.
     fn self_generate(&self) -> PhaseMemory {
         let Subject { config, model, rows, .. } = *self.subject;
-        let len = |row: &RowLengths| row.prompt + longest_response(config, row, model.max_position_embeddings);
-        let capacity = rows.iter().map(len).max().unwrap_or(0);
-        let num_answers = rows.len() * config.generation.samples_per_prompt;
-        self.phase(Phase::SelfGenerate, &self.decoding(num_answers, capacity, config.generation.weights))
+        let generation = &config.generation;
+        let num_answers = rows.len() * generation.samples_per_prompt;
+        let (num_slots, most_tokens) = match config.server {
+            Some(_) => (probe::NUM_PROMPTS.min(rows.len()), probe::NUM_TOKENS),
+            None => (generation.batch_size.min(num_answers), usize::MAX),
+        };
+        let response = |row: &RowLengths| longest_response(config, row, model.max_position_embeddings).min(most_tokens);
+        let capacity = rows.iter().map(|row| row.prompt + response(row)).max().unwrap_or(0);
+        self.phase(Phase::SelfGenerate, &self.decoding(num_slots, capacity, generation.weights))
     }
 
     /// Packed weights with one matrix on its way to them, or with the cache and the buffers of a pass: one is over before the
     /// other begins. The log-probs of what was decoded are checked by scoring, which takes less.
-    fn decoding(&self, num_answers: usize, capacity: usize, format: WeightFormat) -> Vec<(Part, u64)> {
-        let Subject { config, model, is_flex, .. } = *self.subject;
-        let num_slots = config.generation.batch_size.min(num_answers);
+    fn decoding(&self, num_slots: usize, capacity: usize, format: WeightFormat) -> Vec<(Part, u64)> {
+        let Subject { model, is_flex, .. } = *self.subject;
         // On the CPU heads and tokens are filled up to whole panels.
         let (of_head, of_tokens) =
             if is_flex { (ops::MOST_PANEL_COLUMNS, ops::MOST_PANEL_COLUMNS) } else { (1, SPAN_TOKENS) };
@@ -380,7 +386,8 @@ impl<'a> Arithmetic<'a> {
             let limit = config.evaluation.max_new_tokens.unwrap_or(config.generation.max_new_tokens);
             let len = |row: &RowLengths| (row.prompt + limit).min(model.max_position_embeddings);
             let capacity = held_out.iter().take(num_answered).map(len).max().unwrap_or(0);
-            let answering = self.decoding(num_answered, capacity, WeightFormat::F32);
+            let num_slots = config.generation.batch_size.min(num_answered);
+            let answering = self.decoding(num_slots, capacity, WeightFormat::F32);
             let sum = |parts: &[(Part, u64)]| parts.iter().map(|(_, bytes)| bytes).sum::<u64>();
             parts = if sum(&answering) > sum(&parts) { answering } else { parts };
         }

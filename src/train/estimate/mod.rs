@@ -169,6 +169,25 @@ mod tests {
         };
         assert!(generating(&["generation.batch_size=1"]) < generating(&[]));
         assert!(generating(&["generation.weights=bf16"]) < generating(&[]));
+        // A server's probe is all that is decoded here.
+        let server = "server.url=http://localhost:8000/v1";
+        assert!(generating(&[server]) < generating(&[]));
+        assert_eq!(generating(&[server, "generation.batch_size=32"]), generating(&[server]));
+    }
+
+    #[test]
+    fn no_other_weights_to_decode_with_are_offered_where_a_server_writes_the_responses() {
+        // Decoding takes most: what one pair needs in training is small beside a cache of 32 responses.
+        let settings = ["lora.rank=1", "train.micro_batch_size=1", "train.activation_checkpointing=true"];
+        let decoding = ["generation.batch_size=32", "generation.max_new_tokens=500"];
+        let offers = |more: &[&str]| {
+            with_subject(&[&settings[..], &decoding, more].concat(), |subject| {
+                let found = changes(subject, &memory(subject));
+                found.iter().any(|change| change.assignments == ["generation.weights=bf16"])
+            })
+        };
+        assert!(offers(&[]));
+        assert!(!offers(&["server.url=http://localhost:8000/v1"]));
     }
 
     #[test]

@@ -67,9 +67,11 @@ impl Work<'_> {
         self.examples.iter().all(|example| example.self_generated_ids.is_some())
     }
 
+    /// Responses are decoded here. A server's time is not known.
     fn self_generates(&self) -> bool {
         let config = self.config;
-        config.iterations > 0 && pairing_of_iterations(config) == Pairing::Both && !self.are_given()
+        let needs_responses = config.iterations > 0 && pairing_of_iterations(config) == Pairing::Both;
+        needs_responses && !self.are_given() && config.server.is_none()
     }
 
     /// Times a forward pass, and decoding where the run does any.
@@ -139,9 +141,7 @@ impl Work<'_> {
         let is_here = |standing: &Standing| standing.stage == stage;
         let num_there = self.standing.filter(is_here).map_or(0, |standing| standing.num_responses);
         let num_wanted = self.examples.len() * self.config.generation.samples_per_prompt;
-        // A server's time is not known here.
-        let num_missing = if self.config.server.is_some() { 0 } else { num_wanted.saturating_sub(num_there) };
-        num_missing as f64 * self.response_tokens() * speed.seconds_per_decoded_token
+        num_wanted.saturating_sub(num_there) as f64 * self.response_tokens() * speed.seconds_per_decoded_token
     }
 
     /// Demonstrations, and given responses, under the reference.

@@ -10,9 +10,9 @@ use crate::generate::{Decoding, Event, Request, Response, generate};
 use crate::objective::log_probs;
 
 /// Prompts that are continued, from all over the data.
-const NUM_PROMPTS: usize = 8;
+pub(crate) const NUM_PROMPTS: usize = 8;
 /// Tokens of each continuation.
-const NUM_TOKENS: usize = 24;
+pub(crate) const NUM_TOKENS: usize = 24;
 
 impl Served<'_> {
     /// Whether the server writes the beginning token itself, as most do for models that want one, and every prompt begins
