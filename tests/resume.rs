@@ -303,3 +303,29 @@ fn a_run_keeps_the_date_that_its_chat_template_printed_when_it_began() {
     assert!(refused.stderr.contains("template_date"), "{}", refused.stderr);
     recipe.finish("run");
 }
+
+#[test]
+fn a_run_whose_model_and_data_were_moved_goes_on_once_it_is_told_where_they_are() {
+    let recipe = Recipe::new(&["iterations=1"]);
+    recipe.finish("alone");
+    assert_stopped(&recipe.interrupt("run", "metrics.jsonl", 6..30, "INT"), 130);
+    for (old, new) in [("tiny", "moved"), ("rows.jsonl", "moved.jsonl"), ("held_out.jsonl", "moved_held_out.jsonl")] {
+        fs::rename(recipe.path(old), recipe.path(new)).unwrap();
+    }
+    let resume = |more: &[&str]| gsil(recipe.folder.path(), &[&["resume", "run"], more].concat());
+    let stderr = resume(&[]).failed(3);
+    assert!(stderr.contains("tiny: is not there any more; the run began with it as `model`"), "{stderr}");
+    assert!(stderr.contains("hint: if it was moved: gsil resume run model=NEW_PLACE"), "{stderr}");
+
+    let places = ["model=moved", "data=moved.jsonl"];
+    let stderr = resume(&[&places[..], &["evaluation.data=moved.jsonl"]].concat()).failed(3);
+    assert!(stderr.contains("the held-out rows are not those that the run began with"), "{stderr}");
+    resume(&[&places[..], &["evaluation.data=moved_held_out.jsonl"]].concat()).succeeded();
+    let config = read(&recipe.path("run/config.ron"));
+    let place = |name: &str| format!("{:?}", fs::canonicalize(recipe.path(name)).unwrap());
+    for name in ["moved", "moved.jsonl", "moved_held_out.jsonl"] {
+        assert!(config.contains(&place(name)), "{config}");
+    }
+    let model = |run: &str| fs::read(recipe.path(run).join("model/model.safetensors")).unwrap();
+    assert!(model("run") == model("alone"));
+}
