@@ -13,6 +13,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::formats::{ModelFiles, open_model};
 use crate::model::{CausalLm, ModelConfig, weights};
+use crate::records::run_folder::holds_run;
 use crate::report::console::{Console, Unit};
 
 /// The aligned model's folder inside a run folder.
@@ -107,7 +108,7 @@ impl Policy {
 
 /// Where the model of a path lies: a run folder (it has a `config.ron`) stands for its aligned model.
 pub(crate) fn aligned_model(path: &Path) -> Result<PathBuf> {
-    if !path.join("config.ron").is_file() {
+    if !holds_run(path) {
         return Ok(path.to_owned());
     }
     let model = path.join(MODEL_FOLDER);

@@ -365,7 +365,7 @@ fn resuming_a_folder_without_a_run_is_refused() {
         &refused(&folder, INPUT, &["resume", "tiny"]),
         &["tiny: holds no run", "hint: start one with `gsil train`"],
     );
-    assert_says(&refused(&folder, INPUT, &["resume", "absent"]), &["absent: holds no run"]);
+    assert_says(&refused(&folder, INPUT, &["resume", "absent"]), &["absent: cannot read"]);
 }
 
 #[test]

@@ -331,7 +331,7 @@ fn compared_runs_share_their_charts_and_show_in_what_they_differ() {
         assert!(page.contains(expected), "{expected}: {page}");
     }
     let stderr = gsil(folder.path(), &["report", "one", "--compare", "none"]).failed(3);
-    assert!(stderr.contains("none: holds no run"), "{stderr}");
+    assert!(stderr.contains("none: cannot read"), "{stderr}");
 }
 
 #[test]

@@ -28,6 +28,7 @@ use crate::formats::atomic_write::{create_folder, folder_of, remove, write_json}
 use crate::formats::file_system::Disk;
 use crate::model::CausalLm;
 use crate::policy::MODEL_FOLDER;
+use crate::records::run_folder::{COMPARE_FILE, holds_run};
 use crate::report::console::Console;
 use crate::train::changes::{CHANGEABLE, Changes, differences};
 use crate::train::results_if_finished;
@@ -37,8 +38,6 @@ use outcome::Outcome;
 use plan::{Cell, Plan, Start, cell_folder, start_folder};
 pub use summary::markdown as results;
 
-/// What the comparison was asked for, in its folder.
-const CONFIG_FILE: &str = "compare.ron";
 /// In a run folder of a comparison: nothing is left to do there.
 const FINISHED_FILE: &str = "finished.json";
 /// In a cell's folder: why its training ended before its time.
@@ -60,9 +59,9 @@ impl Comparison {
         let dir = RunDir::create(Arc::new(Disk), output)?;
         if let Some(begun) = begun_in(output)? {
             let has_run =
-                |method: usize| begun.seeds.iter().any(|seed| is_begun(&dir.join(cell_folder(&begun, method, *seed))));
+                |method: usize| begun.seeds.iter().any(|seed| holds_run(&dir.join(cell_folder(&begun, method, *seed))));
             let changed = check_unchanged(&begun, &plan.config, &has_run).map_err(|refused| {
-                let path = dir.join(CONFIG_FILE);
+                let path = dir.join(COMPARE_FILE);
                 let message = format!("the comparison was begun with other settings: {refused}");
                 let free: Vec<&str> = CHANGEABLE.into_iter().filter(|key| may_change(key)).collect();
                 Error::config(path.to_string_lossy(), message).with_hint(format!(
@@ -72,7 +71,7 @@ impl Comparison {
             })?;
             changed.iter().for_each(|change| console.say(format!("changed    {change}")));
         }
-        dir.write(CONFIG_FILE, &plan.config.to_ron()?)?;
+        dir.write(COMPARE_FILE, &plan.config.to_ron()?)?;
         Ok(Comparison { dir, plan, console })
     }
 
@@ -150,7 +149,7 @@ impl Comparison {
     fn complete(&self, folder: &Path, config: RunConfig, others: Option<Vec<PathBuf>>) -> Result<usize> {
         create_folder(&Disk, folder_of(folder))?;
         // One that a person finished with `gsil resume` is finished, whatever it needed for that.
-        let finished = if is_begun(folder) { results_if_finished(folder)? } else { None };
+        let finished = if holds_run(folder) { results_if_finished(folder)? } else { None };
         let rows = match finished {
             Some(rows) => rows,
             None => {
@@ -166,7 +165,7 @@ impl Comparison {
 
     /// Begins the run, or goes on with it as the comparison is now.
     fn open_run(&self, folder: &Path, config: RunConfig) -> Result<(Run, CausalLm)> {
-        if !is_begun(folder) {
+        if !holds_run(folder) {
             return Run::start(config, folder, self.console);
         }
         let output = Some(folder.to_string_lossy().into_owned());
@@ -196,7 +195,7 @@ impl Comparison {
 /// # Errors
 /// [`Error::Input`] and [`Error::Config`] for a file that does not read.
 pub fn begun_in(folder: &Path) -> Result<Option<CompareConfig>> {
-    let path = folder.join(CONFIG_FILE);
+    let path = folder.join(COMPARE_FILE);
     if !path.exists() {
         return Ok(None);
     }
@@ -204,14 +203,9 @@ pub fn begun_in(folder: &Path) -> Result<Option<CompareConfig>> {
     let begun = CompareConfig::from_ron(&text, &path.to_string_lossy())?;
     let has_run = begun.seeds.iter().any(|seed| {
         let cells = (0..begun.methods.len()).map(|method| cell_folder(&begun, method, *seed));
-        cells.chain([start_folder(*seed)]).any(|run| is_begun(&folder.join(run)))
+        cells.chain([start_folder(*seed)]).any(|run| holds_run(&folder.join(run)))
     });
     Ok(has_run.then_some(begun))
-}
-
-/// Whether a run was begun in a folder.
-fn is_begun(run: &Path) -> bool {
-    run.join("config.ron").exists()
 }
 
 /// Whether a setting of the base may change once something has run: what may change in a resumed run, but for the number of

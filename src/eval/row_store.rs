@@ -19,7 +19,8 @@ use crate::formats::file_system::Disk;
 use crate::formats::folder_lock::FolderLock;
 use crate::formats::json_lines::{append_line, json_line, read_lines, sync_lines};
 
-const SETTINGS_FILE: &str = "settings.json";
+/// What the rows depend on.
+pub const SETTINGS_FILE: &str = "settings.json";
 const ROWS_FILE: &str = "rows.jsonl";
 const RESULT_FILE: &str = "result.json";
 

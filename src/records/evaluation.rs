@@ -17,12 +17,15 @@ pub struct EvaluationRow {
     pub evaluation: Evaluation,
 }
 
+/// The model that a run begins with.
+pub const START: &str = "start";
+
 /// The stage whose model begins where that of the first iteration did.
 pub const CONTINUED_SFT: &str = "continued sft";
 
 /// The updates that made the model of each row of a run: those of the iterations are not the comparison's own.
 pub fn updates_of_models(rows: &[EvaluationRow]) -> Vec<usize> {
-    let start = rows.iter().rfind(|row| row.stage == "start" || row.stage == "sft").map_or(0, |row| row.total_steps);
+    let start = rows.iter().rfind(|row| row.stage == START || row.stage == "sft").map_or(0, |row| row.total_steps);
     let last = rows.iter().rfind(|row| row.stage != CONTINUED_SFT).map_or(0, |row| row.total_steps);
     let own = |row: &EvaluationRow| match row.stage.as_str() {
         CONTINUED_SFT => start + (row.total_steps - last),

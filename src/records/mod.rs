@@ -15,6 +15,7 @@
 pub mod about;
 pub mod evaluation;
 pub mod figures;
+pub mod run_folder;
 pub mod self_generation;
 pub mod timing;
 pub mod update;

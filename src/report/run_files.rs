@@ -16,7 +16,8 @@ use super::responses::{Responses, read_responses};
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::records::about::{ABOUT_FILE, About};
-use crate::records::evaluation::{CONTINUED_SFT, EVALUATIONS_FILE, EvaluationRow};
+use crate::records::evaluation::{CONTINUED_SFT, EVALUATIONS_FILE, EvaluationRow, START};
+use crate::records::run_folder::{CONFIG_FILE, ENVIRONMENT_FILE, check_holds_run};
 use crate::records::self_generation::{
     COUNTS_FILE, CountsRow, SELF_GENERATED_FILE, SelfGeneratedCounts, iteration_folder,
 };
@@ -58,14 +59,12 @@ impl RunFiles {
     /// # Errors
     /// [`Error::Input`] if it holds no run, or a file of it is missing or does not read, with file and line.
     pub fn read(folder: &Path) -> Result<Self> {
-        let config_path = folder.join("config.ron");
-        if !config_path.exists() {
-            return Err(Error::input(folder, "holds no run (no config.ron)").with_hint("start one with `gsil train`"));
-        }
+        check_holds_run(folder)?;
+        let config_path = folder.join(CONFIG_FILE);
         let config_text = fs::read_to_string(&config_path).map_err(Error::reading(&config_path))?;
         let config = RunConfig::from_ron(&config_text, &config_path.to_string_lossy())
             .map_err(|error| Error::input(&config_path, error.to_string()))?;
-        let environment_path = folder.join("env.json");
+        let environment_path = folder.join(ENVIRONMENT_FILE);
         let environment = read_json(&environment_path)?.ok_or_else(|| missing(&environment_path))?;
         let about: Option<About> = read_json(&folder.join(ABOUT_FILE))?;
         let updates: Vec<UpdateRow> = read_rows(&folder.join(METRICS_FILE))?;
@@ -117,7 +116,7 @@ impl RunFiles {
         let iterations = (0..config.iterations).map(|i| format!("iteration {i}"));
         let sft = config.sft.as_ref().map(|_| "sft".to_owned());
         let comparison = config.compares_sft().then(|| CONTINUED_SFT.to_owned());
-        std::iter::once("start".to_owned()).chain(sft).chain(iterations).chain(comparison).collect()
+        std::iter::once(START.to_owned()).chain(sft).chain(iterations).chain(comparison).collect()
     }
 
     /// Stages that are evaluated, and all that there will be.

@@ -9,8 +9,8 @@ use crate::data::examples::Example;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
+use crate::records::run_folder::ENVIRONMENT_FILE;
 
-pub(super) const FILE: &str = "env.json";
 /// The key of the rows' fingerprint in it.
 const FINGERPRINT: &str = "rows_fingerprint";
 /// The key of the held-out rows' fingerprint. Runs of the first versions have none.
@@ -43,14 +43,14 @@ pub(super) fn describe(
 }
 
 fn read_environment(dir: &RunDir) -> Result<serde_json::Value> {
-    let path = dir.join(FILE);
+    let path = dir.join(ENVIRONMENT_FILE);
     let text = std::fs::read_to_string(&path).map_err(Error::reading(&path))?;
     serde_json::from_str(&text).map_err(|error| Error::input(&path, error.to_string()))
 }
 
 /// The settings that the run began with; None for a run that did not write them down.
 pub(super) fn began_with(dir: &RunDir) -> Result<Option<RunConfig>> {
-    let origin = dir.join(FILE);
+    let origin = dir.join(ENVIRONMENT_FILE);
     let environment = read_environment(dir)?;
     environment[CONFIG].as_str().map(|text| RunConfig::from_ron(text, &origin.to_string_lossy())).transpose()
 }
@@ -59,7 +59,7 @@ pub(super) fn began_with(dir: &RunDir) -> Result<Option<RunConfig>> {
 pub(super) fn keep_settings(dir: &RunDir, config: &str) -> Result<()> {
     let mut environment = read_environment(dir)?;
     environment[CONFIG] = config.into();
-    dir.write(FILE, &(environment.to_string() + "\n"))
+    dir.write(ENVIRONMENT_FILE, &(environment.to_string() + "\n"))
 }
 
 /// The checkpoints of an adapter hold the adapter alone: the model under it, read from `path`, must be the one that the run

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use super::changes::{Changes, differences};
 use super::checkpoint::{self, Progress, Stage};
 use super::environment::{self, began_with, check_same_base, check_same_held_out, check_same_rows};
-use super::run_dir::{CONFIG_FILE, RunDir};
+use super::run_dir::RunDir;
 use super::setup::{Opened, Run, with_task_paths};
 use super::sources::Sources;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::formats::file_system::{Disk, FileSystem};
 use crate::model::CausalLm;
+use crate::records::run_folder::CONFIG_FILE;
 use crate::report::console::Console;
 
 impl Run {

@@ -40,8 +40,8 @@ use crate::formats::atomic_write::{create_folder, folder_of, remove, replace_tex
 use crate::formats::file_system::FileSystem;
 use crate::formats::folder_lock::FolderLock;
 use crate::formats::json_lines;
+use crate::records::run_folder::{check_holds_run, holds_run};
 
-pub(super) const CONFIG_FILE: &str = "config.ron";
 /// What helps a run whose disk is full.
 const MOVE_THE_RUN: &str =
     "free some space, or move the run folder to another disk and resume it there; what was saved before is intact";
@@ -84,7 +84,7 @@ impl RunDir {
     /// # Errors
     /// As said.
     pub fn check_free(path: &Path) -> Result<()> {
-        match path.join(CONFIG_FILE).exists() {
+        match holds_run(path) {
             true => Err(Error::usage(format!("{} already holds a run", path.display()))
                 .with_hint(format!("continue it with `gsil resume {}`, or choose another --output", path.display()))),
             false => Ok(()),
@@ -96,9 +96,7 @@ impl RunDir {
     /// # Errors
     /// [`Error::Input`] if there is no run, [`Error::Locked`], [`Error::Disk`].
     pub fn open(files: Arc<dyn FileSystem>, path: &Path) -> Result<Self> {
-        if !path.join(CONFIG_FILE).exists() {
-            return Err(Error::input(path, "holds no run (no config.ron)").with_hint("start one with `gsil train`"));
-        }
+        check_holds_run(path)?;
         let dir = Self::lock(files, path, false)?;
         let is_leftover = |name: &str| name.starts_with('.') && (name.contains(".tmp-") || name.contains(".old-"));
         let iterations = dir.list("", |name| name.starts_with("iteration-"))?;
@@ -226,7 +224,7 @@ impl RunDir {
     /// Says how much was needed and how much is free, if an error says that the disk is full.
     pub fn with_space(&self, error: Error, needed_bytes: u64) -> Error {
         match with_space(self.files(), &self.path, error, needed_bytes) {
-            full @ Error::DiskFull { .. } if self.join(CONFIG_FILE).exists() => full.with_hint(MOVE_THE_RUN),
+            full @ Error::DiskFull { .. } if holds_run(&self.path) => full.with_hint(MOVE_THE_RUN),
             other => other,
         }
     }
@@ -261,7 +259,7 @@ mod tests {
             dir.with_space(error, 10).hint().unwrap().to_owned()
         };
         assert!(!hint().contains("resume it there"), "there is no run yet");
-        dir.write(CONFIG_FILE, "()").unwrap();
+        dir.write("config.ron", "()").unwrap();
         assert!(hint().contains("move the run folder to another disk and resume it there"));
     }
 

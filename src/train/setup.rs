@@ -17,7 +17,7 @@ use super::estimate::{advice, bytes, disk_bytes, memory_that_fits, phase_name, s
 use super::inputs::{HeldOut, Inputs};
 use super::replicas::Replicas;
 use super::retention::Keep;
-use super::run_dir::{CONFIG_FILE, RunDir};
+use super::run_dir::RunDir;
 use super::signals::StopRequest;
 use super::sources::{Sources, pin_devices};
 use crate::config::{RunConfig, TrainConfig, WordProblemsConfig, spell_date};
@@ -33,6 +33,7 @@ use crate::formats::hf_folder::ModelFolder;
 use crate::formats::quantize::Precision;
 use crate::model::{CausalLm, ModelConfig, weights};
 use crate::policy::Policy;
+use crate::records::run_folder::{CONFIG_FILE, ENVIRONMENT_FILE};
 use crate::report::console::Console;
 use crate::report::table::duration;
 use crate::report::{objective, training};
@@ -137,7 +138,7 @@ impl Run {
         if self.config.lora.is_some() {
             environment[environment::FROZEN_WEIGHTS] = frozen_hash(model)?.into();
         }
-        self.dir.write(environment::FILE, &(environment.to_string() + "\n"))
+        self.dir.write(ENVIRONMENT_FILE, &(environment.to_string() + "\n"))
     }
 
     /// The devices that `auto` or the configuration stands for.

@@ -14,12 +14,11 @@ use super::setup::Run;
 use crate::error::Result;
 use crate::formats::json_lines::json_line;
 use crate::model::CausalLm;
-use crate::records::evaluation::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow};
+use crate::records::evaluation::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow, START};
 use crate::records::self_generation::{SELF_GENERATED_FILE, iteration_folder};
 
 /// What the start's held-out figures belong to.
 const START_BINDING_FILE: &str = "start_binding.json";
-const START: &str = "start";
 
 impl Run {
     /// Lets the run take over what the runs in these folders made from the same start.

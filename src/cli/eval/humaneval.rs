@@ -18,7 +18,7 @@ use crate::eval::humaneval::complete::{Wanted, Writing, complete};
 use crate::eval::humaneval::judge::{Verdict, judge};
 use crate::eval::humaneval::pass_at_k::{over_tasks, pass_at_k};
 use crate::eval::humaneval::{Problem, Sample, read_problems, read_samples};
-use crate::eval::row_store::settle_settings;
+use crate::eval::row_store::{SETTINGS_FILE, settle_settings};
 use crate::eval::sandbox::{Limits, Sandbox, Settings};
 use crate::formats::file_system::Disk;
 use crate::formats::fingerprint::fingerprint;
@@ -188,7 +188,7 @@ fn write_samples(
         "data": fingerprint(&[data.to_owned()])?, "temperature": temperature,
         "max_new_tokens": max_new_tokens, "seed": seed,
     });
-    settle_settings(&output.join("settings.json"), &file, &settings)?;
+    settle_settings(&output.join(SETTINGS_FILE), &file, &settings)?;
     let wanted = missing(problems, &samples, args.samples_per_task);
     if !wanted.is_empty() {
         let model = args.model.load(&policy, console)?;

@@ -16,6 +16,7 @@ use crate::formats::hub;
 use crate::formats::open_model;
 use crate::policy::Policy;
 use crate::policy::gguf::GgufContent;
+use crate::records::run_folder::CONFIG_FILE;
 use crate::report::console::Console;
 
 pub(super) fn write(source: &Source, target: &Target, console: &Console) -> Result<()> {
@@ -77,7 +78,7 @@ fn original_gguf(source: &Source, policy: &Policy) -> Option<PathBuf> {
 fn run_around(path: &Path) -> Option<RunConfig> {
     let path = std::fs::canonicalize(path).ok()?;
     let (path, text) = path.ancestors().take(3).find_map(|folder| {
-        let path = folder.join("config.ron");
+        let path = folder.join(CONFIG_FILE);
         let text = std::fs::read_to_string(&path).ok()?;
         Some((path, text))
     })?;

@@ -12,6 +12,7 @@ use crate::formats::safetensors::TensorToWrite;
 use crate::model::weights::{stored_tensors_to_write, tensors_to_write};
 use crate::policy::{MODEL_FOLDER, Policy};
 use crate::records::evaluation::{EVALUATIONS_FILE, EvaluationRow};
+use crate::records::run_folder::{CONFIG_FILE, holds_run};
 use crate::report::console::Console;
 use crate::train::checkpoint::Saved;
 use crate::train::kept;
@@ -46,7 +47,7 @@ impl Source {
     pub fn open(given: &Path, checkpoint: Option<&str>, offline: bool, console: &Console) -> Result<Self> {
         let Located { path, name } = hub::model(&given.to_string_lossy(), offline, console)?;
         let path = if given.exists() { given } else { &path };
-        let run = match path.join("config.ron").exists() {
+        let run = match holds_run(path) {
             true => Some(Run::open(path, checkpoint, offline)?),
             false if path.is_file() || path.join("config.json").exists() => None,
             false => {
@@ -119,7 +120,7 @@ impl Source {
 impl Run {
     fn open(path: &Path, checkpoint: Option<&str>, offline: bool) -> Result<Self> {
         let dir = RunDir::open(Arc::new(Disk), path)?;
-        let config_path = dir.join("config.ron");
+        let config_path = dir.join(CONFIG_FILE);
         let text = std::fs::read_to_string(&config_path).map_err(Error::reading(&config_path))?;
         let mut config = with_task_paths(&RunConfig::from_ron(&text, &config_path.to_string_lossy())?, &dir);
         config.offline |= offline;
