@@ -120,6 +120,10 @@ fn a_missing_configuration_file_is_named() {
     let folder = good_input();
     let stderr = train_refused(&folder, USAGE, &["--config", "absent.ron"]);
     assert_says(&stderr, &["absent.ron: cannot read: "]);
+    fs::create_dir(folder.path().join("run")).unwrap();
+    fs::write(folder.path().join("run/config.ron"), "()").unwrap();
+    let stderr = train_refused(&folder, USAGE, &["--config", "run"]);
+    assert_says(&stderr, &["run: is a run folder", "hint: its settings are in run/config.ron", "gsil resume run"]);
 }
 
 #[test]

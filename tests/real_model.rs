@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use burn::module::Module;
 use gsil::data::batch::{Batch, Sequence};
@@ -23,8 +24,10 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use crate::support::binary::{
-    assert_close, device, ending_model, export, golden, gsil, read_json, read_json_lines, say_skipped, text, write_rows,
+    assert_close, command, device, ending_model, export, golden, gsil, read_json, read_json_lines, say_skipped, text,
+    wait, write_rows,
 };
+use crate::support::recipe::send;
 
 /// Of log-probs in float32 through 30 layers.
 const TOLERANCE: f64 = 2e-3;
@@ -37,6 +40,27 @@ fn gguf(test: &str) -> Option<PathBuf> {
         Some(ref path) => assert!(path.exists(), "GSIL_SMOLLM2_GGUF: there is no {}", path.display()),
     }
     path
+}
+
+#[cfg(unix)]
+#[test]
+fn an_export_that_is_stopped_leaves_nothing_behind() {
+    let Some(path) = gguf("an_export_that_is_stopped_leaves_nothing_behind") else { return };
+    let folder = tempdir().unwrap();
+    let model = text(&path);
+    for format in ["hf", "gguf"] {
+        let arguments = ["export", &model, "--format", format, "--dtype", "f32", "--output", "model"];
+        let child = command(folder.path(), &arguments).spawn().unwrap();
+        let is_empty = || fs::read_dir(folder.path()).unwrap().next().is_none();
+        let started = Instant::now();
+        while is_empty() {
+            assert!(started.elapsed() < Duration::from_secs(60), "{format}: nothing was begun");
+        }
+        send(&child, "INT");
+        let stopped = wait(child).failed(130);
+        assert!(stopped.contains("hint: nothing was left behind"), "{stopped}");
+        assert!(is_empty(), "{format}: {:?}", fs::read_dir(folder.path()).unwrap().collect::<Vec<_>>());
+    }
 }
 
 /// A Python interpreter with torch and transformers, if this machine has one.

@@ -60,6 +60,11 @@ fn a_saved_conversation_is_a_demonstration() {
     assert_eq!(roles(2), ["system", "user", "assistant", "user", "assistant"]);
     let scored = gsil(folder.path(), &["score", "--model", &model, "--data", "talk.jsonl", "--device", "flex"]);
     assert_eq!(scored.succeeded().json_lines().len(), 3);
+    fs::write(folder.path().join("rows.csv"), "prompt,response\n").unwrap();
+    let table = chat(folder.path(), &["--model", &model], "Hello.\n/save rows.csv\n").succeeded().stderr;
+    assert!(table.contains("rows.csv: a conversation is saved as a line of JSON"), "{table}");
+    assert!(table.contains("ends in .jsonl"), "{table}");
+    assert_eq!(read(&folder.path().join("rows.csv")), "prompt,response\n");
     let spaced = chat(folder.path(), &["--model", &model], "Hello.\n/save my talk.jsonl\n").succeeded().stderr;
     assert!(spaced.contains("--data 'my talk.jsonl'` learns from them"), "{spaced}");
 }

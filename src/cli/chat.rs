@@ -16,6 +16,7 @@ use super::{ModelArgs, print_text, shell_word};
 use crate::data::rows::Message;
 use crate::device;
 use crate::error::{Error, Result};
+use crate::formats::data_file::FileKind;
 use crate::report::console::Console;
 use command::{COMMANDS, Command};
 use input::{Input, Interrupts};
@@ -119,6 +120,10 @@ impl Chat<'_> {
 
     /// Appends the first model's conversation as a row of demonstrations. What was done, in words.
     fn save(&self, path: &Path) -> Result<String> {
+        if FileKind::of(path) != FileKind::JsonLines {
+            let message = "a conversation is saved as a line of JSON: give a name that ends in .jsonl";
+            return Err(Error::usage(format!("{}: {message}", path.display())));
+        }
         let speaker = &self.speakers[0];
         let messages = speaker.conversation(self.system.as_deref());
         if !messages.iter().any(|message| message.role == "assistant") {

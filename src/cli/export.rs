@@ -118,12 +118,13 @@ pub(super) fn export(args: ExportArgs) -> Result<()> {
     let console = Console::stderr();
     let source = Source::open(&args.source, args.checkpoint.as_deref(), args.hub.offline, &console)?;
     let target = Target::of(&args);
-    match args.format {
-        Format::Hf | Format::Mlx => model_folder(&source, &target, args.format, &console)?,
-        Format::Gguf => gguf::write(&source, &target, &console)?,
-        Format::Peft => adapter_folder(&source, &target, &console)?,
-        Format::Pairs => pairs::write(&source, args.iteration, &target.output, &console)?,
-    }
+    let written = match args.format {
+        Format::Hf | Format::Mlx => model_folder(&source, &target, args.format, &console),
+        Format::Gguf => gguf::write(&source, &target, &console),
+        Format::Peft => adapter_folder(&source, &target, &console),
+        Format::Pairs => pairs::write(&source, args.iteration, &target.output, &console),
+    };
+    written.map_err(|error| error.with_way_on("nothing was left behind; the same command begins anew"))?;
     console.say(format!("written: {}", target.output.display()));
     Ok(())
 }

@@ -33,6 +33,7 @@ pub use self::parsing::parse;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::policy::Policy;
+use crate::records::run_folder::{CONFIG_FILE, holds_run};
 
 /// Teach a small language model to imitate your demonstrations, on the computer you have.
 #[derive(Debug, Parser)]
@@ -181,6 +182,11 @@ impl RowArgs {
 
 /// The text of a file of settings. One that does not read is a mistake in the command, not in data.
 fn read_config_file(path: &Path) -> Result<String> {
+    if holds_run(path) {
+        let (file, run) = (path.join(CONFIG_FILE), path.display());
+        return Err(Error::config(path.to_string_lossy(), "is a run folder, not a file of settings")
+            .with_hint(format!("its settings are in {}; to go on with it: gsil resume {run}", file.display())));
+    }
     std::fs::read_to_string(path).map_err(|source| {
         let mistake = Error::config(path.to_string_lossy(), format!("cannot read: {source}"));
         mistake.with_hint_of(&Error::reading(path)(source))

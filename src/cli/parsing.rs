@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory, Parser};
 
 use super::keys::Keys;
-use super::{Cli, bench, eval, inspect, score};
+use super::{Cli, bench, eval, inspect, score, shell_word};
 use crate::config::key_named;
 use crate::error::{Error, Result};
 
@@ -32,7 +32,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli> {
 /// What the parser does not know how to mend.
 fn advised(error: &clap::Error, words: &[String]) -> Option<Error> {
     match error.kind() {
-        ErrorKind::UnknownArgument => unknown_flag(error, words),
+        ErrorKind::UnknownArgument => unknown_flag(error, words).or_else(|| without_or_with_its_flag(error, words)),
         ErrorKind::InvalidSubcommand if words.first().is_some_and(|verb| verb == "inspect") => {
             let file = text(error, ContextKind::InvalidSubcommand)?;
             let is_file = file.contains(['.', '/']) || Path::new(file).exists();
@@ -71,6 +71,27 @@ fn unknown_flag(error: &clap::Error, words: &[String]) -> Option<Error> {
     )
 }
 
+/// A model or data as a word of its own where a flag is wanted, or with a flag where a word is.
+fn without_or_with_its_flag(error: &clap::Error, words: &[String]) -> Option<Error> {
+    let given = text(error, ContextKind::InvalidArg)?;
+    let cli = Cli::command();
+    let (verb, name) = verb_of(&cli, words);
+    let hint = match given.split('=').next()? {
+        flag @ ("--model" | "--data") => {
+            verb.get_positionals().find(|argument| argument.is_required_set())?;
+            format!("it is given without a flag: gsil {name} {}", value_of(flag, words).unwrap_or(".."))
+        }
+        word if word.starts_with('-') => return None,
+        word => {
+            let takes = |flag: &str| verb.get_arguments().any(|argument| argument.get_long() == Some(flag));
+            let is_free = |flag: &&str| takes(flag) && !words.iter().any(|word| word.starts_with(&format!("--{flag}")));
+            let flag = ["model", "data"].into_iter().find(is_free)?;
+            format!("it is given with a flag: --{flag} {}", shell_word(word))
+        }
+    };
+    Some(Error::usage(format!("unexpected argument '{given}'")).with_hint(hint))
+}
+
 /// What follows a flag, after `=` or as the next word.
 fn value_of<'a>(flag: &str, words: &'a [String]) -> Option<&'a str> {
     let i = words.iter().position(|word| word.split('=').next() == Some(flag))?;
@@ -91,16 +112,21 @@ enum Settings {
 fn settings_of(words: &[String]) -> Option<Settings> {
     const PARTS: [&Keys; 4] = [&eval::KEYS, &score::KEYS, &inspect::KEYS, &bench::KEYS];
     let cli = Cli::command();
-    let (mut verb, mut names): (&Command, Vec<&str>) = (&cli, Vec::new());
+    let (verb, name) = verb_of(&cli, words);
+    let is_setting = |names: &[clap::builder::Str]| names.iter().any(|name| name.as_str() == "KEY=VALUE");
+    let takes_any = verb.get_positionals().any(|argument| argument.get_value_names().is_some_and(is_setting));
+    let settings = || PARTS.into_iter().find(|keys| keys.verb == name).map_or(Settings::All, Settings::Part);
+    takes_any.then(settings)
+}
+
+/// The verb that these words begin with, and its name: `eval gsm8k`.
+fn verb_of<'a>(cli: &'a Command, words: &[String]) -> (&'a Command, String) {
+    let (mut verb, mut names): (&Command, Vec<&str>) = (cli, Vec::new());
     while let Some(inner) = words.get(names.len()).and_then(|word| verb.find_subcommand(word)) {
         names.push(inner.get_name());
         verb = inner;
     }
-    let is_setting = |names: &[clap::builder::Str]| names.iter().any(|name| name.as_str() == "KEY=VALUE");
-    let takes_any = verb.get_positionals().any(|argument| argument.get_value_names().is_some_and(is_setting));
-    let name = names.join(" ");
-    let settings = || PARTS.into_iter().find(|keys| keys.verb == name).map_or(Settings::All, Settings::Part);
-    takes_any.then(settings)
+    (verb, names.join(" "))
 }
 
 fn text(error: &clap::Error, kind: ContextKind) -> Option<&str> {
@@ -195,6 +221,21 @@ mod tests {
             assert!(matches!(settings_of(&words(line)), Some(Settings::All)), "{line}");
         }
         assert!(settings_of(&words("generate")).is_none());
+    }
+
+    #[test]
+    fn a_model_or_data_with_or_without_its_flag_is_told_how_the_verb_takes_it() {
+        for (line, hint) in [
+            ("chat runs/night", "it is given with a flag: --model runs/night"),
+            ("generate runs/night --prompt Hello", "it is given with a flag: --model runs/night"),
+            ("init --model m rows.jsonl", "it is given with a flag: --data rows.jsonl"),
+            ("export --model runs/night --format hf", "it is given without a flag: gsil export runs/night"),
+            ("inspect data --data d --model m", "it is given without a flag: gsil inspect data d"),
+        ] {
+            let said = said(line).unwrap_or_default();
+            assert!(said.ends_with(&format!(" | {hint}")), "{line}: {said}");
+        }
+        assert_eq!(said("devices x"), None);
     }
 
     #[test]

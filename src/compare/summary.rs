@@ -44,7 +44,12 @@ pub fn markdown(outcome: &Outcome) -> String {
         rows.push([method.name.clone()].into_iter().chain(figures).collect());
     }
     if rows.len() > 1 {
-        let _ = write!(text, "\nDifference to {}, with its 95% interval:\n\n{}", outcome.baseline, table(&rows));
+        let _ = write!(
+            text,
+            "\nDifference to {}, with its 95% interval; shares in percentage points:\n\n{}",
+            outcome.baseline,
+            table(&rows)
+        );
     }
     text + "\n" + &explanation(outcome)
 }

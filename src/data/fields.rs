@@ -1,6 +1,7 @@
 //! Rows of which an evaluation names the fields, unlike the demonstrations of [`super::rows`].
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -19,6 +20,8 @@ pub struct FieldRow {
     /// `line 7`.
     place: String,
     object: Object,
+    /// The fields that are read, for errors.
+    fields: Arc<str>,
 }
 
 /// The rows of some files, one after another: at most the first `max_rows`. Only these `fields` are read of a Parquet file;
@@ -29,7 +32,8 @@ pub struct FieldRow {
 pub fn read_field_rows(files: &[PathBuf], max_rows: Option<usize>, fields: &[&str]) -> Result<Vec<FieldRow>> {
     let mut rows: Vec<FieldRow> = Vec::new();
     let is_full = |rows: &Vec<FieldRow>| max_rows.is_some_and(|max_rows| rows.len() >= max_rows);
-    let hint = format!("mend the file; each row has {}", fields.join(", "));
+    let known: Arc<str> = fields.join(", ").into();
+    let hint = format!("mend the file; each row has {known}");
     for path in files {
         if is_full(&rows) {
             break;
@@ -38,7 +42,7 @@ pub fn read_field_rows(files: &[PathBuf], max_rows: Option<usize>, fields: &[&st
         let mut take = |number: usize, object: Parsed<Option<Object>>| -> Result<bool> {
             let place = kind.place(number);
             let object = object.map_err(|problem| problem.or_hint(&hint).into_error(path, kind, number))?;
-            rows.extend(object.map(|object| FieldRow { path: path.clone(), place, object }));
+            rows.extend(object.map(|object| FieldRow { path: path.clone(), place, object, fields: known.clone() }));
             Ok(!is_full(&rows))
         };
         match path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz")) {
@@ -134,7 +138,7 @@ impl FieldRow {
         self.object.get(field).ok_or_else(|| {
             let names: Vec<&str> = self.object.keys().map(String::as_str).collect();
             let error = Error::input(&self.path, format!("the field `{field}` is missing")).at(&*self.place);
-            error.with_hint(format!("the row has {}; the help says which fields are read", names.join(", ")))
+            error.with_hint(format!("the row has {}; these are read: {}", names.join(", "), self.fields))
         })
     }
 }

@@ -96,6 +96,12 @@ impl Problem {
         prompt_ids.drain(..too_many);
         Ok(Problem { prompt_ids, is_cut: too_many > 0, answer: row.text("answer")?.to_owned() })
     }
+
+    /// Whether a response can be right: the answer, or what follows its marker, is a number.
+    pub fn has_number(&self) -> bool {
+        let reference = comparable(&self.answer);
+        flexible_answer(&reference).is_some_and(|number| comparable(&number) == reference)
+    }
 }
 
 impl Gsm8kRow {
@@ -191,6 +197,20 @@ mod tests {
     #[test]
     fn digits_spelled_one_by_one_are_not_joined_as_the_original_does_not() {
         assert_eq!(judge("#### 7 2", "#### 72").strict, "7");
+    }
+
+    #[test]
+    fn an_answer_without_a_number_is_one_that_no_response_can_give() {
+        let has_number =
+            |answer: &str| Problem { prompt_ids: Vec::new(), is_cut: false, answer: answer.to_owned() }.has_number();
+        for answer in ["2 + 2 = 4\n#### 4", "#### 1,234", "#### $5.", "-7", "12"] {
+            assert!(has_number(answer), "{answer}");
+            assert!(judge(answer, answer).exact_match_flexible, "{answer}");
+        }
+        for answer in ["Paris", "#### Paris", "he has 3 apples", ""] {
+            assert!(!has_number(answer), "{answer}");
+            assert!(!judge(answer, answer).exact_match_flexible, "{answer}");
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use super::file_bytes::FileBytes;
 use super::hf_names;
 pub use super::hf_write::{ModelFolder, write_model_folder};
+use super::peft::ADAPTER_CONFIG;
 use super::safetensors::open_safetensors;
 use super::{Arrangement, ModelFiles, TensorPlace, TokenizerFiles, WeightFile, Weights};
 use crate::error::{Error, Result};
@@ -65,6 +66,9 @@ fn no_config(folder: &Path) -> Error {
     let gguf = fs::read_dir(folder).ok().into_iter().flatten().flatten().map(|entry| entry.path());
     let gguf = gguf.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "gguf"));
     Error::input(folder, format!("has no {CONFIG}")).with_hint(match gguf {
+        _ if folder.join(ADAPTER_CONFIG).exists() => {
+            "it is an adapter alone: give the run that made it, or its export with --format hf".into()
+        }
         Some(path) => format!("to use the GGUF model, give the file itself: {}", path.display()),
         None => "a model folder holds config.json, model.safetensors and tokenizer.json".into(),
     })
@@ -319,7 +323,10 @@ mod tests {
         fs::remove_file(folder.join(CONFIG)).unwrap();
         fs::write(folder.join("model.gguf"), "").unwrap();
         refused(&folder, "has no config.json");
-        assert!(open_model_folder(&folder).unwrap_err().hint().unwrap().contains("model.gguf"));
+        let hint = || open_model_folder(&folder).unwrap_err().hint().unwrap().to_owned();
+        assert!(hint().contains("model.gguf"));
+        fs::write(folder.join(ADAPTER_CONFIG), "{}").unwrap();
+        assert!(hint().contains("adapter alone"));
     }
 
     #[cfg(unix)]

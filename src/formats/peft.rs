@@ -15,7 +15,8 @@ use super::quantize::Precision;
 use super::safetensors::{TensorToWrite, write_tensors_as};
 use crate::error::Result;
 
-const CONFIG: &str = "adapter_config.json";
+/// What an adapter's folder is recognised by.
+pub(super) const ADAPTER_CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// What an adapter folder says besides its tensors.
@@ -42,7 +43,7 @@ impl PeftAdapter<'_> {
     /// [`crate::Error::Disk`] if writing fails; any error of a tensor's values.
     pub fn write(&self, files: &dyn FileSystem, folder: &Path, tensors: Vec<TensorToWrite>) -> Result<()> {
         replace_folder(files, folder, |temporary| {
-            write_json(files, &temporary.join(CONFIG), &self.config())?;
+            write_json(files, &temporary.join(ADAPTER_CONFIG), &self.config())?;
             write_bytes(files, &temporary.join(MODEL_CARD), self.model_card.as_bytes())?;
             let weights = temporary.join(WEIGHTS);
             write_synced(files, &weights, |file| {
@@ -113,7 +114,7 @@ mod tests {
             ["base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight"]
         );
         assert_eq!(file.metadata()["format"], "pt");
-        let config: Value = serde_json::from_slice(&std::fs::read(folder.join(CONFIG)).unwrap()).unwrap();
+        let config: Value = serde_json::from_slice(&std::fs::read(folder.join(ADAPTER_CONFIG)).unwrap()).unwrap();
         assert_eq!((&config["r"], &config["lora_alpha"]), (&json!(2), &json!(4)));
         assert_eq!(config["target_modules"], json!(["q_proj"]));
         assert_eq!(std::fs::read(folder.join("README.md")).unwrap(), b"card");

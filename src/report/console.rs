@@ -60,7 +60,7 @@ impl Console {
             };
         }
         let counts = match unit {
-            Unit::Bytes => "{bytes}/{total_bytes} {bytes_per_sec}",
+            Unit::Bytes => "{decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}",
             Unit::Count(_) => "{pos}/{len} {per_sec}",
         };
         let style = ProgressStyle::with_template(&format!("{{prefix:>14}} {{bar:24}} {counts} {{eta}} {{msg}}"));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 pub const COMMANDS: &str = "\
 /reset        start over
 /system TEXT  start over, with TEXT as the system message
-/save FILE    append the conversation to FILE, as a row that `gsil train` reads
+/save FILE    append the conversation to FILE (.jsonl), as a row that `gsil train` reads
 /exit         end (so does Ctrl-D)
 Ctrl-C stops an answer. A message that begins with two slashes is said with one.";
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::shared::EvaluationArgs;
 use crate::data::fields::read_field_rows;
 use crate::error::{Error, Result};
-use crate::eval::gsm8k::{Answering, FIELDS, Gsm8kRow, Problem, answer, few_shot_prefix, report};
+use crate::eval::gsm8k::{Answering, FIELDS, Gsm8kRow, MARKER, Problem, answer, few_shot_prefix, report};
 use crate::formats::fingerprint::fingerprint;
 
 #[derive(Debug, Args)]
@@ -67,6 +67,13 @@ pub(super) fn gsm8k(args: Gsm8kArgs) -> Result<()> {
     let num_cut = problems.iter().filter(|problem| problem.is_cut).count();
     session
         .warn_of_cut_prompts(num_cut, &format!("{longest_prompt} tokens, the model's context less --max-new-tokens"));
+    let num_without = problems.iter().filter(|problem| !problem.has_number()).count();
+    if num_without > 0 {
+        let all = problems.len();
+        session.console.warn(format!(
+            "{num_without} of {all} answers in the data are no number, nor end in one after `{MARKER} `: no response to them is right"
+        ));
+    }
     let settings = json!({
         "few_shot": args.few_shot,
         "few_shot_data": few_shot_files.as_deref().map(fingerprint).transpose()?,

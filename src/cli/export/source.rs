@@ -18,6 +18,7 @@ use crate::train::checkpoint::Saved;
 use crate::train::kept;
 use crate::train::run_dir::RunDir;
 use crate::train::setup::with_task_paths;
+use crate::train::signals::StopRequest;
 
 /// A model, and the run that made it if there is one.
 pub(super) struct Source {
@@ -85,19 +86,26 @@ impl Source {
     }
 
     /// Every tensor of the model, `policy` being [`Self::policy`]: read from the disk one at a time as they are written; of a
-    /// checkpoint the model is built first, and its adapters are merged.
+    /// checkpoint the model is built first, and its adapters are merged. A signal ends the writing between two of them.
     ///
     /// # Errors
+    /// [`Error::Stopped`] after a signal;
     /// [`Error::Input`] if the weights, or the checkpoint, do not read or do not belong together.
     pub fn tensors<'a>(&self, policy: &'a Policy, console: &Console) -> Result<Vec<TensorToWrite<'a>>> {
+        let stop = StopRequest::listen()?;
+        let unless_stopped = |tensor: TensorToWrite<'a>| {
+            let stop = stop.clone();
+            tensor.checked(move |_, _| stop.check())
+        };
         let at_checkpoint = self.run.as_ref().and_then(|run| Some((run, run.checkpoint.as_ref()?)));
         let Some((run, checkpoint)) = at_checkpoint else {
-            return stored_tensors_to_write(&policy.files, &policy.config);
+            let stored = stored_tensors_to_write(&policy.files, &policy.config)?;
+            return Ok(stored.into_iter().map(unless_stopped).collect());
         };
         let model = kept::load(checkpoint, &run.dir, &run.config, policy, console)?;
         // What is written as F32 is looked at nowhere else.
         let finite = |name: &str, values: &[f32]| Precision::F32.check(name, values);
-        Ok(tensors_to_write(&model).into_iter().map(|tensor| tensor.checked(finite)).collect())
+        Ok(tensors_to_write(&model).into_iter().map(|tensor| unless_stopped(tensor.checked(finite))).collect())
     }
 
     /// The run, for what only a run has; `why` says so to a person who gave a model.

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::formats::hf_folder::{
     CHAT_TEMPLATE, CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS, WEIGHTS_INDEX, shard_names,
 };
+use crate::formats::peft::ADAPTER_CONFIG;
 
 /// Fetched where the repository has them. The last one is not read here; other programs that share the cache look for it.
 const OPTIONAL: [&str; 5] = [GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, CHAT_TEMPLATE, "special_tokens_map.json"];
@@ -102,7 +103,7 @@ impl Repository<'_> {
                 .refused("the repository has no model in safetensors files, but GGUF files")
                 .with_hint(format!("name the file that you want: {}", listed(&addresses)));
         }
-        if listing.files.contains("adapter_config.json") {
+        if listing.files.contains(ADAPTER_CONFIG) {
             return self
                 .refused("the repository holds an adapter, not a model")
                 .with_hint("merge it into its base model with `peft`: model.merge_and_unload().save_pretrained(DIR)");
