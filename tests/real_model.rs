@@ -7,7 +7,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use burn::module::Module;
 use gsil::data::batch::{Batch, Sequence};
@@ -24,10 +23,8 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use crate::support::binary::{
-    assert_close, command, device, ending_model, export, golden, gsil, read_json, read_json_lines, say_skipped, text,
-    wait, write_rows,
+    assert_close, device, ending_model, export, golden, gsil, read_json, read_json_lines, say_skipped, text, write_rows,
 };
-use crate::support::recipe::send;
 
 /// Of log-probs in float32 through 30 layers.
 const TOLERANCE: f64 = 2e-3;
@@ -45,6 +42,10 @@ fn gguf(test: &str) -> Option<PathBuf> {
 #[cfg(unix)]
 #[test]
 fn an_export_that_is_stopped_leaves_nothing_behind() {
+    use crate::support::binary::{command, wait};
+    use crate::support::recipe::send;
+    use std::time::{Duration, Instant};
+
     let Some(path) = gguf("an_export_that_is_stopped_leaves_nothing_behind") else { return };
     let folder = tempdir().unwrap();
     let model = text(&path);

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{print_line, read_config_file};
 use crate::compare::plan::{Plan, cell_folder};
-use crate::compare::{Comparison, begun_in, results};
+use crate::compare::{Comparison, begun_in, results, state_of_cell};
 use crate::device;
 use crate::doctor;
 use crate::error::Result;
@@ -44,7 +44,7 @@ pub(super) fn compare(args: CompareArgs) -> Result<()> {
     let plan = Plan::new(&text, &origin, &args.overrides, begun_in(&output)?.as_ref(), &console)?;
     let only = args.only.as_deref().map(|name| plan.config.method_index(name)).transpose()?;
     if args.dry_run {
-        return print_line(list(&plan, only).trim_end());
+        return print_line(list(&plan, only, &output).trim_end());
     }
     for name in plan.config.base.device_names() {
         doctor::ensure_sound(device::resolve_name(name), &console)?;
@@ -56,20 +56,21 @@ pub(super) fn compare(args: CompareArgs) -> Result<()> {
     print_line(results(&outcome).trim_end())
 }
 
-/// Every cell with its number of updates, and what is made before them.
-fn list(plan: &Plan, only: Option<usize>) -> String {
+/// Every cell with its number of updates and how far it is in the folder `output`, and what is made before them.
+fn list(plan: &Plan, only: Option<usize>, output: &Path) -> String {
     let cells = plan.cells.iter().filter(|cell| only.is_none_or(|method| cell.method == method));
     let rows: Vec<Vec<String>> = cells
         .map(|cell| {
             let (objective, iterations) = (cell.config.objective.name.to_string(), cell.config.iterations.to_string());
             let folder = cell_folder(&plan.config, cell.method, cell.seed);
             let name = plan.config.methods[cell.method].name.clone();
-            vec![name, cell.seed.to_string(), objective, iterations, cell.num_updates.to_string(), folder]
+            let state = state_of_cell(&output.join(&folder)).to_owned();
+            vec![name, cell.seed.to_string(), objective, iterations, cell.num_updates.to_string(), state, folder]
         })
         .collect();
     let starts = match (plan.makes_starts(), plan.config.seeds.len()) {
         (false, _) => String::new(),
         (true, num) => format!("\nBefore them: the start of each of {num} seeds, by the supervised stage of `base`.\n"),
     };
-    format_table(&["method", "seed", "objective", "iterations", "updates", "folder"], &rows) + &starts
+    format_table(&["method", "seed", "objective", "iterations", "updates", "state", "folder"], &rows) + &starts
 }

@@ -208,6 +208,16 @@ pub fn begun_in(folder: &Path) -> Result<Option<CompareConfig>> {
     Ok(has_run.then_some(begun))
 }
 
+/// How far the run in a cell's folder is, in a word.
+pub fn state_of_cell(folder: &Path) -> &'static str {
+    match (folder.join(FINISHED_FILE).exists(), folder.join(FAILED_FILE).exists(), holds_run(folder)) {
+        (true, ..) => "done",
+        (_, true, _) => "failed",
+        (_, _, true) => "begun",
+        _ => "to do",
+    }
+}
+
 /// Whether a setting of the base may change once something has run: what may change in a resumed run, but for the number of
 /// updates, which finished cells have made.
 fn may_change(key: &str) -> bool {
