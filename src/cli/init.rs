@@ -180,18 +180,18 @@ impl Choices {
         let wanted = wanted.max(LEAST_NEW_TOKENS);
         let with_an_answer = measured.longest_prompt + wanted;
         let max_length = measured.longest.max(with_an_answer).next_multiple_of(32).min(room);
-        let most = max_length - max_length / 4;
-        let response_reason = match (wanted > most, wanted) {
-            (true, _) => {
-                format!("three quarters of max_length; the longest response has {}", measured.longest_response)
+        let fits = with_an_answer <= max_length;
+        let response_reason = match (fits, wanted) {
+            (false, _) => {
+                format!("at most three quarters of max_length; the longest response has {}", measured.longest_response)
             }
-            (false, LEAST_NEW_TOKENS) => {
+            (true, LEAST_NEW_TOKENS) => {
                 format!(
                     "the longest response has {}; before it has learnt, a model writes more",
                     measured.longest_response
                 )
             }
-            (false, _) => format!("a quarter more than the longest response, {}", measured.longest_response),
+            (true, _) => format!("a quarter more than the longest response, {}", measured.longest_response),
         };
         let length_reason = match measured.longest > max_length {
             true => format!("tokens; the longest row has {}: longer ones are left out", measured.longest),
@@ -210,7 +210,7 @@ impl Choices {
             ),
             max_length,
             length_reason,
-            max_new_tokens: wanted.clamp(1, most),
+            max_new_tokens: if fits { wanted } else { wanted.min(max_length - max_length / 4) },
             response_reason,
             batch_size: (measured.num_rows / 8).clamp(1, 8),
             micro_batch_size: if max_length <= 512 { 2 } else { 1 }.min((measured.num_rows / 8).clamp(1, 8)),

@@ -190,7 +190,7 @@ mod tests {
     fn another_folder_for_the_run_is_refused_and_the_same_one_is_not() {
         let applied = |assignment: &str| {
             let changes = Changes { overrides: vec![assignment.to_owned()], allow: true, ..Changes::default() };
-            changes.apply_to(&changed(&["output=runs/x"]))
+            changes.apply_to(&RunConfig { output: Some("runs/x".to_owned()), ..RunConfig::default() })
         };
         for assignment in ["output=/big", "output=None"] {
             let error = applied(assignment).unwrap_err();
