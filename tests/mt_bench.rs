@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
-use crate::support::binary::{Outcome, command, gsil, read_json_lines, text_model, wait};
+use crate::support::binary::{Outcome, command, gsil, read, read_json_lines, text_model, wait};
 use crate::support::mock_server::{MockServer, Reply};
 
 /// A folder with the model `text`, two questions, a judge's prompts and a reference answer.
@@ -190,7 +190,16 @@ fn a_judge_that_refuses_every_turn_ends_the_work_and_leaves_no_judgments() {
     let server = MockServer::start(Vec::new, |_, _| Reply::Status(400, None, "no `max_tokens` here".to_owned()));
     let stderr = judged(folder.path(), &server, &[]).failed(4);
     assert!(stderr.contains("question 81, turn 1: HTTP 400: no `max_tokens` here"), "{stderr}");
-    assert!(!folder.path().join("out/model_judgment/org_judge_single.jsonl").exists());
+    let file = folder.path().join("out/model_judgment/org_judge_single.jsonl");
+    assert!(!file.exists());
+
+    // Judgments of an earlier call prove nothing about the requests of this one.
+    let obliging = MockServer::start(Vec::new, |_, _| Reply::chat("[[4]]"));
+    judged(folder.path(), &obliging, &[]).succeeded();
+    let kept: String = read(&file).lines().take(1).map(|line| format!("{line}\n")).collect();
+    fs::write(&file, &kept).unwrap();
+    judged(folder.path(), &server, &[]).failed(4);
+    assert_eq!(read(&file), kept);
 }
 
 #[test]

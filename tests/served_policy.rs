@@ -60,9 +60,12 @@ fn a_command_that_does_not_return_or_is_stopped_is_ended_with_all_that_it_starte
     let stderr = place.train("run", &[&settings[..], &[&hook]].concat()).failed(2);
     assert!(stderr.contains("server.on_policy_ready: the command did not return within 1 s"), "{stderr}");
     assert!(stderr.contains("hint: the command must start the server in the background and return"), "{stderr}");
-    let hook = place.hook("kill -TERM $PPID; sleep 300; true");
-    let outcome = place.train("other-run", &[settings[0], &hook]);
-    assert_eq!(outcome.code, Some(143), "{}", outcome.stderr);
+    // What a shell starts in the background ignores the interrupt that ends the shell.
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let hook = place.hook(&format!("sleep 300 & kill -{signal} $PPID; wait; sleep 300"));
+        let outcome = place.train(signal, &[settings[0], &hook]);
+        assert_eq!(outcome.code, Some(code), "{}", outcome.stderr);
+    }
     // Whoever sleeps holds the pipes that are read here to their end.
     assert!(started.elapsed() < Duration::from_secs(200), "something was left behind");
 }

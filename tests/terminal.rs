@@ -66,7 +66,8 @@ fn a_saved_conversation_is_a_demonstration() {
     assert!(table.contains("ends in .jsonl"), "{table}");
     assert_eq!(read(&folder.path().join("rows.csv")), "prompt,response\n");
     let spaced = chat(folder.path(), &["--model", &model], "Hello.\n/save my talk.jsonl\n").succeeded().stderr;
-    assert!(spaced.contains("--data 'my talk.jsonl'` learns from them"), "{spaced}");
+    let quoted = if cfg!(windows) { "\"my talk.jsonl\"" } else { "'my talk.jsonl'" };
+    assert!(spaced.contains(&format!("--data {quoted}` learns from them")), "{spaced}");
 }
 
 #[test]

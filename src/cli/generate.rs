@@ -33,6 +33,9 @@ pub(super) struct GenerateArgs {
     /// The column of the data that holds the prompt, if its name is not one of the known ones.
     #[arg(long, value_name = "NAME")]
     prompt_column: Option<String>,
+    /// The column that holds the response: it must be there, and nothing else is asked of it.
+    #[arg(long, value_name = "NAME", requires = "prompt_column")]
+    response_column: Option<String>,
     /// Longest response, in tokens.
     #[arg(long, default_value_t = 256)]
     max_new_tokens: usize,
@@ -81,7 +84,7 @@ pub(super) fn generate(args: GenerateArgs) -> Result<()> {
     check_ranges(&args)?;
     let console = Console::stderr();
     let policy = args.model.open()?;
-    let columns = args.prompt_column.clone().map(|prompt| Columns { prompt, response: None });
+    let columns = args.prompt_column.clone().map(|prompt| Columns { prompt, response: args.response_column.clone() });
     let wanted = Wanted { max_rows: None, skip_bad_rows: args.skip_bad_rows, columns };
     let data = args.source.data.as_deref().map(|given| args.model.hub.data(given)).transpose()?;
     let prompts = prompts(&args.source.prompt, data, &wanted, &policy, &console)?;

@@ -211,11 +211,12 @@ fn open_reference(path: &Path, policy: &Policy, hub: &HubArgs) -> Result<Policy>
     Ok(reference)
 }
 
-/// A word as a shell reads it in a command that is printed.
+/// A word as the shell of this system reads it in a command that is printed.
 fn shell_word(word: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "-_./:@,+=".contains(c);
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./:@,+=".contains(c) || (cfg!(windows) && c == '\\');
     match !word.is_empty() && word.chars().all(is_plain) {
         true => word.to_owned(),
+        false if cfg!(windows) => format!("\"{word}\""), // a path has no quote there
         false => format!("'{}'", word.replace('\'', r"'\''")),
     }
 }
@@ -243,6 +244,7 @@ fn print_json(row: &impl serde::Serialize) -> Result<()> {
 mod tests {
     use super::*;
 
+    #[cfg(unix)]
     #[test]
     fn a_word_is_quoted_where_a_shell_would_read_it_otherwise() {
         for (word, printed) in [

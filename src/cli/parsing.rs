@@ -35,9 +35,8 @@ fn advised(error: &clap::Error, words: &[String]) -> Option<Error> {
         ErrorKind::UnknownArgument => unknown_flag(error, words).or_else(|| without_or_with_its_flag(error, words)),
         ErrorKind::InvalidSubcommand if words.first().is_some_and(|verb| verb == "inspect") => {
             let file = text(error, ContextKind::InvalidSubcommand)?;
-            let is_file = file.contains(['.', '/']) || Path::new(file).exists();
             let others = words[1..].join(" ");
-            is_file.then(|| {
+            names_file(file).then(|| {
                 Error::usage(format!("`{file}` is nothing that inspect knows"))
                     .with_hint(format!("data is inspected with: gsil inspect data {others}"))
             })
@@ -71,6 +70,11 @@ fn unknown_flag(error: &clap::Error, words: &[String]) -> Option<Error> {
     )
 }
 
+/// Whether a word is likelier a path than anything else.
+fn names_file(word: &str) -> bool {
+    Path::new(word).exists() || (word.contains(['.', '/']) && !word.contains(' '))
+}
+
 /// A model or data as a word of its own where a flag is wanted, or with a flag where a word is.
 fn without_or_with_its_flag(error: &clap::Error, words: &[String]) -> Option<Error> {
     let given = text(error, ContextKind::InvalidArg)?;
@@ -84,6 +88,11 @@ fn without_or_with_its_flag(error: &clap::Error, words: &[String]) -> Option<Err
         word if word.starts_with('-') => return None,
         word => {
             let takes = |flag: &str| verb.get_arguments().any(|argument| argument.get_long() == Some(flag));
+            if !names_file(word) {
+                takes("prompt").then_some(())?;
+                let hint = "a prompt is given with --prompt, in quotes if it has spaces";
+                return Some(Error::usage(format!("unexpected argument '{given}'")).with_hint(hint));
+            }
             let is_free = |flag: &&str| takes(flag) && !words.iter().any(|word| word.starts_with(&format!("--{flag}")));
             let flag = ["model", "data"].into_iter().find(is_free)?;
             format!("it is given with a flag: --{flag} {}", shell_word(word))
@@ -235,7 +244,11 @@ mod tests {
             let said = said(line).unwrap_or_default();
             assert!(said.ends_with(&format!(" | {hint}")), "{line}: {said}");
         }
-        assert_eq!(said("devices x"), None);
+        let said_of_prompt = said("generate --model m --prompt Hello there").unwrap();
+        assert!(said_of_prompt.ends_with("with --prompt, in quotes if it has spaces"), "{said_of_prompt}");
+        for line in ["devices x", "chat --model m Hello"] {
+            assert_eq!(said(line), None, "{line}");
+        }
     }
 
     #[test]

@@ -67,7 +67,8 @@ pub(super) struct TrainArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   gsil resume runs/night
-  gsil resume runs/night train.micro_batch_size=1 --allow-changes")]
+  gsil resume runs/night train.micro_batch_size=1 --allow-changes
+  gsil resume runs/night model=NEW_PLACE data=NEW_PLACE    # they were moved")]
 pub(super) struct ResumeArgs {
     /// The run folder.
     dir: PathBuf,
@@ -77,7 +78,8 @@ pub(super) struct ResumeArgs {
     /// to keep, the number of epochs, what decides about memory, and the server.
     #[arg(long)]
     allow_changes: bool,
-    /// Changes to the configuration, `train.micro_batch_size=1` for instance; they need --allow-changes.
+    /// Changes to the configuration, `train.micro_batch_size=1` for instance; they need --allow-changes, except where `model`,
+    /// `data` and `evaluation.data` lie.
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }

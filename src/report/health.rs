@@ -52,7 +52,7 @@ fn stages(run: &RunFiles) -> Vec<&[UpdateRow]> {
 /// Responses of one kind.
 type Counted = fn(&SelfGeneratedCounts) -> usize;
 
-/// `usual` are the demonstrations, counted as if they were responses: where they are short and alike, so may responses be.
+/// `usual` are the demonstrations, counted as if they were responses: as far as they are short and alike, responses may be.
 fn of_responses(Iteration { number, counts, .. }: &Iteration, usual: Option<&SelfGeneratedCounts>) -> Vec<Finding> {
     let kinds: [(Counted, f64, &str, &str); 5] = [
         (|c| c.unfinished, MANY_UNFINISHED, "were cut off at generation.max_new_tokens", AGAINST_UNFINISHED),
@@ -66,13 +66,10 @@ fn of_responses(Iteration { number, counts, .. }: &Iteration, usual: Option<&Sel
             "raise train.max_length, or lower generation.max_new_tokens",
         ),
     ];
-    let is_many = |part: usize, all: usize, share: f64| all > 0 && part as f64 >= share * all as f64;
+    let share = |of: Counted, counts: &SelfGeneratedCounts| of(counts) as f64 / counts.responses.max(1) as f64;
     kinds
         .into_iter()
-        .filter(|(of, share, ..)| {
-            is_many(of(counts), counts.responses, *share)
-                && !usual.is_some_and(|usual| is_many(of(usual), usual.responses, *share))
-        })
+        .filter(|(of, many, ..)| share(*of, counts) >= many + usual.map_or(0.0, |usual| share(*of, usual)))
         .map(|(of, _, what, advice)| {
             let (part, all) = (count(of(counts)), count(counts.responses));
             finding(format!("Iteration {number}: {part} of {all} responses {what}."), advice)
@@ -320,7 +317,7 @@ mod tests {
     #[test]
     fn responses_may_repeat_one_another_where_demonstrations_do() {
         let labels = SelfGeneratedCounts { responses: 100, duplicated: 98, ..SelfGeneratedCounts::default() };
-        let stories = SelfGeneratedCounts { duplicated: 0, ..labels.clone() };
+        let stories = SelfGeneratedCounts { duplicated: 12, ..labels.clone() };
         let iteration = Iteration { number: 0, counts: labels.clone(), responses: None };
         assert_eq!(of_responses(&iteration, Some(&labels)), []);
         assert_eq!(of_responses(&iteration, Some(&stories)).len(), 1);

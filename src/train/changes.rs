@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
+use super::environment::Kept;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 
@@ -66,15 +67,19 @@ impl Changes {
         config.validate().map(|()| config)
     }
 
-    /// [`check_changes`] of what was asked for. Where model and data lie is no change: other rows, and another model under an
-    /// adapter, are refused by what is in them.
+    /// [`check_changes`] of what was asked for. Where model and data lie is no change, as far as the run has `kept` what tells
+    /// other ones: they are refused by what is in them.
     ///
     /// # Errors
     /// As there.
-    pub(super) fn check(&self, mut began_with: RunConfig, now: &RunConfig) -> Result<bool> {
-        began_with.model.clone_from(&now.model);
+    pub(super) fn check(&self, mut began_with: RunConfig, now: &RunConfig, kept: &Kept) -> Result<bool> {
+        if now.lora.is_none() || kept.frozen_weights {
+            began_with.model.clone_from(&now.model);
+        }
         began_with.data.clone_from(&now.data);
-        began_with.evaluation.data.clone_from(&now.evaluation.data);
+        if kept.held_out_rows {
+            began_with.evaluation.data.clone_from(&now.evaluation.data);
+        }
         check_changes(&began_with, now, self.allow)
     }
 }
@@ -199,6 +204,22 @@ mod tests {
         }
         applied("output=runs/x").unwrap();
         applied("save_every=7").unwrap();
+    }
+
+    #[test]
+    fn where_model_and_data_lie_may_change_as_far_as_other_ones_would_be_told() {
+        let moved = ["model=b", "data=b", "evaluation.data=b"];
+        let refused = |lora: &[&str], kept: Kept| {
+            let (before, now) = (changed(lora), changed(&[lora, &moved].concat()));
+            Changes::default().check(before, &now, &kept).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        let all = Kept { held_out_rows: true, frozen_weights: true };
+        let none = Kept { held_out_rows: false, frozen_weights: false };
+        assert_eq!(refused(&["lora.rank=4"], all), "");
+        let said = refused(&["lora.rank=4"], none);
+        assert!(said.contains("model: null, now") && said.contains("evaluation.data: null, now"), "{said}");
+        let said = refused(&[], Kept { held_out_rows: false, frozen_weights: false });
+        assert!(!said.contains("model: ") && said.contains("evaluation.data: null, now"), "{said}");
     }
 
     #[test]

@@ -55,6 +55,18 @@ pub(super) fn began_with(dir: &RunDir) -> Result<Option<RunConfig>> {
     environment[CONFIG].as_str().map(|text| RunConfig::from_ron(text, &origin.to_string_lossy())).transpose()
 }
 
+/// Whether a run has kept what tells other held-out rows, and other weights under its adapter: those of older versions have not.
+pub(super) struct Kept {
+    pub held_out_rows: bool,
+    pub frozen_weights: bool,
+}
+
+pub(super) fn kept(dir: &RunDir) -> Result<Kept> {
+    let environment = read_environment(dir)?;
+    let has = |key: &str| environment[key].is_string();
+    Ok(Kept { held_out_rows: has(HELD_OUT_FINGERPRINT), frozen_weights: has(FROZEN_WEIGHTS) })
+}
+
 /// Writes down the settings that a resumed run goes on with. All else is about how the run began, and stays.
 pub(super) fn keep_settings(dir: &RunDir, config: &str) -> Result<()> {
     let mut environment = read_environment(dir)?;

@@ -41,7 +41,8 @@ impl Run {
         let text = std::fs::read_to_string(&config_path).map_err(Error::reading(&config_path))?;
         let written = RunConfig::from_ron(&text, &config_path.to_string_lossy())?;
         let mut config = changes.apply_to(&written)?;
-        let is_changed = changes.check(began_with(&dir)?.unwrap_or_else(|| written.clone()), &config)?;
+        let began_with = began_with(&dir)?.unwrap_or_else(|| written.clone());
+        let is_changed = changes.check(began_with, &config, &environment::kept(&dir)?)?;
         check_places(&config, path)?;
         let resumed = checkpoint::load_newest(&dir, &|problem| console.warn(problem))?;
         let wanted = RunConfig { offline: config.offline || changes.offline, ..with_task_paths(&config, &dir) };

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 #[cfg(unix)]
 use nix::unistd::Pid;
-use signal_hook::consts::SIGTERM;
 
 use super::PAUSE;
 use crate::config::ServerConfig;
@@ -18,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::train::setup::Run;
 
 /// Runs `on_policy_ready` with the policy's folder; what it prints goes to stderr. It is ended, with all that it started, if
-/// it does not return in time; a signal that stops the run is passed on to all of it.
+/// it does not return in time, and by a signal that stops the run.
 ///
 /// # Errors
 /// [`Error::Config`] if it cannot be started, fails, or does not return; [`Error::Stopped`].
@@ -49,12 +48,12 @@ pub(super) fn run_command(run: &Run, config: &ServerConfig, iteration: usize, fo
             Ok(None) => {}
             Err(error) => return Err(failed(format!("cannot wait for the command: {error}"))),
         }
-        if let Some(signal) = run.stop.signal() {
-            end(&mut child, signal);
+        if run.stop.signal().is_some() {
+            end(&mut child);
             return run.stop.check();
         }
         if started.elapsed() >= most {
-            end(&mut child, SIGTERM);
+            end(&mut child);
             let seconds = config.ready_timeout_s;
             return Err(failed(format!("the command did not return within {seconds} s (server.ready_timeout_s)")));
         }
@@ -62,14 +61,10 @@ pub(super) fn run_command(run: &Run, config: &ServerConfig, iteration: usize, fo
     }
 }
 
-/// Sends the signal to the command and all that it started, and ends the command itself for certain. Whether they can still
-/// be ended changes nothing: the command is going to be run again.
-fn end(child: &mut Child, signal: i32) {
+/// Ends the command and all that it started, by SIGTERM: what a shell starts in the background does not hear a Ctrl-C. Whether
+/// they can still be ended changes nothing: the command is going to be run again.
+fn end(child: &mut Child) {
     #[cfg(unix)]
-    if let Ok(signal) = Signal::try_from(signal) {
-        let _ = killpg(Pid::from_raw(child.id() as i32), signal);
-    }
-    #[cfg(not(unix))]
-    let _ = signal;
+    let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
     let _ = child.kill();
 }
