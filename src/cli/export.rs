@@ -191,7 +191,7 @@ fn model_folder(source: &Source, target: &Target, format: Format, console: &Cons
         Format::Mlx => (explicit_config(&policy)?, "mlx"),
         _ => (policy.files.config.clone(), "transformers"),
     };
-    let generation_config = generation_config(&policy);
+    let generation_config = policy.files.generation_config_ending_at(&policy.eos_token_ids);
     let card = ModelCard { source, target, library }.text(&policy.config)?;
     let folder = ModelFolder {
         config: &config,
@@ -201,22 +201,6 @@ fn model_folder(source: &Source, target: &Target, format: Format, console: &Cons
         precision: target.precision,
     };
     folder.write(&Disk, &target.output, source.tensors(&policy, console)?)
-}
-
-/// The settings of `generation_config.json`, made to end where this program ends a response.
-fn generation_config(policy: &Policy) -> Option<Value> {
-    let mut config = policy.files.generation_config.clone().unwrap_or_else(|| json!({}));
-    for name in ["bos_token_id", "pad_token_id"] {
-        if config[name].is_null() && !policy.files.config[name].is_null() {
-            config[name] = policy.files.config[name].clone();
-        }
-    }
-    match &policy.eos_token_ids[..] {
-        [] => {}
-        [id] => config["eos_token_id"] = (*id).into(),
-        ids => config["eos_token_id"] = ids.into(),
-    }
-    config.as_object().is_some_and(|fields| !fields.is_empty()).then_some(config)
 }
 
 /// `config.json` with what mlx-lm reads under one spelling only, or assumes otherwise than transformers does: it takes a
