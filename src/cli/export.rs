@@ -67,6 +67,9 @@ pub(super) struct ExportArgs {
     /// The iteration whose pairs are written; the last if not given.
     #[arg(long)]
     iteration: Option<usize>,
+    /// Where the data of the run lie now, if they were moved; for `pairs`.
+    #[arg(long, value_name = "PATH")]
+    data: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -122,7 +125,7 @@ pub(super) fn export(args: ExportArgs) -> Result<()> {
         Format::Hf | Format::Mlx => model_folder(&source, &target, args.format, &console),
         Format::Gguf => gguf::write(&source, &target, &console),
         Format::Peft => adapter_folder(&source, &target, &console),
-        Format::Pairs => pairs::write(&source, args.iteration, &target.output, &console),
+        Format::Pairs => pairs::write(&source, args.iteration, args.data.as_deref(), &target.output, &console),
     };
     written.map_err(|error| error.with_way_on("nothing was left behind; the same command begins anew"))?;
     console.say(format!("written: {}", target.output.display()));
@@ -145,6 +148,9 @@ fn check_combination(args: &ExportArgs) -> Result<()> {
     if args.format == Format::Pairs && args.checkpoint.is_some() {
         return Err(Error::usage("--checkpoint does not go with --format pairs: pairs are those of an iteration")
             .with_hint("choose one with --iteration"));
+    }
+    if args.format != Format::Pairs && args.data.is_some() {
+        return Err(Error::usage("--data goes with --format pairs; the other formats read no rows"));
     }
     match (args.format, args.dtype, args.iteration) {
         (Format::Pairs, Some(_), _) => {
