@@ -388,6 +388,23 @@ fn exported_pairs_are_those_of_the_iteration_with_its_log_probs() {
     }
 }
 
+#[test]
+fn pairs_of_a_run_whose_data_were_moved_are_exported_from_where_they_are_now() {
+    let folder = tempdir().unwrap();
+    let run = trained(folder.path(), &[]);
+    let expected = read(&exported(folder.path(), &run, "pairs", &[]));
+    fs::rename(folder.path().join("rows.jsonl"), folder.path().join("moved.jsonl")).unwrap();
+    let output = folder.path().join("o");
+    let said = export(folder.path(), &run, "pairs", &output, &[]).failed(3);
+    assert!(said.contains("rows.jsonl: is not there any more; the run began with it as `data`"), "{said}");
+    assert!(said.contains("hint: if it was moved: the same command with --data NEW_PLACE"), "{said}");
+    write_rows(&folder.path().join("others.jsonl"), 5);
+    let said = export(folder.path(), &run, "pairs", &output, &["--data", "others.jsonl"]).failed(3);
+    assert!(said.contains("are not those that the run began with"), "{said}");
+    export(folder.path(), &run, "pairs", &output, &["--data", "moved.jsonl"]).succeeded();
+    assert_eq!(read(&output), expected);
+}
+
 /// `gsil score` of the model gives the reference log-probs of the pairs.
 fn assert_reference_is(model: &Path, folder: &Path, pairs: &[Value]) {
     let row = |pair: &Value| {
@@ -437,6 +454,7 @@ fn bad_requests_are_refused_with_a_way_out() {
     refused(to("hf", "o", &["--dtype", "q8_0"]), 2, ["q8_0 is a type of GGUF files alone", "hint: use --format gguf"]);
     refused(to("hf", "o", &["--dtype", "q4_0"]), 2, ["q4_0", "f32, f16, bf16, q8_0"]);
     refused(to("hf", "o", &["--iteration", "0"]), 2, ["--iteration goes with --format pairs", "error"]);
+    refused(to("hf", "o", &["--data", "rows.jsonl"]), 2, ["--data goes with --format pairs", "error"]);
     refused(to("pairs", "o", &["--dtype", "f16"]), 2, ["--dtype has no meaning", "error"]);
     refused(to("gguf", "x.gguf", &[]), 2, ["--output is a folder", "model.gguf and its Modelfile"]);
     refused(to("peft", "o", &[]), 2, ["is a model, not a run", "hint: give the folder that `gsil train` made"]);

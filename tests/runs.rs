@@ -5,6 +5,7 @@ use std::path::Path;
 
 use gsil::config::RunConfig;
 use gsil::formats::safetensors::open_safetensors;
+use gsil::policy::Policy;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
@@ -146,6 +147,36 @@ fn the_aligned_model_is_a_model_again_and_not_the_one_it_started_from() {
     assert!(after > before + 0.1, "the demonstrations are likelier: {before} before, {after} after");
     let config = read_json(&folder.path().join("run/model/config.json"));
     assert_eq!((&config["vocab_size"], &config["num_hidden_layers"]), (&json!(515), &json!(2)));
+}
+
+#[test]
+fn the_aligned_model_names_the_end_of_turn_that_only_the_template_knew() {
+    const ENDOFTEXT: u32 = 0;
+    const IM_END: u32 = 2;
+    let folder = tempdir().unwrap();
+    let model = text_model(folder.path());
+    for (name, key, value) in [
+        ("config.json", "eos_token_id", json!(ENDOFTEXT)),
+        ("generation_config.json", "eos_token_id", json!(ENDOFTEXT)),
+        ("tokenizer_config.json", "eos_token", json!("<|endoftext|>")),
+    ] {
+        let mut content = read_json(&model.join(name));
+        content[key] = value;
+        fs::write(model.join(name), content.to_string()).unwrap();
+    }
+    fs::write(folder.path().join("rows.jsonl"), "{\"prompt\": \"Hi\", \"completion\": \"Hello, you.\"}\n").unwrap();
+    let (path, device) = (text(&model), device());
+    let arguments = ["train", "--model", &path, "--data", "rows.jsonl", "--output", "run", "--device", &device];
+    let settings = ["generation.max_new_tokens=5", "generation.unfinished=mask"];
+    gsil(folder.path(), &[&arguments[..], &settings].concat()).succeeded();
+    let aligned = folder.path().join("run/model");
+    let original = read_json(&model.join("generation_config.json"));
+    let mut written = read_json(&aligned.join("generation_config.json"));
+    assert_eq!(written["eos_token_id"], json!([ENDOFTEXT, IM_END]));
+    written["eos_token_id"] = original["eos_token_id"].clone();
+    assert_eq!(written, original, "all else is as it was");
+    let [before, after] = [&model, &aligned].map(|path| Policy::open(path).unwrap().eos_token_ids);
+    assert_eq!(before, after);
 }
 
 #[test]

@@ -67,6 +67,9 @@ pub(super) struct ExportArgs {
     /// The iteration whose pairs are written; the last if not given.
     #[arg(long)]
     iteration: Option<usize>,
+    /// Where the data of the run lie now, if they were moved; for `pairs`.
+    #[arg(long, value_name = "PATH")]
+    data: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -122,7 +125,7 @@ pub(super) fn export(args: ExportArgs) -> Result<()> {
         Format::Hf | Format::Mlx => model_folder(&source, &target, args.format, &console),
         Format::Gguf => gguf::write(&source, &target, &console),
         Format::Peft => adapter_folder(&source, &target, &console),
-        Format::Pairs => pairs::write(&source, args.iteration, &target.output, &console),
+        Format::Pairs => pairs::write(&source, args.iteration, args.data.as_deref(), &target.output, &console),
     };
     written.map_err(|error| error.with_way_on("nothing was left behind; the same command begins anew"))?;
     console.say(format!("written: {}", target.output.display()));
@@ -145,6 +148,9 @@ fn check_combination(args: &ExportArgs) -> Result<()> {
     if args.format == Format::Pairs && args.checkpoint.is_some() {
         return Err(Error::usage("--checkpoint does not go with --format pairs: pairs are those of an iteration")
             .with_hint("choose one with --iteration"));
+    }
+    if args.format != Format::Pairs && args.data.is_some() {
+        return Err(Error::usage("--data goes with --format pairs; the other formats read no rows"));
     }
     match (args.format, args.dtype, args.iteration) {
         (Format::Pairs, Some(_), _) => {
@@ -191,7 +197,7 @@ fn model_folder(source: &Source, target: &Target, format: Format, console: &Cons
         Format::Mlx => (explicit_config(&policy)?, "mlx"),
         _ => (policy.files.config.clone(), "transformers"),
     };
-    let generation_config = generation_config(&policy);
+    let generation_config = policy.files.generation_config_ending_at(&policy.eos_token_ids);
     let card = ModelCard { source, target, library }.text(&policy.config)?;
     let folder = ModelFolder {
         config: &config,
@@ -201,22 +207,6 @@ fn model_folder(source: &Source, target: &Target, format: Format, console: &Cons
         precision: target.precision,
     };
     folder.write(&Disk, &target.output, source.tensors(&policy, console)?)
-}
-
-/// The settings of `generation_config.json`, made to end where this program ends a response.
-fn generation_config(policy: &Policy) -> Option<Value> {
-    let mut config = policy.files.generation_config.clone().unwrap_or_else(|| json!({}));
-    for name in ["bos_token_id", "pad_token_id"] {
-        if config[name].is_null() && !policy.files.config[name].is_null() {
-            config[name] = policy.files.config[name].clone();
-        }
-    }
-    match &policy.eos_token_ids[..] {
-        [] => {}
-        [id] => config["eos_token_id"] = (*id).into(),
-        ids => config["eos_token_id"] = ids.into(),
-    }
-    config.as_object().is_some_and(|fields| !fields.is_empty()).then_some(config)
 }
 
 /// `config.json` with what mlx-lm reads under one spelling only, or assumes otherwise than transformers does: it takes a

@@ -5,18 +5,27 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::Error;
 
-/// What helps the run that goes on in this process when memory runs out, if it was estimated.
-static ADVICE: Mutex<Option<String>> = Mutex::new(None);
+/// The run of this process; None in a command that is no run, and before a run is estimated.
+static RUN: Mutex<Option<RunAdvice>> = Mutex::new(None);
 
-/// What helps any run, in the order of what saves most as a rule; the first two may change in the middle of a run.
-const GENERAL_ADVICE: &str = "in the order of what saves most: train.activation_checkpointing=true; \
-    train.micro_batch_size=1 or a lower train.max_tokens; generation.batch_size=1; these with `gsil resume DIR \
-    --allow-changes KEY=VALUE`. In a new run: a lower train.max_length; lora.rank=8; train.optimizer=rmsprop, then sgd. \
-    The last checkpoint is intact";
+/// What is advised in a run.
+#[derive(Debug)]
+struct RunAdvice {
+    /// When memory runs out.
+    on_memory: String,
+    /// There is a run folder to go on from.
+    has_begun: bool,
+}
 
-/// From here on this is what is advised when memory runs out: what the estimate of the run says.
-pub fn remember_advice(advice: String) {
-    *ADVICE.lock().unwrap_or_else(PoisonError::into_inner) = Some(advice);
+/// What helps any command.
+const GENERAL_ADVICE: &str = "fewer sequences at once (--batch-size 1; generation.batch_size=1, train.micro_batch_size=1), \
+    shorter ones (--max-new-tokens, train.max_length), a smaller model, or --device flex; the command's --help says which \
+    of these it has";
+
+/// From here on this is what is advised when memory runs out: what the estimate of the run says. `has_begun`: the run can be
+/// resumed, which is what is advised when the device is lost.
+pub fn remember_advice(on_memory: String, has_begun: bool) {
+    *RUN.lock().unwrap_or_else(PoisonError::into_inner) = Some(RunAdvice { on_memory, has_begun });
 }
 
 /// What such panics say, in lower case, of memory that ran out.
@@ -33,18 +42,25 @@ pub fn of_report(text: &str) -> Error {
 
 /// The error behind a panic with this text; None if it is not the device's but our own mistake.
 pub fn of_panic(text: &str) -> Option<Error> {
+    of_panic_in(RUN.lock().unwrap_or_else(PoisonError::into_inner).as_ref(), text)
+}
+
+fn of_panic_in(run: Option<&RunAdvice>, text: &str) -> Option<Error> {
     let lower = text.to_lowercase();
     let says = |phrases: &[&str]| phrases.iter().any(|phrase| lower.contains(phrase));
     if says(&OUT_OF_MEMORY) {
         let error = Error::device("current", format!("ran out of memory\n{text}"));
-        let estimated = ADVICE.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        return Some(error.with_hint(estimated.unwrap_or_else(|| GENERAL_ADVICE.to_owned())));
+        return Some(error.with_hint(run.map_or(GENERAL_ADVICE, |run| &run.on_memory)));
     }
     says(&LOST).then(|| {
-        Error::device("current", format!("was lost\n{text}")).with_hint(
-            "continue with `gsil resume DIR`: the last checkpoint is intact. If it happens again: update the graphics \
-             driver, or in a new run: --device flex",
-        )
+        let error = Error::device("current", format!("was lost\n{text}"));
+        error.with_hint(match run.is_some_and(|run| run.has_begun) {
+            true => {
+                "continue with `gsil resume DIR`: the last checkpoint is intact. If it happens again: update the graphics \
+                 driver, or in a new run: --device flex"
+            }
+            false => "run the command again. If it happens again: update the graphics driver, or --device flex",
+        })
     })
 }
 
@@ -52,22 +68,27 @@ pub fn of_panic(text: &str) -> Option<Error> {
 mod tests {
     use super::*;
 
+    fn run(has_begun: bool) -> RunAdvice {
+        RunAdvice { on_memory: "train.micro_batch_size=1 (2 GB less)".to_owned(), has_begun }
+    }
+
     #[test]
-    fn memory_that_ran_out_is_an_error_whose_hint_lists_what_saves_most_first() {
+    fn memory_that_ran_out_is_an_error_with_advice_for_any_command_or_that_of_the_run() {
         for text in [
             "called `Result::unwrap()` on an `Err` value: BufferTooBig(4294967296)",
             "wgpu error: Out of Memory\n\nCaused by: In Device::create_buffer",
             "Can't allocate buffer of size 8589934592",
             "Not enough memory left.",
         ] {
-            let error = of_panic(text).unwrap();
+            let error = of_panic_in(None, text).unwrap();
             assert_eq!(error.exit_code(), 4);
             assert!(error.to_string().contains(text), "{error}");
             let hint = error.hint().unwrap();
-            let order =
-                ["activation_checkpointing", "micro_batch_size", "max_tokens", "max_length", "lora", "optimizer"];
-            let places: Vec<usize> = order.iter().map(|word| hint.find(word).unwrap()).collect();
-            assert!(places.is_sorted(), "{hint}");
+            assert!(hint.contains("--batch-size 1") && hint.contains("--device flex"), "{hint}");
+            assert!(!hint.contains("resume") && !hint.contains("checkpoint"), "there is no run: {hint}");
+            for run in [run(false), run(true)] {
+                assert_eq!(of_panic_in(Some(&run), text).unwrap().hint(), Some(run.on_memory.as_str()));
+            }
         }
     }
 
@@ -83,15 +104,19 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_device_is_an_error_that_says_how_to_go_on() {
+    fn a_lost_device_is_an_error_that_says_how_to_go_on_where_there_is_a_run_to_resume() {
         for text in [
             "wgpu error: Validation Error\nParent device is lost",
             "Device lost: Unknown",
             "PoisonError { .. }: poisoned",
         ] {
-            let error = of_panic(text).unwrap();
-            assert_eq!(error.exit_code(), 4);
-            assert!(error.hint().unwrap().contains("gsil resume"), "{text}");
+            for (run, is_resumed) in [(None, false), (Some(run(false)), false), (Some(run(true)), true)] {
+                let error = of_panic_in(run.as_ref(), text).unwrap();
+                assert_eq!(error.exit_code(), 4);
+                let hint = error.hint().unwrap();
+                assert_eq!(hint.contains("gsil resume"), is_resumed, "{text}: {hint}");
+                assert!(hint.contains("--device flex"), "{text}: {hint}");
+            }
         }
     }
 

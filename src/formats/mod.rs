@@ -51,7 +51,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::gguf::GgufFile;
 use self::safetensors::SafetensorsFile;
@@ -82,6 +82,35 @@ impl ModelFiles {
             WeightFile::Gguf(file) => file.path().to_owned(),
         });
         beside_weights.filter(|path| path.is_file()).chain(weights).collect()
+    }
+
+    /// The content of `generation_config.json` for a copy of the model, made to end responses where this program ends them:
+    /// at `eos_token_ids`, which tokenizer and chat template may have added to. Those that the files name come first and
+    /// in their order, since some readers know one end token only. None if there is nothing to say.
+    pub fn generation_config_ending_at(&self, eos_token_ids: &[u32]) -> Option<Value> {
+        let mut config = self.generation_config.clone().filter(Value::is_object).unwrap_or_else(|| json!({}));
+        for name in ["bos_token_id", "pad_token_id"] {
+            if config[name].is_null() && !self.config[name].is_null() {
+                config[name] = self.config[name].clone();
+            }
+        }
+        let named = [&config, &self.config].map(|source| match &source["eos_token_id"] {
+            Value::Null => Vec::new(),
+            Value::Array(ids) => ids.clone(),
+            id => vec![id.clone()],
+        });
+        let mut ids: Vec<Value> = Vec::new();
+        for id in named.into_iter().flatten().chain(eos_token_ids.iter().map(|id| json!(id))) {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        match &ids[..] {
+            [] => {}
+            [id] => config["eos_token_id"] = id.clone(),
+            _ => config["eos_token_id"] = ids.into(),
+        }
+        config.as_object().is_some_and(|fields| !fields.is_empty()).then_some(config)
     }
 }
 
@@ -241,6 +270,30 @@ mod tests {
             "model.safetensors",
         ];
         assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn a_copy_ends_where_this_program_does_and_keeps_what_its_files_say() {
+        let parent = tempfile::tempdir().unwrap();
+        let files = open_model(&hf_write::testing::written(parent.path())).unwrap();
+        let copied = |config: Value, generation_config: Option<Value>, eos_token_ids: &[u32]| {
+            let files = ModelFiles { config, generation_config, ..open_model(&files.path).unwrap() };
+            files.generation_config_ending_at(eos_token_ids)
+        };
+        for (config, generation_config, eos_token_ids, expected) in [
+            (json!({}), None, &[][..], None),
+            (json!({"eos_token_id": 2}), None, &[2], Some(json!({"eos_token_id": 2}))),
+            (json!({"eos_token_id": 0}), None, &[0, 2], Some(json!({"eos_token_id": [0, 2]}))),
+            (
+                json!({"eos_token_id": 5, "bos_token_id": 1, "pad_token_id": null}),
+                Some(json!({"eos_token_id": [9, 4], "top_k": 3})),
+                &[4, 5, 9, 2],
+                Some(json!({"eos_token_id": [9, 4, 5, 2], "bos_token_id": 1, "top_k": 3})),
+            ),
+            (json!({}), Some(json!([])), &[2], Some(json!({"eos_token_id": 2}))),
+        ] {
+            assert_eq!(copied(config, generation_config, eos_token_ids), expected);
+        }
     }
 
     #[test]

@@ -300,9 +300,10 @@ impl Run {
 
     /// Writes a policy with all that belongs to it, adapters merged.
     fn write_model(&self, model: &CausalLm, folder: &Path) -> Result<()> {
+        let generation_config = self.files.generation_config_ending_at(&self.eos_token_ids);
         let beside_weights = ModelFolder {
             config: &self.files.config,
-            generation_config: self.files.generation_config.as_ref(),
+            generation_config: generation_config.as_ref(),
             tokenizer: self.files.tokenizer.as_ref(),
             model_card: None,
             precision: Precision::F32,

@@ -8,7 +8,7 @@ use super::checkpoint::{self, Progress, Stage};
 use super::environment::{self, began_with, check_same_base, check_same_held_out, check_same_rows};
 use super::run_dir::RunDir;
 use super::setup::{Opened, Run, with_task_paths};
-use super::sources::Sources;
+use super::sources::{Sources, is_lost};
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::formats::file_system::{Disk, FileSystem};
@@ -108,10 +108,8 @@ impl Run {
 /// A run names its model and its data by where they lay when it began.
 fn check_places(config: &RunConfig, dir: &Path) -> Result<()> {
     let places = [("model", &config.model), ("data", &config.data), ("evaluation.data", &config.evaluation.data)];
-    let lost = places.into_iter().find_map(|(key, place)| {
-        let place = Path::new(place.as_deref()?);
-        (place.is_absolute() && !place.exists()).then_some((key, place))
-    });
+    let lost =
+        places.into_iter().find_map(|(key, place)| Some((key, place.as_deref().filter(|place| is_lost(place))?)));
     match lost {
         None => Ok(()),
         Some((key, place)) => {

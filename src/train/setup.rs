@@ -12,8 +12,9 @@ use super::checkpoint::Saved;
 use super::environment;
 use super::estimate::limits::Limits;
 use super::estimate::memory::Memory;
+use super::estimate::savings::{Change, changes};
 use super::estimate::time::{Standing, Work};
-use super::estimate::{advice, bytes, disk_bytes, memory_that_fits, phase_name, savings};
+use super::estimate::{advice, bytes, disk_bytes, memory_that_fits, phase_name};
 use super::inputs::{HeldOut, Inputs};
 use super::replicas::Replicas;
 use super::retention::Keep;
@@ -72,6 +73,8 @@ pub(super) struct Opened {
     pub(super) model: CausalLm,
     replicas: Replicas,
     memory: Memory,
+    /// What would need less memory.
+    changes: Vec<Change>,
 }
 
 impl Run {
@@ -120,9 +123,11 @@ impl Run {
         config.output = Some(dir.path().to_string_lossy().into_owned());
         config.template_date =
             opened.inputs.policy.tokenizer.as_ref().and_then(Tokenizer::printed_date).map(spell_date);
+        let advice_once_begun = advice(&opened.changes, true);
         let (run, model) = opened.into_run(config, dir, console, None)?;
         run.write_environment(&model)?;
         run.dir.write(CONFIG_FILE, &run.config.to_ron()?)?;
+        device::remember_advice(advice_once_begun, true);
         Ok((run, model))
     }
 
@@ -219,13 +224,14 @@ impl Opened {
         let others: Result<Vec<Device>> = config.device_names()[1..].iter().map(|name| device::open(name)).collect();
         let replicas = Replicas::new(others?)?;
         let inputs = Inputs::open(config, console)?;
-        let memory = inputs.with_subject(config, is_resumed, |subject| {
+        let (memory, changes) = inputs.with_subject(config, is_resumed, |subject| -> Result<_> {
             let memory = memory_that_fits(subject, &inputs.limits, &inputs.device_name)?;
-            device::remember_advice(advice(&savings::changes(subject, &memory), true));
-            Ok(memory)
+            let changes = changes(subject, &memory);
+            Ok((memory, changes))
         })?;
+        device::remember_advice(advice(&changes, is_resumed), is_resumed);
         let model = inputs.load(config, console)?;
-        Ok(Opened { inputs, model, memory, replicas })
+        Ok(Opened { inputs, model, replicas, memory, changes })
     }
 
     pub(super) fn into_run(
@@ -235,8 +241,8 @@ impl Opened {
         console: Console,
         resumed: Option<Saved>,
     ) -> Result<(Run, CausalLm)> {
-        let Opened { inputs: Inputs { device_name, policy, examples, held_out, limits, .. }, model, memory, replicas } =
-            self;
+        let Opened { inputs, model, memory, replicas, .. } = self;
+        let Inputs { device_name, policy, examples, held_out, limits, .. } = inputs;
         let run = Run {
             num_tokens_multiple: config
                 .device_names()
@@ -351,6 +357,33 @@ fn millions(count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_run_that_has_begun_is_told_to_be_resumed_when_the_device_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = folder.path().join("rows.jsonl");
+        std::fs::write(&rows, "{\"prompt_ids\": [5, 6], \"response_ids\": [7, 2]}\n".repeat(8)).unwrap();
+        let path = |path: &Path| Some(path.to_str().unwrap().to_owned());
+        let mut config = RunConfig {
+            model: path(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/tiny_llama")),
+            data: path(&rows),
+            device: device::processor().to_owned(),
+            ..RunConfig::default()
+        };
+        config.set("generation.max_new_tokens=4").unwrap();
+        config.resolve();
+        let start = |output: &Path| Run::start(config.clone(), output, Console::stderr());
+        let advised = |failure: &str| device::error_of_panic(failure).unwrap().hint().unwrap().to_owned();
+        assert!(start(&rows.join("run")).is_err(), "there can be no folder in a file");
+        for failure in ["out of memory", "device lost"] {
+            let hint = advised(failure);
+            assert!(!hint.contains("resume") && !hint.contains("checkpoint is intact"), "{hint}");
+        }
+        start(&folder.path().join("run")).unwrap();
+        for failure in ["out of memory", "device lost"] {
+            assert!(advised(failure).contains("he last checkpoint is intact"), "{}", advised(failure));
+        }
+    }
 
     #[test]
     fn a_limit_on_tokens_holds_for_scoring_too() {

@@ -1,6 +1,8 @@
 //! Where a run's model and data lie on this machine and which devices it uses, and what the run folder calls them so that a
 //! resumed run finds the same ones.
 
+use std::path::Path;
+
 use crate::config::RunConfig;
 use crate::device;
 use crate::error::Result;
@@ -50,6 +52,12 @@ fn set(pinned: &mut Option<String>, local: &mut Option<String>, located: Option<
         *pinned = Some(absolute(&name));
         *local = Some(path.to_string_lossy().into_owned());
     }
+}
+
+/// Whether a place that the run folder remembers is a path of this machine where nothing lies any more.
+pub(crate) fn is_lost(place: &str) -> bool {
+    let path = Path::new(place);
+    path.is_absolute() && !path.exists()
 }
 
 /// So that the run can be resumed from anywhere. A name of the hub is no path and stays.

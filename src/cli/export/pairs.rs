@@ -24,6 +24,7 @@ use crate::report::console::Console;
 use crate::train::environment::check_same_rows;
 use crate::train::pairs::{Pair, make_pairs};
 use crate::train::self_generation::{DEMONSTRATIONS_FILE, DemonstrationRow, SelfGeneratedRow};
+use crate::train::sources::is_lost;
 
 /// One line.
 #[derive(Serialize)]
@@ -59,10 +60,17 @@ struct Iteration {
     demonstration_log_probs: BTreeMap<usize, f64>,
 }
 
-pub(super) fn write(source: &Source, number: Option<usize>, output: &Path, console: &Console) -> Result<()> {
+/// `data` is where the run's data lie now, if they were moved.
+pub(super) fn write(
+    source: &Source,
+    number: Option<usize>,
+    data: Option<&str>,
+    output: &Path,
+    console: &Console,
+) -> Result<()> {
     let run = source.run("pairs are what a training made")?;
     let iteration = Iteration::read(run, number, &source.path)?;
-    let (policy, examples) = examples(run, console)?;
+    let (policy, examples) = examples(run, data, console)?;
     let examples: BTreeMap<usize, Example> = examples.into_iter().map(|example| (example.index, example)).collect();
     let mut lines = String::new();
     let mut num_kept = 0;
@@ -116,14 +124,19 @@ fn line(pair: &Pair, row: &SelfGeneratedRow, tokenizer: Option<&Tokenizer>) -> R
 }
 
 /// The rows of the run's data, tokenized as the run did: the aligned model has the tokenizer of the base model.
-fn examples(run: &Run, console: &Console) -> Result<(Policy, Vec<Example>)> {
+fn examples(run: &Run, data: Option<&str>, console: &Console) -> Result<(Policy, Vec<Example>)> {
     let aligned = run.dir.join(MODEL_FOLDER);
     let model = match aligned.exists() {
         true => aligned,
         false => hub::model(run.config.model.as_deref().unwrap_or_default(), run.config.offline, console)?.path,
     };
     let policy = Policy::open_for(&run.config, &model)?;
-    let data = hub::data_set(run.config.data.as_deref().unwrap_or_default(), run.config.offline, console)?.path;
+    let began_with = run.config.data.as_deref().unwrap_or_default();
+    if data.is_none() && is_lost(began_with) {
+        return Err(Error::input(began_with, "is not there any more; the run began with it as `data`")
+            .with_hint("if it was moved: the same command with --data NEW_PLACE"));
+    }
+    let data = hub::data_set(data.unwrap_or(began_with), run.config.offline, console)?.path;
     let files = files_of(&data, Split::Train)?;
     let wanted = Wanted::new(&run.config, run.config.max_rows);
     let examples = policy.read_examples(&files, &wanted, run.config.train.max_length, console)?;
