@@ -43,7 +43,7 @@ fn world(config: &str) -> TempDir {
     folder
 }
 
-fn compare(folder: &Path, options: &[&str]) -> Outcome {
+pub fn compare(folder: &Path, options: &[&str]) -> Outcome {
     gsil(folder, &[&["compare", "grid.ron", "--output", "grid"], options].concat())
 }
 
@@ -61,7 +61,7 @@ fn grid() -> PathBuf {
     finished().0.path().join("grid")
 }
 
-fn cell(grid: &Path, method: &str, seed: u64) -> PathBuf {
+pub fn cell(grid: &Path, method: &str, seed: u64) -> PathBuf {
     grid.join(format!("cells/{method}/seed-{seed}"))
 }
 
@@ -240,7 +240,7 @@ fn methods_that_make_other_numbers_of_updates_are_refused_unless_they_are_asked_
 }
 
 /// Rows of a file, a model without a tokenizer, no supervised stage; some responses are cut off and left out.
-fn with_own_model(folder: &Path, methods: &str) {
+pub fn with_own_model(folder: &Path, methods: &str) {
     ending_model(folder);
     write_rows(&folder.join("rows.jsonl"), 30);
     write_rows(&folder.join("held_out.jsonl"), 5);
@@ -276,6 +276,11 @@ fn a_cell_that_must_not_be_trained_on_is_told_of_and_the_others_go_on() {
     let outcome = compare(folder.path(), &[]);
     assert_eq!(outcome.code, Some(5), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("1 of 2 cells failed: wild, seed 0"), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("lower train.lr") && outcome.stderr.contains("another `set`"),
+        "{}",
+        outcome.stderr
+    );
     let table = read(&folder.path().join("grid/comparison.md"));
     assert!(table.contains("Failed: wild, seed 0: ") && table.contains("| sft "), "{table}");
     assert!(read(&folder.path().join("grid/comparison.html")).contains("<small>failed</small>"));
@@ -289,6 +294,7 @@ fn a_start_that_must_not_be_trained_on_fails_its_cells_and_is_told_of() {
     let outcome = compare(folder.path(), &wild);
     assert_eq!(outcome.code, Some(5), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("1 of 1 cells failed: gsil, seed 0"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("change `base` and choose another --output"), "{}", outcome.stderr);
     assert!(read(&folder.path().join("grid/comparison.md")).contains("Failed: gsil, seed 0: "));
 }
 
@@ -383,7 +389,7 @@ fn a_comparison_in_which_nothing_has_run_takes_other_settings() {
 }
 
 /// As a crash between the last update and the end of a finished cell leaves it.
-fn unfinish(cell: &Path, last_checkpoint: &str) {
+pub fn unfinish(cell: &Path, last_checkpoint: &str) {
     fs::remove_file(cell.join("finished.json")).unwrap();
     fs::remove_dir_all(cell.join("checkpoints").join(last_checkpoint)).unwrap();
 }

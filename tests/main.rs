@@ -18,6 +18,7 @@ mod bad_input;
 mod bench;
 mod command_line;
 mod compare;
+mod compare_again;
 mod evals;
 mod export;
 mod export_checkpoints;

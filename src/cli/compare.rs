@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{print_line, read_config_file};
+use crate::compare::begun::Begun;
 use crate::compare::plan::{Plan, cell_folder};
-use crate::compare::{Comparison, begun_in, results, state_of_cell};
+use crate::compare::{Comparison, results, state_of_cell};
 use crate::device;
 use crate::doctor;
 use crate::error::Result;
@@ -41,7 +42,7 @@ pub(super) fn compare(args: CompareArgs) -> Result<()> {
     let text = read_config_file(&args.config)?;
     let name = args.config.file_stem().unwrap_or(args.config.as_os_str());
     let output = args.output.unwrap_or_else(|| Path::new("runs").join(name));
-    let plan = Plan::new(&text, &origin, &args.overrides, begun_in(&output)?.as_ref(), &console)?;
+    let plan = Plan::new(&text, &origin, &args.overrides, Begun::in_folder(&output)?.as_ref(), &console)?;
     let only = args.only.as_deref().map(|name| plan.config.method_index(name)).transpose()?;
     if args.dry_run {
         return print_line(list(&plan, only, &output).trim_end());

@@ -8,9 +8,12 @@
 //! ```
 //! The folder holds `compare.ron` (what was asked for), `start/seed-0/`, `cells/METHOD/seed-0/`, each a run folder of its own. The
 //! same command goes on where a stopped one was: a cell is a run that can be resumed, and `finished.json` in it says that there
-//! is nothing left to do. Next: [`plan`], [`outcome`], [`bootstrap`].
+//! is nothing left to do. `fingerprints.json` says what model and rows of this machine the comparison began with.
+//! Next: [`plan`], [`begun`], [`outcome`], [`bootstrap`].
 
+pub mod begun;
 pub mod bootstrap;
+pub mod fingerprints;
 pub mod outcome;
 mod page;
 pub mod plan;
@@ -22,18 +25,20 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::config::{CompareConfig, RunConfig};
+use crate::config::RunConfig;
 use crate::error::{Error, Result};
-use crate::formats::atomic_write::{create_folder, folder_of, remove, write_json};
-use crate::formats::file_system::Disk;
+use crate::formats::atomic_write::{create_folder, folder_of, remove, sibling, sync_folder, write_json};
+use crate::formats::file_system::{Disk, FileSystem};
 use crate::model::CausalLm;
 use crate::policy::MODEL_FOLDER;
 use crate::records::run_folder::{COMPARE_FILE, holds_run};
 use crate::report::console::Console;
-use crate::train::changes::{CHANGEABLE, Changes, differences};
+use crate::train::changes::Changes;
 use crate::train::results_if_finished;
 use crate::train::run_dir::RunDir;
 use crate::train::setup::Run;
+use begun::Begun;
+use fingerprints::Fingerprints;
 use outcome::Outcome;
 use plan::{Cell, Plan, Start, cell_folder, start_folder};
 pub use summary::markdown as results;
@@ -54,22 +59,21 @@ impl Comparison {
     /// Begins the comparison in `output`, or goes on with it.
     ///
     /// # Errors
-    /// [`Error::Config`] that names what changed, if another comparison was begun there; [`Error::Locked`], [`Error::Disk`].
+    /// [`Error::Config`] that names what changed, if another comparison was begun there; [`Error::Input`] for a model or
+    /// rows that do not read; [`Error::Locked`], [`Error::Disk`].
     pub fn open(plan: Plan, output: &Path, console: Console) -> Result<Self> {
         let dir = RunDir::create(Arc::new(Disk), output)?;
-        if let Some(begun) = begun_in(output)? {
-            let has_run =
-                |method: usize| begun.seeds.iter().any(|seed| holds_run(&dir.join(cell_folder(&begun, method, *seed))));
-            let changed = check_unchanged(&begun, &plan.config, &has_run).map_err(|refused| {
-                let path = dir.join(COMPARE_FILE);
-                let message = format!("the comparison was begun with other settings: {refused}");
-                let free: Vec<&str> = CHANGEABLE.into_iter().filter(|key| may_change(key)).collect();
-                Error::config(path.to_string_lossy(), message).with_hint(format!(
-                    "undo the change, or choose another --output; seeds and methods may be added, and in `base` may change: {}",
-                    free.join(", ")
-                ))
-            })?;
-            changed.iter().for_each(|change| console.say(format!("changed    {change}")));
+        match Begun::in_folder(output)? {
+            None => Fingerprints::of(&plan.config.base)?.write(&dir)?,
+            Some(begun) => {
+                let accepted = begun.check(&plan)?;
+                accepted.settings.iter().for_each(|change| console.say(format!("changed    {change}")));
+                // Before the new settings are written down: with them a failed cell could not be told from a begun one.
+                for folder in &accepted.outdated {
+                    discard(&dir.join(folder))?;
+                    console.say(format!("removed    {folder}: it had failed, and its method was changed or taken out"));
+                }
+            }
         }
         dir.write(COMPARE_FILE, &plan.config.to_ron()?)?;
         Ok(Comparison { dir, plan, console })
@@ -94,10 +98,11 @@ impl Comparison {
             match self.run_cell(cell, &folder) {
                 Ok(()) => remove(&Disk, &folder.join(FAILED_FILE))?,
                 Err(error @ Error::Training { .. }) => {
-                    self.console.warn(format!("{name}, seed {}: {error}", cell.seed));
+                    let advice = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));
+                    self.console.warn(format!("{name}, seed {}: {error}{advice}", cell.seed));
                     create_folder(&Disk, &folder)?; // there is none if it was the start that failed
                     write_json(&Disk, &folder.join(FAILED_FILE), &json!({"message": error.to_string()}))?;
-                    failed.push(format!("{name}, seed {}", cell.seed));
+                    failed.push(*cell);
                 }
                 Err(error) => return Err(error),
             }
@@ -106,11 +111,24 @@ impl Comparison {
         let outcome = self.write_results()?;
         match failed.is_empty() {
             true => Ok(outcome),
-            false => {
-                Err(Error::training(format!("{} of {} cells failed: {}", failed.len(), cells.len(), failed.join("; ")))
-                    .with_hint(format!("the results of the others are in {}", self.dir.path().display())))
-            }
+            false => Err(self.told_of(&failed, cells.len())),
         }
+    }
+
+    /// The error of cells that failed, of `num_cells` that were to be run, and the ways on.
+    fn told_of(&self, failed: &[&Cell], num_cells: usize) -> Error {
+        let name = |cell: &&Cell| format!("{}, seed {}", self.plan.config.methods[cell.method].name, cell.seed);
+        let names: Vec<String> = failed.iter().map(name).collect();
+        let others = format!("the results of the others are in {}", self.dir.path().display());
+        let way_on = match failed.iter().any(|cell| holds_run(&self.folder_of(cell))) {
+            true => {
+                "a method whose begun cells all failed may get another `set` or be taken out, and the same command goes \
+                 on; beside one with finished cells add another method"
+            }
+            false => "where a start failed, change `base` and choose another --output",
+        };
+        Error::training(format!("{} of {num_cells} cells failed: {}", failed.len(), names.join("; ")))
+            .with_hint(format!("{others}; {way_on}"))
     }
 
     fn folder_of(&self, cell: &Cell) -> PathBuf {
@@ -125,11 +143,13 @@ impl Comparison {
         let is_other = |other: &&Cell| other.seed == cell.seed && other.method != cell.method;
         let others = self.plan.cells.iter().filter(is_other).map(|other| self.folder_of(other));
         let num_updates = self.complete(folder, config, Some(others.collect()))?;
-        assert!(
-            !self.plan.config.equal_updates || num_updates == cell.num_updates,
-            "{num_updates} updates were made, {} planned",
-            cell.num_updates
-        );
+        if self.plan.config.equal_updates && num_updates != cell.num_updates {
+            let message = format!("its run made {num_updates} updates, and {} are planned", cell.num_updates);
+            return Err(Error::input(folder, message).with_hint(format!(
+                "put back the rows that it was trained on; or remove {}, and the same command trains it anew",
+                folder.display()
+            )));
+        }
         self.mark_finished(folder, num_updates, &[MODEL_FOLDER, "checkpoints"])
     }
 
@@ -189,25 +209,6 @@ impl Comparison {
     }
 }
 
-/// What the comparison in a folder was asked for; None if none was begun there, or nothing of it has run: then nothing
-/// depends on its settings.
-///
-/// # Errors
-/// [`Error::Input`] and [`Error::Config`] for a file that does not read.
-pub fn begun_in(folder: &Path) -> Result<Option<CompareConfig>> {
-    let path = folder.join(COMPARE_FILE);
-    if !path.exists() {
-        return Ok(None);
-    }
-    let text = fs::read_to_string(&path).map_err(Error::reading(&path))?;
-    let begun = CompareConfig::from_ron(&text, &path.to_string_lossy())?;
-    let has_run = begun.seeds.iter().any(|seed| {
-        let cells = (0..begun.methods.len()).map(|method| cell_folder(&begun, method, *seed));
-        cells.chain([start_folder(*seed)]).any(|run| holds_run(&folder.join(run)))
-    });
-    Ok(has_run.then_some(begun))
-}
-
 /// How far the run in a cell's folder is, in a word.
 pub fn state_of_cell(folder: &Path) -> &'static str {
     match (folder.join(FINISHED_FILE).exists(), folder.join(FAILED_FILE).exists(), holds_run(folder)) {
@@ -218,96 +219,11 @@ pub fn state_of_cell(folder: &Path) -> &'static str {
     }
 }
 
-/// Whether a setting of the base may change once something has run: what may change in a resumed run, but for the number of
-/// updates, which finished cells have made.
-fn may_change(key: &str) -> bool {
-    key != "train.epochs" && CHANGEABLE.contains(&key)
-}
-
-/// What has changed and may, in words; as an error what must not change once a comparison was begun. More seeds and methods
-/// leave its cells as they are, and so does another method in place of one that has not run: it may be one that cannot.
-fn check_unchanged(
-    begun: &CompareConfig,
-    now: &CompareConfig,
-    has_run: &dyn Fn(usize) -> bool,
-) -> std::result::Result<Vec<String>, String> {
-    let base = differences(&begun.base, &now.base).map_err(|error| error.to_string())?;
-    let (changed, refused): (Vec<_>, Vec<_>) = base.iter().partition(|difference| may_change(&difference.key));
-    let in_words = |difference| format!("base.{difference}");
-    if !refused.is_empty() {
-        return Err(refused.into_iter().map(in_words).collect::<Vec<_>>().join("; "));
-    }
-    if begun.equal_updates != now.equal_updates {
-        return Err(format!("equal_updates: {}, now {}", begun.equal_updates, now.equal_updates));
-    }
-    if let Some(seed) = begun.seeds.iter().find(|seed| !now.seeds.contains(seed)) {
-        return Err(format!("seeds: {seed} is gone"));
-    }
-    for (_, method) in begun.methods.iter().enumerate().filter(|(i, _)| has_run(*i)) {
-        match now.methods.iter().find(|own| own.name == method.name) {
-            None => return Err(format!("methods: `{}` is gone", method.name)),
-            Some(own) if own.set != method.set => {
-                return Err(format!("method `{}`: {:?}, now {:?}", method.name, method.set, own.set));
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(changed.into_iter().map(in_words).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Method;
-
-    fn config() -> CompareConfig {
-        let method = |name: &str| Method { name: name.to_owned(), set: vec!["train.lr=1".to_owned()] };
-        CompareConfig { methods: vec![method("a"), method("b")], ..CompareConfig::default() }
-    }
-
-    #[test]
-    fn seeds_and_methods_may_be_added_and_all_else_is_refused_by_name() {
-        type Change = fn(&mut CompareConfig);
-        let allowed: [Change; 4] = [
-            |c| c.seeds.insert(0, 9),
-            |c| c.methods.insert(0, Method { name: "c".to_owned(), set: Vec::new() }),
-            |c| c.baseline = Some("b".to_owned()),
-            |c| c.keep_models = false,
-        ];
-        let refused: [(Change, &str); 5] = [
-            (|c| c.base.train.epochs = 2, "base.train.epochs: 1, now 2"),
-            (|c| c.seeds = vec![0, 1], "seeds: 2 is gone"),
-            (|c| drop(c.methods.pop()), "methods: `b` is gone"),
-            (|c| c.methods[1].set.clear(), "method `b`: [\"train.lr=1\"], now []"),
-            (|c| c.equal_updates = false, "equal_updates: true, now false"),
-        ];
-        for change in allowed {
-            let mut now = config();
-            change(&mut now);
-            assert_eq!(check_unchanged(&config(), &now, &|_| true), Ok(Vec::new()));
-        }
-        for (change, expected) in refused {
-            let mut now = config();
-            change(&mut now);
-            assert_eq!(check_unchanged(&config(), &now, &|_| true), Err(expected.to_owned()));
-        }
-        let (mut changed, mut gone) = (config(), config());
-        changed.methods[1].set.clear();
-        gone.methods.pop();
-        for now in [changed, gone] {
-            assert_eq!(check_unchanged(&config(), &now, &|method| method == 0), Ok(Vec::new()), "`b` has not run");
-        }
-    }
-
-    #[test]
-    fn what_a_resumed_run_may_change_may_change_in_the_base_and_is_told() {
-        let mut now = config();
-        now.base.save_every = 7;
-        now.base.train.micro_batch_size = 1;
-        let told = ["base.save_every: 50, now 7", "base.train.micro_batch_size: 2, now 1"].map(str::to_owned);
-        assert_eq!(check_unchanged(&config(), &now, &|_| true), Ok(told.to_vec()));
-        now.base.seed = 3;
-        let refused = "base.seed: 0, now 3".to_owned();
-        assert_eq!(check_unchanged(&config(), &now, &|_| true), Err(refused), "the others are not to blame");
-    }
+/// Removes a cell's folder, under another name first: half-removed it could pass for a begun cell.
+fn discard(folder: &Path) -> Result<()> {
+    let aside = sibling(folder, "old")?;
+    remove(&Disk, &aside)?;
+    Disk.rename(folder, &aside).map_err(Error::writing("remove", folder))?;
+    sync_folder(&Disk, folder_of(folder))?;
+    remove(&Disk, &aside)
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use chrono::Local;
 
+use super::begun::Begun;
+use super::fingerprints::Fingerprints;
 use crate::config::{CompareConfig, RunConfig, spell_date};
 use crate::error::{Error, Result};
 use crate::formats::hub::{self, Address};
@@ -30,6 +32,8 @@ pub struct Cell {
 pub struct Plan {
     pub config: CompareConfig,
     pub cells: Vec<Cell>,
+    /// Of the model and the data, if the comparison that is gone on with kept its own.
+    pub fingerprints: Option<Fingerprints>,
 }
 
 /// Where a cell's run lies inside the comparison's folder.
@@ -48,12 +52,12 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::Config`] for what cannot work, and for methods that differ in their number of updates; [`Error::Input`] for
-    /// a model or data that cannot be read.
+    /// a model or data that cannot be read, or that are not what the comparison began with.
     pub fn new(
         text: &str,
         origin: &str,
         overrides: &[String],
-        begun: Option<&CompareConfig>,
+        begun: Option<&Begun>,
         console: &Console,
     ) -> Result<Self> {
         let mut config = CompareConfig::from_ron(text, origin)?;
@@ -63,12 +67,15 @@ impl Plan {
         match begun {
             None => pin_devices(&mut config.base),
             Some(begun) => {
-                keep_sources(&mut config.base, &begun.base)?;
-                keep_devices(&mut config.base, &begun.base);
+                keep_sources(&mut config.base, &begun.config.base)?;
+                keep_devices(&mut config.base, &begun.config.base);
             }
         }
-        let date = begun.map_or_else(|| Some(spell_date(Local::now())), |begun| begun.base.template_date.clone());
+        let date =
+            begun.map_or_else(|| Some(spell_date(Local::now())), |begun| begun.config.base.template_date.clone());
         config.base.template_date = config.base.template_date.or(date);
+        // First: other rows make other numbers of updates, and those would be blamed on the settings.
+        let fingerprints = begun.map(|begun| begun.check_sources(&config.base)).transpose()?.flatten();
         let updates = updates_of_methods(&config, console)?;
         if config.equal_updates && updates.iter().any(|num| *num != updates[0]) {
             let names = config.methods.iter().map(|method| &method.name);
@@ -78,7 +85,7 @@ impl Plan {
                 .with_hint("set iterations and train.num_steps so that they agree, or equal_updates: false"));
         }
         let cells = cells(&config, &updates)?;
-        Ok(Plan { config, cells })
+        Ok(Plan { config, cells, fingerprints })
     }
 
     /// The same with absolute paths and with commits of the hub, so that all cells have the same model and data and the

@@ -18,19 +18,14 @@ pub struct RunFiles {
 }
 
 impl RunFiles {
-    /// The files that `data` and `evaluation.data` stand for. A folder's valid files are judged on if nothing else is
-    /// asked for; its test files never are.
+    /// The files that `data` and `evaluation.data` stand for.
     ///
     /// # Errors
     /// [`Error::Input`] for what is missing or no data.
     pub fn find(config: &RunConfig, data: &str, console: &Console) -> Result<Self> {
         let data = Path::new(data);
         let train = files_of(data, Split::Train)?;
-        let held_out = match &config.evaluation.data {
-            Some(path) => files_of(Path::new(path), Split::Validation)?,
-            None if data.is_dir() => DataFolder::open(data)?.files.remove(&Split::Validation).unwrap_or_default(),
-            None => Vec::new(),
-        };
+        let held_out = held_out_files(config.evaluation.data.as_deref(), data)?;
         if data.is_dir() {
             let listed = |files: &[PathBuf]| {
                 let names: Vec<_> =
@@ -41,6 +36,19 @@ impl RunFiles {
             console.say(format!("files      {folder}: train on {}; judge on {}", listed(&train), listed(&held_out)));
         }
         Ok(RunFiles { train, held_out })
+    }
+}
+
+/// The files that `evaluation.data` stands for. A folder's valid files are judged on if nothing else is asked for; its
+/// test files never are.
+///
+/// # Errors
+/// [`Error::Input`] for what is missing or no data.
+pub fn held_out_files(judged_on: Option<&str>, data: &Path) -> Result<Vec<PathBuf>> {
+    match judged_on {
+        Some(path) => files_of(Path::new(path), Split::Validation),
+        None if data.is_dir() => Ok(DataFolder::open(data)?.files.remove(&Split::Validation).unwrap_or_default()),
+        None => Ok(Vec::new()),
     }
 }
 
