@@ -182,6 +182,14 @@ fn a_turn_that_the_judge_refuses_is_kept_without_a_rating_and_the_others_are_rat
     assert!(refused["judgment"].as_str().unwrap().contains("maximum context length"), "{refused}");
     let again = judged(folder.path(), &server, &[]).succeeded();
     assert_eq!((&again.json_lines()[0]["figures"], server.asked().len()), (&scores, 4), "nothing is asked again");
+
+    // As the warning says: to ask again, remove the line. Refused again, it is kept again.
+    let file = folder.path().join("out/model_judgment/org_judge_single.jsonl");
+    let rated: Vec<String> = read(&file).lines().filter(|line| !line.contains("-1.0")).map(str::to_owned).collect();
+    assert_eq!(rated.len(), 3);
+    fs::write(&file, rated.join("\n") + "\n").unwrap();
+    let again = judged(folder.path(), &server, &[]).succeeded();
+    assert_eq!((&again.json_lines()[0]["figures"], server.asked().len()), (&scores, 5));
 }
 
 #[test]

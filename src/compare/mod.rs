@@ -104,7 +104,12 @@ impl Comparison {
                     write_json(&Disk, &folder.join(FAILED_FILE), &json!({"message": error.to_string()}))?;
                     failed.push(*cell);
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if matches!(error, Error::Stopped { .. }) {
+                        remove(&Disk, &folder.join(FAILED_FILE))?; // of an earlier try: this one was going well
+                    }
+                    return Err(error);
+                }
             }
             self.write_results()?;
         }

@@ -199,8 +199,9 @@ impl Tokenizer {
     /// are.
     ///
     /// The whole conversation is rendered; what follows the rendered prompt is the response, tokenized in place, up to
-    /// its end token: line breaks that a template writes after it are not for the model to predict. If the template
-    /// rewrites the prompt once it is answered, the response is its own text and the end token.
+    /// its end token: line breaks that a template writes after it are not for the model to predict. If the template writes no
+    /// end token, the response ends with its text; if it rewrites the prompt once it is answered, the response is its text
+    /// after the prompt. Either is then given the end token.
     /// # Errors
     /// [`Error::Input`] if the text has an end token anywhere but at its end, and if the template refuses the messages.
     pub fn encode_response(&self, prompt: &Prompt, response: &Response) -> Result<Vec<u32>> {
@@ -208,40 +209,40 @@ impl Tokenizer {
             Response::Ids(ids) => return Ok(ids.clone()),
             Response::Text(text) => self.without_end_token(text)?,
         };
-        if let Some(rest) = self.templated_response(prompt, text)?
-            && let Some(end) = rest.iter().position(|id| self.eos_token_ids.contains(id))
-        {
-            return Ok(rest[..=end].to_vec());
-        }
-        let mut ids = match prompt {
-            Prompt::Text(prompt_text) if self.chat_template.is_none() => {
-                self.continuation(prompt_text, &format!("{prompt_text}{text}"), text)?
+        let start = match (prompt, self.render_prompt(prompt)?) {
+            (_, Some(rendered)) => rendered,
+            (Prompt::Text(text), None) => text.clone(),
+            (Prompt::Ids(_) | Prompt::Messages(_), None) => {
+                return Ok([self.encode(text)?, vec![self.end_token_id]].concat());
             }
-            _ => self.encode(text)?,
         };
+        let turn = self.templated_response(prompt, &start, text)?;
+        if let Some(turn) = &turn {
+            let ids = self.continuation(&start, turn)?;
+            if let Some(end) = ids.iter().position(|id| self.eos_token_ids.contains(id)) {
+                return Ok(ids[..=end].to_vec());
+            }
+        }
+        let mut ids = self.continuation(&start, turn.as_deref().map_or(text, |turn| up_to_the_end_of(text, turn)))?;
         ids.push(self.end_token_id);
         Ok(ids)
     }
 
-    /// What the template adds to the prompt for a response of `text`; `None` without a template, and where the rendered
-    /// conversation does not begin with the rendered prompt.
-    fn templated_response(&self, prompt: &Prompt, text: &str) -> Result<Option<Vec<u32>>> {
+    /// What the template adds to the rendered prompt `start` for a response of `text`; `None` without a template, and where the
+    /// rendered conversation does not begin with the rendered prompt.
+    fn templated_response(&self, prompt: &Prompt, start: &str, text: &str) -> Result<Option<String>> {
         let (Some(template), Some(mut messages)) = (&self.chat_template, as_messages(prompt)) else { return Ok(None) };
-        let rendered_prompt = template.render(&messages, true)?;
         messages.push(Message { role: "assistant".to_owned(), content: text.to_owned() });
         let rendered = template.render(&messages, false)?;
-        match rendered.strip_prefix(&rendered_prompt) {
-            // A template may drop or rewrite parts of an answer; then it is not what the row asks to imitate.
-            Some(rest) if rest.contains(text.trim()) => self.continuation(&rendered_prompt, &rendered, rest).map(Some),
-            _ => Ok(None),
-        }
+        // A template may drop or rewrite parts of an answer; then it is not what the row asks to imitate.
+        Ok(rendered.strip_prefix(start).filter(|turn| turn.contains(text.trim())).map(str::to_owned))
     }
 
-    /// The tokens of `rest` where it stands, `whole` being `start` and then `rest`: some tokenizers begin a text with a
-    /// space that must not appear in the middle. Where a token would span the border, `rest` is tokenized alone.
-    fn continuation(&self, start: &str, whole: &str, rest: &str) -> Result<Vec<u32>> {
+    /// The tokens of `rest` where it stands, after `start`: some tokenizers begin a text with a space that must not appear in
+    /// the middle. Where a token would span the border, `rest` is tokenized alone.
+    fn continuation(&self, start: &str, rest: &str) -> Result<Vec<u32>> {
         let start_ids = self.encode(start)?;
-        match self.encode(whole)?.strip_prefix(start_ids.as_slice()) {
+        match self.encode(&format!("{start}{rest}"))?.strip_prefix(start_ids.as_slice()) {
             Some(ids) => Ok(ids.to_vec()),
             None => self.encode(rest),
         }
@@ -323,6 +324,12 @@ fn load(
     inner.with_padding(None);
     let largest_id = inner.get_vocab(true).into_values().max();
     Ok((inner, largest_id))
+}
+
+/// The beginning of a turn, with all that the template writes before the response `text`, and without what follows it.
+fn up_to_the_end_of<'t>(text: &str, turn: &'t str) -> &'t str {
+    let end = [text, text.trim()].into_iter().find_map(|text| Some(turn.find(text)? + text.len()));
+    &turn[..end.unwrap_or(turn.len())]
 }
 
 /// A prompt as a conversation: a text is one user message. `None` for token ids.

@@ -60,7 +60,7 @@ pub struct Judged {
     pub rows: Vec<RowFigures>,
 }
 
-/// The start policy's view of the held-out rows: the reference of [`AgainstReference`].
+/// The held-out rows as the policy before iteration 0 sees them: the reference of [`AgainstReference`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReferenceRow {
     pub demonstration_log_prob: f64,

@@ -24,19 +24,19 @@ pub const LOG_PROB: HeldOutFigure = HeldOutFigure {
 };
 pub const ACCURACY: HeldOutFigure = HeldOutFigure {
     name: "accuracy",
-    meaning: "answered rows whose demonstration gained more log-prob than the start policy's own response",
+    meaning: "answered rows whose demonstration gained more log-prob than the own response of the policy before iteration 0",
     is_share: true,
     of: |evaluation| against(evaluation, |figures| figures.implicit_reward_accuracy),
 };
 pub const LOG_RATIO: HeldOutFigure = HeldOutFigure {
     name: "log-ratio",
-    meaning: "log-ratio of the answered rows' demonstrations, nats: above 0 they are likelier than under the start policy",
+    meaning: "log-ratio of the answered rows' demonstrations, nats: above 0 they are likelier than before iteration 0",
     is_share: false,
     of: |evaluation| against(evaluation, |figures| figures.log_ratio_demonstration),
 };
 pub const OWN_RESPONSES: HeldOutFigure = HeldOutFigure {
     name: "own responses",
-    meaning: "log-ratio of the start policy's own responses to the answered rows, nats",
+    meaning: "log-ratio of the responses to the answered rows by the policy before iteration 0, nats",
     is_share: false,
     of: |evaluation| against(evaluation, |figures| figures.log_ratio_self_generated),
 };

@@ -73,11 +73,11 @@ impl Changes {
     /// # Errors
     /// As there.
     pub(super) fn check(&self, mut began_with: RunConfig, now: &RunConfig, kept: &Kept) -> Result<bool> {
-        if now.lora.is_none() || kept.frozen_weights {
+        if kept.tells("model", now) {
             began_with.model.clone_from(&now.model);
         }
         began_with.data.clone_from(&now.data);
-        if kept.held_out_rows {
+        if kept.tells("evaluation.data", now) {
             began_with.evaluation.data.clone_from(&now.evaluation.data);
         }
         check_changes(&began_with, now, self.allow)

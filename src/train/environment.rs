@@ -61,6 +61,17 @@ pub(super) struct Kept {
     pub frozen_weights: bool,
 }
 
+impl Kept {
+    /// Whether another model or other rows at the place that `key` names would be told: then it may lie elsewhere.
+    pub(super) fn tells(&self, key: &str, config: &RunConfig) -> bool {
+        match key {
+            "model" => self.frozen_weights || config.lora.is_none(), // all weights are in the checkpoint
+            "evaluation.data" => self.held_out_rows,
+            _ => true,
+        }
+    }
+}
+
 pub(super) fn kept(dir: &RunDir) -> Result<Kept> {
     let environment = read_environment(dir)?;
     let has = |key: &str| environment[key].is_string();

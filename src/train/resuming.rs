@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::changes::{Changes, differences};
 use super::checkpoint::{self, Progress, Stage};
-use super::environment::{self, began_with, check_same_base, check_same_held_out, check_same_rows};
+use super::environment::{self, Kept, began_with, check_same_base, check_same_held_out, check_same_rows};
 use super::run_dir::RunDir;
 use super::setup::{Opened, Run, with_task_paths};
 use super::sources::{Sources, is_lost};
@@ -42,8 +42,9 @@ impl Run {
         let written = RunConfig::from_ron(&text, &config_path.to_string_lossy())?;
         let mut config = changes.apply_to(&written)?;
         let began_with = began_with(&dir)?.unwrap_or_else(|| written.clone());
-        let is_changed = changes.check(began_with, &config, &environment::kept(&dir)?)?;
-        check_places(&config, path)?;
+        let kept = environment::kept(&dir)?;
+        let is_changed = changes.check(began_with, &config, &kept)?;
+        check_places(&config, &kept, path)?;
         let resumed = checkpoint::load_newest(&dir, &|problem| console.warn(problem))?;
         let wanted = RunConfig { offline: config.offline || changes.offline, ..with_task_paths(&config, &dir) };
         let Sources { pinned, local } = Sources::find(&wanted, &console)?;
@@ -105,16 +106,21 @@ impl Run {
     }
 }
 
-/// A run names its model and its data by where they lay when it began.
-fn check_places(config: &RunConfig, dir: &Path) -> Result<()> {
+/// A run names its model and its data by where they lay when it began. They may lie elsewhere now where it has `kept` what tells
+/// other ones.
+fn check_places(config: &RunConfig, kept: &Kept, dir: &Path) -> Result<()> {
     let places = [("model", &config.model), ("data", &config.data), ("evaluation.data", &config.evaluation.data)];
     let lost =
         places.into_iter().find_map(|(key, place)| Some((key, place.as_deref().filter(|place| is_lost(place))?)));
     match lost {
         None => Ok(()),
         Some((key, place)) => {
-            Err(Error::input(place, format!("is not there any more; the run began with it as `{key}`"))
-                .with_hint(format!("if it was moved: gsil resume {} {key}=NEW_PLACE", dir.display())))
+            let hint = match kept.tells(key, config) {
+                true => format!("if it was moved: gsil resume {} {key}=NEW_PLACE", dir.display()),
+                false => "put it back there, or a link to it: this run of an older version cannot tell another one"
+                    .to_owned(),
+            };
+            Err(Error::input(place, format!("is not there any more; the run began with it as `{key}`")).with_hint(hint))
         }
     }
 }

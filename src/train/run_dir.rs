@@ -11,8 +11,8 @@
 //! report.html               all of this to look at; written anew as the run goes, and by `gsil report`
 //! tb/                       the same scalars for TensorBoard
 //! task/                     the built-in word problems: model and data
-//! held_out.jsonl            the start policy's responses to held-out prompts
-//! start.safetensors         the start policy's parameters, for `continued_sft_lr`
+//! held_out.jsonl            responses to held-out prompts by the policy before iteration 0
+//! start.safetensors         that policy's parameters, for `continued_sft_lr`
 //! start_binding.json        in a comparison: what the start's held-out figures belong to
 //! iteration-000/            self_generated.jsonl  demonstrations.jsonl (reference log-probs)  binding.json
 //!                           demonstrations.part.jsonl while they are scored

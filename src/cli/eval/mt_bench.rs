@@ -258,8 +258,8 @@ impl Judge {
     /// one without a rating: a turn that it refuses must not cost all figures.
     ///
     /// # Errors
-    /// [`Error::Server`], also if several turns are asked about and each is refused: then it is not the turns that the server
-    /// refuses.
+    /// [`Error::Server`], also if every turn that was asked about is refused, and those are most of all: then it is not
+    /// the turns that the server refuses.
     fn judge_all(
         &self,
         args: &MtBenchArgs,
@@ -288,7 +288,7 @@ impl Judge {
         })?;
         if let Some((first, said)) = refusals.first() {
             let said = format!("{}: {said}", first.name());
-            if refusals.len() == open.len() && (open.len() > 1 || judgments.is_empty()) {
+            if refusals.len() == open.len() && open.len() > judgments.len() {
                 return Err(self.server.error(said));
             }
             let turns = if refusals.len() == 1 { "turn" } else { "turns" };

@@ -109,6 +109,31 @@ fn a_template_that_rewrites_the_prompt_falls_back_to_the_text_and_the_end_token_
 }
 
 #[test]
+fn a_template_without_an_end_token_leaves_a_response_where_it_stands() {
+    let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
+    let tokenizer = load(Some(template), marked(), &[]).unwrap();
+    let expected = [tokenizer.encode(" Paris").unwrap(), vec![EOS]].concat();
+    assert_eq!(answer(&tokenizer, "Hi", "Paris"), expected, "with the template's space, without its line break");
+    assert_eq!(
+        tokenizer.encode_after(&tokenizer.encode_prompt(&text("Hi")).unwrap(), " Paris").unwrap(),
+        expected[..expected.len() - 1]
+    );
+
+    // As SentencePiece does it: every text begins with a space, which is none of the response's.
+    let mut prepending: Value = serde_json::from_slice(TOKENIZER_JSON).unwrap();
+    prepending["normalizer"] = json!({"type": "Prepend", "prepend": " "});
+    let template = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}\nAnswer:\n{% else %}{{ m.content }}{% endif %}{% endfor %}";
+    let files = TokenizerFiles {
+        tokenizer_json: serde_json::to_vec(&prepending).unwrap(),
+        tokenizer_config: marked(),
+        chat_template: Some(template.to_owned()),
+    };
+    let prepends = Tokenizer::new(&files, Path::new("model"), &[]).unwrap();
+    assert_eq!(prepends.encode("Paris").unwrap(), tokenizer.encode(" Paris").unwrap(), "the test needs that space");
+    assert_eq!(answer(&prepends, "Hi", "Paris"), [tokenizer.encode("Paris").unwrap(), vec![EOS]].concat());
+}
+
+#[test]
 fn an_end_token_inside_a_response_is_an_error() {
     let tokenizer = load(None, marked(), &[]).unwrap();
     let error = tokenizer.encode_response(&text("Hi"), &Response::Text("one</s>two".into())).unwrap_err();

@@ -219,7 +219,7 @@ impl Server {
                 let tries = if num_failures == 1 { "try" } else { "tries" };
                 return Err(Failure { message: format!("{} ({num_failures} {tries})", failure.message), ..failure });
             }
-            let wait = failure.retry_after.unwrap_or_else(|| backoff(num_failures));
+            let wait = backoff(num_failures).max(failure.retry_after.unwrap_or_default());
             if failure.retry_after.is_some() {
                 self.pace.hold(Instant::now() + wait); // it is the server that is busy, not this request
             }
