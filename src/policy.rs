@@ -15,6 +15,7 @@ use crate::formats::{ModelFiles, open_model};
 use crate::model::{CausalLm, ModelConfig, weights};
 use crate::records::run_folder::holds_run;
 use crate::report::console::{Console, Unit};
+use crate::report::shell::shell_path;
 
 /// The aligned model's folder inside a run folder.
 pub const MODEL_FOLDER: &str = "model";
@@ -115,7 +116,7 @@ pub(crate) fn aligned_model(path: &Path) -> Result<PathBuf> {
     match model.join("config.json").is_file() {
         true => Ok(model),
         false => Err(Error::input(path, "is a run that has no aligned model yet")
-            .with_hint(format!("finish it: gsil resume {}", path.display()))),
+            .with_hint(format!("finish it: gsil resume {}", shell_path(path)))),
     }
 }
 

@@ -290,12 +290,31 @@ fn a_cell_that_must_not_be_trained_on_is_told_of_and_the_others_go_on() {
 fn a_start_that_must_not_be_trained_on_fails_its_cells_and_is_told_of() {
     let folder = tempdir().unwrap();
     with_own_model(folder.path(), r#"[(name: "gsil")]"#);
-    let wild = ["sft.lr=1e9", "sft.optimizer=sgd", "sft.max_grad_norm=0"];
+    let wild = ["sft.lr=1e30", "sft.optimizer=sgd", "sft.max_grad_norm=0"];
     let outcome = compare(folder.path(), &wild);
     assert_eq!(outcome.code, Some(5), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("1 of 1 cells failed: gsil, seed 0"), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("change `base` and choose another --output"), "{}", outcome.stderr);
     assert!(read(&folder.path().join("grid/comparison.md")).contains("Failed: gsil, seed 0: "));
+}
+
+#[test]
+fn a_method_that_would_be_judged_on_fewer_rows_is_refused_before_anything_runs() {
+    let folder = tempdir().unwrap();
+    with_own_model(folder.path(), r#"[(name: "all"), (name: "few", set: ["max_rows=20"])], equal_updates: false"#);
+    let path = folder.path().join("grid.ron");
+    compare(folder.path(), &["--dry-run"]).succeeded();
+    let text = read(&path).replace(r#"evaluation: (data: "held_out.jsonl"),"#, "");
+    fs::write(&path, &text).unwrap();
+    let stderr = compare(folder.path(), &["--dry-run"]).failed(2);
+    assert!(stderr.contains("method `few`: max_rows: leaves 20 of the 30 training rows"), "{stderr}");
+    assert!(stderr.contains("hint: give held-out rows: evaluation.data in `base`"), "{stderr}");
+    // A folder's own held-out rows do as well.
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::copy(folder.path().join("rows.jsonl"), data.join("train.jsonl")).unwrap();
+    fs::copy(folder.path().join("held_out.jsonl"), data.join("valid.jsonl")).unwrap();
+    compare(folder.path(), &["--dry-run", "data=data"]).succeeded();
 }
 
 #[test]

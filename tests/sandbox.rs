@@ -27,7 +27,7 @@ struct Sandboxes {
 }
 
 impl Sandboxes {
-    fn open() -> Self {
+    fn open(python: Option<&Path>) -> Self {
         let program = tempdir().unwrap();
         fs::set_permissions(program.path(), Permissions::from_mode(0o755)).unwrap();
         let (built, gsil) = (env!("CARGO_BIN_EXE_gsil"), program.path().join("gsil"));
@@ -36,7 +36,8 @@ impl Sandboxes {
         let mut offered = Vec::new();
         for namespaces in [true, false] {
             let what = if namespaces { "the sandbox with namespaces" } else { "the sandbox without namespaces" };
-            match Sandbox::open(&settings(&gsil, namespaces, limits.clone())) {
+            let python = python.map(Path::to_owned);
+            match Sandbox::open(&Settings { python, ..settings(&gsil, namespaces, limits.clone()) }) {
                 Ok(sandbox) if namespaces && sandbox.layers().namespaces.is_err() => {
                     say_skipped(what, &sandbox.layers().to_string());
                 }
@@ -58,7 +59,7 @@ impl std::ops::Deref for Sandboxes {
 
 /// Those of this test, which has a thread of its own; their folder goes with it.
 fn sandboxes() -> Rc<Sandboxes> {
-    thread_local!(static OWN: Rc<Sandboxes> = Rc::new(Sandboxes::open()));
+    thread_local!(static OWN: Rc<Sandboxes> = Rc::new(Sandboxes::open(None)));
     OWN.with(Rc::clone)
 }
 
@@ -415,6 +416,25 @@ print('errno', ctypes.get_errno())
 ";
     for outcome in confined(source) {
         assert_denied(&outcome, &["errno 1"]);
+    }
+}
+
+#[test]
+fn a_virtual_environment_brings_its_packages() {
+    if !has_python() {
+        return;
+    }
+    let folder = open_folder();
+    let venv = folder.path().join("venv");
+    let made = Command::new("python3").args(["-m", "venv", "--without-pip"]).arg(&venv).output().unwrap();
+    if !made.status.success() {
+        return say_skipped("packages of a virtual environment", &String::from_utf8_lossy(&made.stderr));
+    }
+    let python = fs::read_dir(venv.join("lib")).unwrap().next().unwrap().unwrap().path();
+    fs::write(python.join("site-packages/of_the_environment.py"), "ANSWER = 42\n").unwrap();
+    for sandbox in Sandboxes::open(Some(&venv.join("bin/python3"))).iter() {
+        let outcome = sandbox.run("from of_the_environment import ANSWER\nprint(ANSWER)").unwrap();
+        assert!(outcome.output.contains("42"), "{outcome:?}");
     }
 }
 

@@ -12,12 +12,13 @@ use clap::Args;
 use serde_json::json;
 
 use super::generate::check_temperature;
-use super::{ModelArgs, print_text, shell_word};
+use super::{ModelArgs, print_text};
 use crate::data::rows::Message;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::formats::data_file::FileKind;
 use crate::report::console::Console;
+use crate::report::shell::{shell_path, shell_word};
 use command::{COMMANDS, Command};
 use input::{Input, Interrupts};
 use speaker::{Manner, Speaker};
@@ -134,8 +135,7 @@ impl Chat<'_> {
         let line_end = if ends_inside_a_line(path) { "\n" } else { "" };
         let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(Error::writing("open", path))?;
         file.write_all(format!("{line_end}{row}\n").as_bytes()).map_err(Error::writing("write", path))?;
-        let command =
-            format!("gsil train --model {} --data {}", shell_word(&speaker.name), shell_word(&path.to_string_lossy()));
+        let command = format!("gsil train --model {} --data {}", shell_word(&speaker.name), shell_path(path));
         let path = path.display();
         let whose =
             if self.speakers.len() > 1 { format!("the conversation with {} ", speaker.name) } else { String::new() };

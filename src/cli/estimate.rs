@@ -17,7 +17,7 @@ use crate::train::estimate::limits::Limits;
 use crate::train::estimate::memory::{Memory, Part, PhaseMemory, memory};
 use crate::train::estimate::savings::{Change, Combination, changes, combination};
 use crate::train::estimate::time::{PhaseSeconds, Speed, Work};
-use crate::train::estimate::{bytes, disk_bytes, phase_name};
+use crate::train::estimate::{OTHER_MODEL, bytes, disk_bytes, phase_name};
 use crate::train::inputs::Inputs;
 use crate::train::run_dir::RunDir;
 use crate::train::setup::{make_task, num_tokens_multiple, with_task_paths};
@@ -89,10 +89,12 @@ impl Estimate {
         let mut estimate = inputs.with_subject(config, false, |subject| {
             let (memory, limits) = (memory(subject), inputs.limits);
             let problem = limits.problem(&memory);
-            let combination = limits.bytes.filter(|_| problem.is_some()).and_then(|limit| combination(subject, limit));
+            let changes = if limits.is_beyond_a_buffer(&memory) { Vec::new() } else { changes(subject, &memory) };
+            let limit = limits.bytes.filter(|_| problem.is_some() && !changes.is_empty());
+            let combination = limit.and_then(|limit| combination(subject, limit));
             Estimate {
                 device: inputs.device_name.clone(),
-                changes: changes(subject, &memory),
+                changes,
                 memory,
                 limits,
                 problem,
@@ -154,6 +156,9 @@ impl Estimate {
         match &self.problem {
             None if self.limits.bytes.is_some() => text += "fits       yes\n",
             None => text += "fits       not known\n",
+            Some(problem) if self.limits.is_beyond_a_buffer(&self.memory) => {
+                text += &format!("fits       no: {problem}; {OTHER_MODEL}\n");
+            }
             Some(problem) => text += &format!("fits       no: {problem}\n"),
         }
         text + &self.change_lines()

@@ -15,6 +15,7 @@ use crate::eval::answer::strict_answer;
 use crate::eval::gsm8k::MARKER;
 use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
+use crate::report::shell::shell_path;
 
 /// So many rows are measured: enough to know their lengths.
 const MAX_MEASURED_ROWS: usize = 2000;
@@ -78,7 +79,7 @@ pub(super) fn init(args: InitArgs) -> Result<()> {
         }
     })?;
     file.write_all(text.as_bytes()).map_err(Error::writing("write", &args.output))?;
-    console.say(format!("look it over, then: gsil train --config {}", args.output.display()));
+    console.say(format!("look it over, then: gsil train --config {}", shell_path(&args.output)));
     print_line(&args.output.display().to_string())
 }
 
@@ -125,7 +126,7 @@ fn configuration(args: &InitArgs, measured: Option<&Measured>) -> String {
         "// A first configuration. To run it:\n//\n//     gsil train --config {}\n//\n\
          // What is not here has its default: add --dry-run to see every key in use, lora.rank=8 --dry-run to see\n\
          // those of lora, too. `gsil inspect data` shows how the rows are read.\n(\n",
-        args.output.display()
+        shell_path(&args.output)
     );
     text += &named("model", &args.model, "the model to start from");
     text += &named("data", &args.data, "demonstrations: JSONL, CSV or Parquet, or a folder with train and valid files");

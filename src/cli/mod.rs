@@ -34,6 +34,7 @@ use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::policy::Policy;
 use crate::records::run_folder::{CONFIG_FILE, holds_run};
+use crate::report::shell::shell_path;
 
 /// Teach a small language model to imitate your demonstrations, on the computer you have.
 #[derive(Debug, Parser)]
@@ -183,7 +184,7 @@ impl RowArgs {
 /// The text of a file of settings. One that does not read is a mistake in the command, not in data.
 fn read_config_file(path: &Path) -> Result<String> {
     if holds_run(path) {
-        let (file, run) = (path.join(CONFIG_FILE), path.display());
+        let (file, run) = (path.join(CONFIG_FILE), shell_path(path));
         return Err(Error::config(path.to_string_lossy(), "is a run folder, not a file of settings")
             .with_hint(format!("its settings are in {}; to go on with it: gsil resume {run}", file.display())));
     }
@@ -211,16 +212,6 @@ fn open_reference(path: &Path, policy: &Policy, hub: &HubArgs) -> Result<Policy>
     Ok(reference)
 }
 
-/// A word as the shell of this system reads it in a command that is printed.
-fn shell_word(word: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "-_./:@,+=".contains(c) || (cfg!(windows) && c == '\\');
-    match !word.is_empty() && word.chars().all(is_plain) {
-        true => word.to_owned(),
-        false if cfg!(windows) => format!("\"{word}\""), // a path has no quote there
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
-}
-
 /// Writes one line of data.
 fn print_line(line: &str) -> Result<()> {
     print_text(&format!("{line}\n"))
@@ -238,25 +229,4 @@ fn print_text(text: &str) -> Result<()> {
 fn print_json(row: &impl serde::Serialize) -> Result<()> {
     let line = serde_json::to_string(row).map_err(|error| Error::usage(format!("cannot encode a row: {error}")))?;
     print_line(&line)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[cfg(unix)]
-    #[test]
-    fn a_word_is_quoted_where_a_shell_would_read_it_otherwise() {
-        for (word, printed) in [
-            ("runs/night", "runs/night"),
-            ("owner/name@main/x-Q4_1.gguf", "owner/name@main/x-Q4_1.gguf"),
-            ("my talk.jsonl", "'my talk.jsonl'"),
-            ("it's", r"'it'\''s'"),
-            ("~/rows", "'~/rows'"),
-            ("$x", "'$x'"),
-            ("", "''"),
-        ] {
-            assert_eq!(shell_word(word), printed);
-        }
-    }
 }

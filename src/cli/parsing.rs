@@ -7,9 +7,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory, Parser};
 
 use super::keys::Keys;
-use super::{Cli, bench, eval, inspect, score, shell_word};
+use super::{Cli, bench, eval, inspect, score};
 use crate::config::key_named;
 use crate::error::{Error, Result};
+use crate::report::shell::shell_word;
 
 /// Reads the command line. Help, the version and most mistakes are printed by the parser, which ends the program.
 ///

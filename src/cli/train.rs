@@ -16,6 +16,7 @@ use crate::records::evaluation::{EvaluationRow, updates_of_models};
 use crate::records::figures::{ACCURACY, FLEXIBLE, GREEDY, HeldOutFigure, IN_FORMAT, LOG_PROB, SAMPLED};
 use crate::report::REPORT_FILE;
 use crate::report::console::Console;
+use crate::report::shell::shell_path;
 use crate::report::table::{format_table, number, percent};
 use crate::train::changes::Changes;
 use crate::train::results_if_finished;
@@ -111,7 +112,7 @@ pub(super) fn resume(args: ResumeArgs) -> Result<()> {
         if !args.overrides.is_empty() {
             let (settings, model) = (args.overrides.join(" "), args.dir.join(MODEL_FOLDER));
             let go_on = match model.exists() {
-                true => format!("; to go on from its model: gsil train --model {} ..", model.display()),
+                true => format!("; to go on from its model: gsil train --model {} ..", shell_path(&model)),
                 false => String::new(),
             };
             console.warn(format!("{settings}: changes nothing any more{go_on}"));
@@ -133,7 +134,7 @@ pub(super) fn resume(args: ResumeArgs) -> Result<()> {
 
 /// Says how a run that was stopped, by a signal or by its server, is gone on with.
 fn to_be_resumed(error: Error, dir: &Path) -> Error {
-    error.with_way_on(&format!("continue with `gsil resume {}`", dir.display()))
+    error.with_way_on(&format!("continue with `gsil resume {}`", shell_path(dir)))
 }
 
 /// Defaults, then the file, then `key=value`, then flags.
@@ -231,6 +232,6 @@ fn say_where(console: &Console, dir: &Path) {
     }
     if model.join("tokenizer.json").exists() {
         let prompt = built_in_prompt(dir).unwrap_or_else(|| "..".to_owned());
-        console.say(format!("next    gsil generate --model {} --prompt \"{prompt}\"", dir.display()));
+        console.say(format!("next    gsil generate --model {} --prompt \"{prompt}\"", shell_path(dir)));
     }
 }

@@ -8,11 +8,11 @@ use chrono::Local;
 
 use super::begun::Begun;
 use super::fingerprints::Fingerprints;
-use crate::config::{CompareConfig, RunConfig, spell_date};
+use crate::config::{CompareConfig, EvaluationConfig, RunConfig, spell_date};
 use crate::error::{Error, Result};
 use crate::formats::hub::{self, Address};
 use crate::report::console::Console;
-use crate::train::run_data::num_demonstrations;
+use crate::train::run_data::{held_out_files, num_demonstrations};
 use crate::train::sources::{Sources, pin_devices};
 
 /// One method with one seed.
@@ -76,6 +76,7 @@ impl Plan {
         config.base.template_date = config.base.template_date.or(date);
         // First: other rows make other numbers of updates, and those would be blamed on the settings.
         let fingerprints = begun.map(|begun| begun.check_sources(&config.base)).transpose()?.flatten();
+        check_judged_rows(&config, origin, console)?;
         let updates = updates_of_methods(&config, console)?;
         if config.equal_updates && updates.iter().any(|num| *num != updates[0]) {
             let names = config.methods.iter().map(|method| &method.name);
@@ -166,6 +167,37 @@ fn cells(config: &CompareConfig, updates: &[usize]) -> Result<Vec<Cell>> {
         }
     }
     Ok(cells)
+}
+
+/// Without held-out rows the first training rows are judged on. A method must be judged on those that the others are.
+fn check_judged_rows(config: &CompareConfig, origin: &str, console: &Console) -> Result<()> {
+    let base = &config.base;
+    let own_limits =
+        (0..config.methods.len()).map(|method| Ok((method, config.cell(method, config.seeds[0])?.max_rows)));
+    let own_limits: Vec<(usize, Option<usize>)> = own_limits.collect::<Result<_>>()?;
+    if own_limits.iter().all(|(_, limit)| *limit == base.max_rows) || base.word_problems.is_some() {
+        return Ok(());
+    }
+    let local = Sources::find(base, console)?.local;
+    let data = Path::new(local.data.as_deref().unwrap_or_default());
+    if !held_out_files(local.evaluation.data.as_deref(), data)?.is_empty() {
+        return Ok(());
+    }
+    let num_judged = |max_rows: Option<usize>| -> Result<usize> {
+        let rows = num_demonstrations(&RunConfig { max_rows, ..local.clone() }, console)?;
+        Ok(rows.min(EvaluationConfig::NUM_PROBE_ROWS))
+    };
+    let expected = num_judged(base.max_rows)?;
+    for (method, limit) in own_limits.into_iter().filter(|(_, limit)| *limit != base.max_rows) {
+        let num = num_judged(limit)?;
+        if num != expected {
+            let name = &config.methods[method].name;
+            let message = format!("leaves {num} of the {expected} training rows that `base` is judged on");
+            return Err(Error::config(format!("{origin}: method `{name}`: max_rows"), message)
+                .with_hint("give held-out rows: evaluation.data in `base`"));
+        }
+    }
+    Ok(())
 }
 
 /// Updates of all iterations, method by method. Rows are counted once for all methods that read as many: all else that

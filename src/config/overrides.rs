@@ -116,12 +116,15 @@ pub(crate) fn key_named(name: &str) -> Option<String> {
 fn hint_without_equals(word: &str) -> String {
     let path = Path::new(word);
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    // A shell makes several words of `--data rows-*.jsonl`.
+    let as_data =
+        format!("data is given with --data {word}: one file, or a folder with train-00000-of-00002.parquet and so on");
     match ending.as_str() {
         "ron" => format!("a configuration is given with --config {word}"),
-        "jsonl" | "ndjson" | "json" | "csv" | "tsv" | "parquet" => format!("data is given with --data {word}"),
+        "jsonl" | "ndjson" | "json" | "csv" | "tsv" | "parquet" => as_data,
         "gguf" | "safetensors" => format!("a model is given with --model {word}"),
         _ => match key_named(word) {
-            _ if path.is_file() => format!("data is given with --data {word}"),
+            _ if path.is_file() => as_data,
             _ if path.is_dir() || word.contains('/') => format!("a model is given with --model {word}"),
             Some(key) => format!("for example: {key}=VALUE"),
             None => "for example: train.lr=1e-4".to_owned(),
@@ -319,12 +322,21 @@ mod tests {
     fn a_word_without_an_equals_sign_is_sent_to_the_flag_that_takes_it() {
         for (word, flag) in [
             ("gsil.ron", "a configuration is given with --config gsil.ron"),
-            ("rows.JSONL", "data is given with --data rows.JSONL"),
-            ("a/rows.parquet", "data is given with --data a/rows.parquet"),
+            (
+                "rows.JSONL",
+                "data is given with --data rows.JSONL: one file, or a folder with train-00000-of-00002.parquet and so on",
+            ),
+            (
+                "a/rows.parquet",
+                "data is given with --data a/rows.parquet: one file, or a folder with train-00000-of-00002.parquet and so on",
+            ),
             ("model.Q4_1.gguf", "a model is given with --model model.Q4_1.gguf"),
             ("owner/name", "a model is given with --model owner/name"),
             ("src", "a model is given with --model src"),
-            ("Cargo.toml", "data is given with --data Cargo.toml"),
+            (
+                "Cargo.toml",
+                "data is given with --data Cargo.toml: one file, or a folder with train-00000-of-00002.parquet and so on",
+            ),
             ("batch_size", "for example: train.batch_size=VALUE"),
             ("zzz", "for example: train.lr=1e-4"),
         ] {

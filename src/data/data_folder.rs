@@ -125,7 +125,11 @@ impl DataFolder {
 
     fn without(&self, path: &Path, split: Split) -> Error {
         self.error(path, format!("no {} file in this folder", split.name()))
-            .with_hint(format!("name it {0}.jsonl, {0}.csv or {0}.parquet, or pass the file itself", split.name()))
+            .with_hint(format!(
+                "name it {0}.jsonl, {0}.csv or {0}.parquet, or pass the file itself; of a data set of the hub owner/name/FILE \
+                 is one file, and shards under another name are joined first",
+                split.name()
+            ))
     }
 }
 

@@ -326,9 +326,10 @@ fn load(
     Ok((inner, largest_id))
 }
 
-/// The beginning of a turn, with all that the template writes before the response `text`, and without what follows it.
+/// The beginning of a turn, with all that the template writes before the response `text`, and without what follows it: the
+/// last occurrence, because templates write words before a response and line breaks after it.
 fn up_to_the_end_of<'t>(text: &str, turn: &'t str) -> &'t str {
-    let end = [text, text.trim()].into_iter().find_map(|text| Some(turn.find(text)? + text.len()));
+    let end = [text, text.trim()].into_iter().find_map(|text| Some(turn.rfind(text)? + text.len()));
     &turn[..end.unwrap_or(turn.len())]
 }
 

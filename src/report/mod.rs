@@ -15,6 +15,7 @@ pub mod plot;
 mod responses;
 mod run_files;
 mod series;
+pub mod shell;
 pub mod table;
 mod tensorboard;
 mod training_charts;

@@ -15,6 +15,7 @@ use crate::formats::file_system::{Disk, FileSystem};
 use crate::model::CausalLm;
 use crate::records::run_folder::CONFIG_FILE;
 use crate::report::console::Console;
+use crate::report::shell::shell_path;
 
 impl Run {
     /// Prepares to continue the run in `path`, with other settings if `changes` allows them.
@@ -116,7 +117,7 @@ fn check_places(config: &RunConfig, kept: &Kept, dir: &Path) -> Result<()> {
         None => Ok(()),
         Some((key, place)) => {
             let hint = match kept.tells(key, config) {
-                true => format!("if it was moved: gsil resume {} {key}=NEW_PLACE", dir.display()),
+                true => format!("if it was moved: gsil resume {} {key}=NEW_PLACE", shell_path(dir)),
                 false => "put it back there, or a link to it: this run of an older version cannot tell another one"
                     .to_owned(),
             };

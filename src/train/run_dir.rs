@@ -41,6 +41,7 @@ use crate::formats::file_system::FileSystem;
 use crate::formats::folder_lock::FolderLock;
 use crate::formats::json_lines;
 use crate::records::run_folder::{check_holds_run, holds_run};
+use crate::report::shell::shell_path;
 
 /// What helps a run whose disk is full.
 const MOVE_THE_RUN: &str =
@@ -86,7 +87,7 @@ impl RunDir {
     pub fn check_free(path: &Path) -> Result<()> {
         match holds_run(path) {
             true => Err(Error::usage(format!("{} already holds a run", path.display()))
-                .with_hint(format!("continue it with `gsil resume {}`, or choose another --output", path.display()))),
+                .with_hint(format!("continue it with `gsil resume {}`, or choose another --output", shell_path(path)))),
             false => Ok(()),
         }
     }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{OptionalModel, WritingArgs, lock};
 use crate::cli::generate::check_temperature;
-use crate::cli::{print_json, shell_word};
+use crate::cli::print_json;
 use crate::config::WeightFormat;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -25,6 +25,7 @@ use crate::formats::fingerprint::fingerprint;
 use crate::formats::json_lines::{append_line, read_lines};
 use crate::generate::Generator;
 use crate::report::console::{Console, Unit};
+use crate::report::shell::shell_path;
 
 /// Completions are appended to their file in groups of so many batches.
 const BATCHES_A_GROUP: usize = 4;
@@ -221,16 +222,16 @@ fn missing<'a>(problems: &'a [Problem], samples: &[Sample], samples_per_task: us
 
 /// The command that goes on from written samples, with whatever this one says about judging.
 fn command_to_judge(args: &HumanEvalArgs, samples: &Path) -> String {
-    let quoted = |path: &Path| shell_word(&path.to_string_lossy());
-    let mut command = format!("gsil eval humaneval --data {} --samples {}", quoted(&args.data), quoted(samples));
+    let mut command =
+        format!("gsil eval humaneval --data {} --samples {}", shell_path(&args.data), shell_path(samples));
     if let Some(output) = &args.output {
-        command += &format!(" --output {}", quoted(output));
+        command += &format!(" --output {}", shell_path(output));
     }
     if let Some(limit) = args.writing.limit {
         command += &format!(" --limit {limit}");
     }
     if let Some(python) = &args.python {
-        command += &format!(" --python {}", quoted(python));
+        command += &format!(" --python {}", shell_path(python));
     }
     if args.time_limit_s != TIME_LIMIT_S {
         command += &format!(" --time-limit-s {}", args.time_limit_s);

@@ -14,6 +14,7 @@ use crate::policy::{MODEL_FOLDER, Policy};
 use crate::records::evaluation::{EVALUATIONS_FILE, EvaluationRow};
 use crate::records::run_folder::{CONFIG_FILE, holds_run};
 use crate::report::console::Console;
+use crate::report::shell::shell_path;
 use crate::train::checkpoint::Saved;
 use crate::train::kept;
 use crate::train::run_dir::RunDir;
@@ -80,7 +81,7 @@ impl Source {
             true => Policy::open(&folder),
             false => Err(Error::input(&self.path, "the run has no aligned model yet").with_hint(format!(
                 "finish it with `gsil resume {}`, or name one of its checkpoints with --checkpoint",
-                self.path.display()
+                shell_path(&self.path)
             ))),
         }
     }

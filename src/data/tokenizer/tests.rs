@@ -119,6 +119,12 @@ fn a_template_without_an_end_token_leaves_a_response_where_it_stands() {
         expected[..expected.len() - 1]
     );
 
+    // Without a generation prompt the header is part of the turn, whatever letters it has.
+    let headed = "{% for m in messages %}{% if m.role == 'user' %}Question: {{ m.content }}\n{% else %}Answer: {{ m.content }}\n{% endif %}{% endfor %}";
+    let tokenizer_with_header = load(Some(headed), marked(), &[]).unwrap();
+    let expected = [tokenizer.encode("Answer: A").unwrap(), vec![EOS]].concat();
+    assert_eq!(answer(&tokenizer_with_header, "A or B?", "A"), expected);
+
     // As SentencePiece does it: every text begins with a space, which is none of the response's.
     let mut prepending: Value = serde_json::from_slice(TOKENIZER_JSON).unwrap();
     prepending["normalizer"] = json!({"type": "Prepend", "prepend": " "});

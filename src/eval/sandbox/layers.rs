@@ -23,7 +23,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The limit on the processor time of each process: a second more than the clock gives it.
+    /// The limit on the processor time of each process: one to two seconds more than the clock gives it.
     pub fn cpu_s(&self) -> u64 {
         self.wall_time.as_secs() + 2
     }

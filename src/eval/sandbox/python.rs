@@ -17,7 +17,8 @@ import json, os, sys, sysconfig
 with open('/proc/self/maps') as maps:
     mapped = sorted({line.split(maxsplit=5)[5].strip() for line in maps if '/' in line})
 own = [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values()]
-print(json.dumps({'executable': os.path.realpath(sys.executable), 'modules': sys.path, 'own': own, 'mapped': mapped}))
+venv = os.path.join(sys.prefix, 'pyvenv.cfg')
+print(json.dumps({'path': sys.executable, 'executable': os.path.realpath(sys.executable), 'venv': venv, 'modules': sys.path, 'own': own, 'mapped': mapped}))
 ";
 /// Where shared libraries and what they look for lie on common systems.
 const SYSTEM: [&str; 10] = [
@@ -36,6 +37,7 @@ const SYSTEM: [&str; 10] = [
 /// An interpreter and what it needs to read.
 #[derive(Debug, Clone)]
 pub struct Python {
+    /// As it is started: a virtual environment is known by this path, not by the interpreter that it leads to.
     pub path: PathBuf,
     /// The interpreter and the system's program loader.
     pub executable: Vec<PathBuf>,
@@ -45,7 +47,10 @@ pub struct Python {
 
 #[derive(Deserialize)]
 struct Description {
+    path: PathBuf,
     executable: PathBuf,
+    /// What tells a virtual environment, if it is one.
+    venv: PathBuf,
     modules: Vec<PathBuf>,
     own: Vec<PathBuf>,
     mapped: Vec<PathBuf>,
@@ -72,7 +77,7 @@ impl Python {
         Ok(Python::new(description))
     }
 
-    fn new(Description { executable: path, mut modules, own, mapped }: Description) -> Self {
+    fn new(Description { path, executable, venv, mut modules, own, mapped }: Description) -> Self {
         // A `.pth` file of an installed package may name any folder of the user's.
         let own: Vec<PathBuf> = own.iter().filter_map(|folder| real(folder)).collect();
         modules.retain(|folder| real(folder).is_some_and(|real| own.iter().any(|own| real.starts_with(own))));
@@ -81,10 +86,11 @@ impl Python {
             name.starts_with("ld-") || name.starts_with("ld.")
         };
         let loaders = mapped.iter().filter(is_loader).cloned();
-        let executable = std::iter::once(path.clone()).chain(loaders).collect();
+        let started = [path.clone(), executable.clone(), venv];
+        let executable = std::iter::once(executable).chain(loaders).collect();
         let libraries = mapped.iter().filter(|file| file.to_string_lossy().contains(".so"));
         let folders = libraries.filter_map(|file| file.parent().map(Path::to_owned));
-        let wanted = SYSTEM.iter().map(PathBuf::from).chain(modules).chain(folders).chain([path.clone()]);
+        let wanted = SYSTEM.iter().map(PathBuf::from).chain(modules).chain(folders).chain(started);
         let (mut readable, mut links) = (Vec::new(), Vec::new());
         for wanted in wanted {
             let Some(real) = real(&wanted) else { continue };
@@ -125,7 +131,9 @@ mod tests {
         let link = root.join("link");
         std::os::unix::fs::symlink(&own, &link).unwrap();
         let python = Python::new(Description {
+            path: own.join("python3"),
             executable: own.join("python3"),
+            venv: own.join("pyvenv.cfg"),
             modules: vec![link.join("lib/site-packages"), project.clone(), root.clone(), own.join("../project")],
             own: vec![own, PathBuf::from("/")],
             mapped: Vec::new(),

@@ -64,11 +64,10 @@ impl RepositoryCache {
     }
 
     /// Remembers what a branch or tag stands for.
-    pub fn set_commit(&self, revision: &str, commit: &str) -> Result<()> {
-        if is_commit(revision) || self.commit(revision).as_deref() == Some(commit) {
-            return Ok(());
+    pub fn set_commit(&self, revision: &str, commit: &str) {
+        if !is_commit(revision) && self.commit(revision).as_deref() != Some(commit) {
+            note(&self.folder.join("refs").join(revision), commit);
         }
-        write(&self.folder.join("refs").join(revision), commit)
     }
 
     /// A file of a snapshot, if it is there.
@@ -81,8 +80,11 @@ impl RepositoryCache {
         self.no_exist(commit, name).is_file()
     }
 
-    pub fn set_absent(&self, commit: &str, name: &str) -> Result<()> {
-        if self.is_absent(commit, name) { Ok(()) } else { write(&self.no_exist(commit, name), "") }
+    /// Remembers that the repository does not have a file.
+    pub fn set_absent(&self, commit: &str, name: &str) {
+        if !self.is_absent(commit, name) {
+            note(&self.no_exist(commit, name), "");
+        }
     }
 
     fn no_exist(&self, commit: &str, name: &str) -> PathBuf {
@@ -95,8 +97,9 @@ impl RepositoryCache {
         Some(text.lines().map(str::to_owned).collect())
     }
 
-    pub fn set_fetched(&self, commit: &str, purpose: &str, names: &[String]) -> Result<()> {
-        write(&self.purpose(commit, purpose), &names.join("\n"))
+    /// Remembers the files that were fetched for a purpose.
+    pub fn set_fetched(&self, commit: &str, purpose: &str, names: &[String]) {
+        note(&self.purpose(commit, purpose), &names.join("\n"));
     }
 
     fn purpose(&self, commit: &str, purpose: &str) -> PathBuf {
@@ -127,6 +130,12 @@ fn make_link(_: &Path, blob: &Path, link: &Path) -> std::io::Result<()> {
 
 pub(super) fn create_folder(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::writing("create", folder))
+}
+
+/// Writes down what the hub would be asked again for. A cache that others own may take no notes, and its files are good all the
+/// same.
+fn note(path: &Path, text: &str) {
+    let _ = write(path, text);
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -166,15 +175,28 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_that_takes_no_notes_is_read_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(folder.path());
+        for notes in ["refs", ".no_exist", ".gsil"] {
+            write(&folder.path().join("models--o--n").join(notes), "no folder").unwrap();
+        }
+        cache.set_commit("main", COMMIT);
+        cache.set_absent(COMMIT, "chat_template.jinja");
+        cache.set_fetched(COMMIT, "data", &[]);
+        assert_eq!((cache.commit("main"), cache.fetched(COMMIT, "data")), (None, None));
+    }
+
+    #[test]
     fn a_reference_that_holds_no_commit_is_none() {
         let folder = tempfile::tempdir().unwrap();
         let cache = cache(folder.path());
         assert_eq!(cache.commit("main"), None);
-        cache.set_commit("main", COMMIT).unwrap();
+        cache.set_commit("main", COMMIT);
         assert_eq!(cache.commit("main").as_deref(), Some(COMMIT));
         write(&folder.path().join("models--o--n/refs/main"), "../../elsewhere").unwrap();
         assert_eq!(cache.commit("main"), None);
-        cache.set_commit(COMMIT, COMMIT).unwrap();
+        cache.set_commit(COMMIT, COMMIT);
         assert!(!folder.path().join("models--o--n/refs").join(COMMIT).exists(), "a commit needs no reference");
     }
 }

@@ -48,7 +48,7 @@ impl Repository<'_> {
     pub fn fetch_data(&self, client: &Client, listing: &Listing) -> Result<PathBuf> {
         let names = self.data_files(listing)?;
         self.fetch_all(client, &listing.commit, &names)?;
-        self.cache.set_fetched(&listing.commit, &self.purpose(), &names)?;
+        self.cache.set_fetched(&listing.commit, &self.purpose(), &names);
         Ok(self.data_path(&self.cache.snapshot(&listing.commit), &names))
     }
 

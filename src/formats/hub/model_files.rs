@@ -77,7 +77,7 @@ impl Repository<'_> {
             None => self.shards(listing)?,
         };
         self.fetch_all(client, commit, &weights)?;
-        absent.into_iter().try_for_each(|name| self.cache.set_absent(commit, name))?;
+        absent.into_iter().for_each(|name| self.cache.set_absent(commit, name));
         Ok(self.cache.snapshot(commit))
     }
 

@@ -80,7 +80,7 @@ impl<'a> Repository<'a> {
             (Err(_), Kind::Model) => self.fetch_model(client, &listing)?,
             (Err(_), Kind::DataSet) => self.fetch_data(client, &listing)?,
         };
-        self.cache.set_commit(self.address.revision(), &listing.commit)?;
+        self.cache.set_commit(self.address.revision(), &listing.commit);
         Ok(self.located(&listing.commit, path))
     }
 

@@ -37,15 +37,23 @@ impl Limits {
     /// Why a run does not fit; None if it does, or if nobody knows.
     pub fn problem(&self, memory: &Memory) -> Option<String> {
         let peak = memory.peak();
+        if let Some(limit) = self.max_buffer_bytes.filter(|_| self.is_beyond_a_buffer(memory)) {
+            let (largest, limit) = (bytes(memory.largest_tensor_bytes), bytes(limit));
+            return Some(format!(
+                "the run has a tensor of {largest}, the largest buffer for a shader of this card is {limit}"
+            ));
+        }
         if let Some(limit) = self.bytes.filter(|limit| memory.peak_bytes() > *limit) {
             let has = if self.is_configured { "memory_limit is" } else { "this machine has" };
             let (needed, phase) = (bytes(memory.peak_bytes()), phase_name(peak.phase));
             return Some(format!("the run needs about {needed} of memory ({phase}), {has} {}", bytes(limit)));
         }
-        let limit = self.max_buffer_bytes.filter(|limit| memory.largest_tensor_bytes > *limit)?;
-        let largest = bytes(memory.largest_tensor_bytes);
-        let limit = bytes(limit);
-        Some(format!("the run has a tensor of {largest}, the largest buffer for a shader of this card is {limit}"))
+        None
+    }
+
+    /// Whether a tensor alone is too large for the card. It is a weight of the model: no setting makes it smaller.
+    pub fn is_beyond_a_buffer(&self, memory: &Memory) -> bool {
+        self.max_buffer_bytes.is_some_and(|limit| memory.largest_tensor_bytes > limit)
     }
 
     /// What there is, in words.

@@ -21,6 +21,9 @@ use memory::{Memory, Phase, Subject, memory};
 use savings::{Change, changes, combination};
 use sizes::{NUMBER, Sizes};
 
+/// What helps against a weight that is too large for a graphics card.
+pub const OTHER_MODEL: &str = "no setting makes a weight smaller: take a smaller model, or --device flex";
+
 /// The memory of a run, if the machine has it.
 ///
 /// # Errors
@@ -28,6 +31,9 @@ use sizes::{NUMBER, Sizes};
 pub fn memory_that_fits(subject: &Subject<'_>, limits: &Limits, device_name: &str) -> Result<Memory> {
     let memory = memory(subject);
     let Some(problem) = limits.problem(&memory) else { return Ok(memory) };
+    if limits.is_beyond_a_buffer(&memory) {
+        return Err(Error::device(device_name, problem).with_hint(OTHER_MODEL));
+    }
     let changes = changes(subject, &memory);
     let mut hint = advice(&changes, subject.is_resumed);
     if let Some(limit) = limits.bytes {
@@ -264,6 +270,9 @@ mod tests {
         assert_eq!(card(memory.largest_tensor_bytes).problem(&memory), None);
         let problem = card(memory.largest_tensor_bytes - 1).problem(&memory).unwrap();
         assert!(problem.contains("largest buffer"), "{problem}");
+        let limits = Limits { bytes: Some(u64::MAX), ..card(memory.largest_tensor_bytes - 1) };
+        let error = with_subject(&[], |subject| memory_that_fits(subject, &limits, "wgpu").unwrap_err());
+        assert_eq!(error.hint(), Some(OTHER_MODEL));
         assert!(card(1).describe().contains("its driver does not say"));
     }
 }
