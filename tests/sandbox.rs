@@ -432,9 +432,13 @@ fn a_virtual_environment_brings_its_packages() {
     }
     let python = fs::read_dir(venv.join("lib")).unwrap().next().unwrap().unwrap().path();
     fs::write(python.join("site-packages/of_the_environment.py"), "ANSWER = 42\n").unwrap();
-    for sandbox in Sandboxes::open(Some(&venv.join("bin/python3"))).iter() {
-        let outcome = sandbox.run("from of_the_environment import ANSWER\nprint(ANSWER)").unwrap();
-        assert!(outcome.output.contains("42"), "{outcome:?}");
+    let linked = folder.path().join("linked");
+    std::os::unix::fs::symlink(&venv, &linked).unwrap();
+    for environment in [venv, linked] {
+        for sandbox in Sandboxes::open(Some(&environment.join("bin/python3"))).iter() {
+            let outcome = sandbox.run("from of_the_environment import ANSWER\nprint(ANSWER)").unwrap();
+            assert!(outcome.output.contains("42"), "{outcome:?}");
+        }
     }
 }
 

@@ -95,6 +95,7 @@ impl Comparison {
             }
             let name = &self.plan.config.methods[cell.method].name;
             self.console.say(format!("\ncell {} of {}: {name}, seed {}", i + 1, cells.len(), cell.seed));
+            let was_begun = holds_run(&folder);
             match self.run_cell(cell, &folder) {
                 Ok(()) => remove(&Disk, &folder.join(FAILED_FILE))?,
                 Err(error @ Error::Training { .. }) => {
@@ -105,8 +106,8 @@ impl Comparison {
                     failed.push(*cell);
                 }
                 Err(error) => {
-                    if matches!(error, Error::Stopped { .. }) {
-                        remove(&Disk, &folder.join(FAILED_FILE))?; // of an earlier try: this one was going well
+                    if !was_begun && holds_run(&folder) {
+                        remove(&Disk, &folder.join(FAILED_FILE))?; // it was the start that had failed
                     }
                     return Err(error);
                 }

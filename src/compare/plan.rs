@@ -76,8 +76,9 @@ impl Plan {
         config.base.template_date = config.base.template_date.or(date);
         // First: other rows make other numbers of updates, and those would be blamed on the settings.
         let fingerprints = begun.map(|begun| begun.check_sources(&config.base)).transpose()?.flatten();
-        check_judged_rows(&config, origin, console)?;
-        let updates = updates_of_methods(&config, console)?;
+        let mut counted = Counted::default();
+        check_judged_rows(&config, origin, &mut counted, console)?;
+        let updates = updates_of_methods(&config, &mut counted, console)?;
         if config.equal_updates && updates.iter().any(|num| *num != updates[0]) {
             let names = config.methods.iter().map(|method| &method.name);
             let list: Vec<String> = names.zip(&updates).map(|(name, num)| format!("{name} {num}")).collect();
@@ -170,7 +171,7 @@ fn cells(config: &CompareConfig, updates: &[usize]) -> Result<Vec<Cell>> {
 }
 
 /// Without held-out rows the first training rows are judged on. A method must be judged on those that the others are.
-fn check_judged_rows(config: &CompareConfig, origin: &str, console: &Console) -> Result<()> {
+fn check_judged_rows(config: &CompareConfig, origin: &str, counted: &mut Counted, console: &Console) -> Result<()> {
     let base = &config.base;
     let own_limits =
         (0..config.methods.len()).map(|method| Ok((method, config.cell(method, config.seeds[0])?.max_rows)));
@@ -183,9 +184,9 @@ fn check_judged_rows(config: &CompareConfig, origin: &str, console: &Console) ->
     if !held_out_files(local.evaluation.data.as_deref(), data)?.is_empty() {
         return Ok(());
     }
-    let num_judged = |max_rows: Option<usize>| -> Result<usize> {
-        let rows = num_demonstrations(&RunConfig { max_rows, ..local.clone() }, console)?;
-        Ok(rows.min(EvaluationConfig::NUM_PROBE_ROWS))
+    let mut num_judged = |max_rows: Option<usize>| -> Result<usize> {
+        let own = RunConfig { max_rows, ..base.clone() };
+        Ok(num_pairs(&own, counted, console)?.min(EvaluationConfig::NUM_PROBE_ROWS))
     };
     let expected = num_judged(base.max_rows)?;
     for (method, limit) in own_limits.into_iter().filter(|(_, limit)| *limit != base.max_rows) {
@@ -200,10 +201,19 @@ fn check_judged_rows(config: &CompareConfig, origin: &str, console: &Console) ->
     Ok(())
 }
 
-/// Updates of all iterations, method by method. Rows are counted once for all methods that read as many: all else that
-/// decides about rows is the same for all of them.
-fn updates_of_methods(config: &CompareConfig, console: &Console) -> Result<Vec<usize>> {
-    let mut counted = BTreeMap::new();
+/// How many demonstrations there are by `max_rows`: all else that decides about rows is the same for all methods.
+type Counted = BTreeMap<Option<usize>, usize>;
+
+/// The demonstrations of a method, read once for all methods that read as many.
+fn num_pairs(own: &RunConfig, counted: &mut Counted, console: &Console) -> Result<usize> {
+    Ok(match counted.entry(own.max_rows) {
+        Entry::Occupied(known) => *known.get(),
+        Entry::Vacant(place) => *place.insert(num_demonstrations(&Sources::find(own, console)?.local, console)?),
+    })
+}
+
+/// Updates of all iterations, method by method.
+fn updates_of_methods(config: &CompareConfig, counted: &mut Counted, console: &Console) -> Result<Vec<usize>> {
     let of_method = |method: usize| -> Result<usize> {
         let own = config.cell(method, config.seeds[0])?;
         if own.iterations == 0 {
@@ -213,11 +223,7 @@ fn updates_of_methods(config: &CompareConfig, console: &Console) -> Result<Vec<u
         if let Some(num_steps) = own.train.num_steps {
             return Ok(own.iterations * num_steps);
         }
-        let num_pairs = match counted.entry(own.max_rows) {
-            Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(place) => *place.insert(num_demonstrations(&Sources::find(&own, console)?.local, console)?),
-        };
-        Ok(own.iterations * own.train.num_updates(num_pairs))
+        Ok(own.iterations * own.train.num_updates(num_pairs(&own, counted, console)?))
     };
     (0..config.methods.len()).map(of_method).collect()
 }

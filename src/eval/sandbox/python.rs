@@ -94,7 +94,7 @@ impl Python {
         let (mut readable, mut links) = (Vec::new(), Vec::new());
         for wanted in wanted {
             let Some(real) = real(&wanted) else { continue };
-            if wanted.is_symlink() {
+            if wanted != real {
                 links.push((wanted, real.clone()));
             }
             readable.push(real);
@@ -139,6 +139,7 @@ mod tests {
             mapped: Vec::new(),
         });
         assert!(python.readable.contains(&packages), "{:?}", python.readable);
+        assert!(python.links.contains(&(link.join("lib/site-packages"), packages)), "{:?}", python.links);
         assert!(!python.readable.iter().any(|path| project.starts_with(path)), "{:?}", python.readable);
     }
 }
