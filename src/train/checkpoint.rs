@@ -6,7 +6,9 @@
 //! NAME/       read back; only then are older sets removed
 //! ```
 //! The trained parameters and the optimizer's moments are f32 as they are in memory, so a resumed run computes the same bits
-//! on a CPU. Which sets are kept: [`super::retention`].
+//! on a CPU. Where a run stands when one is written: [`Progress`]. Which sets are kept: [`super::retention`].
+
+mod progress;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,133 +16,25 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::manifest::{self, SetWriter};
 use super::optimizer::Optimizer;
 use super::retention::{self, Keep};
 use super::run_dir::RunDir;
-use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::{create_folder, remove, sync_folder};
 use crate::formats::safetensors::{HostTensor, TensorToWrite, open_safetensors, write_tensors};
 use crate::model::{CausalLm, weights};
-use crate::records::evaluation::CONTINUED_SFT;
+use progress::{Order, VERSION};
 
-/// The layout of a checkpoint folder; a newer one is refused. 1: no `MANIFEST`. 2: with one.
-const VERSION: u32 = 2;
+pub use progress::{Progress, Stage};
+
 pub(super) const FOLDER: &str = "checkpoints";
 const LATEST: &str = "latest";
 const STATE: &str = "state.json";
 const PARAMETERS: &str = "parameters.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
-
-/// A part of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stage {
-    /// The supervised stage before the first iteration.
-    Sft,
-    /// Generate, score, train.
-    Iteration(usize),
-    /// Plain supervised training from the start of iteration 0, for comparison.
-    ContinuedSft,
-    /// Nothing left to do.
-    Done,
-}
-
-impl std::fmt::Display for Stage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Stage::Sft => write!(f, "sft"),
-            Stage::Iteration(iteration) => write!(f, "iteration {iteration}"),
-            Stage::ContinuedSft => f.write_str(CONTINUED_SFT),
-            Stage::Done => write!(f, "done"),
-        }
-    }
-}
-
-impl Stage {
-    /// The stages of a run, in their order.
-    pub(super) fn all(config: &RunConfig) -> Vec<Self> {
-        let sft = config.sft.as_ref().map(|_| Self::Sft);
-        let continued = config.compares_sft().then_some(Self::ContinuedSft);
-        sft.into_iter().chain((0..config.iterations).map(Self::Iteration)).chain(continued).collect()
-    }
-
-    /// What follows this stage.
-    pub(super) fn next(self, config: &RunConfig) -> Self {
-        Self::all(config).into_iter().find(|stage| stage.rank() > self.rank()).unwrap_or(Self::Done)
-    }
-
-    /// The order in which a run passes its stages.
-    pub(super) fn rank(self) -> (usize, usize) {
-        match self {
-            Stage::Sft => (0, 0),
-            Stage::Iteration(iteration) => (1, iteration),
-            Stage::ContinuedSft => (2, 0),
-            Stage::Done => (3, 0),
-        }
-    }
-}
-
-/// Updates in the whole run, rank of the stage, updates in the stage.
-type Order = (usize, (usize, usize), usize);
-
-/// Where a run stands.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Progress {
-    pub version: u32,
-    pub stage: Stage,
-    /// Updates done in this stage.
-    pub stage_steps: usize,
-    /// Updates done in the whole run.
-    pub total_steps: usize,
-    /// The hash of the iteration's reference, once its responses and log-probs are there: see [`super::binding`].
-    #[serde(default)]
-    pub reference: Option<String>,
-    /// Mean log-prob per token (nats) that these parameters give to the held-out demonstrations, if they were evaluated.
-    #[serde(default)]
-    pub held_out_log_prob: Option<f64>,
-}
-
-impl Progress {
-    /// The start of a stage.
-    pub fn at(stage: Stage, total_steps: usize) -> Self {
-        Progress { version: VERSION, stage, stage_steps: 0, total_steps, reference: None, held_out_log_prob: None }
-    }
-
-    /// After one more update.
-    pub fn next(self) -> Self {
-        let (stage_steps, total_steps) = (self.stage_steps + 1, self.total_steps + 1);
-        Progress { version: VERSION, stage_steps, total_steps, held_out_log_prob: None, ..self }
-    }
-
-    /// The larger, the further the run has come.
-    pub(super) fn order(&self) -> Order {
-        (self.total_steps, self.stage.rank(), self.stage_steps)
-    }
-
-    /// True for the model that the last stage trains for comparison, where the run `compares_sft`: it is not the run's own.
-    pub fn is_of_comparison(&self, compares_sft: bool) -> bool {
-        match self.stage {
-            Stage::ContinuedSft => self.stage_steps > 0,
-            Stage::Done => compares_sft,
-            Stage::Sft | Stage::Iteration(_) => false,
-        }
-    }
-
-    /// Version 1 knew no hashes of references.
-    pub fn is_version_1(&self) -> bool {
-        self.version == 1
-    }
-
-    fn name(&self) -> String {
-        format!("step-{:06}-{}", self.total_steps, self.stage.to_string().replace(' ', "-"))
-    }
-}
 
 /// A checkpoint on disk.
 #[derive(Debug, Clone)]

@@ -1,0 +1,115 @@
+//! Where a run stands: its stage, and its updates so far.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::RunConfig;
+use crate::records::evaluation::CONTINUED_SFT;
+
+/// The layout of a checkpoint folder; a newer one is refused. 1: no `MANIFEST`. 2: with one.
+pub(super) const VERSION: u32 = 2;
+
+/// A part of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The supervised stage before the first iteration.
+    Sft,
+    /// Generate, score, train.
+    Iteration(usize),
+    /// Plain supervised training from the start of iteration 0, for comparison.
+    ContinuedSft,
+    /// Nothing left to do.
+    Done,
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Stage::Sft => write!(f, "sft"),
+            Stage::Iteration(iteration) => write!(f, "iteration {iteration}"),
+            Stage::ContinuedSft => f.write_str(CONTINUED_SFT),
+            Stage::Done => write!(f, "done"),
+        }
+    }
+}
+
+impl Stage {
+    /// The stages of a run, in their order.
+    pub(in crate::train) fn all(config: &RunConfig) -> Vec<Self> {
+        let sft = config.sft.as_ref().map(|_| Self::Sft);
+        let continued = config.compares_sft().then_some(Self::ContinuedSft);
+        sft.into_iter().chain((0..config.iterations).map(Self::Iteration)).chain(continued).collect()
+    }
+
+    /// What follows this stage.
+    pub(in crate::train) fn next(self, config: &RunConfig) -> Self {
+        Self::all(config).into_iter().find(|stage| stage.rank() > self.rank()).unwrap_or(Self::Done)
+    }
+
+    /// The order in which a run passes its stages.
+    pub(in crate::train) fn rank(self) -> (usize, usize) {
+        match self {
+            Stage::Sft => (0, 0),
+            Stage::Iteration(iteration) => (1, iteration),
+            Stage::ContinuedSft => (2, 0),
+            Stage::Done => (3, 0),
+        }
+    }
+}
+
+/// Updates in the whole run, rank of the stage, updates in the stage.
+pub(in crate::train) type Order = (usize, (usize, usize), usize);
+
+/// Where a run stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    pub version: u32,
+    pub stage: Stage,
+    /// Updates done in this stage.
+    pub stage_steps: usize,
+    /// Updates done in the whole run.
+    pub total_steps: usize,
+    /// The hash of the iteration's reference, once its responses and log-probs are there: see [`super::binding`].
+    #[serde(default)]
+    pub reference: Option<String>,
+    /// Mean log-prob per token (nats) that these parameters give to the held-out demonstrations, if they were evaluated.
+    #[serde(default)]
+    pub held_out_log_prob: Option<f64>,
+}
+
+impl Progress {
+    /// The start of a stage.
+    pub fn at(stage: Stage, total_steps: usize) -> Self {
+        Progress { version: VERSION, stage, stage_steps: 0, total_steps, reference: None, held_out_log_prob: None }
+    }
+
+    /// After one more update.
+    pub fn next(self) -> Self {
+        let (stage_steps, total_steps) = (self.stage_steps + 1, self.total_steps + 1);
+        Progress { version: VERSION, stage_steps, total_steps, held_out_log_prob: None, ..self }
+    }
+
+    /// The larger, the further the run has come.
+    pub(in crate::train) fn order(&self) -> Order {
+        (self.total_steps, self.stage.rank(), self.stage_steps)
+    }
+
+    /// True for the model that the last stage trains for comparison, where the run `compares_sft`: it is not the run's own.
+    pub fn is_of_comparison(&self, compares_sft: bool) -> bool {
+        match self.stage {
+            Stage::ContinuedSft => self.stage_steps > 0,
+            Stage::Done => compares_sft,
+            Stage::Sft | Stage::Iteration(_) => false,
+        }
+    }
+
+    /// Version 1 knew no hashes of references.
+    pub fn is_version_1(&self) -> bool {
+        self.version == 1
+    }
+
+    pub(super) fn name(&self) -> String {
+        format!("step-{:06}-{}", self.total_steps, self.stage.to_string().replace(' ', "-"))
+    }
+}
