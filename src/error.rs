@@ -181,10 +181,14 @@ impl Error {
     }
 }
 
-/// Advice about a file that is not there: a name beside it that is nearly the same, or the folder that lacks.
+/// Advice about a file that is not there: where its link leads, a name beside it that is nearly the same, or the folder that
+/// lacks.
 fn where_it_may_be(path: &Path) -> Option<String> {
     /// Names that are looked at.
     const MAX_NAMES: usize = 1000;
+    if let Ok(target) = std::fs::read_link(path) {
+        return Some(format!("it is a symbolic link to {}, which is not there", target.display()));
+    }
     let name = path.file_name()?.to_str()?;
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
@@ -253,6 +257,11 @@ mod tests {
         let right = folder.path().join("rows.jsonl").display().to_string();
         assert_eq!(hint("row.jsonl"), Some(format!("did you mean {right}?")));
         assert_eq!(hint("demonstrations.json"), None);
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("gone.jsonl", folder.path().join("linked.jsonl")).unwrap();
+            assert_eq!(hint("linked.jsonl").unwrap(), "it is a symbolic link to gone.jsonl, which is not there");
+        }
         assert_eq!(
             hint("data/rows.jsonl"),
             Some(format!("there is no folder {}", folder.path().join("data").display()))

@@ -121,6 +121,27 @@ fn files_that_multiply_a_text_are_refused_before_they_are_used() {
     ] {
         refused(&with(byte_level(), part, value), "times as long; at most 10000 makes sense");
     }
+    let lists = vec![json!([{"String": "l"}, "ll"]); 60];
+    for (part, list) in [("normalizer", "normalizers"), ("decoder", "decoders")] {
+        refused(&with(byte_level(), part, json!({"type": "Sequence", list: lists})), "a step must be an object");
+    }
+    let prepend = json!({"type": "Prepend", "prepend": "l".repeat(100_000)});
+    let steps = json!([prepend, replace(json!({"String": "l"}), &"l".repeat(9_999))]);
+    refused(
+        &with(byte_level(), "normalizer", json!({"type": "Sequence", "normalizers": steps})),
+        "to the length of every text",
+    );
+}
+
+/// The library takes the last of two keys.
+#[test]
+fn a_part_that_is_there_twice_is_refused() {
+    let bomb = json!({"type": "Sequence", "decoders":
+        vec![json!({"type": "Replace", "pattern": {"String": "l"}, "content": "ll"}); 60]});
+    let twice = byte_level().to_string().replacen('{', &format!("{{\"decoder\": {bomb},"), 1);
+    let error = in_time(twice.as_bytes()).unwrap_err();
+    doors::assert_input_error(&error, "tokenizer.json");
+    assert!(error.to_string().contains("duplicate field `decoder`"), "{error}");
 }
 
 #[test]

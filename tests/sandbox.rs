@@ -424,16 +424,21 @@ fn a_virtual_environment_brings_its_packages() {
     // The interpreter that the sandbox takes by itself: the first on the path may lie where only root looks.
     let Some(found) = confined("import sys\nprint(sys.executable)").pop() else { return };
     let folder = open_folder();
-    let venv = folder.path().join("venv");
-    let made = Command::new(found.output.trim()).args(["-m", "venv", "--without-pip"]).arg(&venv).output().unwrap();
-    if !made.status.success() {
-        return say_skipped("packages of a virtual environment", &String::from_utf8_lossy(&made.stderr));
+    let (venv, copied) = (folder.path().join("venv"), folder.path().join("copied"));
+    for (path, how) in [(&venv, "--symlinks"), (&copied, "--copies")] {
+        let made = Command::new(found.output.trim()).args(["-m", "venv", "--without-pip", how]).arg(path).output();
+        let made = made.unwrap();
+        if !made.status.success() {
+            return say_skipped("packages of a virtual environment", &String::from_utf8_lossy(&made.stderr));
+        }
+        let python = fs::read_dir(path.join("lib")).unwrap().next().unwrap().unwrap().path();
+        fs::write(python.join("site-packages/of_the_environment.py"), "ANSWER = 42\n").unwrap();
     }
-    let python = fs::read_dir(venv.join("lib")).unwrap().next().unwrap().unwrap().path();
-    fs::write(python.join("site-packages/of_the_environment.py"), "ANSWER = 42\n").unwrap();
     let linked = folder.path().join("linked");
     std::os::unix::fs::symlink(&venv, &linked).unwrap();
-    for environment in [venv, linked] {
+    fs::create_dir(folder.path().join("beside")).unwrap();
+    let by_way_of_another = folder.path().join("beside/../copied");
+    for environment in [venv, linked, copied, by_way_of_another] {
         let opened = Sandboxes::open(Some(&environment.join("bin/python3")));
         assert_eq!(opened.len(), sandboxes().len(), "{}", environment.display());
         for sandbox in opened.iter() {

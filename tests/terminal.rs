@@ -146,6 +146,7 @@ fn completions_are_what_each_shell_reads() {
     ] {
         let script = gsil(folder.path(), &["completions", shell]).succeeded().stdout;
         assert!(script.contains(says) && script.contains("allow-changes"), "{shell}");
+        assert!(script.contains("version") && !script.contains("__sandbox"), "{shell}: as in --help");
         fs::write(folder.path().join(shell), script).unwrap();
     }
     let read = Command::new("bash").args(["-n", "bash"]).current_dir(folder.path()).output();

@@ -1,6 +1,7 @@
 //! CSV and TSV files as JSON objects: the first line names the columns, every cell is text.
 //!
-//! A cell of a column that holds a list (`messages`, `prompt_ids`, ..) is read as JSON. Not here: what the objects mean
+//! A cell of a column that holds a list (`messages`, `prompt_ids`, ..) is read as JSON, and so is a list of messages in any
+//! other column (`prompt`, `chosen`, ..). Not here: what the objects mean
 //! (`row_shapes.rs`).
 
 use std::fs::File;
@@ -127,7 +128,7 @@ fn without_return(cell: &[u8], is_last: bool) -> &[u8] {
 
 fn value(name: &str, cell: &[u8]) -> Parsed<Value> {
     let text = std::str::from_utf8(cell).map_err(|_| Problem::field(name, "not UTF-8"))?;
-    if !JSON_COLUMNS.contains(&name) {
+    if !JSON_COLUMNS.contains(&name) && !is_list_of_messages(text) {
         return Ok(text.into());
     }
     if text.trim().is_empty() {
@@ -137,6 +138,13 @@ fn value(name: &str, cell: &[u8]) -> Parsed<Value> {
         Problem::field(name, format!("invalid JSON in column {} of the cell: {}", problem.column, problem.message))
             .with_hint("in a table a list is written as JSON, with \" around names and texts")
     })
+}
+
+/// As JSON, or as Python prints a list, which the parser refuses with advice.
+fn is_list_of_messages(text: &str) -> bool {
+    let is_list = text.trim_start().strip_prefix('[').is_some_and(|inner| inner.trim_start().starts_with('{'));
+    let has = |key: &str| ['"', '\''].iter().any(|quote| text.contains(&format!("{quote}{key}{quote}:")));
+    is_list && text.trim_end().ends_with(']') && has("role") && has("content")
 }
 
 #[cfg(test)]
@@ -175,6 +183,20 @@ mod tests {
         assert_eq!(rows[0].prompt, Prompt::Ids(vec![1, 2]));
         let error = read(b"messages\n\"[{'role': 'user'}]\"\n").unwrap_err();
         assert!(error.starts_with(", line 2, `messages`: invalid JSON in column 3 of the cell"), "{error}");
+    }
+
+    #[test]
+    fn lists_of_messages_are_read_in_every_column() {
+        let message = |role: &str, content: &str| format!(r#"{{""role"": ""{role}"", ""content"": ""{content}""}}"#);
+        let (asked, good, bad) = (message("user", "Q"), message("assistant", "A"), message("assistant", "B"));
+        let content = format!("prompt,chosen,rejected\nQ,\"[{asked}, {good}]\",\"[{asked}, {bad}]\"\n");
+        let rows = read(content.as_bytes()).unwrap();
+        assert_eq!(rows[0].demonstration, Some(Response::Text("A".into())));
+        assert_eq!(rows[0].self_generated, Some(Response::Text("B".into())));
+        let error = read(b"prompt,response\nQ,\"[{'role': 'assistant', 'content': 'A'}]\"\n").unwrap_err();
+        assert!(error.starts_with(", line 2, `response`: invalid JSON in column 3 of the cell"), "{error}");
+        let rows = read(b"prompt,response\nQ,[1]\nQ,\"[{'a': 1}]\"\n").unwrap();
+        assert_eq!(rows[1].demonstration, Some(Response::Text("[{'a': 1}]".into())));
     }
 
     #[test]

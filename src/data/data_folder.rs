@@ -99,10 +99,12 @@ impl DataFolder {
         let mut folder = DataFolder { files: BTreeMap::new(), found: names };
         for (split, ways) in ways {
             let mut ways = ways.into_values();
-            let (Some(files), None) = (ways.next(), ways.next()) else {
+            let (Some(mut files), None) = (ways.next(), ways.next()) else {
                 let message = format!("several files could be the {} data", split.name());
                 return Err(folder.error(path, message).with_hint("move away all but one, or pass the file itself"));
             };
+            // By number: names without leading zeros sort otherwise.
+            files.sort_by_key(|named| named.shard);
             if let Some(problem) = missing_shard(&files) {
                 return Err(folder
                     .error(path, problem)
@@ -163,7 +165,7 @@ impl Named {
     }
 }
 
-/// What is wrong with the shards of a split, which are sorted by name.
+/// What is wrong with the shards of a split, which are sorted by number.
 fn missing_shard(files: &[Named]) -> Option<String> {
     let total = files.first()?.shard?.1;
     let number = |i: usize| files.get(i).and_then(|file| file.shard).map(|(number, _)| number);
@@ -204,6 +206,9 @@ mod tests {
         let shards = ["train-00001-of-00002.parquet", "train-00000-of-00002.parquet"];
         assert_eq!(open(&shards).unwrap()[0].1, ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]);
         assert_eq!(open(&["train-00000-of-00001-a1b2.parquet"]).unwrap()[0].1.len(), 1);
+        let unpadded: Vec<String> = (0..11).map(|i| format!("train-{i}-of-11.jsonl")).collect();
+        let names: Vec<&str> = unpadded.iter().map(String::as_str).collect();
+        assert_eq!(open(&names).unwrap()[0].1, names);
         let error = open(&shards[..1]).unwrap_err();
         assert!(error.contains("shard 0 of 2 of the train data is missing"), "{error}");
     }

@@ -112,6 +112,10 @@ fn flags(prompt: &str, response: &str) -> String {
 
 /// A row that no shape fits.
 pub(super) fn unknown_shape(object: &Object) -> Problem {
+    let leading: Vec<&str> = LEADING_KEYS.iter().flat_map(|(keys, _)| keys.iter().copied()).collect();
+    if let Some(key) = object.keys().find(|key| leading.contains(&key.as_str())) {
+        return Problem::field(key, "empty (null)");
+    }
     if object.contains_key("text") {
         return Problem::field(
             "text",
@@ -123,7 +127,6 @@ pub(super) fn unknown_shape(object: &Object) -> Problem {
     if is_torn(object) {
         return problem.with_hint("are the columns separated by another character? .csv needs commas, .tsv tabs");
     }
-    let leading: Vec<&str> = LEADING_KEYS.iter().flat_map(|(keys, _)| keys.iter().copied()).collect();
     match object.keys().find_map(|key| near(key, &leading)) {
         Some(name) => problem.with_hint(format!("did you mean `{name}`?")),
         None => problem.with_hint(format!(

@@ -177,6 +177,19 @@ fn the_answer_to_an_instruction_or_a_question_may_have_a_wrong_name() {
 }
 
 #[test]
+fn an_empty_prompt_is_told_as_empty_and_not_as_misspelt() {
+    for row in [
+        json!({"prompt": null, "response": "A"}),
+        json!({"messages": null}),
+        json!({"instruction": null, "text": "T", "output": "A"}),
+    ] {
+        let name = row.as_object().unwrap().keys().next().unwrap().clone();
+        let error = error(row);
+        assert_eq!((error.to_string(), error.hint()), (format!("x.jsonl, line 1, `{name}`: empty (null)"), None));
+    }
+}
+
+#[test]
 fn a_row_of_no_shape_whose_key_is_nearly_known_is_told_the_known_one() {
     let hint = |value: Value| error(value).hint().unwrap().to_owned();
     assert_eq!(hint(json!({"promt": "Q", "response": "A"})), "did you mean `prompt`?");

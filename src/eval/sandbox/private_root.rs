@@ -45,8 +45,9 @@ pub fn enter(plan: &Plan) -> io::Result<()> {
     }
     for (link, target) in &plan.links {
         let link = inside(root, link)?;
+        // Before the question: a path with `..` is not there as long as a folder on its way is missing.
+        fs::create_dir_all(link.parent().unwrap_or(root))?;
         if !link.exists() {
-            fs::create_dir_all(link.parent().unwrap_or(root))?;
             symlink(target, link)?;
         }
     }
