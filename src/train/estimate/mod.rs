@@ -1,8 +1,8 @@
 //! What a run will need, said before anything starts: memory by phase, time by phase, room on the disk.
 //!
 //! [`mod@memory`] is arithmetic over `sizes` and [`batches`] and needs no weights; [`program`] is what the process
-//! holds beside them; [`savings`] tries changes of the settings; [`limits`] is what the machine has; [`time`] measures the
-//! speed of the loaded model for a few seconds.
+//! holds beside them; [`savings`] tries changes of the settings; [`limits`] is what the machine has; [`time`] measures
+//! the speed of the loaded model for a few seconds.
 
 pub mod batches;
 pub mod limits;
