@@ -301,20 +301,41 @@ fn a_start_that_must_not_be_trained_on_fails_its_cells_and_is_told_of() {
 #[test]
 fn a_method_that_would_be_judged_on_fewer_rows_is_refused_before_anything_runs() {
     let folder = tempdir().unwrap();
-    with_own_model(folder.path(), r#"[(name: "all"), (name: "few", set: ["max_rows=20"])], equal_updates: false"#);
-    let path = folder.path().join("grid.ron");
+    let methods = "[(name: \"all\"),\n(name: \"few\", set: [\n\"max_rows=20\"])], equal_updates: false";
+    with_own_model(folder.path(), methods);
     compare(folder.path(), &["--dry-run"]).succeeded();
-    let text = read(&path).replace(r#"evaluation: (data: "held_out.jsonl"),"#, "");
-    fs::write(&path, &text).unwrap();
+    without_held_out_rows(folder.path());
     let stderr = compare(folder.path(), &["--dry-run"]).failed(2);
-    assert!(stderr.contains("method `few`: max_rows: leaves 20 of the 30 training rows"), "{stderr}");
-    assert!(stderr.contains("hint: give held-out rows: evaluation.data in `base`"), "{stderr}");
+    let expected = "grid.ron:3: method `few`: is judged on the first 20 training rows, `all` on 30";
+    assert!(stderr.contains(expected), "{stderr}");
+    let hint = "hint: set max_rows in `base` alone, or give held-out rows: evaluation.data in `base`";
+    assert!(stderr.contains(hint), "{stderr}");
     // A folder's own held-out rows do as well.
     let data = folder.path().join("data");
     fs::create_dir(&data).unwrap();
     fs::copy(folder.path().join("rows.jsonl"), data.join("train.jsonl")).unwrap();
     fs::copy(folder.path().join("held_out.jsonl"), data.join("valid.jsonl")).unwrap();
     compare(folder.path(), &["--dry-run", "data=data"]).succeeded();
+}
+
+/// The same comparison, judged on the first training rows.
+fn without_held_out_rows(folder: &Path) {
+    let path = folder.join("grid.ron");
+    fs::write(&path, read(&path).replace(r#"evaluation: (data: "held_out.jsonl"),"#, "")).unwrap();
+}
+
+#[test]
+fn methods_are_judged_on_the_rows_of_the_first_one_whatever_the_base_has() {
+    let folder = tempdir().unwrap();
+    let listed = |methods: &str| {
+        with_own_model(folder.path(), &format!("{methods}, equal_updates: false"));
+        without_held_out_rows(folder.path());
+        compare(folder.path(), &["--dry-run"])
+    };
+    listed(r#"[(name: "a", set: ["max_rows=20"]), (name: "b", set: ["max_rows=20", "train.lr=2e-3"])]"#).succeeded();
+    let stderr = listed("[(name: \"few\", set: [\"max_rows=20\"]),\n(name: \"all\")]").failed(2);
+    let expected = "grid.ron:2: method `all`: is judged on the first 30 training rows, `few` on 20";
+    assert!(stderr.contains(expected), "{stderr}");
 }
 
 #[test]
@@ -390,8 +411,11 @@ fn a_changed_comparison_is_refused_by_the_name_of_what_changed() {
         ("train.lr=3e-3", "train.lr=4e-3", "method `bernoulli`: [\"train.lr=3e-3\"], now [\"train.lr=4e-3\"]"),
     ] {
         fs::write(folder.path().join("changed.ron"), GRID.replacen(from, to, 1)).unwrap();
-        let stderr = gsil(folder.path(), &["compare", "changed.ron", "--output", "grid"]).failed(2);
-        assert!(stderr.contains(expected) && stderr.contains("hint: "), "{stderr}");
+        for options in [&["--dry-run"][..], &[]] {
+            let arguments = [&["compare", "changed.ron", "--output", "grid"], options].concat();
+            let stderr = gsil(folder.path(), &arguments).failed(2);
+            assert!(stderr.contains(expected) && stderr.contains("hint: "), "{stderr}");
+        }
     }
 }
 

@@ -103,9 +103,17 @@ fn a_method_that_failed_may_be_changed_or_taken_out() {
     assert!(first.stderr.contains("2 of 3 cells failed: wild, seed 0; worse, seed 0"), "{}", first.stderr);
     let text = read(&folder.path().join("grid.ron"));
     let tamed = text.replace(&format!(", {worse}"), "").replace("train.lr=1e9", "train.lr=1e-3");
+    let state_of = |method: &str| {
+        let listed = compare(folder.path(), &["--dry-run"]).succeeded().stdout;
+        let line = listed.lines().find(|line| line.contains(&format!("cells/{method}/"))).unwrap();
+        ["done", "failed", "to do"].into_iter().find(|state| line.contains(state)).unwrap()
+    };
+    assert_eq!((state_of("sft"), state_of("wild")), ("done", "failed"));
     fs::write(folder.path().join("grid.ron"), &tamed).unwrap();
-    let stderr = compare(folder.path(), &[]).succeeded().stderr;
     let grid = folder.path().join("grid");
+    assert_eq!((state_of("sft"), state_of("wild")), ("done", "to do"));
+    assert!(cell(&grid, "wild", 0).join("failed.json").exists(), "a list removes nothing");
+    let stderr = compare(folder.path(), &[]).succeeded().stderr;
     for method in ["wild", "worse"] {
         assert!(stderr.contains(&format!("removed    cells/{method}/seed-0")), "{stderr}");
     }
@@ -116,4 +124,18 @@ fn a_method_that_failed_may_be_changed_or_taken_out() {
     fs::write(folder.path().join("grid.ron"), tamed.replace("train.lr=1e-3", "train.lr=2e-3")).unwrap();
     let stderr = compare(folder.path(), &[]).failed(2);
     assert!(stderr.contains("method `wild`: "), "{stderr}");
+}
+
+#[test]
+fn a_finished_cell_is_no_failed_one_though_an_earlier_failure_still_lies_there() {
+    let folder = tempdir().unwrap();
+    with_own_model(folder.path(), ONE_METHOD);
+    compare(folder.path(), &[]).succeeded();
+    let grid = folder.path().join("grid");
+    fs::write(cell(&grid, "gsil", 0).join("failed.json"), json!({"message": "diverged"}).to_string()).unwrap();
+    compare(folder.path(), &[]).succeeded();
+    let table = read(&grid.join("comparison.md"));
+    assert!(table.contains("| gsil ") && !table.contains("Failed: "), "{table}");
+    assert!(!read(&grid.join("comparison.html")).contains("diverged"));
+    assert_eq!(read_json(&grid.join("comparison.json"))["cells"][0]["failed"], json!(null));
 }

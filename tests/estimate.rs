@@ -204,6 +204,24 @@ fn what_does_not_fit_is_refused_before_anything_is_made_and_the_advice_fits() {
 }
 
 #[test]
+fn a_later_run_of_one_process_is_estimated_as_the_first_is() {
+    let folder = tempdir().unwrap();
+    model(folder.path(), DEEP);
+    write_rows(&folder.path().join("rows.jsonl"), 4, 256, true);
+    let grid = r#"(seeds: [0, 1], methods: [(name: "gsil")], base: (model: "model", data: "rows.jsonl", device: "flex",
+        train: (batch_size: 1, micro_batch_size: 1)))"#;
+    fs::write(folder.path().join("grid.ron"), grid).unwrap();
+    let alone = estimate(folder.path(), &["train.batch_size=1", "train.micro_batch_size=1"]);
+    // Not enough for what the first run leaves to the second and a run beside it.
+    let limit = format!("memory_limit={}", alone["peak_bytes"].as_u64().unwrap() * 13 / 10);
+    let said = gsil(folder.path(), &["compare", "grid.ron", "--output", "grid", &limit]).succeeded().stderr;
+    let estimates: Vec<&str> =
+        said.lines().filter(|line| line.starts_with("memory ")).map(|line| line.split(';').next().unwrap()).collect();
+    assert_eq!(estimates.len(), 2, "{said}");
+    assert_eq!(estimates[0], estimates[1], "{said}");
+}
+
+#[test]
 fn memory_is_estimated_without_reading_a_weight() {
     let folder = tempdir().unwrap();
     let path = model(folder.path(), DEEP);

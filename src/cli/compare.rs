@@ -7,7 +7,7 @@ use clap::Args;
 use super::{print_line, read_config_file};
 use crate::compare::begun::Begun;
 use crate::compare::plan::{Plan, cell_folder};
-use crate::compare::{Comparison, results, state_of_cell};
+use crate::compare::{Comparison, TO_DO, results, state_of_cell};
 use crate::device;
 use crate::doctor;
 use crate::error::Result;
@@ -42,10 +42,11 @@ pub(super) fn compare(args: CompareArgs) -> Result<()> {
     let text = read_config_file(&args.config)?;
     let name = args.config.file_stem().unwrap_or(args.config.as_os_str());
     let output = args.output.unwrap_or_else(|| Path::new("runs").join(name));
-    let plan = Plan::new(&text, &origin, &args.overrides, Begun::in_folder(&output)?.as_ref(), &console)?;
+    let begun = Begun::in_folder(&output)?;
+    let plan = Plan::new(&text, &origin, &args.overrides, begun.as_ref(), &console)?;
     let only = args.only.as_deref().map(|name| plan.config.method_index(name)).transpose()?;
     if args.dry_run {
-        return print_line(list(&plan, only, &output).trim_end());
+        return print_line(dry_run(plan, begun.as_ref(), only, &output, &console)?.trim_end());
     }
     for name in plan.config.base.device_names() {
         doctor::ensure_sound(device::resolve_name(name), &console)?;
@@ -57,16 +58,26 @@ pub(super) fn compare(args: CompareArgs) -> Result<()> {
     print_line(results(&outcome).trim_end())
 }
 
-/// Every cell with its number of updates and how far it is in the folder `output`, and what is made before them.
-fn list(plan: &Plan, only: Option<usize>, output: &Path) -> String {
+/// What would run, if the command would go on with what was `begun` in the folder `output`.
+fn dry_run(plan: Plan, begun: Option<&Begun>, only: Option<usize>, output: &Path, console: &Console) -> Result<String> {
+    let Some(begun) = begun else { return Ok(list(&plan, &[], only, output)) };
+    let plan = plan.pinned(console)?;
+    let accepted = begun.check(&plan)?;
+    Ok(list(&plan, &accepted.outdated, only, output))
+}
+
+/// Every cell with its number of updates and how far it is in the folder `output`, and what is made before them. Those
+/// in the folders `outdated` are begun anew.
+fn list(plan: &Plan, outdated: &[String], only: Option<usize>, output: &Path) -> String {
     let cells = plan.cells.iter().filter(|cell| only.is_none_or(|method| cell.method == method));
     let rows: Vec<Vec<String>> = cells
         .map(|cell| {
             let (objective, iterations) = (cell.config.objective.name.to_string(), cell.config.iterations.to_string());
             let folder = cell_folder(&plan.config, cell.method, cell.seed);
             let name = plan.config.methods[cell.method].name.clone();
-            let state = state_of_cell(&output.join(&folder)).to_owned();
-            vec![name, cell.seed.to_string(), objective, iterations, cell.num_updates.to_string(), state, folder]
+            let state = if outdated.contains(&folder) { TO_DO } else { state_of_cell(&output.join(&folder)) };
+            let (seed, num_updates) = (cell.seed.to_string(), cell.num_updates.to_string());
+            vec![name, seed, objective, iterations, num_updates, state.to_owned(), folder]
         })
         .collect();
     let starts = match (plan.makes_starts(), plan.config.seeds.len()) {

@@ -43,6 +43,8 @@ use outcome::Outcome;
 use plan::{Cell, Plan, Start, cell_folder, start_folder};
 pub use summary::markdown as results;
 
+/// The state of a cell that is not begun.
+pub const TO_DO: &str = "to do";
 /// In a run folder of a comparison: nothing is left to do there.
 const FINISHED_FILE: &str = "finished.json";
 /// In a cell's folder: why its training ended before its time.
@@ -221,7 +223,7 @@ pub fn state_of_cell(folder: &Path) -> &'static str {
         (true, ..) => "done",
         (_, true, _) => "failed",
         (_, _, true) => "begun",
-        _ => "to do",
+        _ => TO_DO,
     }
 }
 

@@ -176,15 +176,17 @@ fn of_method(cells: &[CellOutcome], method: usize) -> impl Iterator<Item = &Cell
 fn read_cell(plan: &Plan, cell: &Cell, folder: &Path) -> Result<CellOutcome> {
     let name = cell_folder(&plan.config, cell.method, cell.seed);
     let path = folder.join(&name);
+    let is_finished = path.join(FINISHED_FILE).exists();
     let (mut evaluations, mut last_rows) = (Vec::new(), Vec::new());
-    if path.join(FINISHED_FILE).exists() {
+    if is_finished {
         evaluations = read_lines::<EvaluationRow>(&Disk, &path.join(EVALUATIONS_FILE))?;
         let stages: Vec<StageRows> = read_lines(&Disk, &path.join(EVALUATION_ROWS_FILE))?;
         let last = evaluations.last().map(|row| row.stage.as_str());
         last_rows = stages.into_iter().find(|stage| Some(stage.stage.as_str()) == last).map_or(Vec::new(), |s| s.rows);
     }
-    let failure: Option<Value> =
-        fs::read(path.join(FAILED_FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    // As in `state_of_cell`: one that went on to its end may have kept the file of an earlier failure.
+    let failure = if is_finished { None } else { fs::read(path.join(FAILED_FILE)).ok() };
+    let failure: Option<Value> = failure.and_then(|text| serde_json::from_slice(&text).ok());
     Ok(CellOutcome {
         method_index: cell.method,
         method: plan.config.methods[cell.method].name.clone(),

@@ -77,7 +77,7 @@ impl Plan {
         // First: other rows make other numbers of updates, and those would be blamed on the settings.
         let fingerprints = begun.map(|begun| begun.check_sources(&config.base)).transpose()?.flatten();
         let mut counted = Counted::default();
-        check_judged_rows(&config, origin, &mut counted, console)?;
+        check_judged_rows(&config, (text, origin), &mut counted, console)?;
         let updates = updates_of_methods(&config, &mut counted, console)?;
         if config.equal_updates && updates.iter().any(|num| *num != updates[0]) {
             let names = config.methods.iter().map(|method| &method.name);
@@ -170,13 +170,18 @@ fn cells(config: &CompareConfig, updates: &[usize]) -> Result<Vec<Cell>> {
     Ok(cells)
 }
 
-/// Without held-out rows the first training rows are judged on. A method must be judged on those that the others are.
-fn check_judged_rows(config: &CompareConfig, origin: &str, counted: &mut Counted, console: &Console) -> Result<()> {
+/// Without held-out rows the first training rows are judged on. A method must be judged on those that the first one is.
+/// `text` was read from `origin`.
+fn check_judged_rows(
+    config: &CompareConfig,
+    (text, origin): (&str, &str),
+    counted: &mut Counted,
+    console: &Console,
+) -> Result<()> {
     let base = &config.base;
-    let own_limits =
-        (0..config.methods.len()).map(|method| Ok((method, config.cell(method, config.seeds[0])?.max_rows)));
-    let own_limits: Vec<(usize, Option<usize>)> = own_limits.collect::<Result<_>>()?;
-    if own_limits.iter().all(|(_, limit)| *limit == base.max_rows) || base.word_problems.is_some() {
+    let limit = |method| Ok(config.cell(method, config.seeds[0])?.max_rows);
+    let limits: Vec<Option<usize>> = (0..config.methods.len()).map(limit).collect::<Result<_>>()?;
+    if limits.iter().all(|limit| *limit == limits[0]) || base.word_problems.is_some() {
         return Ok(());
     }
     let local = Sources::find(base, console)?.local;
@@ -188,14 +193,16 @@ fn check_judged_rows(config: &CompareConfig, origin: &str, counted: &mut Counted
         let own = RunConfig { max_rows, ..base.clone() };
         Ok(num_pairs(&own, counted, console)?.min(EvaluationConfig::NUM_PROBE_ROWS))
     };
-    let expected = num_judged(base.max_rows)?;
-    for (method, limit) in own_limits.into_iter().filter(|(_, limit)| *limit != base.max_rows) {
+    let expected = num_judged(limits[0])?;
+    for (method, limit) in config.methods.iter().zip(limits) {
         let num = num_judged(limit)?;
         if num != expected {
-            let name = &config.methods[method].name;
-            let message = format!("leaves {num} of the {expected} training rows that `base` is judged on");
-            return Err(Error::config(format!("{origin}: method `{name}`: max_rows"), message)
-                .with_hint("give held-out rows: evaluation.data in `base`"));
+            let sets_it = |assignment: &&String| assignment.split('=').next().unwrap_or_default().trim() == "max_rows";
+            let assignment = method.set.iter().rfind(sets_it).map(String::as_str);
+            let first = &config.methods[0].name;
+            let message = format!("is judged on the first {num} training rows, `{first}` on {expected}");
+            return Err(Error::config(method.place(assignment, text, origin), message)
+                .with_hint("set max_rows in `base` alone, or give held-out rows: evaluation.data in `base`"));
         }
     }
     Ok(())

@@ -82,6 +82,11 @@ impl Method {
         let words: Vec<&str> = name.split('-').filter(|word| !word.is_empty()).collect();
         words.join("-").trim_start_matches(['.', '-']).to_owned()
     }
+
+    /// Where the method, or one of its assignments, stands in `text`, which was read from `origin`; for errors.
+    pub fn place(&self, assignment: Option<&str>, text: &str, origin: &str) -> String {
+        format!("{origin}:{}: method `{}`", line_of(text, self, assignment), self.name)
+    }
 }
 
 impl CompareConfig {
@@ -118,7 +123,7 @@ impl CompareConfig {
             ));
         }
         for (i, method) in self.methods.iter().enumerate() {
-            let named = format!("{origin}:{}: method `{}`", line_of(text, method, None), method.name);
+            let named = method.place(None, text, origin);
             check_name(&method.name).map_err(|message| Error::config(&named, message))?;
             if let Some(other) = self.methods[..i].iter().find(|other| other.folder() == method.folder()) {
                 let message = format!("has the folder `{}`, and so has `{}`", method.folder(), other.name);
@@ -160,12 +165,8 @@ impl CompareConfig {
 
     /// The method's overrides one by one, then all of its settings together.
     fn check_method(&self, method: &Method, text: &str, origin: &str) -> Result<()> {
-        let place = |assignment: Option<&str>| {
-            format!("{origin}:{}: method `{}`", line_of(text, method, assignment), method.name)
-        };
-        let at = |assignment: Option<&str>, error: Error| {
-            Error::config(place(assignment), error.to_string()).with_hint_of(&error)
-        };
+        let place = |assignment| method.place(assignment, text, origin);
+        let at = |assignment, error: Error| Error::config(place(assignment), error.to_string()).with_hint_of(&error);
         let mut config = self.base.clone();
         for assignment in &method.set {
             let key = assignment.split('=').next().unwrap_or_default().trim();

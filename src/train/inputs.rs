@@ -8,7 +8,8 @@ use burn::tensor::Device;
 use super::distributions;
 use super::estimate::batches::RowLengths;
 use super::estimate::limits::Limits;
-use super::estimate::memory::{Subject, program_bytes};
+use super::estimate::memory::Subject;
+use super::estimate::program::program_bytes;
 use super::run_data::RunFiles;
 use super::served;
 use super::setup::{evaluation_settings, num_tokens_multiple};
@@ -46,7 +47,7 @@ pub(crate) struct Inputs {
     pub examples: Vec<Example>,
     pub held_out: HeldOut,
     pub limits: Limits,
-    /// What the process holds with all of this open.
+    /// What the process holds with all of this open: see [`program_bytes`].
     pub program_bytes: u64,
 }
 

@@ -3,6 +3,7 @@
 use super::bytes;
 use super::memory::Memory;
 use super::phase_name;
+use super::program::kept_bytes;
 use crate::config::{RunConfig, parse_bytes};
 use crate::device::{self, HostMemory};
 
@@ -13,7 +14,7 @@ pub struct Limits {
     pub bytes: Option<u64>,
     /// `bytes` is the configuration's own limit, not the machine's.
     pub is_configured: bool,
-    /// What is free now.
+    /// What is free now, with what this process keeps of earlier runs.
     pub available_bytes: Option<u64>,
     /// The largest buffer that a shader can be given on a graphics card.
     pub max_buffer_bytes: Option<u64>,
@@ -29,7 +30,7 @@ impl Limits {
         Limits {
             bytes: configured.or(host.map(|host| host.total_bytes)),
             is_configured: configured.is_some(),
-            available_bytes: host.map(|host| host.available_bytes),
+            available_bytes: host.map(|host| host.available_bytes + kept_bytes()),
             max_buffer_bytes: adapter.map(|adapter| adapter.max_buffer_bytes),
         }
     }

@@ -15,7 +15,6 @@ use super::batches::{
 };
 use super::sizes::{NUMBER, Sizes};
 use crate::config::{RunConfig, TrainConfig, WeightFormat};
-use crate::device::resident_bytes;
 use crate::generate::PASS_ROWS;
 use crate::model::ModelConfig;
 use crate::model::cache::SPAN_TOKENS;
@@ -26,11 +25,6 @@ use crate::train::optimizer::Optimizer;
 use crate::train::served::probe;
 use crate::train::setup::score_batch_size;
 
-/// The program before it reads weights, where the system does not tell: its code, its threads. Measured with the smallest
-/// model.
-const PROGRAM: u64 = 12_500_000;
-/// A tokenizer holds its vocabulary and its merges in tables. Measured: 40 MB for 49,152 ids.
-const TOKENIZER_PER_ID: u64 = 800;
 /// What is added by code and stacks that only training touches. Measured with the smallest model.
 const PROGRAM_GROWTH: u64 = 7_000_000;
 /// Gaps that the allocator leaves between blocks of different sizes, as a share. Measured over the configurations of the
@@ -50,7 +44,7 @@ pub struct Subject<'a> {
     pub held_out: &'a [RowLengths],
     /// Held-out rows that are answered at each evaluation.
     pub num_answered: usize,
-    /// What the process holds before it reads the weights: see [`program_bytes`].
+    /// What the process holds before it reads the weights: see [`super::program::program_bytes`].
     pub program_bytes: u64,
     /// The fast CPU backend: weights are packed for decoding, and its tensors are this process's memory.
     pub is_flex: bool,
@@ -58,12 +52,6 @@ pub struct Subject<'a> {
     pub num_tokens_multiple: usize,
     /// Parameters and moments are read from a checkpoint first.
     pub is_resumed: bool,
-}
-
-/// What this process holds now, with model files, tokenizer and rows open and no weights read; where the system does not tell,
-/// what it held when it was measured with a tokenizer of so many ids.
-pub fn program_bytes(num_tokenizer_ids: usize) -> u64 {
-    resident_bytes().unwrap_or(PROGRAM + TOKENIZER_PER_ID * num_tokenizer_ids as u64)
 }
 
 /// A part of a run that has a memory of its own.

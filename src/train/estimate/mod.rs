@@ -1,11 +1,13 @@
 //! What a run will need, said before anything starts: memory by phase, time by phase, room on the disk.
 //!
-//! [`mod@memory`] is arithmetic over `sizes` and [`batches`] and needs no weights; [`savings`] tries changes of the settings on
-//! it; [`limits`] is what the machine has; [`time`] measures the speed of the loaded model for a few seconds.
+//! [`mod@memory`] is arithmetic over `sizes` and [`batches`] and needs no weights; [`program`] is what the process
+//! holds beside them; [`savings`] tries changes of the settings; [`limits`] is what the machine has; [`time`] measures
+//! the speed of the loaded model for a few seconds.
 
 pub mod batches;
 pub mod limits;
 pub mod memory;
+pub mod program;
 pub mod savings;
 pub mod sizes;
 pub mod time;
@@ -23,6 +25,9 @@ use sizes::{NUMBER, Sizes};
 
 /// What helps against a weight that is too large for a graphics card.
 pub const OTHER_MODEL: &str = "no setting makes a weight smaller: take a smaller model, or --device flex";
+/// The same for a run that has begun: model and device stay what they are.
+const OTHER_CARD: &str = "no setting makes a weight smaller: resume the run where a card takes it, or start a new one: \
+                          a smaller model, or --device flex";
 
 /// The memory of a run, if the machine has it.
 ///
@@ -32,7 +37,8 @@ pub fn memory_that_fits(subject: &Subject<'_>, limits: &Limits, device_name: &st
     let memory = memory(subject);
     let Some(problem) = limits.problem(&memory) else { return Ok(memory) };
     if limits.is_beyond_a_buffer(&memory) {
-        return Err(Error::device(device_name, problem).with_hint(OTHER_MODEL));
+        let hint = if subject.is_resumed { OTHER_CARD } else { OTHER_MODEL };
+        return Err(Error::device(device_name, problem).with_hint(hint));
     }
     let changes = changes(subject, &memory);
     let mut hint = advice(&changes, subject.is_resumed);
@@ -271,8 +277,12 @@ mod tests {
         let problem = card(memory.largest_tensor_bytes - 1).problem(&memory).unwrap();
         assert!(problem.contains("largest buffer"), "{problem}");
         let limits = Limits { bytes: Some(u64::MAX), ..card(memory.largest_tensor_bytes - 1) };
-        let error = with_subject(&[], |subject| memory_that_fits(subject, &limits, "wgpu").unwrap_err());
-        assert_eq!(error.hint(), Some(OTHER_MODEL));
+        for (is_resumed, hint) in [(false, OTHER_MODEL), (true, OTHER_CARD)] {
+            let refused = |subject: &Subject<'_>| {
+                memory_that_fits(&Subject { is_resumed, ..*subject }, &limits, "wgpu").unwrap_err()
+            };
+            assert_eq!(with_subject(&[], refused).hint(), Some(hint));
+        }
         assert!(card(1).describe().contains("its driver does not say"));
     }
 }
