@@ -7,8 +7,16 @@
 //! ```
 //! are unbiased, over all parameters together. At the start of an iteration a self-generated response has no gradient on average:
 //! plain losses see it as noise alone, and the variance reduction leaves none of it. So this is measured at the reference and
-//! after some supervised updates away from it. Settings are those of a run; `train.batch_size` is the size of a batch,
-//! `max_rows` / `train.batch_size` their number, `train.num_steps` the supervised updates in between.
+//! after some supervised updates away from it. All weights are measured: an adapter is refused.
+//!
+//! `train.batch_size` is the size of a batch, `max_rows` / `train.batch_size` their number, `train.num_steps` the supervised
+//! updates in between. Of a run's other settings these count, and the rest changes nothing:
+//!
+//! - `device`, `seed`, `skip_bad_rows`, `prompt_column`, `response_column`
+//! - `objective`: `scale`, `shift`, `sft_weight`
+//! - `generation`: `samples_per_prompt`, `max_new_tokens`, `batch_size`, `weights`, `unfinished`
+//! - `train`: `max_length`, `micro_batch_size`, `max_tokens`, `activation_checkpointing`; of the supervised updates `lr` (the
+//!   same for all), `optimizer` with its numbers, `max_grad_norm`, and `epochs` with `num_steps=none`
 
 use std::path::{Path, PathBuf};
 
@@ -61,10 +69,7 @@ fn main() {
 }
 
 fn run(model: &Path, data: &Path, changes: &[String]) -> Result<()> {
-    let mut config = RunConfig { device: "flex".into(), max_rows: Some(96), ..RunConfig::default() };
-    config.train.num_steps = Some(8);
-    changes.iter().try_for_each(|change| config.set(change))?;
-    config.resolve();
+    let config = configured(changes)?;
     let console = Console::stderr();
     let policy = Policy::open(model)?;
     let wanted = Wanted::new(&config, config.max_rows);
@@ -82,6 +87,19 @@ fn run(model: &Path, data: &Path, changes: &[String]) -> Result<()> {
     let num_steps = config.train.num_updates(pairs.len());
     println!("After {num_steps} supervised updates\n{}", table(&config, &moved, &pairs)?);
     Ok(())
+}
+
+fn configured(changes: &[String]) -> Result<RunConfig> {
+    let mut config = RunConfig { device: "flex".into(), max_rows: Some(96), ..RunConfig::default() };
+    config.train.num_steps = Some(8);
+    changes.iter().try_for_each(|change| config.set(change))?;
+    if config.lora.is_some() {
+        return Err(Error::usage("an adapter is set, but the gradients of all weights are measured")
+            .with_hint("leave out `lora` and its keys"));
+    }
+    config.resolve();
+    config.validate()?;
+    Ok(config)
 }
 
 /// The reference's own answers, `samples_per_prompt` to each prompt.

@@ -75,6 +75,17 @@ fn a_training_workload_is_one_json_object_with_every_key() {
 }
 
 #[test]
+fn a_step_on_demonstrations_alone_has_no_responses_and_no_reference_pass() {
+    let size = ["--workload", "train", "--pairs", "2", "--tokens", "17"];
+    let alone = measured(&[&size[..], &["objective.name=sft"]].concat());
+    check_workload(&alone, "train", 34.0);
+    assert!(alone["scoring_seconds"].is_null(), "{alone}");
+    let both = measured(&[&size[..], &["objective.name=spin"]].concat());
+    let work = |object: &Value| float(object, "matrix_flops_per_step");
+    assert!(work(&alone) < work(&both), "{alone} {both}");
+}
+
+#[test]
 fn a_generation_workload_counts_the_new_tokens_of_all_requests() {
     let object = measured(&["--workload", "generate"]);
     check_workload(&object, "generate", 8.0 * 64.0);

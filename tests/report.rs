@@ -155,6 +155,30 @@ fn a_report_tells_of_the_run_in_words() {
     assert!(!page.contains("less likely after it"), "nothing fell");
 }
 
+#[test]
+fn responses_that_the_rows_bring_are_called_so_and_get_no_advice_on_generation() {
+    let folder = tempdir().unwrap();
+    write_run(folder.path(), 3);
+    let path = folder.path().join("about.json");
+    let of_generation = [
+        "Self-generated responses",
+        "8 of 20 responses were cut off",
+        "cut off: no end token within",
+        "<th>left out</th>",
+    ];
+    let of_given = ["Responses that the rows bring", "Nothing was generated."];
+    let page = report(folder.path(), &[]);
+    assert!(of_generation.iter().all(|text| page.contains(text)), "{page}");
+    assert!(!of_given.iter().any(|text| page.contains(text)), "{page}");
+    let mut about: Value = serde_json::from_str(&read(&path)).unwrap();
+    about["responses_are_given"] = json!(true);
+    fs::write(&path, about.to_string()).unwrap();
+    let page = report(folder.path(), &[]);
+    assert!(of_given.iter().all(|text| page.contains(text)), "{page}");
+    assert!(!of_generation.iter().any(|text| page.contains(text)), "{page}");
+    assert!(page.contains("identical: token for token the demonstration"), "{page}");
+}
+
 /// Responses that were taken over, or written before a crash, are no work of the phases that were timed.
 #[test]
 fn the_speed_of_generation_is_that_of_tokens_that_were_timed() {

@@ -399,6 +399,7 @@ fn rows_that_bring_a_rejected_response_are_trained_on_and_nothing_is_generated()
     for (used, given) in used.iter().zip(&given) {
         assert_eq!(used["token_ids"], given["self_generated_ids"]);
     }
+    assert_eq!(read_json(&folder.path().join("run/about.json"))["responses_are_given"], true);
 }
 
 #[test]

@@ -50,7 +50,8 @@ pub enum Workload {
 pub struct Size {
     /// Pairs of a training step.
     pub pairs: usize,
-    /// Tokens of each of a pair's two sequences, prompt and response together; a quarter of them, rounded down, is prompt.
+    /// Tokens of each sequence of a pair, prompt and response together; a quarter of them, rounded down, is prompt. A pair has
+    /// two sequences, or one where the objective trains on demonstrations alone.
     pub tokens: usize,
     /// Timed repetitions, after one that is not timed.
     pub steps: usize,
@@ -72,13 +73,14 @@ pub struct Measurement {
     pub tokens: Option<usize>,
     pub requests: Option<usize>,
     pub steps: usize,
-    /// `2 * pairs * tokens`, however few rows were really computed; for generation the new tokens.
+    /// `pairs * tokens` for each sequence of a pair, however few rows were really computed; for generation the new tokens.
     pub tokens_per_step: usize,
     /// `tokens_per_step / seconds_per_step`.
     pub tokens_per_s: f64,
     /// Median over the steps.
     pub seconds_per_step: f64,
-    /// The reference pass over the same pairs, once an iteration; no part of a step.
+    /// The reference pass over the same pairs, once an iteration; no part of a step. None for generation, and where the
+    /// objective trains on demonstrations alone: then there is no such pass.
     pub scoring_seconds: Option<f64>,
     /// User and system time of the process over the timed steps, divided by their number. None where the system does not tell.
     pub cpu_seconds_per_step: Option<f64>,

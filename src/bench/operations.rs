@@ -1,5 +1,5 @@
-//! Each fused operation of [`crate::ops`] by itself, forward, at the sizes of one training step of this model, beside its
-//! composite body ([`crate::ops::reference`]).
+//! Each fused operation of [`crate::ops`] by itself, forward, at the sizes of one training step of this model (of pairs with
+//! two sequences), beside its composite body ([`crate::ops::reference`]).
 
 use std::sync::Arc;
 

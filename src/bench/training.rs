@@ -1,4 +1,5 @@
-//! Training steps and the reference pass, on pairs of random tokens.
+//! Training steps and the reference pass, on pairs of random tokens. An objective that trains on demonstrations alone has
+//! steps on those, and no reference pass.
 
 use std::time::Instant;
 
@@ -20,14 +21,12 @@ pub(super) fn time(size: &Size, config: &RunConfig, source: &model::Source, devi
     let device = device::open(device_name)?.autodiff();
     let model = source.load(&device)?;
     check_context(size, &model)?;
-    let mut pairs = random_pairs(size, model.config().vocab_size);
-    score(&model, &mut pairs, multiple)?; // the first pass touches memory and compiles kernels
-    let started = Instant::now();
-    score(&model, &mut pairs, multiple)?;
-    let scoring_seconds = started.elapsed().as_secs_f64();
+    let objective = Objective::new(&config.objective);
+    let has_responses = objective.needs_self_generated();
+    let mut pairs = random_pairs(size, model.config().vocab_size, has_responses);
+    let scoring_seconds = has_responses.then(|| scoring_seconds(&model, &mut pairs, multiple)).transpose()?;
 
     let pairs: Vec<&Pair> = pairs.iter().collect();
-    let objective = Objective::new(&config.objective);
     let updater = Updater {
         objective: &objective,
         config: &config.train,
@@ -49,8 +48,9 @@ pub(super) fn time(size: &Size, config: &RunConfig, source: &model::Source, devi
         model = Some(updated);
         Ok(())
     })?;
-    let tokens_per_step = 2 * size.pairs * size.tokens;
-    Ok(Timing { tokens_per_step, matrix_flops_per_step, scoring_seconds: Some(scoring_seconds), steps })
+    let num_sequences: usize = pairs.iter().map(|pair| pair.responses().count()).sum();
+    let tokens_per_step = num_sequences * size.tokens;
+    Ok(Timing { tokens_per_step, matrix_flops_per_step, scoring_seconds, steps })
 }
 
 fn check_context(size: &Size, model: &CausalLm) -> Result<()> {
@@ -66,8 +66,8 @@ fn prompt_len(size: &Size) -> usize {
     size.tokens / 4
 }
 
-/// Demonstrations and self-generated responses to the same prompts, all of one length.
-fn random_pairs(size: &Size, vocab_size: usize) -> Vec<Pair> {
+/// Demonstrations and, if wanted, self-generated responses to the same prompts, all of one length.
+fn random_pairs(size: &Size, vocab_size: usize, has_responses: bool) -> Vec<Pair> {
     let mut random = seeded();
     let mut ids = |len: usize| random_ids(&mut random, len, vocab_size);
     let response_len = size.tokens - prompt_len(size);
@@ -76,10 +76,18 @@ fn random_pairs(size: &Size, vocab_size: usize) -> Vec<Pair> {
         index,
         prompt_ids: ids(prompt_len(size)),
         demonstration: unscored(ids(response_len)),
-        self_generated: vec![unscored(ids(response_len))],
+        self_generated: (0..usize::from(has_responses)).map(|_| unscored(ids(response_len))).collect(),
         distributions: Vec::new(),
     };
     (0..size.pairs).map(pair).collect()
+}
+
+/// What the reference pass takes, once memory is touched and kernels are compiled.
+fn scoring_seconds(model: &CausalLm, pairs: &mut [Pair], num_tokens_multiple: usize) -> Result<f64> {
+    score(model, pairs, num_tokens_multiple)?;
+    let started = Instant::now();
+    score(model, pairs, num_tokens_multiple)?;
+    Ok(started.elapsed().as_secs_f64())
 }
 
 /// The reference pass: every response's log-prob under the model as it is.

@@ -79,10 +79,10 @@ pub(super) struct BenchArgs {
     /// Only this one, as one JSON object. Default: device peaks, operations and every workload.
     #[arg(long)]
     workload: Option<Workload>,
-    /// Pairs of a training step.
+    /// Pairs of a training step; with objective.name=sft it has their demonstrations alone.
     #[arg(long, default_value_t = 2)]
     pairs: usize,
-    /// Tokens of each of a pair's two sequences; a quarter of them is prompt.
+    /// Tokens of each sequence of a pair; a quarter of them is prompt.
     #[arg(long, default_value_t = 256)]
     tokens: usize,
     /// Timed repetitions, after one that is not timed.

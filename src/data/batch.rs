@@ -86,17 +86,16 @@ impl Batch {
         self.targets.len()
     }
 
-    /// `[B, R]`, row-major: 1 where response token r belongs to sequence b. Times the token log-probs it gives each
-    /// sequence's log-prob, differentiably and in one fixed order.
-    pub fn membership(&self) -> Vec<f32> {
+    /// `[B, R]`, row-major: true where response token r belongs to another sequence than b.
+    pub fn belongs_to_others(&self) -> Vec<bool> {
         let num_rows = self.num_response_tokens();
-        let mut membership = vec![0.0; self.num_sequences() * num_rows];
+        let mut belongs_to_others = vec![true; self.num_sequences() * num_rows];
         let mut start = 0;
         for (b, len) in self.response_lens.iter().enumerate() {
-            membership[b * num_rows + start..][..*len].fill(1.0);
+            belongs_to_others[b * num_rows + start..][..*len].fill(false);
             start += len;
         }
-        membership
+        belongs_to_others
     }
 }
 
@@ -158,7 +157,8 @@ mod tests {
         assert_eq!(batch.plan.spans(), [span(0..3, 0..0), span(3..6, 0..0)]);
         assert_eq!(batch.rows, [1, 2, 3, 4, 5]);
         assert_eq!(batch.targets, [9, 2, 6, 4, 2]);
-        assert_eq!(batch.membership(), [1., 1., 0., 0., 0., 0., 0., 1., 1., 1.]);
+        let (own, other) = (false, true);
+        assert_eq!(batch.belongs_to_others(), [own, own, other, other, other, other, other, own, own, own]);
     }
 
     #[test]

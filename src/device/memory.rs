@@ -1,6 +1,6 @@
 //! How much memory this machine has and this process takes: what an estimate begins from and is compared with.
 
-use sysinfo::System;
+use sysinfo::{CGroupLimits, ProcessRefreshKind, ProcessesToUpdate, System};
 
 /// Memory of the machine, or of the container that this process lives in if that has less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -16,19 +16,31 @@ impl HostMemory {
         let mut system = System::new();
         system.refresh_memory();
         let machine = HostMemory { total_bytes: system.total_memory(), available_bytes: system.available_memory() };
-        let container = system.cgroup_limits().map(|limits| (limits.total_memory, limits.free_memory));
-        let memory = container.map_or(machine, |(total, free)| machine.limited(total, free));
+        let limits = limits_of_this_process(&mut system).or_else(|| system.cgroup_limits());
+        let memory = limits.map_or(machine, |limits| machine.limited(&limits));
         (memory.total_bytes > 0).then_some(memory)
     }
 
     /// With the limit of a container, where that is one: a container without a limit reports nothing, or all there is.
-    fn limited(self, total_bytes: u64, free_bytes: u64) -> Self {
-        match total_bytes {
+    /// Free is all that its processes do not hold (`rss`): `free_memory` counts caches of files as taken.
+    fn limited(self, limits: &CGroupLimits) -> Self {
+        match limits.total_memory {
             0 => self,
             total if total >= self.total_bytes => self,
-            total_bytes => HostMemory { total_bytes, available_bytes: free_bytes.min(self.available_bytes) },
+            total_bytes => {
+                let free_bytes = total_bytes.saturating_sub(limits.rss);
+                HostMemory { total_bytes, available_bytes: free_bytes.min(self.available_bytes) }
+            }
         }
     }
+}
+
+/// The smallest limit of this process's group and of those around it (batch systems and service managers set theirs on
+/// some of them), with what its own group holds. None where there are no groups, or where they go by the host's names.
+fn limits_of_this_process(system: &mut System) -> Option<CGroupLimits> {
+    let own = sysinfo::get_current_pid().ok()?;
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[own]), false, ProcessRefreshKind::nothing());
+    system.process(own)?.cgroup_limits()
 }
 
 /// What this process holds in memory now; None where the system does not tell as plainly as Linux does.
@@ -43,13 +55,26 @@ pub fn resident_bytes() -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn limits(total_memory: u64, free_memory: u64, rss: u64) -> CGroupLimits {
+        CGroupLimits { total_memory, free_memory, free_swap: 0, rss }
+    }
+
     #[test]
     fn a_container_with_less_memory_than_the_machine_is_what_counts() {
         let machine = HostMemory { total_bytes: 100, available_bytes: 60 };
-        assert_eq!(machine.limited(40, 30), HostMemory { total_bytes: 40, available_bytes: 30 });
-        assert_eq!(machine.limited(90, 80), HostMemory { total_bytes: 90, available_bytes: 60 });
-        assert_eq!(machine.limited(100, 10), machine);
-        assert_eq!(machine.limited(0, 0), machine);
+        let limited = |total, held| machine.limited(&limits(total, 0, held));
+        assert_eq!(limited(40, 10), HostMemory { total_bytes: 40, available_bytes: 30 });
+        assert_eq!(limited(90, 10), HostMemory { total_bytes: 90, available_bytes: 60 });
+        assert_eq!(limited(100, 90), machine);
+        assert_eq!(limited(0, 0), machine);
+    }
+
+    #[test]
+    fn caches_of_files_in_a_container_are_free_as_soon_as_somebody_asks() {
+        let machine = HostMemory { total_bytes: 100, available_bytes: 60 };
+        // 35 of 40 are charged, 25 of them pages of files.
+        assert_eq!(machine.limited(&limits(40, 5, 10)).available_bytes, 30);
+        assert_eq!(machine.limited(&limits(40, 0, 50)).available_bytes, 0, "a limit that was lowered afterwards");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Sequences -> log-probs under a model: differentiable for training, plain numbers for scoring.
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::data::batch::{Batch, Sequence};
 use crate::error::Result;
@@ -43,12 +43,14 @@ pub fn total(token_log_probs: &[f32]) -> f64 {
     token_log_probs.iter().map(|log_prob| f64::from(*log_prob)).sum()
 }
 
-/// Sums token log-probs `[R]` over each sequence's response: `[B]`.
+/// Sums token log-probs `[R]` over each sequence's response, differentiably and in one fixed order: `[B]`. One that is not
+/// finite makes only its own sequence's sum so.
 pub fn sum_by_sequence(token_log_probs: Tensor<1>, batch: &Batch) -> Tensor<1> {
     let shape = [batch.num_sequences(), batch.num_response_tokens()];
-    let device = token_log_probs.device().without_autodiff();
-    let membership: Tensor<2> = Tensor::from_data(TensorData::new(batch.membership(), shape), &device);
-    (membership * token_log_probs.unsqueeze_dim(0)).sum_dim(1).reshape([batch.num_sequences()])
+    let others: Tensor<2, Bool> =
+        Tensor::from_data(TensorData::new(batch.belongs_to_others(), shape), &token_log_probs.device());
+    // Filled, not multiplied by 0: that would make a NaN everybody's.
+    token_log_probs.expand(shape).mask_fill(others, 0.0).sum_dim(1).reshape([batch.num_sequences()])
 }
 
 /// Token log-probs (nats) of each sequence's response, without gradients, `batch_size` sequences at a time.
@@ -121,6 +123,22 @@ mod tests {
     use super::*;
     use crate::device;
     use crate::model::ModelConfig;
+
+    #[test]
+    fn a_log_prob_that_is_not_finite_stays_in_its_own_sequence() {
+        let sequence = |response_ids| Sequence { prompt_ids: &[1], response_ids };
+        let batch = Batch::new(&[sequence(&[2, 3]), sequence(&[4, 5]), sequence(&[6])], 1);
+        let device = device::open(device::processor()).unwrap().autodiff();
+        let tokens = Tensor::<1>::from_floats([f32::NAN, -1.0, -2.0, -0.5, f32::NEG_INFINITY], &device).require_grad();
+        let sums = sum_by_sequence(tokens.clone(), &batch);
+        let weights = Tensor::<1>::from_floats([3.0, 5.0, 7.0], &device);
+        let gradients = (sums.clone() * weights).sum().backward();
+        let sums: Vec<f32> = sums.into_data().try_to_vec().unwrap();
+        assert!(sums[0].is_nan(), "{sums:?}");
+        assert_eq!(sums[1..], [-2.5, f32::NEG_INFINITY]);
+        let gradient: Vec<f32> = tokens.grad(&gradients).unwrap().into_data().try_to_vec().unwrap();
+        assert_eq!(gradient, [3.0, 3.0, 5.0, 5.0, 7.0]);
+    }
 
     #[test]
     fn passes_of_known_sequences_are_left_out_and_the_others_stay_as_they_are() {

@@ -23,6 +23,9 @@ pub struct About {
     /// The demonstrations counted as if they were responses: what is usual for these data. None in older runs.
     #[serde(default)]
     pub demonstrations: Option<SelfGeneratedCounts>,
+    /// The rows bring the responses that demonstrations are told from; nothing is generated. False in older runs.
+    #[serde(default)]
+    pub responses_are_given: bool,
 }
 
 /// A row of the data as text. Models without a tokenizer have token ids instead.

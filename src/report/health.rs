@@ -37,7 +37,9 @@ fn finding(seen: String, advice: &str) -> Finding {
 /// Everything that is conspicuous, in the order of the run.
 pub fn findings(run: &RunFiles) -> Vec<Finding> {
     let usual = run.about.as_ref().and_then(|about| about.demonstrations.as_ref());
-    let of_responses = run.iterations.iter().flat_map(|iteration| of_responses(iteration, usual));
+    // Responses that the rows bring are no work of the model's, and no setting changes them.
+    let generated = run.iterations.iter().filter(|_| !run.responses_are_given());
+    let of_responses = generated.flat_map(|iteration| of_responses(iteration, usual));
     let of_stages = stages(run).into_iter().flat_map(|updates| {
         [vanishing_demonstrations(updates), clamped(updates), spikes(updates)].into_iter().flatten().collect::<Vec<_>>()
     });

@@ -1,5 +1,5 @@
-//! Self-generated responses in the page: how many were of use, how long they are, and some of them beside their
-//! demonstration.
+//! Responses in the page, self-generated or brought by the rows: how many were of use, how long they are, and some of them
+//! beside their demonstration.
 
 use std::path::Path;
 
@@ -11,6 +11,7 @@ use super::run_files::{Iteration, RunFiles, for_each_row};
 use super::series::{Point, Series};
 use crate::error::Result;
 use crate::records::about::SampleRow;
+use crate::records::self_generation::SelfGeneratedCounts;
 
 /// A response longer than this many characters is cut in the page.
 const MAX_CHARACTERS: usize = 1500;
@@ -68,53 +69,87 @@ pub fn read_responses(path: &Path, shown: &[usize]) -> Result<Option<Responses>>
     Ok(exists.then_some(read))
 }
 
-/// The section on self-generated responses; empty if there are none.
+/// The section on responses; empty if there are none.
 pub fn section(run: &RunFiles) -> String {
     if run.iterations.is_empty() {
         return String::new();
     }
     format!(
-        "<section><h2>Self-generated responses</h2>\n{}{}{}</section>\n",
+        "<section><h2>{}</h2>\n{}{}{}</section>\n",
+        if run.responses_are_given() { "Responses that the rows bring" } else { "Self-generated responses" },
         counts_table(run),
         lengths_chart(run).map_or_else(String::new, |chart| format!("<div class=\"charts\">{}</div>", chart.to_html())),
         samples(run)
     )
 }
 
+/// Responses of one kind.
+struct Kind {
+    name: &'static str,
+    /// Said below the table; empty if the name says it.
+    meaning: &'static str,
+    of: fn(&SelfGeneratedCounts) -> usize,
+    /// Responses that the rows bring can be so too: they have their end, and rows that are too long were left out before.
+    may_be_given: bool,
+}
+
+const KINDS: [Kind; 6] = [
+    Kind {
+        name: "identical",
+        meaning: "token for token the demonstration, so that nothing can be learned from the pair",
+        of: |counts| counts.identical,
+        may_be_given: true,
+    },
+    Kind { name: "empty", meaning: "", of: |counts| counts.empty, may_be_given: true },
+    Kind {
+        name: "cut off",
+        meaning: "no end token within generation.max_new_tokens",
+        of: |counts| counts.unfinished,
+        may_be_given: false,
+    },
+    Kind {
+        name: "duplicated",
+        meaning: "the same as an earlier response to another prompt",
+        of: |counts| counts.duplicated,
+        may_be_given: true,
+    },
+    Kind {
+        name: "too long",
+        meaning: "with their prompt beyond train.max_length",
+        of: |counts| counts.too_long,
+        may_be_given: false,
+    },
+    Kind {
+        name: "left out",
+        meaning: "responses that were not trained on",
+        of: |counts| counts.dropped,
+        may_be_given: false,
+    },
+];
+
 fn counts_table(run: &RunFiles) -> String {
-    let header = [
-        "iteration",
-        "responses",
-        "mean tokens",
-        "identical",
-        "empty",
-        "cut off",
-        "duplicated",
-        "too long",
-        "left out",
-    ];
+    let are_given = run.responses_are_given();
+    let kinds: Vec<&Kind> = KINDS.iter().filter(|kind| kind.may_be_given || !are_given).collect();
+    let first = ["iteration", "responses", "mean tokens"].into_iter();
+    let header: Vec<String> = first.chain(kinds.iter().map(|kind| kind.name)).map(str::to_owned).collect();
     let rows: Vec<Vec<String>> = run
         .iterations
         .iter()
         .map(|Iteration { number, counts, .. }| {
             let share = |part: usize| format!("{} <small>{:.0}%</small>", count(part), percent(part, counts.responses));
-            let parts =
-                [counts.identical, counts.empty, counts.unfinished, counts.duplicated, counts.too_long, counts.dropped];
             let first = [number.to_string(), count(counts.responses), short(counts.mean_tokens)];
-            first.into_iter().chain(parts.map(share)).collect()
+            first.into_iter().chain(kinds.iter().map(|kind| share((kind.of)(counts)))).collect()
         })
         .collect();
-    let demonstrations = run.about.as_ref().map_or_else(String::new, |about| {
-        format!(" Demonstrations have {} tokens on average.", short(about.mean_demonstration_tokens))
-    });
-    format!(
-        "{}<p class=\"note\">identical: token for token the demonstration, so that nothing can be learned from the \
-         pair. cut off: no end token within generation.max_new_tokens. duplicated: the same as an earlier response \
-         to another prompt. too long: with their prompt beyond train.max_length. left out: responses that were not trained \
-         on.{}</p>\n",
-        table(&header.map(str::to_owned), &rows),
-        demonstrations
-    )
+    let origin = are_given.then(|| "Nothing was generated.".to_owned());
+    let explained = kinds.iter().filter(|kind| !kind.meaning.is_empty());
+    let meanings = explained.map(|kind| format!("{}: {}.", kind.name, kind.meaning));
+    let demonstrations = run
+        .about
+        .as_ref()
+        .map(|about| format!("Demonstrations have {} tokens on average.", short(about.mean_demonstration_tokens)));
+    let notes: Vec<String> = origin.into_iter().chain(meanings).chain(demonstrations).collect();
+    format!("{}<p class=\"note\">{}</p>\n", table(&header, &rows), notes.join(" "))
 }
 
 fn percent(part: usize, all: usize) -> f64 {

@@ -95,6 +95,11 @@ impl RunFiles {
         }
     }
 
+    /// The rows bring their responses: nothing was generated.
+    pub fn responses_are_given(&self) -> bool {
+        self.about.as_ref().is_some_and(|about| about.responses_are_given)
+    }
+
     /// The stages that were evaluated or trained, in order.
     pub fn stages(&self) -> Vec<&str> {
         let mut stages: Vec<(usize, &str)> = Vec::new();

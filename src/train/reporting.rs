@@ -40,6 +40,7 @@ impl Run {
             held_out: self.held_out.settings.held_out,
             mean_demonstration_tokens: num_tokens as f64 / self.examples.len().max(1) as f64,
             demonstrations: Some(collapse::of_demonstrations(&self.examples)),
+            responses_are_given: self.are_given(),
             samples: self.examples.iter().take(NUM_SAMPLES).map(sample).collect::<Result<_>>()?,
         };
         self.dir.write(ABOUT_FILE, &json_line(&about)?)

@@ -70,7 +70,7 @@ pub struct Progress {
     pub stage_steps: usize,
     /// Updates done in the whole run.
     pub total_steps: usize,
-    /// The hash of the iteration's reference, once its responses and log-probs are there: see [`super::binding`].
+    /// The hash of the iteration's reference, once its responses and log-probs are there: see [`crate::train::binding`].
     #[serde(default)]
     pub reference: Option<String>,
     /// Mean log-prob per token (nats) that these parameters give to the held-out demonstrations, if they were evaluated.
