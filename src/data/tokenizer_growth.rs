@@ -10,7 +10,8 @@ use serde_json::Value;
 /// Published tokenizers stay below 2,000 by this count: two compatibility normalizations (11 each) and small letters (3)
 /// before spaces become `▁` (5).
 const MAX_FACTOR: f64 = 10_000.0;
-/// Bytes or tokens that may be added to every text, however short; published tokenizers add a dozen.
+/// Bytes or tokens that may be added to every text, however short. By this count, which multiplies them by the factors of
+/// later steps, published tokenizers stay below 6,000.
 const MAX_ADDED: f64 = 100_000.0;
 /// Bytes of all normalized added tokens together, which the library keeps in a trie. Fifty thousand added words, counted as
 /// above, stay below.
@@ -204,7 +205,7 @@ mod tests {
         {
             assert_eq!(checked(part, value), Ok(()), "{value}");
             let growth = Growth::of_part(value).unwrap();
-            assert!(growth.factor <= 70.0 && growth.added <= 100.0, "{value}");
+            assert!(growth.factor <= 70.0 && growth.added <= 200.0, "{value}");
         }
     }
 
