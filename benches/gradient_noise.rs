@@ -64,6 +64,7 @@ fn main() {
     };
     if let Err(error) = outcome {
         eprintln!("error: {error}");
+        error.hint().into_iter().for_each(|hint| eprintln!("hint: {hint}"));
         std::process::exit(error.exit_code());
     }
 }

@@ -108,7 +108,8 @@
 //! before it, and a test holds this.
 //!
 //! # Letters
-//! B sequences of a batch, T tokens, D hidden size, H heads, K key-value heads, V vocabulary, R response tokens.
+//! B sequences of a batch, T tokens, N packed rows of a batch (one a token), D hidden size, H heads, K key-value heads,
+//! V vocabulary, R response tokens.
 //!
 //! # Words
 //! `policy` is the model being trained, `reference` the frozen policy of the iteration's start. A `demonstration` is

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use gsil::config::RunConfig;
+use gsil::config::{ObjectiveName, RunConfig};
 use gsil::formats::safetensors::open_safetensors;
 use gsil::policy::Policy;
 use serde_json::{Value, json};
@@ -182,20 +182,8 @@ fn the_aligned_model_names_the_end_of_turn_that_only_the_template_knew() {
 #[test]
 fn every_objective_trains() {
     let folder = tempdir().unwrap();
-    for name in [
-        "bernoulli",
-        "brier",
-        "hinge",
-        "kliep",
-        "lsif",
-        "bregman_power",
-        "spin",
-        "sft",
-        "simper",
-        "dil_lsif",
-        "dil_ukl",
-        "dil_bce",
-    ] {
+    for objective in ObjectiveName::ALL {
+        let name = &objective.to_string();
         let overrides = [&format!("objective.name={name}"), "iterations=1", "generation.max_new_tokens=30"];
         train(folder.path(), name, &overrides);
         let rows = metrics(folder.path(), name);
@@ -203,7 +191,7 @@ fn every_objective_trains() {
         let gained = |row: &Value| row["demonstration_log_prob_per_token"].as_f64().unwrap();
         assert!(rows.iter().all(|row| row["loss"].is_number() && gained(row) < 0.0), "{name}: {rows:?}");
         let generates = folder.path().join(name).join("iteration-000").exists();
-        assert_eq!(generates, name != "sft", "{name} generates only if it needs responses");
+        assert_eq!(generates, objective.needs_self_generated(), "{name} generates only if it needs responses");
         assert_ne!(
             fs::read(folder.path().join(name).join("model/model.safetensors")).unwrap(),
             fs::read(folder.path().join("tiny/model.safetensors")).unwrap()
@@ -400,6 +388,10 @@ fn rows_that_bring_a_rejected_response_are_trained_on_and_nothing_is_generated()
         assert_eq!(used["token_ids"], given["self_generated_ids"]);
     }
     assert_eq!(read_json(&folder.path().join("run/about.json"))["responses_are_given"], true);
+    let timing = read_json_lines(&folder.path().join("run/timing.jsonl"));
+    assert!(timing.iter().all(|row| row["phase"] != "generation"), "{timing:?}");
+    let page = read(&folder.path().join("run/report.html"));
+    assert!(page.contains("stands here for the response that a row brings"), "as the words at its foot say");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! CSV and TSV files as JSON objects: the first line names the columns, every cell is text.
 //!
-//! A cell of a column that holds a list (`messages`, `prompt_ids`, ..) is read as JSON, and so is a list of messages in any
-//! other column (`prompt`, `chosen`, ..). Not here: what the objects mean
+//! A cell of a column that holds a list (`messages`, `prompt_ids`, ..) is read as JSON, and so is a list of messages in a
+//! column that may hold one (`prompt`, `chosen`, ..). Not here: what the objects mean
 //! (`row_shapes.rs`).
 
 use std::fs::File;
@@ -20,12 +20,19 @@ use crate::error::{Error, Result};
 /// Columns whose cells are JSON.
 const JSON_COLUMNS: [&str; 7] =
     ["messages", "conversations", "instances", "prompt_ids", "response_ids", "demonstration_ids", "self_generated_ids"];
+/// Columns whose cells are text alone, whatever it looks like.
+const TEXT_COLUMNS: [&str; 5] = ["instruction", "input", "output", "question", "answer"];
 /// More columns than this are no table of texts.
 const MAX_COLUMNS: usize = 4096;
 
-/// Hands every row to `take` with the line that it starts on, until it answers false. Memory is bounded by the longest
-/// row of the file.
-pub(super) fn for_each_record(path: &Path, delimiter: u8, take: &mut Take<'_>) -> Result<()> {
+/// Hands every row to `take` with the line that it starts on, until it answers false. Columns that nobody wants are text.
+/// Memory is bounded by the longest row of the file.
+pub(super) fn for_each_record(
+    path: &Path,
+    delimiter: u8,
+    is_wanted: &dyn Fn(&str) -> bool,
+    take: &mut Take<'_>,
+) -> Result<()> {
     let mut file = File::open(path).map_err(Error::reading(path))?;
     let unended = end_without_break(&mut file);
     let mut file = BufReader::new(file);
@@ -40,7 +47,7 @@ pub(super) fn for_each_record(path: &Path, delimiter: u8, take: &mut Take<'_>) -
     let names = names(&header, path)?;
     let mut record = ByteRecord::new();
     while reader.read_byte_record(&mut record).map_err(|error| reading(path, &error))? {
-        if !take(first_line(&reader, &record, unended), object(&names, &record))? {
+        if !take(first_line(&reader, &record, unended), object(&names, &record, is_wanted))? {
             break;
         }
     }
@@ -102,7 +109,7 @@ fn names(header: &ByteRecord, path: &Path) -> Result<Vec<String>> {
 }
 
 /// `None` for a blank line.
-fn object(names: &[String], record: &ByteRecord) -> Parsed<Option<Object>> {
+fn object(names: &[String], record: &ByteRecord, is_wanted: &dyn Fn(&str) -> bool) -> Parsed<Option<Object>> {
     if record.as_slice().len() > MAX_ROW_BYTES {
         return Err(Problem::new(format!("the row is longer than {} MiB", MAX_ROW_BYTES >> 20))
             .with_hint("is a quotation mark missing?"));
@@ -118,7 +125,8 @@ fn object(names: &[String], record: &ByteRecord) -> Parsed<Option<Object>> {
             ));
     }
     let cells = record.iter().enumerate().map(|(i, cell)| without_return(cell, i + 1 == names.len()));
-    names.iter().zip(cells).map(|(name, cell)| Ok((name.clone(), value(name, cell)?))).collect::<Parsed<_>>().map(Some)
+    let values = names.iter().zip(cells).map(|(name, cell)| Ok((name.clone(), value(name, cell, is_wanted(name))?)));
+    values.collect::<Parsed<_>>().map(Some)
 }
 
 /// A cell without what stands before the line break in files from Windows.
@@ -126,9 +134,10 @@ fn without_return(cell: &[u8], is_last: bool) -> &[u8] {
     cell.strip_suffix(b"\r").filter(|_| is_last).unwrap_or(cell)
 }
 
-fn value(name: &str, cell: &[u8]) -> Parsed<Value> {
+fn value(name: &str, cell: &[u8], is_wanted: bool) -> Parsed<Value> {
     let text = std::str::from_utf8(cell).map_err(|_| Problem::field(name, "not UTF-8"))?;
-    if !JSON_COLUMNS.contains(&name) && !is_list_of_messages(text) {
+    let is_list = JSON_COLUMNS.contains(&name) || !TEXT_COLUMNS.contains(&name) && is_list_of_messages(text);
+    if !is_wanted || !is_list {
         return Ok(text.into());
     }
     if text.trim().is_empty() {
@@ -186,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_messages_are_read_in_every_column() {
+    fn lists_of_messages_are_read_where_they_may_stand() {
         let message = |role: &str, content: &str| format!(r#"{{""role"": ""{role}"", ""content"": ""{content}""}}"#);
         let (asked, good, bad) = (message("user", "Q"), message("assistant", "A"), message("assistant", "B"));
         let content = format!("prompt,chosen,rejected\nQ,\"[{asked}, {good}]\",\"[{asked}, {bad}]\"\n");
@@ -197,6 +206,13 @@ mod tests {
         assert!(error.starts_with(", line 2, `response`: invalid JSON in column 3 of the cell"), "{error}");
         let rows = read(b"prompt,response\nQ,[1]\nQ,\"[{'a': 1}]\"\n").unwrap();
         assert_eq!(rows[1].demonstration, Some(Response::Text("[{'a': 1}]".into())));
+        let rows = read(b"prompt,response,history\nQ,A,\"[{'role': 'user', 'content': 'Q'}]\"\n").unwrap();
+        assert_eq!(rows[0].demonstration, Some(Response::Text("A".into())), "nobody reads the history");
+        let content = format!("instruction,input,output\nSummarize,\"[{asked}]\",A\n");
+        let prompt = r#"Summarize
+
+[{"role": "user", "content": "Q"}]"#;
+        assert_eq!(read(content.as_bytes()).unwrap()[0].prompt, Prompt::Text(prompt.into()));
     }
 
     #[test]

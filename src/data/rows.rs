@@ -206,15 +206,15 @@ fn is_read(columns: Option<&Columns>) -> impl Fn(&str) -> bool {
 }
 
 /// Hands every row to `take` as the JSON object that it is or would be. Of a Parquet file only the columns that are wanted
-/// have values.
+/// have values, and of CSV and TSV only those have lists.
 pub(super) fn for_each_object(path: &Path, is_wanted: &dyn Fn(&str) -> bool, take: &mut Take<'_>) -> Result<()> {
     match FileKind::of(path) {
         FileKind::JsonLines => json_rows::for_each_line(path, take),
         FileKind::Json => json_rows::for_each_of_document(path, take),
         #[cfg(feature = "tables")]
-        FileKind::Csv => super::csv_rows::for_each_record(path, b',', take),
+        FileKind::Csv => super::csv_rows::for_each_record(path, b',', is_wanted, take),
         #[cfg(feature = "tables")]
-        FileKind::Tsv => super::csv_rows::for_each_record(path, b'\t', take),
+        FileKind::Tsv => super::csv_rows::for_each_record(path, b'\t', is_wanted, take),
         #[cfg(feature = "tables")]
         FileKind::Parquet => super::parquet_rows::for_each_row(path, is_wanted, take),
         #[cfg(not(feature = "tables"))]

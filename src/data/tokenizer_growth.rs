@@ -10,11 +10,12 @@ use serde_json::Value;
 /// Published tokenizers stay below 2,000 by this count: two compatibility normalizations (11 each) and small letters (3)
 /// before spaces become `▁` (5).
 const MAX_FACTOR: f64 = 10_000.0;
-/// Bytes or tokens that may be added to every text, however short. By this count, which multiplies them by the factors of
-/// later steps, published tokenizers stay below 6,000.
-const MAX_ADDED: f64 = 100_000.0;
-/// Bytes of all normalized added tokens together, which the library keeps in a trie. Fifty thousand added words, counted as
-/// above, stay below.
+/// Bytes or tokens that may be added to every text, and to every piece of it between two added tokens: two bytes at least,
+/// so that no text becomes more than [`MAX_FACTOR`] times as long by these. By this count, which multiplies them by the
+/// factors of later steps, published tokenizers stay below 6,000.
+const MAX_ADDED: f64 = 10_000.0;
+/// Bytes of all normalized added tokens together, which the library keeps in a trie. Fifty thousand added words stay below,
+/// with a compatibility normalization and small letters before spaces become `▁`.
 const MAX_ADDED_TOKEN_BYTES: f64 = 5e7;
 /// The longest compatibility decomposition: U+FDFA, 3 bytes, becomes 33.
 const COMPATIBILITY_FACTOR: f64 = 11.0;
@@ -39,7 +40,7 @@ struct Parts {
     added_tokens: Value,
 }
 
-/// Refuses a file whose steps together could make a text more than 10,000 times as long, add 100,000 bytes to every text, or
+/// Refuses a file whose steps together could make a text more than 10,000 times as long, add 10,000 bytes to every text, or
 /// make its own added tokens longer than 50 MB; says by how much. Refuses what would hide a step from this count, too: a key
 /// that is there twice, of which the library takes the last one, and a step that is no object. What is not JSON at all is
 /// left to the library to refuse.
@@ -232,16 +233,16 @@ mod tests {
 
     #[test]
     fn what_is_added_to_every_text_is_bounded() {
-        let long = "a".repeat(60_000);
+        let long = "a".repeat(6_000);
         let prepend = json!({"type": "Prepend", "prepend": long});
         let special = json!({"SpecialToken": {"id": "<s>", "type_id": 0}});
-        let template = json!({"type": "TemplateProcessing", "single": vec![special; 60], "pair": [],
+        let template = json!({"type": "TemplateProcessing", "single": vec![special; 6], "pair": [],
             "special_tokens": {"<s>": {"id": "<s>", "ids": vec![0; 2_000], "tokens": vec!["<s>"; 2_000]}}});
         assert_eq!(checked("normalizer", &prepend), Ok(()));
         for (part, value, length) in [
-            ("normalizer", json!({"type": "Sequence", "normalizers": [prepend, replace("a", "aa")]}), "120000"),
-            ("normalizer", json!({"type": "Sequence", "normalizers": [prepend, prepend]}), "120000"),
-            ("post_processor", template, "120000"),
+            ("normalizer", json!({"type": "Sequence", "normalizers": [prepend, replace("a", "aa")]}), "12000"),
+            ("normalizer", json!({"type": "Sequence", "normalizers": [prepend, prepend]}), "12000"),
+            ("post_processor", template, "12000"),
         ] {
             let message = checked(part, &value).unwrap_err();
             assert!(message.contains(part) && message.contains(&format!("add {length} to the length")), "{message}");

@@ -4,7 +4,11 @@
 //! reference ([`composite`]), built from a backend's own primitives; a device may replace them by fused kernels (`flex`: CPU
 //! loops over rows, in parallel and vectorised; `wgsl`: shaders for graphics cards). What is kept between forward and
 //! backward stands in `autodiff`. This is the only folder that sees backend internals; the rest of the program calls the
-//! plain functions at the end of this file. Next: [`crate::model`].
+//! plain functions at the end of this file.
+//!
+//! Decoding on the CPU goes past Burn's tensors: `model::decoder` calls `panels` (packed weights and their products),
+//! `blocks` (rows in blocks), `slot_cache` (keys and values) and `team` (threads), all over `lanes` and `simd` (vector
+//! instructions). `flex_attention`, `flex_log_probs`, `flex_matmul` and `tile` are parts of `flex`. Next: [`crate::model`].
 
 #![allow(deprecated)] // Burn deprecates ndarray in favour of flex; here it is the independent check of flex.
 

@@ -141,7 +141,7 @@ fn bar(times: &[Option<f64>; 4], longest: f64) -> String {
 fn timing_note(run: &RunFiles) -> String {
     let training_s: f64 = run.updates.iter().map(|update| update.metrics.seconds).sum();
     let trained: f64 = run.updates.iter().map(|update| update.metrics.tokens_per_s * update.metrics.seconds).sum();
-    // Responses that were given, or taken over from another run, took no time; those of a time that a crash lost have none.
+    // Responses that were taken over from another run took no time; those of a time that a crash lost have none.
     let generation = || run.timing.iter().filter_map(|row| Some((row.num_tokens?, row.seconds)));
     let generated: usize = generation().map(|(num_tokens, _)| num_tokens).sum();
     let generation_s: f64 = generation().map(|(_, seconds)| seconds).sum();

@@ -32,10 +32,16 @@ pub fn html(runs: &[RunFiles]) -> String {
         timing_section(run),
         settings(run),
     ];
-    let words = "Words: a <b>demonstration</b> is given, a <b>self-generated</b> response was sampled from the \
-                 <b>reference</b>, the policy at the start of an iteration; a <b>log-ratio</b> is log-prob under the \
-                 policy less log-prob under the reference, in nats over the response.";
-    document(&title, &[status(run), scope(runs)].concat(), &sections.concat(), words)
+    let self_generated = match run.responses_are_given() {
+        true => "stands here for the response that a row brings to be told from it; the <b>reference</b> is",
+        false => "response was sampled from the <b>reference</b>,",
+    };
+    let words = format!(
+        "Words: a <b>demonstration</b> is given, a <b>self-generated</b> {self_generated} the policy at the start of an \
+         iteration; a <b>log-ratio</b> is log-prob under the policy less log-prob under the reference, in nats over the \
+         response."
+    );
+    document(&title, &[status(run), scope(runs)].concat(), &sections.concat(), &words)
 }
 
 /// A page that needs nothing else. All parts are HTML.

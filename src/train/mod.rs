@@ -130,7 +130,8 @@ impl Run {
         let pairs = if objective.needs_self_generated() {
             self.bind(iteration, &model, &mut progress)?;
             let (stage, steps) = (progress.stage.to_string(), progress.stage_steps);
-            let responses = self.timed(&stage, "generation", || self.self_generate(iteration, &model, steps))?;
+            let phase = if self.are_given() { "scoring" } else { "generation" };
+            let responses = self.timed(&stage, phase, || self.self_generate(iteration, &model, steps))?;
             let log_probs = self.timed(&stage, "scoring", || self.score_demonstrations(iteration, &model, steps))?;
             let mut pairs = self.pair_up(iteration, &responses, &log_probs)?;
             self.timed(&stage, "scoring", || self.add_distributions(iteration, &model, steps, &mut pairs))?;

@@ -105,7 +105,7 @@ impl Run {
         Ok(rows.len())
     }
 
-    /// Preference rows bring a second response each; [`super::setup`] refuses data of which only some rows do.
+    /// Preference rows bring a second response each; [`super::inputs`] refuses data of which only some rows do.
     pub(super) fn are_given(&self) -> bool {
         self.examples.iter().all(|example| example.self_generated_ids.is_some())
     }

@@ -36,16 +36,6 @@ COMMON = {
 
 # Old and new spellings of the rotary settings are both in use: two cases have each.
 CASES = {
-    # Bias on q, k and v; the head is the embedding.
-    "qwen2": {
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1000000.0,
-        "tie_word_embeddings": True,
-        "use_sliding_window": False,
-        "sliding_window": 16,
-    },
     # With head_dim 8 and base 10000 the four wavelengths are 6, 63, 628 and 6283 tokens: in an original context of 128
     # tokens the first is kept, the second interpolated, the others stretched.
     "llama3": {
@@ -88,6 +78,16 @@ CASES = {
 
 # Newer cases: all with gradients. Where there is a window, the 24 tokens are longer than it.
 GRADIENTS = {
+    # Bias on q, k and v; the head is the embedding.
+    "qwen2": {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "tie_word_embeddings": True,
+        "use_sliding_window": False,
+        "sliding_window": 16,
+    },
     # Norms of the heads; heads wider than hidden_size / num_attention_heads; no bias.
     "qwen3": {
         "architectures": ["Qwen3ForCausalLM"],

@@ -140,7 +140,7 @@ impl<'a> Fields<'a> {
         let is_used = match self.architecture {
             Architecture::Qwen2 | Architecture::Qwen3 => false,
             Architecture::Llama | Architecture::Gpt2 => return self.no_window(),
-            _ => true,
+            Architecture::Mistral | Architecture::Phi3 | Architecture::Gemma3 => true,
         };
         let is_absent = self.config.get("sliding_window").is_none();
         match self.flag("use_sliding_window", is_used)? {
