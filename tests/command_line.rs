@@ -303,6 +303,26 @@ fn eval_prints_the_held_out_figures_as_json() {
 }
 
 #[test]
+fn eval_leaves_out_rows_beyond_a_length_that_is_given() {
+    let folder = tempdir().unwrap();
+    let long = json!({"prompt_ids": [5, 6, 7, 8, 9, 10], "response_ids": [7, 8, 9, 2]});
+    let rows = format!("{}\n{long}\n", json!({"prompt_ids": [5, 6], "response_ids": [7, 2]}));
+    fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let (model, device) = (text(golden("tiny_llama")), device());
+    let judged = |more: &[&str]| {
+        let arguments = ["eval", "--model", &model, "--data", "rows.jsonl", "--device", &device];
+        let outcome =
+            gsil(folder.path(), &[&arguments[..], &["generation.max_new_tokens=4"], more].concat()).succeeded();
+        let figures: Value = serde_json::from_str(&outcome.stdout).unwrap();
+        (figures["num_rows"].as_u64(), outcome.stderr)
+    };
+    assert_eq!(judged(&[]).0, Some(2));
+    let (num_rows, said) = judged(&["train.max_length=8"]);
+    assert_eq!(num_rows, Some(1));
+    assert!(said.contains("1 row dropped: 1 longer than train.max_length (8 tokens) with the demonstration"), "{said}");
+}
+
+#[test]
 fn devices_lists_at_least_one_and_marks_the_automatic_choice() {
     let folder = tempdir().unwrap();
     let listed = gsil(folder.path(), &["devices"]).succeeded().stdout;

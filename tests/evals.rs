@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use crate::support::binary::{
-    Outcome, device, gsil, read, read_json, read_json_lines, text, text_model, tiny_model_with,
+    Outcome, device, gsil, read, read_json, read_json_lines, sorted_lines, text, text_model, tiny_model_with,
 };
 
 /// Nats: both programs compute in float32, in another order.
@@ -98,12 +98,6 @@ fn stop_half_way(kept: &Path) {
     let (half, torn) = (lines[..lines.len() / 2].concat(), &lines[lines.len() / 2][..5]);
     fs::write(kept.join("rows.jsonl"), half + torn).unwrap();
     fs::remove_file(kept.join("result.json")).unwrap();
-}
-
-fn sorted_lines(path: &Path) -> Vec<String> {
-    let mut lines: Vec<String> = read(path).lines().map(str::to_owned).collect();
-    lines.sort_unstable();
-    lines
 }
 
 #[test]

@@ -471,6 +471,11 @@ fn bad_requests_are_refused_with_a_way_out() {
     }
     assert!(!parent.join("o").exists(), "a refused request leaves nothing behind");
     fs::create_dir(parent.join("empty")).unwrap();
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("empty", parent.join("link")).unwrap();
+        refused(to("gguf", "link", &[]), 2, ["link already exists", "hint: choose another"]);
+    }
     to("hf", "empty", &[]).succeeded();
     assert!(parent.join("empty/model.safetensors").exists());
 }

@@ -119,6 +119,21 @@ fn the_figures_are_those_that_training_says() {
     assert_eq!(facts["rows"][0]["demonstration"][0]["part"], "prompt");
 }
 
+/// Other systems have no such names.
+#[cfg(unix)]
+#[test]
+fn what_a_terminal_would_obey_in_a_name_is_an_escape() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::rename(text_model(folder.path()), folder.path().join("te\u{1b}xt")).unwrap();
+    let rows = "{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"prompt\":\"a\",\"completion\":\"b<|im_end|>c\"}\n";
+    fs::write(folder.path().join("ro\u{1b}ws.jsonl"), rows).unwrap();
+    let arguments = ["inspect", "data", "ro\u{1b}ws.jsonl", "--model", "te\u{1b}xt"];
+    let page = gsil(folder.path(), &arguments).succeeded().stdout;
+    assert!(page.starts_with("data        ro\\u{1b}ws.jsonl\nmodel       te\\u{1b}xt\n"), "{page}");
+    assert!(page.contains("left out: ro\\u{1b}ws.jsonl, line 2: "), "{page}");
+    assert!(!page.contains('\u{1b}'), "{page:?}");
+}
+
 #[test]
 fn a_row_that_the_tokenizer_refuses_is_named_as_training_names_it() {
     let folder = tempfile::tempdir().unwrap();

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use crate::support::binary::{
-    Outcome, assert_close, device, ending_model, golden, gsil, keys, read, read_json, read_json_lines, say_skipped,
-    text, text_model, write_rows,
+    Outcome, assert_close, command, device, ending_model, golden, gsil, keys, read, read_json, read_json_lines,
+    say_skipped, text, text_model, wait, write_rows,
 };
 
 /// Of log-probs and losses in float32 on the tiny model.
@@ -371,6 +371,21 @@ fn a_small_quickstart_runs_to_its_end_and_prints_the_comparison() {
         &["generate", "--model", "runs/quickstart/model", "--prompt", "tom has 2 .", "--max-new-tokens", "3"],
     );
     again.succeeded();
+}
+
+#[test]
+fn runs_started_together_without_an_output_have_a_folder_each() {
+    let folder = tempdir().unwrap();
+    let (model, device) = (text(ending_model(folder.path())), device());
+    write_rows(&folder.path().join("rows.jsonl"), 6);
+    let arguments = ["train", "--model", &model, "--data", "rows.jsonl", "--device", &device];
+    let arguments = [&arguments[..], &["iterations=1", "generation.max_new_tokens=12", "train.batch_size=3"]].concat();
+    for run in [(); 2].map(|()| command(folder.path(), &arguments).spawn().unwrap()) {
+        wait(run).succeeded();
+    }
+    for run in ["runs/rows", "runs/rows-2"] {
+        assert!(folder.path().join(run).join("model/model.safetensors").exists(), "{run}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use burn::module::Module;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 
 use super::hub::HubArgs;
-use super::keys::Keys;
+use super::keys::{Keys, key_of};
 use super::{ModelArgs, RowArgs, open_reference, print_line};
 use crate::config::{RunConfig, nearest};
 use crate::data::data_folder::{Split, files_of};
@@ -30,7 +30,7 @@ use crate::train::setup::evaluation_settings;
 
 pub(super) const KEYS: Keys = Keys {
     verb: "eval",
-    // The last two bound others of these.
+    // The last two bound others of these; the last one, where it is given, rows too.
     read: &[
         "evaluation.max_rows",
         "evaluation.generate_rows",
@@ -186,7 +186,8 @@ pub(super) struct HeldOutArgs {
     #[command(flatten)]
     rows: RowArgs,
     /// Of the configuration: `evaluation.max_rows=50`, `evaluation.answer_marker="####"`, `generation.batch_size=16`,
-    /// `train.micro_batch_size=1`, `seed=1` and others that judge.
+    /// `train.micro_batch_size=1`, `seed=1` and others that judge. With `train.max_length=512` rows with more tokens are left
+    /// out, as in a run; without it, only those beyond the model's context.
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }
@@ -231,7 +232,9 @@ fn held_out(args: HeldOutArgs) -> Result<()> {
     let reference = args.reference.as_deref().map(|path| open_reference(path, &policy, &args.model.hub)).transpose()?;
     let wanted = Wanted::new(&config, Some(config.evaluation.max_rows));
     let files = files_of(&args.model.hub.data(&args.data)?, Split::Validation)?;
-    let examples = policy.read_examples(&files, &wanted, usize::MAX, &console)?;
+    let is_limited = args.overrides.iter().any(|assignment| key_of(assignment) == "train.max_length");
+    let max_length = if is_limited { config.train.max_length } else { usize::MAX };
+    let examples = policy.read_examples(&files, &wanted, max_length, &console)?;
     let settings = evaluation_settings(&config, &policy, device_name);
     let device = device::open(device_name)?;
     let never = || Ok(());

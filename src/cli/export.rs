@@ -167,9 +167,10 @@ fn check_combination(args: &ExportArgs) -> Result<()> {
     }
 }
 
-/// Only a free path or an empty folder (for `pairs` an empty file): asked before anything is read.
+/// Only a free path or an empty folder (for `pairs` an empty file): asked before anything is read. A link is neither, wherever
+/// it leads: what is written is put in its own place.
 fn check_output(output: &Path, format: Format) -> Result<()> {
-    let is_free = match std::fs::metadata(output) {
+    let is_free = match std::fs::symlink_metadata(output) {
         Err(_) => true,
         Ok(found) if found.is_dir() => {
             format != Format::Pairs && std::fs::read_dir(output).map_err(Error::reading(output))?.next().is_none()
@@ -206,7 +207,7 @@ fn model_folder(source: &Source, target: &Target, format: Format, console: &Cons
         model_card: Some(&card),
         precision: target.precision,
     };
-    folder.write(&Disk, &target.output, source.tensors(&policy, console)?)
+    folder.write_new(&Disk, &target.output, source.tensors(&policy, console)?)
 }
 
 /// `config.json` with what mlx-lm reads under one spelling only, or assumes otherwise than transformers does: it takes a

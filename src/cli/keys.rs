@@ -21,7 +21,7 @@ impl Keys {
     pub fn changed(&self, mut config: RunConfig, overrides: &[String]) -> Result<RunConfig> {
         for assignment in overrides {
             config.set(assignment)?;
-            let key = assignment.split('=').next().unwrap_or_default().trim();
+            let key = key_of(assignment);
             if !self.reads(key) {
                 let message = format!("`gsil {}` does not read `{key}`", self.verb);
                 return Err(Error::config(assignment, message).with_hint(self.advice(key)));
@@ -54,6 +54,11 @@ impl Keys {
             None => format!("it reads {}", self.read.join(", ")),
         }
     }
+}
+
+/// The key of `key=value`.
+pub(super) fn key_of(assignment: &str) -> &str {
+    assignment.split('=').next().unwrap_or_default().trim()
 }
 
 #[cfg(test)]

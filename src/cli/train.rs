@@ -57,7 +57,7 @@ pub(super) struct ConfigArgs {
 pub(super) struct TrainArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// The run folder to make; runs/NAME if not given.
+    /// The run folder to make; if not given, runs/NAME, or runs/NAME-2 and so on.
     #[arg(long)]
     output: Option<PathBuf>,
     /// Print the configuration that would be used, and stop.
@@ -91,15 +91,18 @@ pub(super) fn train(args: TrainArgs) -> Result<()> {
     if dry_run {
         return print_line(config.to_ron()?.trim_end());
     }
-    let output = match &config.output {
-        Some(path) => PathBuf::from(path),
-        None => free_run_folder(args.config.as_deref().or(config.data.as_deref().map(Path::new))),
-    };
     let console = Console::stderr();
     for name in config.device_names() {
         doctor::ensure_sound(device::resolve_name(name), &console)?;
     }
-    let (run, model) = Run::start(config, &output, console)?;
+    let (run, model) = match config.output.clone() {
+        Some(output) => Run::start(config, Path::new(&output), console)?,
+        None => {
+            let name = run_name(args.config.as_deref().or(config.data.as_deref().map(Path::new)));
+            Run::start_named(config, Path::new("runs"), &name, console)?
+        }
+    };
+    let output = run.folder().to_owned();
     print_results(&run.train(model).map_err(|error| to_be_resumed(error, &output))?)?;
     say_where(&console, &output);
     Ok(())
@@ -168,13 +171,9 @@ fn asks_for_own_data(args: &ConfigArgs) -> bool {
     args.model.is_some() || args.data.is_some() || assigned("model=") || assigned("data=")
 }
 
-/// `runs/NAME`, or `runs/NAME-2` and so on: nothing is ever overwritten.
-fn free_run_folder(named_after: Option<&Path>) -> PathBuf {
-    let name = named_after.and_then(Path::file_stem).map_or("quickstart".into(), |stem| stem.to_string_lossy());
-    let folder = Path::new("runs");
-    let numbered = (2..).map(|i| folder.join(format!("{name}-{i}")));
-    let mut candidates = std::iter::once(folder.join(&*name)).chain(numbered);
-    candidates.find(|path| !path.exists()).unwrap_or_else(|| folder.join(&*name))
+/// What the folder of a run is called that is given none.
+fn run_name(named_after: Option<&Path>) -> String {
+    named_after.and_then(Path::file_stem).map_or("quickstart".into(), |stem| stem.to_string_lossy().into_owned())
 }
 
 /// The before/after table: what was measured, whatever it says.

@@ -4,7 +4,7 @@
 //! After a crash at any moment the target is the old one or the new one; of a folder that is replaced, the old one may have
 //! the hidden name `.NAME.old-PID`. Next: [`super::safetensors`].
 
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -51,12 +51,30 @@ pub fn write_synced(
 /// Writes the files of a folder through `write`, which gets a temporary folder, then puts it in place of what is at
 /// `folder`. On an error that is untouched.
 pub fn replace_folder(files: &dyn FileSystem, folder: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    write_folder(files, folder, write, put_in_place)
+}
+
+/// Writes the files of a folder through `write`, which gets a temporary folder, then puts it at `folder`, where nothing or an
+/// empty folder is. What has appeared there meanwhile is untouched.
+///
+/// # Errors
+/// [`Error::Usage`] if something else is there; [`Error::Disk`]; any error of `write`.
+pub fn write_new_folder(files: &dyn FileSystem, folder: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    write_folder(files, folder, write, put_in_free_place)
+}
+
+fn write_folder(
+    files: &dyn FileSystem,
+    folder: &Path,
+    write: impl FnOnce(&Path) -> Result<()>,
+    put: impl FnOnce(&dyn FileSystem, &Path, &Path) -> Result<()>,
+) -> Result<()> {
     let temporary = sibling(folder, "tmp")?;
     remove(files, &temporary)?;
     let result = create_folder(files, &temporary)
         .and_then(|()| write(&temporary))
         .and_then(|()| sync_folder(files, &temporary))
-        .and_then(|()| put_in_place(files, &temporary, folder));
+        .and_then(|()| put(files, &temporary, folder));
     if result.is_err() {
         // The first error is the one to report; a leftover temporary folder is only untidy.
         let _ = remove(files, &temporary);
@@ -79,6 +97,18 @@ fn put_in_place(files: &dyn FileSystem, temporary: &Path, folder: &Path) -> Resu
         return remove(files, &old);
     }
     place(temporary, folder)?;
+    sync_folder(files, folder_of(folder))
+}
+
+/// Renames `temporary` to `folder`; no system puts a folder in place of anything but an empty one.
+fn put_in_free_place(files: &dyn FileSystem, temporary: &Path, folder: &Path) -> Result<()> {
+    files.rename(temporary, folder).map_err(|source| match source.kind() {
+        ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty | ErrorKind::NotADirectory => {
+            Error::usage(format!("{} already exists, and nothing is overwritten", folder.display()))
+                .with_hint("choose another output folder, or remove it first")
+        }
+        _ => Error::writing("put in place", folder)(source),
+    })?;
     sync_folder(files, folder_of(folder))
 }
 
@@ -143,6 +173,33 @@ mod tests {
         assert_eq!(error.exit_code(), 5);
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_new_folder_takes_a_free_or_empty_place_and_leaves_what_appears_there_meanwhile() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("out");
+        let write = |meanwhile: &dyn Fn()| {
+            write_new_folder(&Disk, &folder, |temporary| {
+                meanwhile();
+                write_bytes(&Disk, &temporary.join("state"), b"new")
+            })
+        };
+        write(&|| fs::create_dir(&folder).unwrap()).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        write(&|| ()).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        let full = || {
+            fs::create_dir(&folder).unwrap();
+            fs::write(folder.join("state"), "of another").unwrap();
+        };
+        assert_eq!(write(&full).unwrap_err().exit_code(), 2);
+        assert_eq!(fs::read_to_string(folder.join("state")).unwrap(), "of another");
+        fs::remove_dir_all(&folder).unwrap();
+        let error = write(&|| fs::write(&folder, "a file").unwrap()).unwrap_err();
+        assert!(error.hint().is_some_and(|hint| hint.contains("choose another")), "{error}");
+        assert_eq!(fs::read_to_string(&folder).unwrap(), "a file");
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "no temporary folder is left");
     }
 
     #[test]

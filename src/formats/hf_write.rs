@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::TokenizerFiles;
-use super::atomic_write::{replace_folder, write_bytes, write_json, write_synced};
+use super::atomic_write::{replace_folder, write_bytes, write_json, write_new_folder, write_synced};
 use super::file_system::{Disk, FileSystem};
 use super::hf_folder::{CHAT_TEMPLATE, CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS};
 use super::hf_names::as_in_file;
@@ -56,6 +56,14 @@ impl ModelFolder<'_> {
     pub fn write(&self, files: &dyn FileSystem, folder: &Path, tensors: Vec<TensorToWrite>) -> Result<()> {
         check_replaceable(folder)?;
         replace_folder(files, folder, |temporary| self.write_files(files, temporary, tensors))
+    }
+
+    /// As [`Self::write`], but nothing is replaced.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if anything but an empty folder is there; else as there.
+    pub fn write_new(&self, files: &dyn FileSystem, folder: &Path, tensors: Vec<TensorToWrite>) -> Result<()> {
+        write_new_folder(files, folder, |temporary| self.write_files(files, temporary, tensors))
     }
 
     fn write_files(&self, files: &dyn FileSystem, folder: &Path, tensors: Vec<TensorToWrite>) -> Result<()> {
@@ -176,6 +184,17 @@ mod tests {
         assert_eq!(model.config["model_type"], "qwen2");
         assert_eq!((model.tokenizer, model.generation_config), (None, None));
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_new_model_replaces_no_older_one() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = written(parent.path());
+        let (config, precision) = (&json!({"model_type": "qwen2"}), Precision::F32);
+        let model = ModelFolder { config, generation_config: None, tokenizer: None, model_card: None, precision };
+        assert_eq!(model.write_new(&Disk, &folder, tensors()).unwrap_err().exit_code(), 2);
+        assert_eq!(open_model_folder(&folder).unwrap().config["model_type"], "llama");
+        model.write_new(&Disk, &parent.path().join("free"), tensors()).unwrap();
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::atomic_write::{replace_folder, write_bytes, write_json, write_synced};
+use super::atomic_write::{write_bytes, write_json, write_new_folder, write_synced};
 use super::file_system::FileSystem;
 use super::hf_write::MODEL_CARD;
 use super::quantize::Precision;
@@ -37,12 +37,13 @@ pub struct PeftAdapter<'a> {
 }
 
 impl PeftAdapter<'_> {
-    /// Writes the folder. It appears only once it is complete and on disk; what was there is replaced.
+    /// Writes the folder. It appears only once it is complete and on disk.
     ///
     /// # Errors
-    /// [`crate::Error::Disk`] if writing fails; any error of a tensor's values.
+    /// [`crate::Error::Usage`] if anything but an empty folder is there; [`crate::Error::Disk`] if writing fails; any error of
+    /// a tensor's values.
     pub fn write(&self, files: &dyn FileSystem, folder: &Path, tensors: Vec<TensorToWrite>) -> Result<()> {
-        replace_folder(files, folder, |temporary| {
+        write_new_folder(files, folder, |temporary| {
             write_json(files, &temporary.join(ADAPTER_CONFIG), &self.config())?;
             write_bytes(files, &temporary.join(MODEL_CARD), self.model_card.as_bytes())?;
             let weights = temporary.join(WEIGHTS);
@@ -108,6 +109,7 @@ mod tests {
         let name = peft_name("layers.3.self_attn.q_proj.lora.a").unwrap();
         let tensor = HostTensor { name, shape: vec![2, 3], values: vec![0.5; 6] };
         adapter.write(&Disk, &folder, vec![tensor.into()]).unwrap();
+        assert_eq!(adapter.write(&Disk, &folder, Vec::new()).unwrap_err().exit_code(), 2, "nothing is replaced");
         let file = open_safetensors(&folder.join("adapter_model.safetensors")).unwrap();
         assert_eq!(
             file.names().collect::<Vec<_>>(),

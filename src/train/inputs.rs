@@ -10,7 +10,7 @@ use super::estimate::batches::RowLengths;
 use super::estimate::limits::Limits;
 use super::estimate::memory::Subject;
 use super::estimate::program::program_bytes;
-use super::run_data::RunFiles;
+use super::run_data::DataFiles;
 use super::served;
 use super::setup::{evaluation_settings, num_tokens_multiple};
 use crate::config::{EvaluationConfig, RunConfig, Unfinished};
@@ -64,7 +64,7 @@ impl Inputs {
             })
         };
         let policy = Policy::open_for(config, Path::new(&needed(&config.model, "model")?))?;
-        let files = RunFiles::find(config, &needed(&config.data, "data")?, console)?;
+        let files = DataFiles::find(config, &needed(&config.data, "data")?, console)?;
         let read = |files: &[PathBuf], max_rows| {
             policy.read_examples(files, &Wanted::new(config, max_rows), config.train.max_length, console)
         };

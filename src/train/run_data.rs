@@ -11,13 +11,13 @@ use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
 
 /// The data files of a run.
-pub struct RunFiles {
+pub struct DataFiles {
     pub train: Vec<PathBuf>,
     /// Empty: there is nothing to judge on.
     pub held_out: Vec<PathBuf>,
 }
 
-impl RunFiles {
+impl DataFiles {
     /// The files that `data` and `evaluation.data` stand for.
     ///
     /// # Errors
@@ -35,7 +35,7 @@ impl RunFiles {
             let folder = data.display();
             console.say(format!("files      {folder}: train on {}; judge on {}", listed(&train), listed(&held_out)));
         }
-        Ok(RunFiles { train, held_out })
+        Ok(DataFiles { train, held_out })
     }
 }
 
@@ -62,7 +62,7 @@ pub fn num_demonstrations(config: &RunConfig, console: &Console) -> Result<usize
         return Ok(config.max_rows.map_or(task.num_train, |most| most.min(task.num_train)));
     }
     let policy = Policy::open_for(config, Path::new(config.model.as_deref().unwrap_or_default()))?;
-    let files = RunFiles::find(config, config.data.as_deref().unwrap_or_default(), console)?;
+    let files = DataFiles::find(config, config.data.as_deref().unwrap_or_default(), console)?;
     let wanted = Wanted::new(config, config.max_rows);
     Ok(policy.read_examples(&files.train, &wanted, config.train.max_length, console)?.len())
 }

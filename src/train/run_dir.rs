@@ -71,6 +71,26 @@ impl RunDir {
         Self::lock(files, path, is_new)
     }
 
+    /// Makes a new run folder in `parent`: `name`, or `name-2` and so on, the first that is not there.
+    ///
+    /// # Errors
+    /// [`Error::Disk`].
+    pub fn create_named(files: Arc<dyn FileSystem>, parent: &Path, name: &str) -> Result<Self> {
+        let mut number = 1;
+        loop {
+            let path = parent.join(if number == 1 { name.to_owned() } else { format!("{name}-{number}") });
+            number += 1;
+            if path.exists() {
+                continue;
+            }
+            match Self::create(files.clone(), &path) {
+                // Another process was faster, and goes on in this folder.
+                Err(Error::Locked { .. } | Error::Usage { .. }) => {}
+                made => return made,
+            }
+        }
+    }
+
     /// Removes the folder again if this program made it, for a run that could not begin. In a folder that was there before
     /// nothing is removed.
     pub fn abandon(self) {
@@ -262,6 +282,18 @@ mod tests {
         assert!(!hint().contains("resume it there"), "there is no run yet");
         dir.write("config.ron", "()").unwrap();
         assert!(hint().contains("move the run folder to another disk and resume it there"));
+    }
+
+    #[test]
+    fn a_folder_that_is_there_is_never_the_one_that_is_made() {
+        let parent = tempfile::tempdir().unwrap();
+        let named = || RunDir::create_named(Arc::new(Disk), parent.path(), "night").unwrap();
+        fs::create_dir(parent.path().join("night-2")).unwrap();
+        let (first, second) = (named(), named());
+        assert_eq!(first.path(), parent.path().join("night"));
+        assert_eq!(second.path(), parent.path().join("night-3"));
+        first.abandon();
+        assert_eq!(named().path(), parent.path().join("night"));
     }
 
     #[test]

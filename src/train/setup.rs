@@ -86,22 +86,39 @@ impl Run {
         Self::start_on(Arc::new(Disk), config, output, console)
     }
 
+    /// [`Self::start`] in a folder of its own in `parent`: see [`RunDir::create_named`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_named(config: RunConfig, parent: &Path, name: &str, console: Console) -> Result<(Self, CausalLm)> {
+        Self::start_in(config, console, || RunDir::create_named(Arc::new(Disk), parent, name))
+    }
+
     /// [`Self::start`] on another file system.
     ///
     /// # Errors
     /// As there.
     pub fn start_on(
         files: Arc<dyn FileSystem>,
-        mut config: RunConfig,
+        config: RunConfig,
         output: &Path,
         console: Console,
     ) -> Result<(Self, CausalLm)> {
         RunDir::check_free(output)?;
+        Self::start_in(config, console, || RunDir::create(files, output))
+    }
+
+    /// `make_dir` is asked once everything but the disk is known to be right.
+    fn start_in(
+        mut config: RunConfig,
+        console: Console,
+        make_dir: impl FnOnce() -> Result<RunDir>,
+    ) -> Result<(Self, CausalLm)> {
         pin_devices(&mut config);
         let (dir, opened);
         if config.word_problems.is_some() {
             let device = device::open(config.device_names()[0])?;
-            dir = RunDir::create(files, output)?;
+            dir = make_dir()?;
             let made = make_task(&config, &dir, &device);
             match made.and_then(|()| Opened::open(&with_task_paths(&config, &dir), false, &console)) {
                 Ok(all) => opened = all,
@@ -114,7 +131,7 @@ impl Run {
             let sources = Sources::find(&config, &console)?;
             config = sources.pinned;
             opened = Opened::open(&sources.local, false, &console)?;
-            dir = RunDir::create(files, output)?;
+            dir = make_dir()?;
         }
         if let Err(error) = dir.check_space(opened.inputs.with_subject(&config, false, disk_bytes)) {
             dir.abandon();
@@ -149,6 +166,11 @@ impl Run {
     /// The devices that `auto` or the configuration stands for.
     pub fn device_names(&self) -> Vec<&str> {
         self.config.device_names().into_iter().map(device::resolve_name).collect()
+    }
+
+    /// The run folder.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Where the run talks to a person.

@@ -169,6 +169,14 @@ pub fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// The lines of a text file, sorted.
+#[track_caller]
+pub fn sorted_lines(path: &Path) -> Vec<String> {
+    let mut lines: Vec<String> = read(path).lines().map(str::to_owned).collect();
+    lines.sort_unstable();
+    lines
+}
+
 /// The keys of a JSON object, sorted.
 pub fn keys(value: &Value) -> Vec<&str> {
     let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();

@@ -4,12 +4,13 @@
 //! Tests that need many tensor shapes run on the CPU devices only, because a graphics card compiles a program for
 //! every new shape.
 
-use std::io::Write;
 use std::sync::OnceLock;
 
 use burn::tensor::Device;
 use gsil::device;
 use gsil::train::setup;
+
+use super::binary::say_skipped;
 
 /// A device and its name.
 #[derive(Debug)]
@@ -67,7 +68,7 @@ fn open(kind: &str, wanted: Option<&str>) -> Option<TestDevice> {
             Some(name) => name,
             None => {
                 if kind == "wgpu" {
-                    say_skipped(&format!("GSIL_TEST_DEVICE={names} leaves it out"));
+                    say_skipped("the tests of wgpu", &format!("GSIL_TEST_DEVICE={names} leaves it out"));
                 }
                 return None;
             }
@@ -76,16 +77,9 @@ fn open(kind: &str, wanted: Option<&str>) -> Option<TestDevice> {
     match device::open(name) {
         Ok(device) => Some(TestDevice { name: name.to_owned(), device }),
         Err(error) if kind == "wgpu" && wanted.is_none() => {
-            say_skipped(&error.to_string());
+            say_skipped("the tests of wgpu", &error.to_string());
             None
         }
         Err(error) => panic!("device `{name}` does not open: {error}"),
     }
-}
-
-/// Written to stderr itself: the test harness hides what a passing test prints.
-fn say_skipped(reason: &str) {
-    let line = "=".repeat(80);
-    let text = format!("\n{line}\nwgpu tests are SKIPPED: {reason}\n{line}\n");
-    std::io::stderr().write_all(text.as_bytes()).unwrap();
 }

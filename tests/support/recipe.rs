@@ -15,7 +15,8 @@ use gsil::formats::safetensors::open_safetensors;
 use gsil::train::checkpoint::Progress;
 
 use super::binary::{
-    Outcome, Random, command, ending_model, read, read_json, read_json_lines, tiny_model_with, wait, write_rows,
+    Outcome, Random, command, ending_model, read, read_json, read_json_lines, sorted_lines, tiny_model_with, wait,
+    write_rows,
 };
 use super::tensors::assert_near_by_norm;
 
@@ -256,12 +257,6 @@ fn figures(run: &Path) -> Vec<Value> {
         row.retain(|key, _| key != "seconds" && key != "tokens_per_s");
     }
     rows
-}
-
-fn sorted_lines(path: &Path) -> Vec<String> {
-    let mut lines: Vec<String> = read(path).lines().map(str::to_owned).collect();
-    lines.sort_unstable();
-    lines
 }
 
 /// Sends a signal; a process that has ended is left alone.

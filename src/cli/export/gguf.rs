@@ -7,7 +7,7 @@ use super::model_card::ModelCard;
 use super::source::Source;
 use crate::config::RunConfig;
 use crate::error::Result;
-use crate::formats::atomic_write::{replace_folder, write_bytes};
+use crate::formats::atomic_write::{write_bytes, write_new_folder};
 use crate::formats::file_system::Disk;
 use crate::formats::gguf::open_gguf;
 use crate::formats::gguf_tokenizer_write::tokenizer_metadata;
@@ -34,7 +34,7 @@ pub(super) fn write(source: &Source, target: &Target, console: &Console) -> Resu
     }
     let card = ModelCard { source, target, library: "gguf" }.text(&policy.config)?;
     let modelfile = modelfile(&metadata, &policy.eos_token_ids);
-    replace_folder(&Disk, &target.output, |folder| {
+    write_new_folder(&Disk, &target.output, |folder| {
         write_bytes(&Disk, &folder.join("README.md"), card.as_bytes())?;
         write_bytes(&Disk, &folder.join("Modelfile"), modelfile.as_bytes())?;
         write_gguf(&Disk, &folder.join("model.gguf"), &metadata, tensors)

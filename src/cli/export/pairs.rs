@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::source::{Run, Source};
+use super::{Format, check_output};
 use crate::data::data_folder::{Split, files_of};
 use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
@@ -89,6 +90,7 @@ pub(super) fn write(
         "iteration {}: {num_kept} pairs; {num_left_out} left out, as in the training (cut off or too long)",
         iteration.number
     ));
+    check_output(output, Format::Pairs)?; // something may have appeared there meanwhile
     replace_text(&Disk, output, &lines)
 }
 

@@ -36,8 +36,8 @@ fn head(facts: &Facts) -> String {
     };
     format!(
         "data        {}\nmodel       {}\nshape       {}\nrows        {} read, {} used, {} dropped, {} refused\nmax_length  {} tokens, prompt and response together ({limit})\n",
-        facts.files.join("\n            "),
-        facts.model,
+        facts.files.iter().map(|file| shown(file)).collect::<Vec<_>>().join("\n            "),
+        shown(&facts.model),
         shapes.join("\n            "),
         inspection.num_rows,
         inspection.num_used,
@@ -48,7 +48,7 @@ fn head(facts: &Facts) -> String {
 }
 
 fn shown_row(row: &ShownRow, has_colours: bool) -> String {
-    let fate = row.dropped.as_ref().map_or("used".to_owned(), |reason| format!("left out: {reason}"));
+    let fate = row.dropped.as_ref().map_or("used".to_owned(), |reason| format!("left out: {}", shown(reason)));
     let (prompt, response) = (row.num_prompt_tokens, row.num_response_tokens);
     let mut text = format!("-- {}, {fate}; {prompt} prompt and {response} response tokens\n", row.place);
     if !row.demonstration.is_empty() {
