@@ -369,7 +369,11 @@ fn one_method_can_be_run_alone_models_need_not_be_kept_and_a_start_without_answe
     let grid = folder.path().join("grid");
     assert!(!cell(&grid, "sft", 0).exists());
     let own = cell(&grid, "gsil", 0);
-    assert!(!own.join("model").exists() && !own.join("checkpoints").exists() && own.join("report.html").exists());
+    assert!(!own.join("model").exists() && !own.join("checkpoints").exists());
+    let finished = "<span class=\"badge good\">finished</span>";
+    assert!(read(&own.join("report.html")).contains(finished));
+    gsil(&own, &["report", "."]).succeeded();
+    assert!(read(&own.join("report.html")).contains(finished), "its checkpoints are gone");
     let again = gsil(folder.path(), &["resume", "grid/cells/gsil/seed-0"]).succeeded();
     assert!(again.stderr.contains("this run is finished") && again.stdout.contains("iteration 0"), "{}", again.stderr);
     assert!(!again.stderr.contains("model   "), "there is none any more: {}", again.stderr);

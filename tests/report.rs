@@ -15,6 +15,9 @@ use crate::support::events::read_scalars;
 
 const ATTACK: &str = "<script>alert('gsil')</script><img src=x onerror=alert(1)>";
 
+/// The badge of a run that has nothing left to do.
+const FINISHED: &str = "<span class=\"badge good\">finished</span>";
+
 /// One update of an iteration as training logs it.
 fn update(total_step: usize) -> Value {
     let part = total_step as f64 / 100.0;
@@ -101,8 +104,7 @@ fn training_leaves_a_page_and_events_with_the_numbers_of_its_metrics() {
     let run = folder.path().join("run");
 
     let page = read(&run.join("report.html"));
-    for expected in ["finished", "continued sft", "Loss and its two sides", "Implicit-reward accuracy", "row 0", "Time"]
-    {
+    for expected in [FINISHED, "continued sft", "Loss and its two sides", "Implicit-reward accuracy", "row 0", "Time"] {
         assert!(page.contains(expected), "{expected}");
     }
     for phase in ["generation", "scoring", "evaluation"] {
@@ -264,6 +266,24 @@ fn a_run_that_has_only_begun_gets_a_page_that_says_so() {
     write_lines(&folder.path().join("metrics.jsonl"), &[update(1)]);
     let page = report(folder.path(), &[]);
     assert!(page.contains("not finished") && page.contains("1 of 2 stages are evaluated"), "{page}");
+}
+
+/// The aligned model is written after the last evaluation, and may fail to be.
+#[test]
+fn a_run_is_called_finished_only_once_its_last_checkpoint_is_saved() {
+    let folder = tempdir().unwrap();
+    write_run(folder.path(), 3);
+    fs::write(folder.path().join("latest"), "step-000003-iteration-0").unwrap();
+    let page = report(folder.path(), &[]);
+    assert!(!page.contains(FINISHED) && page.contains("the last checkpoint is not saved yet"), "{page}");
+    fs::write(folder.path().join("latest"), "step-000003-done").unwrap();
+    assert!(report(folder.path(), &[]).contains(FINISHED));
+    write_lines(&folder.path().join("evaluations.jsonl"), &[evaluation("start", 0)]);
+    assert!(!report(folder.path(), &[]).contains(FINISHED), "an evaluation is missing");
+    // A copy of what a report needs: what it holds was finished.
+    fs::remove_file(folder.path().join("latest")).unwrap();
+    write_run(folder.path(), 3);
+    assert!(report(folder.path(), &[]).contains(FINISHED));
 }
 
 #[test]

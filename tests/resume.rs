@@ -23,7 +23,10 @@ fn a_run_stopped_in_training_resumes_to_the_same_bytes() {
     let stopped = recipe.interrupt("stopped", "metrics.jsonl", 6..30, "INT");
     assert_stopped(&stopped, 130);
     let resumed = recipe.finish("stopped");
-    assert!(resumed.stderr.contains("continuing at iteration 0, update "), "{}", resumed.stderr);
+    let (_, update) = resumed.stderr.split_once("continuing at iteration 0, update ").expect(&resumed.stderr);
+    let before = format!(" ({} done before)", update.lines().next().unwrap());
+    let trained = resumed.stderr.lines().find(|line| line.contains("training 30 of 30 updates in ")).unwrap();
+    assert!(trained.ends_with(&before), "{}", resumed.stderr);
     recipe.assert_same("alone", "stopped");
 }
 

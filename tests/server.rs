@@ -18,7 +18,7 @@ use gsil::model::{ModelConfig, weights};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
-use crate::support::binary::{Outcome, command, read, read_json_lines, text, wait};
+use crate::support::binary::{Outcome, command, gsil, read, read_json_lines, text, wait};
 use crate::support::flex;
 use crate::support::mock_server::{MockServer, Reply, ServedPolicy};
 
@@ -355,6 +355,24 @@ fn settings_that_a_server_would_not_follow_are_refused_before_anything_is_made()
         assert!(stderr.contains(said), "{stderr}");
         assert!(!place.path("run").exists());
     }
+}
+
+#[test]
+fn an_estimate_says_that_the_servers_part_is_not_in_its_time() {
+    let place = Workplace::new();
+    let own =
+        ["estimate", "--model", "model", "--data", "rows.jsonl", "--device", "flex", "evaluation.generate_rows=0"];
+    let server = "server.url=http://127.0.0.1:9/v1";
+    let estimate = |more: &[&str]| gsil(&place.path(""), &[&own[..], more].concat()).succeeded();
+    let said = |more: &[&str]| estimate(more).stdout.contains(" without the server's part: ");
+    assert!(said(&[server]) && !said(&[]));
+    let time = |more: &[&str]| estimate(&[&["--json"], more].concat()).json_lines().remove(0)["time"].take();
+    let (with, without) = (time(&[server]), time(&[]));
+    assert_eq!((&with["without_server"], &without["without_server"]), (&Value::Bool(true), &Value::Bool(false)));
+    assert_eq!(with["seconds_per_decoded_token"], 0.0, "nothing is decoded here: {with}");
+    let speed = |key: &str| without[key].as_f64().unwrap();
+    assert!(speed("seconds_per_decoded_token") >= speed("seconds_per_prompt_token"), "{without}");
+    assert!(speed("seconds_per_prompt_token") > 0.0, "{without}");
 }
 
 fn files_below(folder: &Path) -> Vec<PathBuf> {

@@ -16,7 +16,7 @@ use crate::report::table::{duration, format_table};
 use crate::train::estimate::limits::Limits;
 use crate::train::estimate::memory::{Memory, Part, PhaseMemory, memory};
 use crate::train::estimate::savings::{Change, Combination, changes, combination};
-use crate::train::estimate::time::{PhaseSeconds, Speed, Work};
+use crate::train::estimate::time::{PhaseSeconds, Speed, WITHOUT_SERVER, Work};
 use crate::train::estimate::{OTHER_MODEL, bytes, disk_bytes, phase_name};
 use crate::train::inputs::Inputs;
 use crate::train::run_dir::RunDir;
@@ -57,6 +57,8 @@ struct Time {
     speed: Speed,
     phases: Vec<PhaseSeconds>,
     seconds: f64,
+    /// A server writes the responses: how long that takes is in none of these.
+    without_server: bool,
 }
 
 pub(super) fn estimate(args: EstimateArgs) -> Result<()> {
@@ -115,7 +117,8 @@ impl Estimate {
             };
             let speed = work.measure_speed(&model, num_tokens_multiple(&inputs.device_name))?;
             let phases = work.seconds(speed);
-            estimate.time = Some(Time { speed, seconds: phases.iter().map(|phase| phase.seconds).sum(), phases });
+            let seconds = phases.iter().map(|phase| phase.seconds).sum();
+            estimate.time = Some(Time { speed, phases, seconds, without_server: work.is_without_server() });
         }
         Ok(estimate)
     }
@@ -180,7 +183,8 @@ impl Estimate {
         let Some(time) = &self.time else { return String::new() };
         let phase = |phase: &PhaseSeconds| format!("{} {}", phase_name(phase.phase), duration(phase.seconds));
         let phases: Vec<String> = time.phases.iter().map(phase).collect();
-        format!("time       about {}: {}\n", duration(time.seconds), phases.join(", "))
+        let part = if time.without_server { format!(" {WITHOUT_SERVER}") } else { String::new() };
+        format!("time       about {}{part}: {}\n", duration(time.seconds), phases.join(", "))
     }
 
     fn change_lines(&self) -> String {

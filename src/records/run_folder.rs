@@ -9,12 +9,21 @@ use crate::error::{Error, Result};
 pub const CONFIG_FILE: &str = "config.ron";
 /// What a run's figures depend on besides its settings, and what it began with.
 pub const ENVIRONMENT_FILE: &str = "env.json";
+/// The name of the newest checkpoint; it stays when checkpoints are removed.
+pub const LATEST_FILE: &str = "latest";
+/// What the name of a checkpoint ends in, after a hyphen, once nothing is left to do.
+pub const DONE: &str = "done";
 /// A comparison's settings.
 pub const COMPARE_FILE: &str = "compare.ron";
 
 /// Whether a folder is that of a run.
 pub fn holds_run(folder: &Path) -> bool {
     folder.join(CONFIG_FILE).is_file()
+}
+
+/// Whether the checkpoint of this name, as [`LATEST_FILE`] has it, is the last one of its run.
+pub fn is_last_checkpoint(name: &str) -> bool {
+    name.trim_end().rsplit_once('-').is_some_and(|(_, stage)| stage == DONE)
 }
 
 /// # Errors
@@ -36,6 +45,14 @@ pub fn check_holds_run(folder: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_checkpoint_is_told_by_its_name() {
+        assert!(is_last_checkpoint("step-000015-done\n"));
+        for name in ["step-000015-iteration-1", "step-000015-continued-sft", "step-000015-undone", "done", ""] {
+            assert!(!is_last_checkpoint(name), "{name}");
+        }
+    }
 
     #[test]
     fn what_is_no_run_is_told_apart() {

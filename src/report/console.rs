@@ -51,13 +51,8 @@ impl Console {
     pub fn bar(&self, label: &str, total: u64, unit: Unit) -> Bar {
         let started = Instant::now();
         if !self.interactive {
-            return Bar {
-                label: label.to_owned(),
-                total,
-                unit,
-                shown: Shown::Lines { done: 0, last: started },
-                started,
-            };
+            let shown = Shown::Lines { done: 0, last: started };
+            return Bar { label: label.to_owned(), total, unit, num_before: 0, shown, started };
         }
         let counts = match unit {
             Unit::Bytes => "{decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}",
@@ -66,7 +61,7 @@ impl Console {
         let style = ProgressStyle::with_template(&format!("{{prefix:>14}} {{bar:24}} {counts} {{eta}} {{msg}}"));
         let bar = ProgressBar::new(total).with_prefix(label.to_owned());
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Bar { label: label.to_owned(), total, unit, shown: Shown::Bar(bar), started }
+        Bar { label: label.to_owned(), total, unit, num_before: 0, shown: Shown::Bar(bar), started }
     }
 }
 
@@ -84,6 +79,8 @@ pub struct Bar {
     label: String,
     total: u64,
     unit: Unit,
+    /// Of the units that are done, those that were done earlier.
+    num_before: u64,
     shown: Shown,
     started: Instant,
 }
@@ -104,6 +101,22 @@ impl Bar {
         self.say_if_due("");
     }
 
+    /// `count` more units were done earlier, by a run that was stopped: they are no work of this time.
+    pub fn skip(&mut self, count: u64) {
+        if count == 0 {
+            return; // the speed so far stands
+        }
+        self.num_before += count;
+        match &mut self.shown {
+            Shown::Bar(bar) => {
+                bar.inc(count);
+                bar.tick(); // what was not drawn yet would count as the work of the next moment
+                bar.reset_eta();
+            }
+            Shown::Lines { done, .. } => *done += count,
+        }
+    }
+
     /// A few words behind the bar.
     pub fn note(&mut self, text: &str) {
         match &self.shown {
@@ -113,15 +126,45 @@ impl Bar {
     }
 
     fn say_if_due(&mut self, note: &str) {
-        if let Shown::Lines { done, last } = &mut self.shown
+        if let Shown::Lines { last, .. } = &mut self.shown
             && last.elapsed() >= PLAIN_INTERVAL
         {
             *last = Instant::now();
-            let (done, total) = self.unit.describe(*done, self.total);
             let seconds = self.started.elapsed().as_secs_f64();
-            let line = format!("{:>14} {done} of {total} after {seconds:.0} s {note}", self.label);
+            let line = format!("{} after {seconds:.0} s{} {note}", self.counts(), self.done_before());
             talk(&format!("{}\n", line.trim_end()));
         }
+    }
+
+    fn num_done(&self) -> u64 {
+        match &self.shown {
+            Shown::Bar(bar) => bar.position(),
+            Shown::Lines { done, .. } => *done,
+        }
+    }
+
+    /// What is done of what.
+    fn counts(&self) -> String {
+        let (done, total) = self.unit.describe(self.num_done(), self.total);
+        format!("{:>14} {done} of {total}", self.label)
+    }
+
+    /// Empty if all was done in this time.
+    fn done_before(&self) -> String {
+        match self.num_before {
+            0 => String::new(),
+            before => format!(" ({} done before)", self.unit.describe(before, self.total).0),
+        }
+    }
+
+    /// Takes the bar away and says what was done in this time; None if there was nothing to do.
+    fn closed(&self, seconds: f64) -> Option<String> {
+        let is_something = (self.num_done(), self.total) != (0, 0);
+        let line = is_something.then(|| format!("{} in {seconds:.1} s{}\n", self.counts(), self.done_before()));
+        if let Shown::Bar(bar) = &self.shown {
+            bar.finish_and_clear(); // after which its position is its end, wherever it stood
+        }
+        line
     }
 }
 
@@ -144,19 +187,9 @@ impl Unit {
 impl Drop for Bar {
     fn drop(&mut self) {
         let seconds = self.started.elapsed().as_secs_f64();
-        match &self.shown {
-            Shown::Bar(bar) => bar.finish_and_clear(),
-            Shown::Lines { .. } => {}
+        if let Some(line) = self.closed(seconds) {
+            talk(&line);
         }
-        let done = match &self.shown {
-            Shown::Bar(bar) => bar.position(),
-            Shown::Lines { done, .. } => *done,
-        };
-        if (done, self.total) == (0, 0) {
-            return; // there was nothing to do
-        }
-        let (done, total) = self.unit.describe(done, self.total);
-        talk(&format!("{:>14} {done} of {total} in {seconds:.1} s\n", self.label));
     }
 }
 
@@ -174,6 +207,39 @@ mod tests {
         assert_eq!(said(Unit::Bytes, 100_000_000, 540_000_000), "100 of 540 MB");
         assert_eq!(said(Unit::Count("responses"), 1, 1), "1 of 1 response");
         assert_eq!(said(Unit::Count("rows"), 0, 2), "0 of 2 rows");
+    }
+
+    #[test]
+    fn units_that_were_done_earlier_are_said_apart() {
+        let mut bar = Console { interactive: false }.bar("training", 10_000, Unit::Count("updates"));
+        bar.advance(5);
+        assert_eq!(bar.closed(1.0).unwrap(), "      training 5 of 10000 updates in 1.0 s\n");
+        bar.skip(9990);
+        bar.advance(5);
+        let said = "      training 10000 of 10000 updates in 12.3 s (9990 done before)\n";
+        assert_eq!(bar.closed(12.3).unwrap(), said);
+        let mut bar = Console { interactive: false }.bar("fetching", 500_000, Unit::Bytes);
+        bar.skip(300_000);
+        assert_eq!(bar.closed(0.5).unwrap(), "      fetching 0.3 of 0.5 MB in 0.5 s (0.3 done before)\n");
+        assert_eq!(Console { interactive: false }.bar("judging", 0, Unit::Count("turns")).closed(1.0), None);
+    }
+
+    #[test]
+    fn a_bar_that_is_left_in_the_middle_says_where_it_stood() {
+        for interactive in [false, true] {
+            let mut bar = Console { interactive }.bar("training", 100, Unit::Count("updates"));
+            bar.advance(5);
+            assert_eq!(bar.closed(1.0).unwrap(), "      training 5 of 100 updates in 1.0 s\n");
+        }
+    }
+
+    #[test]
+    fn units_that_were_done_earlier_are_no_part_of_a_bars_speed() {
+        let mut bar = Console { interactive: true }.bar("training", 1_000_000, Unit::Count("updates"));
+        bar.skip(900_000);
+        let Shown::Bar(shown) = &bar.shown else { panic!("it is a bar") };
+        std::thread::sleep(Duration::from_millis(1)); // a speed needs some time to be one of
+        assert_eq!((shown.position(), shown.per_sec()), (900_000, 0.0));
     }
 
     #[test]

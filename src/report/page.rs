@@ -64,8 +64,13 @@ pub(super) fn document(title: &str, status: &str, main: &str, words: &str) -> St
 fn status(run: &RunFiles) -> String {
     let (done, all) = run.stages_done();
     match (run.updates.last(), run.evaluations.last()) {
-        _ if done == all => {
+        _ if run.is_finished() => {
             format!("<span class=\"badge good\">finished</span> {} updates.", count(run.updates.len()))
+        }
+        _ if done == all => {
+            "<span class=\"badge\">not finished</span> All stages are evaluated; the last checkpoint is \
+                             not saved yet."
+                .to_owned()
         }
         (Some(update), _) => format!(
             "<span class=\"badge\">not finished</span> {done} of {all} stages are evaluated; the last update \

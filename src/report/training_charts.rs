@@ -88,8 +88,36 @@ const SUPERVISED: [Kind; 2] = [
     },
 ];
 
+/// A run whose updates are drawn.
+struct Drawn<'a> {
+    files: &'a RunFiles,
+    /// Updates of the whole run before iteration 0.
+    num_before: usize,
+}
+
+impl<'a> Drawn<'a> {
+    fn new(files: &'a RunFiles) -> Self {
+        let first = files.updates.iter().find(|update| update.is_of_iteration());
+        Drawn { files, num_before: first.map_or(0, |first| first.total_step - 1) }
+    }
+
+    /// The first update of each iteration.
+    fn starts(&self) -> impl Iterator<Item = &'a UpdateRow> {
+        self.files.updates.iter().filter(|update| update.is_of_iteration() && update.stage_step == 1)
+    }
+
+    /// Where an update is drawn: counted from the start of iteration 0, or of its own supervised stage.
+    fn x(&self, update: &UpdateRow) -> f64 {
+        match update.is_of_iteration() {
+            true => (update.total_step - self.num_before) as f64,
+            false => update.stage_step as f64,
+        }
+    }
+}
+
 /// All charts of training, the first run's with the others' on top.
 pub fn section(runs: &[RunFiles]) -> String {
+    let runs: Vec<Drawn<'_>> = runs.iter().map(Drawn::new).collect();
     let group = |title: &str, charts: Vec<Chart>| match charts.is_empty() {
         true => String::new(),
         false => {
@@ -99,45 +127,45 @@ pub fn section(runs: &[RunFiles]) -> String {
     };
     format!(
         "{}{}{}",
-        group("Iterations", iteration_charts(runs)),
-        group("Supervised stage", supervised_charts(runs, "sft")),
-        group("For comparison: supervised updates from the same start", supervised_charts(runs, CONTINUED_SFT))
+        group("Iterations", iteration_charts(&runs)),
+        group("Supervised stage", supervised_charts(&runs, "sft")),
+        group("For comparison: supervised updates from the same start", supervised_charts(&runs, CONTINUED_SFT))
     )
 }
 
-fn iteration_charts(runs: &[RunFiles]) -> Vec<Chart> {
+fn iteration_charts(runs: &[Drawn<'_>]) -> Vec<Chart> {
     let charts = ITERATIONS.iter().map(|kind| {
         let mut chart = chart(kind, runs, &UpdateRow::is_of_iteration);
         if kind.title == WITH_COMPARISON && !chart.series.is_empty() {
             add_comparison(&mut chart, runs);
         }
-        chart.marks = starts(&runs[0]).map(|update| (x(&runs[0], update) - 0.5, update.stage.clone())).collect();
+        chart.marks = runs[0].starts().map(|update| (runs[0].x(update) - 0.5, update.stage.clone())).collect();
         chart
     });
     charts.filter(|chart| !chart.series.is_empty()).collect()
 }
 
-fn supervised_charts(runs: &[RunFiles], stage: &str) -> Vec<Chart> {
+fn supervised_charts(runs: &[Drawn<'_>], stage: &str) -> Vec<Chart> {
     let charts = SUPERVISED.iter().map(|kind| chart(kind, runs, &|update| update.stage == stage));
     charts.filter(|chart| !chart.series.is_empty()).collect()
 }
 
 /// One run: a colour for each figure. Several runs: a colour for each run, a kind of line for each figure.
-fn chart(kind: &Kind, runs: &[RunFiles], belongs: &dyn Fn(&UpdateRow) -> bool) -> Chart {
+fn chart(kind: &Kind, runs: &[Drawn<'_>], belongs: &dyn Fn(&UpdateRow) -> bool) -> Chart {
     let mut series = Vec::new();
     for (i, run) in runs.iter().enumerate() {
-        let breaks: Vec<f64> = starts(run).filter(|update| belongs(update)).map(|update| x(run, update)).collect();
+        let breaks: Vec<f64> = run.starts().filter(|update| belongs(update)).map(|update| run.x(update)).collect();
         for (j, (name, figure)) in kind.curves.iter().enumerate() {
-            let updates = run.updates.iter().filter(|update| belongs(update));
+            let updates = run.files.updates.iter().filter(|update| belongs(update));
             let points: Vec<Point> =
-                updates.filter_map(|update| Some(Point { x: x(run, update), y: figure(&update.metrics)? })).collect();
+                updates.filter_map(|update| Some(Point { x: run.x(update), y: figure(&update.metrics)? })).collect();
             if points.is_empty() {
                 continue;
             }
             series.push(match runs.len() {
                 1 => Series::of_updates((*name).to_owned(), j, points, &breaks),
                 _ => {
-                    let curve = Series::of_updates(format!("{}: {name}", run.name), i, points, &breaks);
+                    let curve = Series::of_updates(format!("{}: {name}", run.files.name), i, points, &breaks);
                     Series { dash: j % NUM_DASHES, ..curve }
                 }
             });
@@ -156,32 +184,64 @@ fn chart(kind: &Kind, runs: &[RunFiles], belongs: &dyn Fn(&UpdateRow) -> bool) -
     }
 }
 
-fn add_comparison(chart: &mut Chart, runs: &[RunFiles]) {
+fn add_comparison(chart: &mut Chart, runs: &[Drawn<'_>]) {
     for (i, run) in runs.iter().enumerate() {
-        let updates = run.updates.iter().filter(|update| update.stage == CONTINUED_SFT);
+        let updates = run.files.updates.iter().filter(|update| update.stage == CONTINUED_SFT);
         let points: Vec<Point> = updates
-            .map(|update| Point { x: x(run, update), y: update.metrics.demonstration_log_prob_per_token })
+            .map(|update| Point { x: run.x(update), y: update.metrics.demonstration_log_prob_per_token })
             .collect();
         if points.is_empty() {
             continue;
         }
         chart.series.push(match runs.len() {
             1 => Series::of_updates(CONTINUED_SFT.to_owned(), 1, points, &[]),
-            _ => Series { dash: 1, ..Series::of_updates(format!("{}: continued sft", run.name), i, points, &[]) },
+            _ => Series { dash: 1, ..Series::of_updates(format!("{}: continued sft", run.files.name), i, points, &[]) },
         });
     }
 }
 
-/// The first update of each iteration.
-fn starts(run: &RunFiles) -> impl Iterator<Item = &UpdateRow> {
-    run.updates.iter().filter(|update| update.is_of_iteration() && update.stage_step == 1)
-}
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
 
-/// Where an update is drawn: counted from the start of iteration 0, or of its own supervised stage.
-fn x(run: &RunFiles, update: &UpdateRow) -> f64 {
-    let before = run.updates.iter().find(|update| update.is_of_iteration()).map_or(0, |first| first.total_step - 1);
-    match update.is_of_iteration() {
-        true => (update.total_step - before) as f64,
-        false => update.stage_step as f64,
+    use super::*;
+    use crate::config::RunConfig;
+
+    fn update(stage: &str, stage_step: usize, total_step: usize) -> UpdateRow {
+        let figures = json!({
+            "stage": stage, "stage_step": stage_step, "total_step": total_step, "epoch": 0, "loss": 1.0,
+            "loss_demonstration": 0.5, "loss_self_generated": 0.5, "demonstration_log_prob_per_token": -1.0,
+            "grad_norm": 1.0, "lr": 1e-5, "num_clamped": 0.0, "tokens_per_s": 1.0, "seconds": 1.0,
+        });
+        serde_json::from_value(figures).unwrap()
+    }
+
+    #[test]
+    fn updates_are_counted_from_the_start_of_iteration_0_and_supervised_ones_in_their_stage() {
+        let updates = [
+            ("sft", 1, 1),
+            ("sft", 2, 2),
+            ("iteration 0", 1, 3),
+            ("iteration 0", 2, 4),
+            ("iteration 1", 1, 5),
+            (CONTINUED_SFT, 1, 6),
+        ];
+        let run = RunFiles {
+            name: "run".to_owned(),
+            config: RunConfig::default(),
+            config_text: String::new(),
+            environment: Value::Null,
+            about: None,
+            updates: updates.map(|(stage, step, total_step)| update(stage, step, total_step)).to_vec(),
+            evaluations: Vec::new(),
+            iterations: Vec::new(),
+            timing: Vec::new(),
+            latest_checkpoint: None,
+            began_s: 0.0,
+        };
+        let drawn = Drawn::new(&run);
+        let places: Vec<f64> = run.updates.iter().map(|update| drawn.x(update)).collect();
+        assert_eq!(places, [1.0, 2.0, 1.0, 2.0, 3.0, 1.0]);
+        assert_eq!(drawn.starts().map(|update| drawn.x(update)).collect::<Vec<_>>(), [1.0, 3.0]);
     }
 }

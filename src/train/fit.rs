@@ -90,7 +90,7 @@ impl Run {
             num_tokens_multiple: self.num_tokens_multiple,
         };
         let mut bar = self.console.bar("training", num_steps as u64, Unit::Count("updates"));
-        bar.advance(progress.stage_steps as u64);
+        bar.skip(progress.stage_steps as u64);
         while progress.stage_steps < num_steps {
             let step = progress.stage_steps;
             let epoch = step / steps_per_epoch;

@@ -118,6 +118,7 @@ impl Run {
             };
             checkpoint::save(&self.dir, &progress, &model, None, self.keep())?;
         }
+        self.report(); // only now is the run finished
         self.dir.read_lines(EVALUATIONS_FILE)
     }
 

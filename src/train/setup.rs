@@ -13,7 +13,7 @@ use super::environment;
 use super::estimate::limits::Limits;
 use super::estimate::memory::Memory;
 use super::estimate::savings::{Change, changes};
-use super::estimate::time::{Standing, Work};
+use super::estimate::time::{Standing, WITHOUT_SERVER, Work};
 use super::estimate::{advice, bytes, disk_bytes, memory_that_fits, phase_name};
 use super::inputs::{HeldOut, Inputs};
 use super::replicas::Replicas;
@@ -215,7 +215,7 @@ impl Run {
         let speed = work.measure_speed(model, self.num_tokens_multiple)?;
         let seconds = work.seconds(speed).iter().map(|phase| phase.seconds).sum();
         let what = if self.resumed.is_some() { "what is left" } else { "the whole run" };
-        let part = if self.config.server.is_some() { " without the server's part" } else { "" };
+        let part = if work.is_without_server() { format!(" {WITHOUT_SERVER}") } else { String::new() };
         console.say(format!("time       about {} for {what}{part}, at the speed just measured", duration(seconds)));
         Ok(())
     }

@@ -130,12 +130,7 @@ impl<'a> Repository<'a> {
             self.console.say(format!("fetching {} from {}", self.address.at(commit), client.shown_endpoint()));
             self.console.bar("fetching", num_bytes, Unit::Bytes)
         });
-        let mut advance = |count| {
-            if let Some(bar) = &mut bar {
-                bar.advance(count);
-            }
-        };
-        files.iter().try_for_each(|file| self.fetch(client, commit, file, &mut advance))
+        files.iter().try_for_each(|file| self.fetch(client, commit, file, &mut bar))
     }
 
     /// Asks for the commit of the revision and its files.

@@ -13,6 +13,7 @@ use super::repository::Repository;
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::folder_of;
 use crate::formats::file_system::{Disk, FileSystem};
+use crate::report::console::Bar;
 
 /// Tries of one request, or of one file without progress.
 const NUM_TRIES: u32 = 4;
@@ -67,11 +68,11 @@ impl Repository<'_> {
     /// # Errors
     /// [`Error::Server`] if the transfer breaks off again and again, [`Error::Input`] if what came is not what the hub said,
     /// [`Error::DiskFull`], [`Error::Disk`].
-    pub fn fetch(&self, client: &Client, commit: &str, file: &RemoteFile, advance: &mut dyn FnMut(u64)) -> Result<()> {
+    pub fn fetch(&self, client: &Client, commit: &str, file: &RemoteFile, bar: &mut Option<Bar>) -> Result<()> {
         let lock = self.locked(file)?;
         // Another process may have been faster.
         if !self.has_content(file) {
-            self.download(client, commit, file, advance)?;
+            self.download(client, commit, file, bar)?;
         }
         drop(lock);
         self.cache.link(commit, &file.name, &file.etag)
@@ -93,18 +94,20 @@ impl Repository<'_> {
         Ok(lock)
     }
 
-    fn download(&self, client: &Client, commit: &str, file: &RemoteFile, advance: &mut dyn FnMut(u64)) -> Result<()> {
+    fn download(&self, client: &Client, commit: &str, file: &RemoteFile, bar: &mut Option<Bar>) -> Result<()> {
         let blob = self.cache.blob(&file.etag);
         create_folder(folder_of(&blob))?;
         let mut part = Part::open(self.cache.incomplete(&file.etag), file)?;
         check_space(&part)?;
-        advance(part.num_bytes);
+        if let Some(bar) = bar {
+            bar.skip(part.num_bytes);
+        }
         let is_continued = part.num_bytes > 0;
-        self.complete(client, commit, &mut part, advance)?;
+        self.complete(client, commit, &mut part, bar)?;
         if is_continued && !part.is_right() {
             // The beginning came from an earlier download, perhaps of another program: once more, from nothing.
             part.restart()?;
-            self.complete(client, commit, &mut part, advance)?;
+            self.complete(client, commit, &mut part, bar)?;
         }
         if !part.is_right() {
             return Err(self.damaged(&part));
@@ -113,11 +116,11 @@ impl Repository<'_> {
     }
 
     /// Appends what is missing, in as many tries as bring something.
-    fn complete(&self, client: &Client, commit: &str, part: &mut Part, advance: &mut dyn FnMut(u64)) -> Result<()> {
+    fn complete(&self, client: &Client, commit: &str, part: &mut Part, bar: &mut Option<Bar>) -> Result<()> {
         let mut attempt = 1;
         loop {
             let before = part.num_bytes;
-            let Err(failure) = self.append(client, commit, part, advance)? else { return Ok(()) };
+            let Err(failure) = self.append(client, commit, part, bar)? else { return Ok(()) };
             attempt = if part.num_bytes > before { 1 } else { attempt + 1 };
             if !failure.is_passing() || attempt > NUM_TRIES {
                 return Err(self.error(client, failure, Some(&part.remote.name)));
@@ -132,7 +135,7 @@ impl Repository<'_> {
         client: &Client,
         commit: &str,
         part: &mut Part,
-        advance: &mut dyn FnMut(u64),
+        bar: &mut Option<Bar>,
     ) -> Result<std::result::Result<(), Failure>> {
         if part.num_missing() == 0 {
             return Ok(Ok(()));
@@ -152,7 +155,9 @@ impl Repository<'_> {
                 Ok(0) => break,
                 Ok(count) => {
                     part.write(&buffer[..count])?;
-                    advance(count as u64);
+                    if let Some(bar) = bar {
+                        bar.advance(count as u64);
+                    }
                 }
                 Err(error) => return Ok(Err(torn(part, &error.to_string()))),
             }

@@ -1,8 +1,8 @@
 //! How long a run will take, from the speed of this model on this device.
 //!
-//! Two things are timed: a forward pass over a few demonstrations and, where the run writes responses, a few steps of
-//! decoding. A training step counts as three forward passes (four with activation checkpointing); responses are taken to be
-//! as long as demonstrations. Rough on purpose: minutes or hours, not seconds.
+//! Two things are timed: a forward pass over a few demonstrations and, where the run writes responses, reading prompts and a
+//! few steps of decoding. A training step counts as three forward passes (four with activation checkpointing); responses are
+//! taken to be as long as demonstrations. Rough on purpose: minutes or hours, not seconds.
 
 use std::time::Instant;
 
@@ -22,14 +22,39 @@ use crate::objective::log_probs;
 use crate::train::checkpoint::Stage;
 use crate::train::setup::score_batch_size;
 
+/// What is said of a time to which a server's part is to be added.
+pub const WITHOUT_SERVER: &str = "without the server's part";
+/// Decoded after the first token, which comes from reading the prompt.
 const NUM_DECODED_TOKENS: usize = 8;
 
 /// The speed of a model on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Speed {
     pub seconds_per_forward_token: f64,
+    /// Of a prompt that is answered. 0 where the run decodes nothing.
+    pub seconds_per_prompt_token: f64,
     /// 0 where the run decodes nothing.
     pub seconds_per_decoded_token: f64,
+}
+
+/// Answers to the same prompts that were timed.
+#[derive(Debug, Clone, Copy)]
+struct Answers {
+    /// Of all answers together.
+    num_tokens: usize,
+    seconds: f64,
+}
+
+impl Speed {
+    /// With what answers of one token and longer ones tell: what the longer ones took beyond the others is decoding.
+    fn with_answers(self, num_prompt_tokens: usize, of_one_token: Answers, longer: Answers) -> Self {
+        let seconds_per_prompt_token = of_one_token.seconds / num_prompt_tokens as f64;
+        let num_decoded = longer.num_tokens.saturating_sub(of_one_token.num_tokens).max(1);
+        let seconds_per_decoded_token = (longer.seconds - of_one_token.seconds) / num_decoded as f64;
+        // No token is written faster than it is read; noise may say so, even that it takes less than no time.
+        let seconds_per_decoded_token = seconds_per_decoded_token.max(seconds_per_prompt_token);
+        Speed { seconds_per_prompt_token, seconds_per_decoded_token, ..self }
+    }
 }
 
 /// Where a resumed run stands.
@@ -67,24 +92,37 @@ impl Work<'_> {
         self.examples.iter().all(|example| example.self_generated_ids.is_some())
     }
 
-    /// Responses are decoded here. A server's time is not known.
-    fn self_generates(&self) -> bool {
+    /// Responses are written, here or by a server.
+    fn needs_responses(&self) -> bool {
         let config = self.config;
-        let needs_responses = config.iterations > 0 && pairing_of_iterations(config) == Pairing::Both;
-        needs_responses && !self.are_given() && config.server.is_none()
+        config.iterations > 0 && pairing_of_iterations(config) == Pairing::Both && !self.are_given()
     }
 
-    /// Times a forward pass, and decoding where the run does any.
+    /// Responses are decoded here.
+    fn self_generates(&self) -> bool {
+        self.needs_responses() && self.config.server.is_none()
+    }
+
+    /// A server writes the responses: how long that takes is not known, and it is in no phase.
+    pub fn is_without_server(&self) -> bool {
+        self.needs_responses() && self.config.server.is_some()
+    }
+
+    /// Times a forward pass, and answering where the run does any.
     ///
     /// # Errors
     /// A failing device.
     pub fn measure_speed(&self, model: &CausalLm, num_tokens_multiple: usize) -> Result<Speed> {
         let model = model.valid();
-        let decodes = self.self_generates() || self.num_answered > 0;
-        Ok(Speed {
+        let speed = Speed {
             seconds_per_forward_token: self.seconds_per_forward_token(&model, num_tokens_multiple)?,
-            seconds_per_decoded_token: if decodes { self.seconds_per_decoded_token(&model)? } else { 0.0 },
-        })
+            seconds_per_prompt_token: 0.0,
+            seconds_per_decoded_token: 0.0,
+        };
+        match self.self_generates() || self.num_answered > 0 {
+            true => self.with_speed_of_answers(speed, &model),
+            false => Ok(speed),
+        }
     }
 
     /// Seconds of each phase that the run has, or of what is left of it.
@@ -141,7 +179,13 @@ impl Work<'_> {
         let is_here = |standing: &Standing| standing.stage == stage;
         let num_there = self.standing.filter(is_here).map_or(0, |standing| standing.num_responses);
         let num_wanted = self.examples.len() * self.config.generation.samples_per_prompt;
-        num_wanted.saturating_sub(num_there) as f64 * self.response_tokens() * speed.seconds_per_decoded_token
+        num_wanted.saturating_sub(num_there) as f64 * self.answer_seconds(speed)
+    }
+
+    /// One answer: its prompt is read, then it is written.
+    fn answer_seconds(&self, speed: Speed) -> f64 {
+        let prompt_tokens = self.mean(|example| example.prompt_ids.len());
+        prompt_tokens * speed.seconds_per_prompt_token + self.response_tokens() * speed.seconds_per_decoded_token
     }
 
     /// Demonstrations, and given responses, under the reference.
@@ -172,8 +216,7 @@ impl Work<'_> {
     fn evaluation_seconds(&self, speed: Speed) -> f64 {
         let answers = if self.config.evaluation.sampled { 2.0 } else { 1.0 };
         let scored = self.num_held_out as f64 * self.sequence_tokens() * speed.seconds_per_forward_token;
-        let answered = answers * self.num_answered as f64 * self.response_tokens();
-        scored + answered * speed.seconds_per_decoded_token
+        scored + answers * self.num_answered as f64 * self.answer_seconds(speed)
     }
 
     fn mean(&self, len: impl Fn(&Example) -> usize) -> f64 {
@@ -201,7 +244,7 @@ impl Work<'_> {
             .map(|seconds| seconds / num_tokens as f64)
     }
 
-    fn seconds_per_decoded_token(&self, model: &CausalLm) -> Result<f64> {
+    fn with_speed_of_answers(&self, speed: Speed, model: &CausalLm) -> Result<Speed> {
         let generation = &self.config.generation;
         let requests: Vec<Request> = self
             .examples
@@ -209,24 +252,26 @@ impl Work<'_> {
             .take(generation.batch_size)
             .map(|example| Request { prompt_ids: example.prompt_ids.clone(), seed: 0, max_new_tokens: None })
             .collect();
-        let decoding = Decoding {
-            sampling: Sampling::greedy(),
-            max_new_tokens: NUM_DECODED_TOKENS,
-            batch_size: requests.len(),
-            eos_token_ids: Vec::new(),
-        };
+        let num_prompt_tokens: usize = requests.iter().map(|request| request.prompt_ids.len()).sum();
         let mut generator = Generator::new(model, generation.weights)?;
-        let mut num_tokens = 0u32;
-        let seconds = second_time(|| {
-            num_tokens = 0;
+        let mut answers = |max_new_tokens| -> Result<Answers> {
+            let decoding = Decoding {
+                sampling: Sampling::greedy(),
+                max_new_tokens,
+                batch_size: requests.len(),
+                eos_token_ids: Vec::new(),
+            };
+            let mut num_tokens = 0;
+            let started = Instant::now();
             generator.answer(&requests, &decoding, &mut |event| {
-                if let Event::Token(..) = event {
-                    num_tokens += 1;
-                }
+                num_tokens += usize::from(matches!(event, Event::Token(..)));
                 Ok(())
-            })
-        })?;
-        Ok(seconds / f64::from(num_tokens.max(1)))
+            })?;
+            Ok(Answers { num_tokens, seconds: started.elapsed().as_secs_f64() })
+        };
+        answers(1 + NUM_DECODED_TOKENS)?; // as in `second_time`; it does what the shorter one does, too
+        let longer = answers(1 + NUM_DECODED_TOKENS)?;
+        Ok(speed.with_answers(num_prompt_tokens, answers(1)?, longer))
     }
 }
 
@@ -253,13 +298,61 @@ mod tests {
         (0..count).map(example).collect()
     }
 
-    /// One forward token takes a second, one decoded token ten.
-    const SPEED: Speed = Speed { seconds_per_forward_token: 1.0, seconds_per_decoded_token: 10.0 };
+    /// One forward token takes a second, one of a prompt that is answered two, one decoded token ten.
+    const SPEED: Speed =
+        Speed { seconds_per_forward_token: 1.0, seconds_per_prompt_token: 2.0, seconds_per_decoded_token: 10.0 };
+    /// An answer to a prompt of 4 tokens, as long as a demonstration of 6.
+    const ANSWER_SECONDS: f64 = 4.0 * 2.0 + 6.0 * 10.0;
 
     fn seconds(config: &RunConfig, standing: Option<Standing>) -> Vec<(Phase, f64)> {
+        seconds_with_answers(config, standing, 0)
+    }
+
+    fn seconds_with_answers(config: &RunConfig, standing: Option<Standing>, num_answered: usize) -> Vec<(Phase, f64)> {
         let examples = examples(16);
-        let work = Work { config, examples: &examples, num_held_out: 2, num_answered: 0, standing };
+        let work = Work { config, examples: &examples, num_held_out: 2, num_answered, standing };
         work.seconds(SPEED).into_iter().map(|phase| (phase.phase, phase.seconds)).collect()
+    }
+
+    #[test]
+    fn reading_prompts_is_no_part_of_decoding_a_token() {
+        // 2 prompts of 100 tokens are read in 4 s; 8 more tokens to each take 0.8 s.
+        let answers = |num_tokens, seconds| Answers { num_tokens, seconds };
+        let speed = SPEED.with_answers(200, answers(2, 4.0), answers(18, 4.8));
+        let near = |value: f64, expected: f64| (value - expected).abs() < 1e-12;
+        assert!(near(speed.seconds_per_prompt_token, 0.02), "{speed:?}");
+        assert!(near(speed.seconds_per_decoded_token, 0.05), "{speed:?}");
+        assert_eq!(speed.seconds_per_forward_token, SPEED.seconds_per_forward_token);
+        // The longer answers came sooner, or a full context left no room for more.
+        for longer in [answers(18, 3.9), answers(2, 4.0)] {
+            let speed = SPEED.with_answers(200, answers(2, 4.0), longer);
+            assert_eq!(speed.seconds_per_decoded_token, speed.seconds_per_prompt_token, "{longer:?}");
+        }
+    }
+
+    #[test]
+    fn every_answer_of_an_evaluation_pays_once_for_its_prompt() {
+        let mut config = RunConfig::default();
+        for (sampled, answers) in [(false, 1.0), (true, 2.0)] {
+            config.evaluation.sampled = sampled;
+            let (phase, seconds) = *seconds_with_answers(&config, None, 3).last().unwrap();
+            // Before and after the iteration.
+            assert_eq!((phase, seconds), (Phase::Evaluate, 2.0 * (20.0 + answers * 3.0 * ANSWER_SECONDS)));
+        }
+    }
+
+    #[test]
+    fn only_a_server_that_writes_responses_is_left_out_of_the_time() {
+        let mut config = RunConfig::default();
+        let is_without_server = |config: &RunConfig, are_given: bool| {
+            let mut examples = examples(2);
+            examples.iter_mut().for_each(|example| example.self_generated_ids = are_given.then(|| vec![5]));
+            Work { config, examples: &examples, num_held_out: 0, num_answered: 0, standing: None }.is_without_server()
+        };
+        assert!(!is_without_server(&config, false));
+        config.set("server.url=http://localhost:8000/v1").unwrap();
+        assert!(is_without_server(&config, false));
+        assert!(!is_without_server(&config, true));
     }
 
     #[test]
@@ -267,7 +360,7 @@ mod tests {
         // 16 rows of 10 tokens, 6 of them response; two iterations, three evaluations of 2 rows.
         let config = RunConfig { iterations: 2, ..RunConfig::default() };
         let expected = [
-            (Phase::SelfGenerate, 2.0 * 16.0 * 6.0 * 10.0),
+            (Phase::SelfGenerate, 2.0 * 16.0 * ANSWER_SECONDS),
             (Phase::Score, 2.0 * 160.0),
             (Phase::Train, 2.0 * 2.0 * 3.0 * 160.0),
             (Phase::Evaluate, 3.0 * 20.0),
@@ -284,7 +377,7 @@ mod tests {
         assert_eq!(seconds(&config, at(Stage::Iteration(1), 1, 16)), expected);
         // While its responses are being written: a quarter of them is there.
         let left = seconds(&config, at(Stage::Iteration(1), 0, 4));
-        assert_eq!(left[0], (Phase::SelfGenerate, 12.0 * 6.0 * 10.0));
+        assert_eq!(left[0], (Phase::SelfGenerate, 12.0 * ANSWER_SECONDS));
         assert_eq!(left[2], (Phase::Train, 960.0));
         assert_eq!(seconds(&config, at(Stage::Done, 0, 0)), []);
     }
