@@ -1,6 +1,7 @@
 //! What a run folder and a comparison's folder are recognised by. All that lies in a run folder:
 //! [`crate::train::run_dir`].
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -9,8 +10,34 @@ use crate::error::{Error, Result};
 pub const CONFIG_FILE: &str = "config.ron";
 /// What a run's figures depend on besides its settings, and what it began with.
 pub const ENVIRONMENT_FILE: &str = "env.json";
+/// The folder of a run's checkpoints.
+pub const CHECKPOINTS_FOLDER: &str = "checkpoints";
+/// The name of a run's newest checkpoint: that there was one, should they be removed.
+pub const LATEST_FILE: &str = "latest";
+/// The end of the name of the checkpoint after which nothing is left to do.
+pub const DONE: &str = "done";
 /// A comparison's settings.
 pub const COMPARE_FILE: &str = "compare.ron";
+
+/// How far a run came, told by the name of its newest checkpoint, whether that is still there or was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    /// It has made no checkpoint.
+    Nothing,
+    /// Something is left to do.
+    Checkpoint,
+    /// Nothing is left to do: its aligned model was written.
+    End,
+}
+
+/// See [`Reached`].
+pub fn reached(folder: &Path) -> Reached {
+    match std::fs::read_to_string(folder.join(LATEST_FILE)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Reached::Nothing,
+        Ok(name) if name.trim_end().ends_with(&format!("-{DONE}")) => Reached::End,
+        _ => Reached::Checkpoint,
+    }
+}
 
 /// Whether a folder is that of a run.
 pub fn holds_run(folder: &Path) -> bool {
@@ -36,6 +63,21 @@ pub fn check_holds_run(folder: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_far_a_run_came_is_known_without_its_checkpoints() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(reached(folder.path()), Reached::Nothing);
+        for (name, expected) in [
+            ("step-000004-iteration-0", Reached::Checkpoint),
+            ("step-000009-continued-sft", Reached::Checkpoint),
+            ("step-000012-done", Reached::End),
+            ("step-000012-done\n", Reached::End),
+        ] {
+            std::fs::write(folder.path().join(LATEST_FILE), name).unwrap();
+            assert_eq!(reached(folder.path()), expected, "{name}");
+        }
+    }
 
     #[test]
     fn what_is_no_run_is_told_apart() {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::RunConfig;
 use crate::records::evaluation::CONTINUED_SFT;
+use crate::records::run_folder::DONE;
 
 /// The layout of a checkpoint folder; a newer one is refused. 1: no `MANIFEST`. 2: with one.
 pub(super) const VERSION: u32 = 2;
@@ -28,7 +29,7 @@ impl std::fmt::Display for Stage {
             Stage::Sft => write!(f, "sft"),
             Stage::Iteration(iteration) => write!(f, "iteration {iteration}"),
             Stage::ContinuedSft => f.write_str(CONTINUED_SFT),
-            Stage::Done => write!(f, "done"),
+            Stage::Done => f.write_str(DONE),
         }
     }
 }
