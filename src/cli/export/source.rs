@@ -68,7 +68,8 @@ impl Source {
     /// itself.
     ///
     /// # Errors
-    /// [`Error::Input`] if the run has not come so far or its model was removed; for a checkpoint see [`hub::model`] and [`Policy::open`].
+    /// [`Error::Input`] if the run has not come so far or its model was removed; for a checkpoint see [`hub::model`] and
+    /// [`Policy::open`].
     pub fn policy(&self, console: &Console) -> Result<Policy> {
         if let Some(run) = self.run.as_ref().filter(|run| run.checkpoint.is_some()) {
             let model = run.config.model.as_deref().unwrap_or_default();
