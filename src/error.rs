@@ -149,15 +149,7 @@ impl Error {
             | Error::Device { hint, .. }
             | Error::Server { hint, .. }
             | Error::Training { hint, .. } => hint.as_deref(),
-            Error::Disk { source, .. } => Some(match source.kind() {
-                ErrorKind::NotFound => {
-                    "the folder is not there: has it been removed, renamed or unmounted? Make it again, or choose another place"
-                }
-                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-                    "this may not be written: change its permissions, or choose another place"
-                }
-                _ => FREE_SPACE,
-            }),
+            Error::Disk { source, .. } => Some(advice_on_writing(source.kind())),
             Error::DiskFull { hint, .. } => hint.as_deref().or(Some(FREE_SPACE)),
             Error::Locked { .. } => Some("wait for the other process, or end it"),
             Error::Stopped { hint, .. } => {
@@ -178,6 +170,23 @@ impl Error {
             Error::Locked { .. } => 7,
             Error::Stopped { signal, .. } => 128 + signal,
         }
+    }
+}
+
+/// What helps where writing fails in this way.
+fn advice_on_writing(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::NotFound => {
+            "the folder is not there: has it been removed, renamed or unmounted? Make it again, or choose another place"
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "this may not be written: change its permissions, or choose another place"
+        }
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
+            "a file stands where a folder is wanted, or a folder where a file is: choose another place"
+        }
+        ErrorKind::Unsupported => "this file system cannot do that: choose another place, on another one",
+        _ => FREE_SPACE,
     }
 }
 
@@ -220,6 +229,10 @@ mod tests {
         };
         assert!(hint(ErrorKind::NotFound).starts_with("the folder is not there"));
         assert!(hint(ErrorKind::PermissionDenied).starts_with("this may not be written"));
+        for kind in [ErrorKind::AlreadyExists, ErrorKind::NotADirectory, ErrorKind::IsADirectory] {
+            assert!(hint(kind).starts_with("a file stands where a folder is wanted"), "{kind}");
+        }
+        assert!(hint(ErrorKind::Unsupported).starts_with("this file system cannot do that"));
         assert!(hint(ErrorKind::StorageFull).starts_with("free some space"));
         assert!(hint(ErrorKind::Other).starts_with("free some space"));
     }

@@ -13,7 +13,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::formats::{ModelFiles, open_model};
 use crate::model::{CausalLm, ModelConfig, weights};
-use crate::records::run_folder::holds_run;
+use crate::records::run_folder::{CHECKPOINTS_FOLDER, Reached, holds_run, reached};
 use crate::report::console::{Console, Unit};
 use crate::report::shell::shell_path;
 
@@ -115,8 +115,25 @@ pub(crate) fn aligned_model(path: &Path) -> Result<PathBuf> {
     let model = path.join(MODEL_FOLDER);
     match model.join("config.json").is_file() {
         true => Ok(model),
-        false => Err(Error::input(path, "is a run that has no aligned model yet")
-            .with_hint(format!("finish it: gsil resume {}", shell_path(path)))),
+        false => Err(without_model(path)),
+    }
+}
+
+/// The error of a run that has no aligned model, and the way to one: what `gsil resume` writes it does not write again.
+fn without_model(run: &Path) -> Error {
+    let path = shell_path(run);
+    let export = format!("gsil export {path} --checkpoint best --format hf --output NEW_FOLDER");
+    match (reached(run), run.join(CHECKPOINTS_FOLDER).is_dir()) {
+        (Reached::End, true) => Error::input(run, "is a finished run whose aligned model was removed")
+            .with_hint(format!("make one of a checkpoint that is left: {export}")),
+        (Reached::End, false) => Error::input(run, "is a finished run whose aligned model was removed").with_hint(
+            "its checkpoints were removed, too; a comparison with `keep_models: false` keeps none: for models leave it out \
+             and choose another --output",
+        ),
+        (Reached::Checkpoint, true) => Error::input(run, "is a run that has no aligned model yet")
+            .with_hint(format!("finish it: gsil resume {path}; or take a checkpoint: {export}")),
+        _ => Error::input(run, "is a run that has no aligned model yet")
+            .with_hint(format!("finish it: gsil resume {path}")),
     }
 }
 

@@ -125,6 +125,10 @@ fn a_missing_configuration_file_is_named() {
     let stderr = train_refused(&folder, USAGE, &["--config", "run"]);
     let settings = format!("hint: its settings are in {};", Path::new("run").join("config.ron").display());
     assert_says(&stderr, &["run: is a run folder", &settings, "gsil resume run"]);
+    for (other, named) in [(&[][..], "OTHER_RUN"), (&["run"], "run")] {
+        let stderr = gsil(folder.path(), &[&["compare", "run"], other].concat()).failed(USAGE);
+        assert_says(&stderr, &["run: is a run folder", &format!("gsil report run --compare {named}\n")]);
+    }
 }
 
 #[test]

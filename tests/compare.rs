@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
 use crate::support::binary::{
-    Outcome, assert_close, command, ending_model, gsil, read, read_json, read_json_lines, wait, write_rows,
+    Outcome, assert_close, command, ending_model, export, gsil, read, read_json, read_json_lines, wait, write_rows,
 };
 use crate::support::recipe::{copy_folder, send};
 
@@ -377,7 +377,16 @@ fn one_method_can_be_run_alone_models_need_not_be_kept_and_a_start_without_answe
     let again = gsil(folder.path(), &["resume", "grid/cells/gsil/seed-0"]).succeeded();
     assert!(again.stderr.contains("this run is finished") && again.stdout.contains("iteration 0"), "{}", again.stderr);
     assert!(!again.stderr.contains("model   "), "there is none any more: {}", again.stderr);
-    let all = compare(folder.path(), &[unanswered]).succeeded();
+    for (options, expected) in [
+        (&[][..], "its checkpoints were removed, too; a comparison with `keep_models: false` keeps none"),
+        (&["--checkpoint", "best"], "the model too: a comparison with `keep_models: false` keeps none"),
+    ] {
+        let stderr = export(folder.path(), &own, "hf", &folder.path().join("exported"), options).failed(3);
+        assert!(stderr.contains(expected) && !stderr.contains("gsil resume"), "{stderr}");
+    }
+    let stderr = gsil(folder.path(), &["compare", "grid"]).failed(2);
+    assert!(stderr.contains("hint: to go on with it: gsil compare grid/compare.ron --output grid\n"), "{stderr}");
+    let all = gsil(folder.path(), &["compare", "grid/compare.ron", "--output", "grid"]).succeeded();
     assert!(all.stderr.contains("held-out figures of the start are those of"), "{}", all.stderr);
     assert_eq!(read_json(&grid.join("comparison.json"))["methods"][1]["seeds"], serde_json::json!([0]));
 }

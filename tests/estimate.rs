@@ -285,6 +285,23 @@ fn the_table_names_every_phase_and_the_built_in_task_leaves_nothing_behind() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "the passing folder is removed");
 }
 
+#[test]
+fn what_needs_less_memory_is_found_for_the_built_in_task_and_saves_what_is_said() {
+    let folder = tempdir().unwrap();
+    let estimate = |settings: &[&str]| {
+        let task = ["--device", "flex", "--no-time", "--json", "word_problems.num_train=50"];
+        gsil(folder.path(), &[&["estimate"], &task[..], settings].concat()).succeeded().json_lines().remove(0)
+    };
+    let estimated = estimate(&[]);
+    let change = &estimated["changes"][0];
+    let assignments: Vec<&str> =
+        change["assignments"].as_array().into_iter().flatten().map(|a| a.as_str().unwrap()).collect();
+    assert!(!assignments.is_empty(), "{estimated}");
+    // The program itself is a page more or less from one start to the next.
+    let peak = |value: &Value| value["peak_bytes"].as_u64().unwrap();
+    assert!(peak(&estimate(&assignments)).abs_diff(peak(change)) < 4_000_000, "{estimated}");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_resumed_run_says_the_time_that_is_left_and_not_that_of_the_whole_run() {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use crate::support::binary::{
-    Outcome, device, gsil, read, read_json, read_json_lines, sorted_lines, text, text_model, tiny_model_with,
+    Outcome, device, export, gsil, read, read_json, read_json_lines, sorted_lines, text, text_model, tiny_model_with,
 };
 
 /// Nats: both programs compute in float32, in another order.
@@ -259,7 +259,10 @@ fn a_model_without_tokenizer_or_template_is_refused() {
     let model = text(tiny_model_with(folder.path(), &[]));
     let data = text(fixture("texts.jsonl"));
     let stderr = gsil(folder.path(), &["eval", "perplexity", "--model", &model, "--data", &data]).failed(3);
-    assert!(stderr.contains("has no tokenizer"), "{stderr}");
+    assert!(stderr.contains("has no tokenizer") && stderr.contains("hint: add tokenizer.json to the mod"), "{stderr}");
+    export(folder.path(), Path::new(&model), "gguf", &folder.path().join("gguf"), &[]).succeeded();
+    let stderr = gsil(folder.path(), &["eval", "perplexity", "--model", "gguf/model.gguf", "--data", &data]).failed(3);
+    assert!(stderr.contains("has no tokenizer") && stderr.contains("take its Hugging Face folder"), "{stderr}");
     fs::remove_file(text_model(folder.path()).join("chat_template.jinja")).unwrap();
     let stderr = eval(folder.path(), "gsm8k", &fixture("texts.jsonl"), &["--chat"]).failed(3);
     assert!(stderr.contains("has no chat template"), "{stderr}");

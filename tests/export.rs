@@ -491,9 +491,26 @@ fn a_run_without_adapter_pairs_or_result_says_what_is_missing() {
     refused("peft", &[], 2, ["trained all weights: it has no adapter", "hint: --format hf exports the whole model"]);
     refused("pairs", &["--iteration", "7"], 3, ["kept no pairs", "hint: its iterations with pairs are 0 to 0"]);
     fs::remove_dir_all(run.join("iteration-000")).unwrap();
-    refused("pairs", &[], 3, ["kept no pairs", "hint: pairs come from iterations"]);
+    refused("pairs", &[], 3, ["kept no pairs", "hint: they were removed: put back the run's folder iteration-000"]);
     fs::remove_dir_all(run.join("model")).unwrap();
     for format in ["hf", "gguf"] {
-        refused(format, &[], 3, ["has no aligned model yet", "hint: finish it with `gsil resume"]);
+        refused(
+            format,
+            &[],
+            3,
+            ["aligned model was removed", "hint: make one of a checkpoint that is left: gsil export"],
+        );
     }
+    // As it is in a run that was stopped before its first pairs.
+    fs::write(run.join("latest"), "step-000000-iteration-0").unwrap();
+    refused("pairs", &[], 3, ["kept no pairs", "hint: none is complete yet: gsil resume "]);
+    for format in ["hf", "gguf"] {
+        refused(format, &[], 3, ["has no aligned model yet", "hint: finish it: gsil resume "]);
+    }
+    fs::remove_dir_all(run.join("checkpoints")).unwrap();
+    fs::remove_file(run.join("latest")).unwrap();
+    refused("hf", &["--checkpoint", "best"], 3, ["no checkpoint", "hint: it has made none yet: gsil resume "]);
+    let config = read(&run.join("config.ron")).replace("name: bernoulli", "name: sft");
+    fs::write(run.join("config.ron"), config).unwrap();
+    refused("pairs", &[], 3, ["kept no pairs", "hint: pairs come from iterations"]);
 }

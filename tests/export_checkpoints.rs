@@ -119,7 +119,7 @@ fn a_checkpoint_needs_neither_a_finished_run_nor_a_name_that_is_spelled_right_at
     };
     fs::remove_dir_all(run.join("model")).unwrap(); // what an unfinished run lacks
     let said = export(folder.path(), &run, "hf", &folder.path().join("refused"), &[]).failed(3);
-    assert!(said.contains("name one of its checkpoints with --checkpoint"), "{said}");
+    assert!(said.contains(" --checkpoint best --format hf --output NEW_FOLDER"), "{said}");
     let hf = exported(&run, "unfinished", "hf", &["--checkpoint", "best"]);
     assert_close(&log_prob(folder.path(), &hf), recorded(&run, "sft"), TOLERANCE, "without the aligned model");
 

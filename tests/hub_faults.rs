@@ -15,6 +15,7 @@ fn a_hub_that_is_away_is_replaced_by_the_cache_with_a_warning() {
     let away = format!("http://{free_port}");
     let stderr = place.run_with("HF_ENDPOINT", &away, &arguments).failed(SERVER);
     assert_says(&stderr, &[&format!("server {away}: o/tiny: it refuses connections"), "hint: look at the network"]);
+    assert!(!stderr.contains("--offline"), "the cache has nothing: {stderr}");
     let fetched = place.generate("o/tiny", &[]).succeeded();
     let cached = place.run_with("HF_ENDPOINT", &away, &arguments).succeeded();
     assert_eq!(cached.stdout, fetched.stdout);

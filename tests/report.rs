@@ -94,6 +94,16 @@ fn a_page_says_how_many_rows_were_answered_also_where_no_answers_are_compared() 
 }
 
 #[test]
+fn a_page_that_cannot_be_put_in_place_leaves_nothing_beside_the_place() {
+    let folder = tempdir().unwrap();
+    write_run(&folder.path().join("run"), 4);
+    fs::create_dir_all(folder.path().join("pages/taken")).unwrap();
+    let stderr = gsil(folder.path(), &["report", "run", "--output", "pages/taken"]).failed(6);
+    assert!(stderr.contains("cannot put in place pages/taken"), "{stderr}");
+    assert_eq!(fs::read_dir(folder.path().join("pages")).unwrap().count(), 1);
+}
+
+#[test]
 fn training_leaves_a_page_and_events_with_the_numbers_of_its_metrics() {
     let folder = tempdir().unwrap();
     let (model, device) = (text(ending_model(folder.path())), device());

@@ -127,7 +127,16 @@ fn a_run_folder_stands_for_its_aligned_model() {
     assert_eq!(score("run"), score("run/model"));
     assert_ne!(score("run"), score(&model));
     fs::remove_dir_all(folder.path().join("run/model")).unwrap();
-    let stderr = gsil(folder.path(), &["score", "--model", "run", "--data", "rows.jsonl"]).failed(3);
+    let refused = || gsil(folder.path(), &["score", "--model", "run", "--data", "rows.jsonl"]).failed(3);
+    let stderr = refused();
+    let way_on = "hint: make one of a checkpoint that is left: gsil export run --checkpoint best --format hf";
+    assert!(stderr.contains("aligned model was removed") && stderr.contains(way_on), "{stderr}");
+    gsil(folder.path(), &["export", "run", "--checkpoint", "best", "--format", "hf", "--output", "NEW_FOLDER"])
+        .succeeded();
+    score("NEW_FOLDER");
+    // As it is in a run that was stopped.
+    fs::write(folder.path().join("run/latest"), "step-000000-iteration-0").unwrap();
+    let stderr = refused();
     assert!(
         stderr.contains("has no aligned model yet") && stderr.contains("hint: finish it: gsil resume run"),
         "{stderr}"

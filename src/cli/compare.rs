@@ -10,8 +10,10 @@ use crate::compare::plan::{Plan, cell_folder};
 use crate::compare::{Comparison, TO_DO, results, state_of_cell};
 use crate::device;
 use crate::doctor;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::records::run_folder::holds_run;
 use crate::report::console::Console;
+use crate::report::shell::{shell_path, shell_word};
 use crate::report::table::format_table;
 
 #[derive(Debug, Args)]
@@ -37,6 +39,9 @@ pub(super) struct CompareArgs {
 }
 
 pub(super) fn compare(args: CompareArgs) -> Result<()> {
+    if holds_run(&args.config) {
+        return Err(runs_are_given(&args.config, &args.overrides));
+    }
     let console = Console::stderr();
     let origin = args.config.to_string_lossy();
     let text = read_config_file(&args.config)?;
@@ -56,6 +61,18 @@ pub(super) fn compare(args: CompareArgs) -> Result<()> {
     let outcome = comparison.run(only).map_err(|error| error.with_way_on(&go_on))?;
     console.say(format!("results    {}", output.join("comparison.html").display()));
     print_line(results(&outcome).trim_end())
+}
+
+/// The error where runs are given in place of a comparison's settings: another verb shows those that are made.
+fn runs_are_given(run: &Path, others: &[String]) -> Error {
+    let words = others.iter().filter(|other| holds_run(Path::new(other))).map(|other| shell_word(other));
+    let others = words.collect::<Vec<_>>().join(" ");
+    let others = if others.is_empty() { "OTHER_RUN" } else { &others };
+    Error::config(
+        run.to_string_lossy(),
+        "is a run folder; a comparison is a file of settings and makes runs of its own",
+    )
+    .with_hint(format!("to see runs side by side: gsil report {} --compare {others}", shell_path(run)))
 }
 
 /// What would run, if the command would go on with what was `begun` in the folder `output`.

@@ -31,8 +31,9 @@ use crate::formats::atomic_write::{create_folder, folder_of, remove, sibling, sy
 use crate::formats::file_system::{Disk, FileSystem};
 use crate::model::CausalLm;
 use crate::policy::MODEL_FOLDER;
-use crate::records::run_folder::{COMPARE_FILE, holds_run};
+use crate::records::run_folder::{CHECKPOINTS_FOLDER, COMPARE_FILE, holds_run};
 use crate::report::console::Console;
+use crate::report::shell::shell_path;
 use crate::train::changes::Changes;
 use crate::train::results_if_finished;
 use crate::train::run_dir::RunDir;
@@ -111,7 +112,7 @@ impl Comparison {
                     if !was_begun && holds_run(&folder) {
                         remove(&Disk, &folder.join(FAILED_FILE))?; // it was the start that had failed
                     }
-                    return Err(error);
+                    return Err(self.with_room_for_all(error));
                 }
             }
             self.write_results()?;
@@ -139,6 +140,18 @@ impl Comparison {
             .with_hint(format!("{others}; {way_on}"))
     }
 
+    /// A run alone may be moved to another disk, a cell may not: the comparison would train it anew where it was.
+    fn with_room_for_all(&self, error: Error) -> Error {
+        let folder = shell_path(self.dir.path());
+        match error {
+            Error::DiskFull { .. } => error.with_hint(format!(
+                "free some space, or move the whole folder {folder} to another disk and give it as --output; with \
+                 `keep_models: false` figures alone are kept of cells that are finished from then on"
+            )),
+            other => other,
+        }
+    }
+
     fn folder_of(&self, cell: &Cell) -> PathBuf {
         self.dir.join(cell_folder(&self.plan.config, cell.method, cell.seed))
     }
@@ -158,7 +171,7 @@ impl Comparison {
                 folder.display()
             )));
         }
-        self.mark_finished(folder, num_updates, &[MODEL_FOLDER, "checkpoints"])
+        self.mark_finished(folder, num_updates, &[MODEL_FOLDER, CHECKPOINTS_FOLDER])
     }
 
     /// The start of a seed's cells, made if it is not there.
@@ -167,7 +180,7 @@ impl Comparison {
         if !folder.join(FINISHED_FILE).exists() {
             self.console.say(format!("the start of seed {seed}"));
             let num_updates = self.complete(&folder, Start::config(&self.plan.config, seed), None)?;
-            self.mark_finished(&folder, num_updates, &["checkpoints"])?;
+            self.mark_finished(&folder, num_updates, &[CHECKPOINTS_FOLDER])?;
         }
         let folder = fs::canonicalize(&folder).map_err(Error::reading(&folder))?;
         Ok(Start::in_folder(&folder, &self.plan.config))
@@ -234,4 +247,25 @@ fn discard(folder: &Path) -> Result<()> {
     Disk.rename(folder, &aside).map_err(Error::writing("remove", folder))?;
     sync_folder(&Disk, folder_of(folder))?;
     remove(&Disk, &aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::CompareConfig;
+
+    #[test]
+    fn on_a_full_disk_the_comparison_is_moved_and_no_cell_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("grid");
+        let dir = RunDir::create(Arc::new(Disk), &path).unwrap();
+        let plan = Plan { config: CompareConfig::default(), cells: Vec::new(), fingerprints: None };
+        let comparison = Comparison { dir, plan, console: Console::stderr() };
+        let hint = |error: Error| comparison.with_room_for_all(error).hint().map(str::to_owned);
+        let full = Error::DiskFull { path: path.join("cells"), needed_bytes: 2, free_bytes: None, hint: None };
+        let advice = hint(full.with_hint("move the run folder to another disk and resume it there")).unwrap();
+        assert!(advice.contains(&format!("move the whole folder {}", shell_path(&path))), "{advice}");
+        assert!(!advice.contains("the run folder"), "{advice}");
+        assert_eq!(hint(Error::device("flex", "is gone").with_hint("mend it")).unwrap(), "mend it");
+    }
 }

@@ -84,6 +84,14 @@ impl ModelFiles {
         beside_weights.filter(|path| path.is_file()).chain(weights).collect()
     }
 
+    /// How the model comes to a file that it lacks, for a hint.
+    pub fn way_to_have(&self, file: &str) -> String {
+        match self.path.is_file() {
+            true => format!("a GGUF file cannot be given {file}: take its Hugging Face folder"),
+            false => format!("add {file} to the model folder"),
+        }
+    }
+
     /// The content of `generation_config.json` for a copy of the model, made to end responses where this program ends them:
     /// at `eos_token_ids`, which tokenizer and chat template may have added to. Those that the files name come first and
     /// in their order, since some readers know one end token only. None if there is nothing to say.

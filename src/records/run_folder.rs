@@ -1,6 +1,7 @@
 //! What a run folder and a comparison's folder are recognised by. All that lies in a run folder:
 //! [`crate::train::run_dir`].
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -9,21 +10,38 @@ use crate::error::{Error, Result};
 pub const CONFIG_FILE: &str = "config.ron";
 /// What a run's figures depend on besides its settings, and what it began with.
 pub const ENVIRONMENT_FILE: &str = "env.json";
-/// The name of the newest checkpoint; it stays when checkpoints are removed.
+/// The folder of a run's checkpoints.
+pub const CHECKPOINTS_FOLDER: &str = "checkpoints";
+/// The name of a run's newest checkpoint: that there was one, should they be removed.
 pub const LATEST_FILE: &str = "latest";
-/// What the name of a checkpoint ends in, after a hyphen, once nothing is left to do.
+/// The end of the name of the checkpoint after which nothing is left to do.
 pub const DONE: &str = "done";
 /// A comparison's settings.
 pub const COMPARE_FILE: &str = "compare.ron";
 
+/// How far a run came, told by the name of its newest checkpoint, whether that is still there or was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reached {
+    /// It has made no checkpoint.
+    Nothing,
+    /// Something is left to do.
+    Checkpoint,
+    /// Nothing is left to do: its aligned model was written.
+    End,
+}
+
+/// See [`Reached`].
+pub fn reached(folder: &Path) -> Reached {
+    match std::fs::read_to_string(folder.join(LATEST_FILE)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Reached::Nothing,
+        Ok(name) if name.trim_end().ends_with(&format!("-{DONE}")) => Reached::End,
+        _ => Reached::Checkpoint,
+    }
+}
+
 /// Whether a folder is that of a run.
 pub fn holds_run(folder: &Path) -> bool {
     folder.join(CONFIG_FILE).is_file()
-}
-
-/// Whether the checkpoint of this name, as [`LATEST_FILE`] has it, is the last one of its run.
-pub fn is_last_checkpoint(name: &str) -> bool {
-    name.trim_end().rsplit_once('-').is_some_and(|(_, stage)| stage == DONE)
 }
 
 /// # Errors
@@ -47,10 +65,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_checkpoint_is_told_by_its_name() {
-        assert!(is_last_checkpoint("step-000015-done\n"));
-        for name in ["step-000015-iteration-1", "step-000015-continued-sft", "step-000015-undone", "done", ""] {
-            assert!(!is_last_checkpoint(name), "{name}");
+    fn how_far_a_run_came_is_known_without_its_checkpoints() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(reached(folder.path()), Reached::Nothing);
+        for (name, expected) in [
+            ("step-000004-iteration-0", Reached::Checkpoint),
+            ("step-000009-continued-sft", Reached::Checkpoint),
+            ("step-000012-done", Reached::End),
+            ("step-000012-done\n", Reached::End),
+            ("step-000012-undone", Reached::Checkpoint),
+        ] {
+            std::fs::write(folder.path().join(LATEST_FILE), name).unwrap();
+            assert_eq!(reached(folder.path()), expected, "{name}");
         }
     }
 

@@ -70,8 +70,14 @@ fn read_runs(folder: &Path, others: &[PathBuf]) -> Result<Vec<RunFiles>> {
 fn write_page(runs: &[RunFiles], path: &Path) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.tmp-{}", std::process::id()));
-    fs::write(&temporary, page::html(runs)).map_err(Error::writing("write", path))?;
-    fs::rename(&temporary, path).map_err(Error::writing("put in place", path))
+    let written = fs::write(&temporary, page::html(runs))
+        .map_err(Error::writing("write", path))
+        .and_then(|()| fs::rename(&temporary, path).map_err(Error::writing("put in place", path)));
+    if written.is_err() {
+        // The first error is the one to report; a leftover temporary file is only untidy.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
 }
 
 /// Lengthens the events file where it only grew, so that a TensorBoard that has it open sees what is new; writes it

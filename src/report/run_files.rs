@@ -17,7 +17,7 @@ use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::records::about::{ABOUT_FILE, About};
 use crate::records::evaluation::{CONTINUED_SFT, EVALUATIONS_FILE, EvaluationRow, START};
-use crate::records::run_folder::{CONFIG_FILE, ENVIRONMENT_FILE, LATEST_FILE, check_holds_run, is_last_checkpoint};
+use crate::records::run_folder::{CONFIG_FILE, ENVIRONMENT_FILE, Reached, check_holds_run, reached};
 use crate::records::self_generation::{
     COUNTS_FILE, CountsRow, SELF_GENERATED_FILE, SelfGeneratedCounts, iteration_folder,
 };
@@ -40,8 +40,7 @@ pub struct RunFiles {
     pub evaluations: Vec<EvaluationRow>,
     pub iterations: Vec<Iteration>,
     pub timing: Vec<TimingRow>,
-    /// Its name; None before the first one, and in a copy of the folder without it.
-    pub latest_checkpoint: Option<String>,
+    pub reached: Reached,
     /// When the run folder was made, seconds since 1970.
     pub began_s: f64,
 }
@@ -78,7 +77,7 @@ impl RunFiles {
             name: name_of(folder),
             iterations: read_iterations(folder, about.as_ref())?,
             timing: read_rows(&folder.join(TIMING_FILE))?,
-            latest_checkpoint: read_text(&folder.join(LATEST_FILE))?,
+            reached: reached(folder),
             began_s: modified_s(&environment_path)?,
             config,
             config_text,
@@ -138,7 +137,7 @@ impl RunFiles {
     /// where a copy of the folder does not name the latest checkpoint.
     pub fn is_finished(&self) -> bool {
         let (done, all) = self.stages_done();
-        done == all && self.latest_checkpoint.as_deref().is_none_or(is_last_checkpoint)
+        done == all && self.reached != Reached::Checkpoint
     }
 }
 
@@ -159,14 +158,8 @@ fn modified_s(path: &Path) -> Result<f64> {
 
 /// None if there is no such file.
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let parsed = |text: String| serde_json::from_str(&text).map_err(|error| Error::input(path, error.to_string()));
-    read_text(path)?.map(parsed).transpose()
-}
-
-/// None if there is no such file.
-fn read_text(path: &Path) -> Result<Option<String>> {
     match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
+        Ok(text) => serde_json::from_str(&text).map(Some).map_err(|error| Error::input(path, error.to_string())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::reading(path)(error)),
     }

@@ -206,6 +206,7 @@ mod tests {
 
     use super::*;
     use crate::config::RunConfig;
+    use crate::records::run_folder::Reached;
 
     fn update(stage: &str, stage_step: usize, total_step: usize) -> UpdateRow {
         let figures = json!({
@@ -236,7 +237,7 @@ mod tests {
             evaluations: Vec::new(),
             iterations: Vec::new(),
             timing: Vec::new(),
-            latest_checkpoint: None,
+            reached: Reached::Nothing,
             began_s: 0.0,
         };
         let drawn = Drawn::new(&run);

@@ -26,12 +26,12 @@ use crate::error::{Error, Result};
 use crate::formats::atomic_write::{create_folder, remove, sync_folder};
 use crate::formats::safetensors::{HostTensor, TensorToWrite, open_safetensors, write_tensors};
 use crate::model::{CausalLm, weights};
-use crate::records::run_folder::{LATEST_FILE, is_last_checkpoint};
+use crate::records::run_folder::{LATEST_FILE, Reached, reached};
 use progress::{Order, VERSION};
 
+pub(super) use crate::records::run_folder::CHECKPOINTS_FOLDER as FOLDER;
 pub use progress::{Progress, Stage};
 
-pub(super) const FOLDER: &str = "checkpoints";
 const STATE: &str = "state.json";
 const PARAMETERS: &str = "parameters.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -155,17 +155,12 @@ pub fn load_newest(run_dir: &RunDir, warn: &dyn Fn(String)) -> Result<Option<Sav
         Some(problem) => {
             Err(problem.with_hint("no checkpoint of this run is whole; restore one from a backup, or start a new run"))
         }
-        None if run_dir.join(LATEST_FILE).exists() => {
+        None if reached(run_dir.path()) != Reached::Nothing => {
             Err(Error::input(run_dir.join(FOLDER), "its checkpoints are gone; all else of the run is as it was")
                 .with_hint("restore the newest one from a backup (`latest` names it), or start a new run"))
         }
         None => Ok(None),
     }
-}
-
-/// Of a run whose checkpoints were removed: whether nothing was left to do.
-pub(super) fn removed_ones_were_done(run_dir: &RunDir) -> bool {
-    is_last_checkpoint(&fs::read_to_string(run_dir.join(LATEST_FILE)).unwrap_or_default())
 }
 
 /// The checkpoint in a folder, verified.

@@ -8,8 +8,10 @@ use crate::config::RunConfig;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
-use crate::policy::Policy;
+use crate::policy::{MODEL_FOLDER, Policy};
+use crate::records::run_folder::{Reached, reached};
 use crate::report::console::Console;
+use crate::report::shell::shell_path;
 
 /// Chooses the checkpoint with the highest held-out log-prob.
 const BEST: &str = "best";
@@ -52,8 +54,22 @@ fn not_there(run_dir: &RunDir, name: &str, readable: &[Saved]) -> Error {
     };
     let error = Error::input(run_dir.join(checkpoint::FOLDER), message);
     match readable {
-        [] => error.with_hint("all were removed; without --checkpoint the run's result is exported"),
+        [] => error.with_hint(where_all_are(run_dir)),
         _ => error.with_hint(format!("there are {}", readable.iter().map(listed).collect::<Vec<_>>().join(", "))),
+    }
+}
+
+/// Why a run has no checkpoint, and what is there in its place.
+fn where_all_are(run_dir: &RunDir) -> String {
+    match (reached(run_dir.path()), run_dir.join(MODEL_FOLDER).exists()) {
+        (Reached::Nothing, _) => format!("it has made none yet: gsil resume {}", shell_path(run_dir.path())),
+        (_, true) => "all were removed; without --checkpoint the run's result is exported".to_owned(),
+        (Reached::End, false) => {
+            "all were removed, the model too: a comparison with `keep_models: false` keeps none".to_owned()
+        }
+        (Reached::Checkpoint, false) => {
+            "all were removed; restore the newest one from a backup (`latest` names it), or start a new run".to_owned()
+        }
     }
 }
 

@@ -62,6 +62,7 @@ use crate::model::{CausalLm, weights};
 use crate::objective::Objective;
 use crate::policy::MODEL_FOLDER;
 use crate::records::evaluation::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow, StageRows};
+use crate::records::run_folder::{Reached, reached};
 use crate::records::self_generation::iteration_folder;
 use binding::{Binding, policy_hash};
 use checkpoint::{Progress, Stage, check_finite};
@@ -84,7 +85,7 @@ const START_FILES: [&str; 2] = [START_FILE, HELD_OUT_FILE];
 pub fn results_if_finished(path: &Path) -> Result<Option<Vec<EvaluationRow>>> {
     let dir = RunDir::open(Arc::new(Disk), path)?;
     let is_done = match checkpoint::all(&dir)?.pop() {
-        None => checkpoint::removed_ones_were_done(&dir),
+        None => reached(path) == Reached::End,
         // Verified only where it says that nothing is left: else the resumed run does so.
         Some(newest) => {
             let says_done = newest.is_ok_and(|saved| saved.progress.stage == Stage::Done);

@@ -145,7 +145,7 @@ fn write_answers(args: &MtBenchArgs, data: &Path, questions: &[Question], consol
     }
     let tokenizer = policy.tokenizer.as_ref().filter(|tokenizer| tokenizer.has_chat_template()).ok_or_else(|| {
         Error::usage("MT-Bench is a conversation: the model needs a tokenizer with a chat template")
-            .with_hint("add chat_template.jinja to the model folder")
+            .with_hint(policy.files.way_to_have("chat_template.jinja"))
     })?;
     let mut generator = Generator::new(&args.model.load(&policy, console)?, WeightFormat::F32)?;
     let context = policy.config.max_position_embeddings;

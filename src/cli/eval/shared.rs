@@ -67,7 +67,7 @@ impl Session<'_> {
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.policy.tokenizer.as_ref().ok_or_else(|| {
             Error::input(&self.policy.files.path, "has no tokenizer, and the rows of an evaluation are text")
-                .with_hint("add tokenizer.json to the model folder")
+                .with_hint(self.policy.files.way_to_have("tokenizer.json"))
         })
     }
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::source::{Run, Source};
 use super::{Format, check_output};
+use crate::config::RunConfig;
 use crate::data::data_folder::{Split, files_of};
 use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
@@ -20,8 +21,10 @@ use crate::formats::file_system::Disk;
 use crate::formats::hub;
 use crate::policy::MODEL_FOLDER;
 use crate::policy::{Policy, Wanted};
+use crate::records::run_folder::{Reached, reached};
 use crate::records::self_generation::{SELF_GENERATED_FILE, iteration_folder};
 use crate::report::console::Console;
+use crate::report::shell::shell_path;
 use crate::train::environment::check_same_rows;
 use crate::train::pairs::{Pair, make_pairs};
 use crate::train::self_generation::{DEMONSTRATIONS_FILE, DemonstrationRow, SelfGeneratedRow};
@@ -160,7 +163,7 @@ impl Iteration {
             let error = Error::input(path, "the run kept no pairs of this iteration");
             return Err(match complete.last() {
                 Some(last) => error.with_hint(format!("its iterations with pairs are 0 to {last}")),
-                None => error.with_hint("pairs come from iterations whose objective needs self-generated responses"),
+                None => error.with_hint(why_there_are_none(&run.config, path)),
             });
         };
         let demonstrations: Vec<DemonstrationRow> = run.dir.read_lines(&file(number, DEMONSTRATIONS_FILE))?;
@@ -171,5 +174,15 @@ impl Iteration {
             responses,
             demonstration_log_probs: demonstrations.iter().map(|row| (row.index, row.reference_log_prob)).collect(),
         })
+    }
+}
+
+/// Why no iteration of a run has pairs.
+fn why_there_are_none(config: &RunConfig, path: &Path) -> String {
+    let makes_pairs = config.iterations > 0 && config.objective.name.needs_self_generated();
+    match reached(path) {
+        _ if !makes_pairs => "pairs come from iterations whose objective needs self-generated responses".to_owned(),
+        Reached::End => "they were removed: put back the run's folder iteration-000 and those after it".to_owned(),
+        _ => format!("none is complete yet: gsil resume {}", shell_path(path)),
     }
 }

@@ -10,11 +10,10 @@ use crate::formats::hub::{self, Located};
 use crate::formats::quantize::Precision;
 use crate::formats::safetensors::TensorToWrite;
 use crate::model::weights::{stored_tensors_to_write, tensors_to_write};
-use crate::policy::{MODEL_FOLDER, Policy};
+use crate::policy::Policy;
 use crate::records::evaluation::{EVALUATIONS_FILE, EvaluationRow};
 use crate::records::run_folder::{CONFIG_FILE, holds_run};
 use crate::report::console::Console;
-use crate::report::shell::shell_path;
 use crate::train::checkpoint::Saved;
 use crate::train::kept;
 use crate::train::run_dir::RunDir;
@@ -69,21 +68,14 @@ impl Source {
     /// itself.
     ///
     /// # Errors
-    /// [`Error::Input`] if the run has not come so far; for a checkpoint see [`hub::model`] and [`Policy::open`].
+    /// [`Error::Input`] if the run has not come so far or its model was removed; for a checkpoint see [`hub::model`] and
+    /// [`Policy::open`].
     pub fn policy(&self, console: &Console) -> Result<Policy> {
-        let Some(run) = &self.run else { return Policy::open(&self.path) };
-        if run.checkpoint.is_some() {
+        if let Some(run) = self.run.as_ref().filter(|run| run.checkpoint.is_some()) {
             let model = run.config.model.as_deref().unwrap_or_default();
             return Policy::open(&hub::model(model, run.config.offline, console)?.path);
         }
-        let folder = run.dir.join(MODEL_FOLDER);
-        match folder.exists() {
-            true => Policy::open(&folder),
-            false => Err(Error::input(&self.path, "the run has no aligned model yet").with_hint(format!(
-                "finish it with `gsil resume {}`, or name one of its checkpoints with --checkpoint",
-                shell_path(&self.path)
-            ))),
-        }
+        Policy::open(&self.path)
     }
 
     /// Every tensor of the model, `policy` being [`Self::policy`]: read from the disk one at a time as they are written; of a

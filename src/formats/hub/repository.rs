@@ -180,16 +180,17 @@ impl<'a> Repository<'a> {
         };
         let asked = file.map_or(self.address.to_string(), |file| format!("{}, {file}", self.address));
         let server = |message: String| Error::server(&hub, format!("{asked}: {message}"));
-        let again = "what has come so far is kept: try again later, or use what is in the cache with --offline";
+        // Where the repository itself was asked for, this is said only once the cache was tried: see `Repository::find`.
+        let cache = if file.is_some() { "; --offline uses what is in the cache" } else { "" };
+        let again = format!("what has come so far is kept: try again later{cache}");
         match failure {
             Failure::BrokenOff(why) if file.is_some() => server(why).with_hint(again),
-            Failure::NoAnswer(why) | Failure::BrokenOff(why) => server(why).with_hint(
-                "look at the network and at HF_ENDPOINT, and at the spelling if a path of this machine was meant; \
-                 --offline uses what is in the cache",
-            ),
+            Failure::NoAnswer(why) | Failure::BrokenOff(why) => server(why).with_hint(format!(
+                "look at the network and at HF_ENDPOINT, and at the spelling if a path of this machine was meant{cache}"
+            )),
             Failure::Status { code: 429, .. } => {
                 server("too many requests (429)".into()).with_hint(if client.has_token() {
-                    again
+                    again.as_str()
                 } else {
                     "with a token in HF_TOKEN the hub allows more; or try again later"
                 })

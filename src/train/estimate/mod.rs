@@ -29,6 +29,9 @@ pub const OTHER_MODEL: &str = "no setting makes a weight smaller: take a smaller
 const OTHER_CARD: &str = "no setting makes a weight smaller: resume the run where a card takes it, or start a new one: \
                           a smaller model, or --device flex";
 
+/// What helps a run that has begun where no setting does.
+const ELSEWHERE: &str = "resume the run where there is more memory. The last checkpoint is intact";
+
 /// The memory of a run, if the machine has it.
 ///
 /// # Errors
@@ -42,7 +45,7 @@ pub fn memory_that_fits(subject: &Subject<'_>, limits: &Limits, device_name: &st
     }
     let changes = changes(subject, &memory);
     let mut hint = advice(&changes, subject.is_resumed);
-    if let Some(limit) = limits.bytes {
+    if let Some(limit) = limits.bytes.filter(|_| !changes.is_empty()) {
         hint += &match combination(subject, limit) {
             Some(fitting) => format!("; the cheapest that fits: {}", fitting.assignments.join(" ")),
             None if subject.is_resumed => "; all that may change in this run does not suffice".to_owned(),
@@ -62,7 +65,8 @@ pub fn advice(changes: &[Change], has_begun: bool) -> String {
         words.collect::<Vec<_>>().join(", ")
     };
     if changes.is_empty() {
-        return "no change of the settings needs less: take a smaller model".to_owned();
+        let way_on = if has_begun { ELSEWHERE } else { "take a smaller model" };
+        return format!("no change of the settings needs less: {way_on}");
     }
     if !has_begun {
         return format!("in the order of what they save for what they cost: {}", words(&|_| true));
@@ -208,6 +212,29 @@ mod tests {
         let places = ["--allow-changes", "activation_checkpointing=true", "in a new run", "lora.rank=8", "is intact"]
             .map(|word| words.find(word).unwrap_or_else(|| panic!("{word}: {words}")));
         assert!(places.is_sorted(), "{words}");
+    }
+
+    #[test]
+    fn where_no_setting_helps_it_is_said_once_and_a_begun_run_is_told_of_no_other_model() {
+        let smallest = [
+            "lora.rank=1",
+            "train.micro_batch_size=1",
+            "train.activation_checkpointing=true",
+            "train.optimizer=sgd",
+            "generation.batch_size=1",
+            "generation.weights=bf16",
+        ];
+        let hint = |is_resumed| {
+            with_subject(&smallest, |subject| {
+                let limits = Limits { bytes: Some(1), ..Limits::default() };
+                let refused = memory_that_fits(&Subject { is_resumed, ..*subject }, &limits, "flex").unwrap_err();
+                refused.hint().unwrap().to_owned()
+            })
+        };
+        let (new, begun) = (hint(false), hint(true));
+        assert_eq!(new.matches("take a smaller model").count(), 1, "{new}");
+        assert!(!begun.contains("model") && begun.contains("The last checkpoint is intact"), "{begun}");
+        assert!(!format!("{new}{begun}").contains("all "), "of no changes none are summed up: {new}; {begun}");
     }
 
     #[test]

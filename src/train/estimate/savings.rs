@@ -80,7 +80,8 @@ fn peak_with(subject: &Subject<'_>, candidates: &[&Candidate]) -> Option<u64> {
 
 /// The settings with changes; None if they cannot be so.
 fn changed<'a>(config: &RunConfig, assignments: impl Iterator<Item = &'a String>) -> Option<RunConfig> {
-    let mut config = config.clone();
+    // The built-in task is made by now: beside its model and data no configuration may ask for it.
+    let mut config = RunConfig { word_problems: None, ..config.clone() };
     for assignment in assignments {
         config.set(assignment).ok()?;
     }
