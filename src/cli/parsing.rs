@@ -8,7 +8,7 @@ use clap::{Command, CommandFactory, Parser};
 
 use super::keys::Keys;
 use super::{Cli, bench, eval, inspect, score};
-use crate::config::key_named;
+use crate::config::{is_named, key_named};
 use crate::error::{Error, Result};
 use crate::report::shell::shell_word;
 
@@ -56,8 +56,7 @@ fn unknown_flag(error: &clap::Error, words: &[String]) -> Option<Error> {
         Settings::All => key_named(&name)?,
         Settings::Part(keys) => keys.named(&name)?,
     };
-    let is_exact = key.rsplit('.').next() == Some(&name);
-    if !is_exact && error.get(ContextKind::SuggestedArg).is_some() {
+    if !is_named(&key, &name) && error.get(ContextKind::SuggestedArg).is_some() {
         return None; // a flag is nearer than a key
     }
     let value = value_of(flag, words).unwrap_or("..");
@@ -192,6 +191,9 @@ mod tests {
             ("--iterations --dry-run", "iterations=.."),
             ("--max-new-tokens 9", "generation.max_new_tokens=9"),
             ("--bach-size 8", "train.batch_size=8"),
+            ("--sft-lr 1e-4", "sft.lr=1e-4"),
+            ("--sft.epochs 3", "sft.epochs=3"),
+            ("--generation-batch-size 4", "generation.batch_size=4"),
         ] {
             let flag = flags.split([' ', '=']).next().unwrap();
             let expected = format!(
@@ -211,6 +213,7 @@ mod tests {
             ("score --scale 2", "objective.scale=2"),
             ("inspect data d --model m --max-length 9", "train.max_length=9"),
             ("bench --rank 8", "lora.rank=8"),
+            ("bench --generation-batch-size 4", "generation.batch_size=4"),
         ] {
             let said = said(line).unwrap_or_default();
             assert!(said.ends_with(&format!(" | settings are written key=value: {setting}")), "{line}: {said}");

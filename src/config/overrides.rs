@@ -103,13 +103,30 @@ pub(super) fn with_assignment(config: &RunConfig, assignment: &str) -> Result<Ru
     Err(if is_section { section_error(assignment, key) } else { value_error(assignment, text, failure) })
 }
 
-/// The key, of all that hold a value, whose last part is `name` or nearest to it; of several that of `train`.
+/// Whether `name` is a key's last part, or all of it with `_` for `.`: `sft_lr` is `sft.lr`.
+pub(crate) fn is_named(key: &str, name: &str) -> bool {
+    key.rsplit('.').next() == Some(name) || is_whole_name(key, name)
+}
+
+fn is_whole_name(key: &str, name: &str) -> bool {
+    key.replace('.', "_") == name.replace('.', "_")
+}
+
+/// The key, of all that hold a value, that `name` names as a whole; else the one whose last part is `name` or nearest to it,
+/// of several that of `train`.
 pub(crate) fn key_named(name: &str) -> Option<String> {
     let keys = known_keys();
     let is_section = |key: &str| keys.iter().any(|other| other.starts_with(&format!("{key}.")));
-    let found = nearest(name, keys.iter().map(String::as_str).filter(|key| !is_section(key)))?;
-    let of_train = found.rsplit_once('.').map(|(_, last)| format!("train.{last}"));
-    Some(of_train.filter(|key| keys.contains(key)).unwrap_or_else(|| found.to_owned()))
+    let values = || keys.iter().map(String::as_str).filter(|key| !is_section(key));
+    if let Some(key) = values().find(|key| is_whole_name(key, name)) {
+        return Some(key.to_owned());
+    }
+    let found = nearest(name, values())?;
+    // A misspelt whole name says which section is meant.
+    let is_last_part = |last: &str| word_similarity(name, last) > word_similarity(name, found);
+    let of_train = found.rsplit_once('.').filter(|(_, last)| is_last_part(last));
+    let of_train = of_train.map(|(_, last)| format!("train.{last}")).filter(|key| keys.contains(key));
+    Some(of_train.unwrap_or_else(|| found.to_owned()))
 }
 
 /// What was meant by a word that sets nothing.
@@ -353,6 +370,24 @@ mod tests {
                 let error = error_of(&format!("{typo}=1"));
                 assert!(error.ends_with(&format!("| did you mean `{key}`?")), "{typo}: {error}");
             }
+        }
+    }
+
+    #[test]
+    fn a_whole_name_finds_its_key_and_a_part_that_of_train() {
+        for key in known_keys() {
+            let is_section = known_keys().iter().any(|other| other.starts_with(&format!("{key}.")));
+            for name in [key.clone(), key.replace('.', "_")].iter().filter(|_| !is_section) {
+                assert_eq!(key_named(name).as_ref(), Some(&key), "{name}");
+            }
+        }
+        for (name, key) in [
+            ("batch_size", "train.batch_size"),
+            ("bach_size", "train.batch_size"),
+            ("sft_epoch", "sft.epochs"),
+            ("generation_bach_size", "generation.batch_size"),
+        ] {
+            assert_eq!(key_named(name).as_deref(), Some(key), "{name}");
         }
     }
 
