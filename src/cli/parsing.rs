@@ -10,24 +10,24 @@ use super::keys::Keys;
 use super::{Cli, bench, eval, inspect, score};
 use crate::config::{is_named, key_named};
 use crate::error::{Error, Result};
+use crate::records::run_folder::holds_run;
 use crate::report::shell::shell_word;
 
 /// Reads the command line. Help, the version and most mistakes are printed by the parser, which ends the program.
 ///
 /// # Errors
-/// [`Error::Usage`] for mistakes whose mending the parser does not know.
+/// [`Error::Usage`] for mistakes whose mending the parser does not know; [`Error::Config`] for a file or folder among the
+/// settings.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli> {
     let words: Vec<OsString> = words.into_iter().collect();
-    Cli::try_parse_from(&words).or_else(|mut error| {
-        let words: Vec<String> = words.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-        match advised(&error, &words) {
-            Some(advised) => Err(advised),
-            None => {
-                drop_wrong_tips(&mut error);
-                error.exit()
-            }
-        }
-    })
+    let given: Vec<String> = words.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    match Cli::try_parse_from(&words) {
+        Ok(cli) => path_among_settings(&given).map_or(Ok(cli), Err),
+        Err(mut error) => Err(advised(&error, &given).unwrap_or_else(|| {
+            drop_wrong_tips(&mut error);
+            error.exit()
+        })),
+    }
 }
 
 /// What the parser does not know how to mend.
@@ -36,10 +36,10 @@ fn advised(error: &clap::Error, words: &[String]) -> Option<Error> {
         ErrorKind::UnknownArgument => unknown_flag(error, words).or_else(|| without_or_with_its_flag(error, words)),
         ErrorKind::InvalidSubcommand if words.first().is_some_and(|verb| verb == "inspect") => {
             let file = text(error, ContextKind::InvalidSubcommand)?;
-            let others = words[1..].join(" ");
+            let others: Vec<String> = words[1..].iter().map(|word| shell_word(word)).collect();
             names_file(file).then(|| {
                 Error::usage(format!("`{file}` is nothing that inspect knows"))
-                    .with_hint(format!("data is inspected with: gsil inspect data {others}"))
+                    .with_hint(format!("data is inspected with: gsil inspect data {}", others.join(" ")))
             })
         }
         _ => None,
@@ -59,14 +59,14 @@ fn unknown_flag(error: &clap::Error, words: &[String]) -> Option<Error> {
     if !is_named(&key, &name) && error.get(ContextKind::SuggestedArg).is_some() {
         return None; // a flag is nearer than a key
     }
-    let value = value_of(flag, words).unwrap_or("..");
+    let setting = shell_word(&format!("{key}={}", value_of(flag, words).unwrap_or("..")));
     let more = match settings {
         Settings::All => "; `gsil train --dry-run` prints every key in use",
         Settings::Part(_) => "",
     };
     Some(
         Error::usage(format!("unexpected argument '{flag}'"))
-            .with_hint(format!("settings are written key=value: {key}={value}{more}")),
+            .with_hint(format!("settings are written key=value: {setting}{more}")),
     )
 }
 
@@ -83,7 +83,7 @@ fn without_or_with_its_flag(error: &clap::Error, words: &[String]) -> Option<Err
     let hint = match given.split('=').next()? {
         flag @ ("--model" | "--data") => {
             verb.get_positionals().find(|argument| argument.is_required_set())?;
-            format!("it is given without a flag: gsil {name} {}", value_of(flag, words).unwrap_or(".."))
+            format!("it is given without a flag: gsil {name} {}", shell_word(value_of(flag, words).unwrap_or("..")))
         }
         word if word.starts_with('-') => return None,
         word => {
@@ -99,6 +99,68 @@ fn without_or_with_its_flag(error: &clap::Error, words: &[String]) -> Option<Err
         }
     };
     Some(Error::usage(format!("unexpected argument '{given}'")).with_hint(hint))
+}
+
+/// A file or a folder where `KEY=VALUE` is wanted, in words that the parser accepts.
+fn path_among_settings(words: &[String]) -> Option<Error> {
+    let all = Cli::command().try_get_matches_from(["gsil"].into_iter().chain(words.iter().map(String::as_str))).ok()?;
+    let mut matches = &all;
+    while let Some((_, inner)) = matches.subcommand() {
+        matches = inner;
+    }
+    let settings = matches.try_get_many::<String>("overrides").ok()??;
+    let (word, kind) = settings.filter(|word| !word.contains('=')).find_map(|word| Some((word, kind_of(word)?)))?;
+    Some(Error::config(word, "expected key=value").with_hint(kind.hint(word, words)))
+}
+
+/// What a path is most likely that of.
+#[derive(Clone, Copy)]
+enum Kind {
+    Config,
+    Data,
+    Model,
+}
+
+/// None: the word is no path.
+fn kind_of(word: &str) -> Option<Kind> {
+    let path = Path::new(word);
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    match ending.as_str() {
+        "ron" => Some(Kind::Config),
+        "jsonl" | "ndjson" | "json" | "csv" | "tsv" | "parquet" => Some(Kind::Data),
+        "gguf" | "safetensors" => Some(Kind::Model),
+        _ if path.is_file() => Some(Kind::Data),
+        _ => (path.is_dir() || word.contains('/')).then_some(Kind::Model),
+    }
+}
+
+impl Kind {
+    /// How the verb of these words is given `word`, if it takes anything of this kind.
+    fn hint(self, word: &str, words: &[String]) -> String {
+        let cli = Cli::command();
+        let (verb, name) = verb_of(&cli, words);
+        if name == "resume" && holds_run(Path::new(word)) {
+            return format!("one run is continued at a time: gsil resume {}", shell_word(word));
+        }
+        let (key, article, noun) = match self {
+            Kind::Config => ("config", "a ", "configuration"),
+            Kind::Data => ("data", "", "data"),
+            Kind::Model => ("model", "a ", "model"),
+        };
+        // A shell makes several words of `--data rows-*.jsonl`.
+        let whole = match self {
+            Kind::Data => ": one file, or a folder with train-00000-of-00002.parquet and so on",
+            Kind::Config | Kind::Model => "",
+        };
+        let is_setting = !matches!(self, Kind::Config) && matches!(settings_of(words), Some(Settings::All));
+        let given = match verb.get_arguments().find(|argument| argument.get_id() == key) {
+            Some(argument) if argument.is_positional() => format!("once, as the first word after `gsil {name}`"),
+            Some(_) => format!("with --{key} {}", shell_word(word)),
+            None if is_setting => format!("as {}", shell_word(&format!("{key}={word}"))),
+            None => return format!("`gsil {name}` takes no {noun}: leave it out"),
+        };
+        format!("{article}{noun} is given {given}{whole}")
+    }
 }
 
 /// What follows a flag, after `=` or as the next word.
@@ -256,6 +318,47 @@ mod tests {
     }
 
     #[test]
+    fn a_path_among_the_settings_is_told_how_the_verb_takes_it() {
+        const WHOLE: &str = ": one file, or a folder with train-00000-of-00002.parquet and so on";
+        for (line, hint) in [
+            ("train gsil.ron", "a configuration is given with --config gsil.ron"),
+            ("train model.Q4_1.gguf", "a model is given with --model model.Q4_1.gguf"),
+            ("train owner/name", "a model is given with --model owner/name"),
+            ("train src", "a model is given with --model src"),
+            ("estimate Cargo.toml", &format!("data is given with --data Cargo.toml{WHOLE}")),
+            ("train --model m rows.JSONL", &format!("data is given with --data rows.JSONL{WHOLE}")),
+            ("eval --model m --data d x/y.parquet", &format!("data is given with --data x/y.parquet{WHOLE}")),
+            (
+                "inspect data a.jsonl b.jsonl --model m",
+                &format!("data is given once, as the first word after `gsil inspect data`{WHOLE}"),
+            ),
+            ("compare a.ron b.ron", "a configuration is given once, as the first word after `gsil compare`"),
+            ("compare a.ron rows.jsonl", &format!("data is given as data=rows.jsonl{WHOLE}")),
+            ("resume runs/a rows.jsonl", &format!("data is given as data=rows.jsonl{WHOLE}")),
+            ("resume runs/a owner/name", "a model is given as model=owner/name"),
+            ("resume runs/a gsil.ron", "`gsil resume` takes no configuration: leave it out"),
+            ("bench rows.jsonl", "`gsil bench` takes no data: leave it out"),
+        ] {
+            let error = path_among_settings(&words(line)).unwrap_or_else(|| panic!("{line}"));
+            assert!(error.to_string().ends_with(": expected key=value"), "{line}: {error}");
+            assert_eq!((error.hint(), error.exit_code()), (Some(hint), 2), "{line}");
+        }
+        for line in ["train", "train lr", "train model=a/b", "eval gsm9k --model m --data d", "devices"] {
+            assert!(path_among_settings(&words(line)).is_none(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_second_run_to_resume_is_told_to_go_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.ron"), "()").unwrap();
+        let second = folder.path().to_str().unwrap();
+        let error = path_among_settings(&["resume", "runs/a", second].map(str::to_owned)).unwrap();
+        let hint = format!("one run is continued at a time: gsil resume {}", shell_word(second));
+        assert_eq!(error.hint(), Some(hint.as_str()));
+    }
+
+    #[test]
     fn a_misspelt_flag_and_verbs_without_settings_are_left_to_the_parser() {
         for line in ["train --modle m", "generate --lr 1", "eval gsm8k --lr 1", "train --zzzz", "trian", "inspect dat"]
         {
@@ -268,6 +371,24 @@ mod tests {
         let said = said("inspect rows.jsonl --model m").unwrap();
         let hint = "data is inspected with: gsil inspect data rows.jsonl --model m";
         assert_eq!(said, format!("`rows.jsonl` is nothing that inspect knows | {hint}"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_advised_is_quoted_as_a_shell_needs_it() {
+        for (words, quoted) in [
+            (&["train", "--variance-reduction", "top_k(16)"][..], ": 'objective.variance_reduction=top_k(16)'; "),
+            (&["export", "--model", "my run", "--format", "hf"][..], "gsil export 'my run'"),
+            (&["inspect", "rows(1).jsonl", "--model", "my model"][..], "data 'rows(1).jsonl' --model 'my model'"),
+        ] {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            let error = Cli::try_parse_from(std::iter::once("gsil".to_owned()).chain(words.clone())).unwrap_err();
+            let hint = advised(&error, &words).and_then(|advised| advised.hint().map(str::to_owned));
+            assert!(hint.as_ref().is_some_and(|hint| hint.contains(quoted)), "{words:?}: {hint:?}");
+        }
+        let words = ["train", "my rows (1).jsonl"].map(str::to_owned);
+        let error = path_among_settings(&words).unwrap();
+        assert!(error.hint().unwrap().contains("--data 'my rows (1).jsonl': "), "{error:?}");
     }
 
     #[test]

@@ -3,8 +3,6 @@
 //! The configuration becomes a tree of JSON values, one of them is replaced, and the tree is read back: so an override
 //! can reach every key and no key has to be listed twice.
 
-use std::path::Path;
-
 use serde_json::Value;
 
 use super::{LoraConfig, RunConfig, ServerConfig, TrainConfig, WordProblemsConfig, parse, ranges};
@@ -131,21 +129,9 @@ pub(crate) fn key_named(name: &str) -> Option<String> {
 
 /// What was meant by a word that sets nothing.
 fn hint_without_equals(word: &str) -> String {
-    let path = Path::new(word);
-    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    // A shell makes several words of `--data rows-*.jsonl`.
-    let as_data =
-        format!("data is given with --data {word}: one file, or a folder with train-00000-of-00002.parquet and so on");
-    match ending.as_str() {
-        "ron" => format!("a configuration is given with --config {word}"),
-        "jsonl" | "ndjson" | "json" | "csv" | "tsv" | "parquet" => as_data,
-        "gguf" | "safetensors" => format!("a model is given with --model {word}"),
-        _ => match key_named(word) {
-            _ if path.is_file() => as_data,
-            _ if path.is_dir() || word.contains('/') => format!("a model is given with --model {word}"),
-            Some(key) => format!("for example: {key}=VALUE"),
-            None => "for example: train.lr=1e-4".to_owned(),
-        },
+    match key_named(word) {
+        Some(key) => format!("for example: {key}=VALUE"),
+        None => "for example: train.lr=1e-4".to_owned(),
     }
 }
 
@@ -336,28 +322,9 @@ mod tests {
     }
 
     #[test]
-    fn a_word_without_an_equals_sign_is_sent_to_the_flag_that_takes_it() {
-        for (word, flag) in [
-            ("gsil.ron", "a configuration is given with --config gsil.ron"),
-            (
-                "rows.JSONL",
-                "data is given with --data rows.JSONL: one file, or a folder with train-00000-of-00002.parquet and so on",
-            ),
-            (
-                "a/rows.parquet",
-                "data is given with --data a/rows.parquet: one file, or a folder with train-00000-of-00002.parquet and so on",
-            ),
-            ("model.Q4_1.gguf", "a model is given with --model model.Q4_1.gguf"),
-            ("owner/name", "a model is given with --model owner/name"),
-            ("src", "a model is given with --model src"),
-            (
-                "Cargo.toml",
-                "data is given with --data Cargo.toml: one file, or a folder with train-00000-of-00002.parquet and so on",
-            ),
-            ("batch_size", "for example: train.batch_size=VALUE"),
-            ("zzz", "for example: train.lr=1e-4"),
-        ] {
-            assert_eq!(error_of(word), format!("{word}: expected key=value | {flag}"));
+    fn a_word_without_an_equals_sign_is_shown_how_a_key_is_set() {
+        for (word, example) in [("batch_size", "train.batch_size=VALUE"), ("zzz", "train.lr=1e-4")] {
+            assert_eq!(error_of(word), format!("{word}: expected key=value | for example: {example}"));
         }
     }
 
