@@ -8,7 +8,7 @@ use clap::{Command, CommandFactory, Parser};
 
 use super::keys::Keys;
 use super::{Cli, bench, eval, inspect, score};
-use crate::config::{is_named, key_named};
+use crate::config::{is_named, key_named, place_of_own_key};
 use crate::error::{Error, Result};
 use crate::records::run_folder::holds_run;
 use crate::report::shell::shell_word;
@@ -52,6 +52,10 @@ fn unknown_flag(error: &clap::Error, words: &[String]) -> Option<Error> {
     let flag = given.split('=').next()?;
     let name = flag.strip_prefix("--")?.replace('-', "_");
     let settings = settings_of(words)?;
+    let unexpected = Error::usage(format!("unexpected argument '{flag}'"));
+    if let Some(place) = place_of_own_key(&name).filter(|_| words[0] == "compare") {
+        return Some(unexpected.with_hint(place));
+    }
     let key = match settings {
         Settings::All => key_named(&name)?,
         Settings::Part(keys) => keys.named(&name)?,
@@ -64,10 +68,7 @@ fn unknown_flag(error: &clap::Error, words: &[String]) -> Option<Error> {
         Settings::All => "; `gsil train --dry-run` prints every key in use",
         Settings::Part(_) => "",
     };
-    Some(
-        Error::usage(format!("unexpected argument '{flag}'"))
-            .with_hint(format!("settings are written key=value: {setting}{more}")),
-    )
+    Some(unexpected.with_hint(format!("settings are written key=value: {setting}{more}")))
 }
 
 /// Whether a word is likelier a path than anything else.
@@ -284,6 +285,17 @@ mod tests {
         {
             assert_eq!(said(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn a_key_of_a_comparison_given_as_a_flag_is_told_its_place() {
+        for (line, key) in
+            [("compare c.ron --seeds 0,1", "seeds"), ("compare c.ron --keep-models=false", "keep_models")]
+        {
+            let said = said(line).unwrap();
+            assert!(said.ends_with(&format!(" | `{key}` is set in the comparison's file, beside `base`")), "{said}");
+        }
+        assert!(said("train --seeds 1").unwrap().contains("key=value: seed=1;"));
     }
 
     #[test]

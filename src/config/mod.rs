@@ -17,6 +17,7 @@ mod server;
 mod size;
 mod training;
 
+pub(crate) use compare::place_of_own_key;
 pub(crate) use overrides::{is_named, key_named, nearest};
 
 pub use compare::{CompareConfig, Method};
