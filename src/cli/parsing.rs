@@ -16,8 +16,8 @@ use crate::report::shell::shell_word;
 /// Reads the command line. Help, the version and most mistakes are printed by the parser, which ends the program.
 ///
 /// # Errors
-/// [`Error::Usage`] for mistakes whose mending the parser does not know; [`Error::Config`] for a file or folder among the
-/// settings.
+/// [`Error::Usage`] for mistakes whose mending the parser does not know; [`Error::Config`] for a file or folder among
+/// the settings.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli> {
     let words: Vec<OsString> = words.into_iter().collect();
     let given: Vec<String> = words.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();

@@ -110,8 +110,8 @@ fn is_whole_name(key: &str, name: &str) -> bool {
     key.replace('.', "_") == name.replace('.', "_")
 }
 
-/// The key, of all that hold a value, that `name` names as a whole; else the one whose last part is `name` or nearest to it,
-/// of several that of `train`.
+/// The key, of all that hold a value, that `name` names as a whole; else the one whose last part is `name` or nearest to
+/// it, of several that of `train`.
 pub(crate) fn key_named(name: &str) -> Option<String> {
     let keys = known_keys();
     let is_section = |key: &str| keys.iter().any(|other| other.starts_with(&format!("{key}.")));
@@ -215,14 +215,24 @@ fn value_error(assignment: &str, text: &str, failure: Option<serde_json::Error>)
         "a string" => "a text",
         "a tuple of size 2" => "two numbers, as in [0.9, 0.999]",
         "string or map" => "a name, or one with a number as in top_k(16)",
+        "newtype variant" => "a number with it, as in top_k(16)",
         "a sequence" => "a list of texts, as in [\"q_proj\", \"v_proj\"]",
         other => other,
     };
     let problem = Error::config(assignment, format!("expected {plain}, got `{text}`"));
-    match nearest(text, expected.split('`').skip(1).step_by(2)) {
+    match nearest(text, expected.split('`').skip(1).step_by(2)).map(in_full) {
+        Some(name) if name.contains('(') => {
+            problem.with_hint(format!("did you mean `{name}`? A shell needs quotes there"))
+        }
         Some(name) => problem.with_hint(format!("did you mean `{name}`?")),
+        None if expected == "newtype variant" => problem.with_hint("a shell needs quotes around it"),
         None => problem,
     }
+}
+
+/// A name with the number that belongs to it.
+pub(super) fn in_full(name: &str) -> &str {
+    if name == "top_k" { "top_k(16)" } else { name }
 }
 
 #[cfg(test)]
@@ -317,6 +327,11 @@ mod tests {
         assert!(error_of("train.betas=[0.9]").contains("expected two numbers"));
         assert!(error_of("lora.target_modules=q_proj").contains("expected a list of texts"));
         assert!(error_of("train.optimizer=adam").ends_with("got `adam` | did you mean `adamw`?"));
+        let error = error_of("objective.variance_reduction=topk");
+        assert!(error.ends_with("got `topk` | did you mean `top_k(16)`? A shell needs quotes there"), "{error}");
+        let error = error_of("objective.variance_reduction=top_k");
+        let message = "expected a number with it, as in top_k(16), got `top_k` | a shell needs quotes around it";
+        assert_eq!(error, format!("objective.variance_reduction=top_k: {message}"));
         assert!(error_of("lora=8").contains("`lora.rank`"));
         assert!(error_of("train.lr").contains("expected key=value"));
     }
