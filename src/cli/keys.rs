@@ -1,6 +1,6 @@
 //! `KEY=VALUE` for verbs that read a part of the configuration: a key that would do nothing there is refused.
 
-use crate::config::{RunConfig, key_named, nearest};
+use crate::config::{RunConfig, is_named, key_named, nearest};
 use crate::error::{Error, Result};
 
 /// What a verb reads of the configuration.
@@ -33,13 +33,12 @@ impl Keys {
     /// The key that this verb reads whose last part is `name` or nearest to it; of several the first.
     pub fn named(&self, name: &str) -> Option<String> {
         let is_section = |key: &str| !key.contains('.') && key_named(key).as_deref() != Some(key);
-        let is_named = |key: &str| key.rsplit('.').next() == Some(name);
         let of_all = key_named(name);
         let in_section = of_all.as_deref().filter(|key| self.reads(key));
         let read = self.read.iter().copied().filter(|key| !is_section(key));
         let found = nearest(name, read.chain(in_section))?;
         // A key of another verb is no misspelt key of this one.
-        let is_of_another = !is_named(found) && of_all.as_deref().is_some_and(is_named);
+        let is_of_another = !is_named(found, name) && of_all.as_deref().is_some_and(|key| is_named(key, name));
         (!is_of_another).then(|| found.to_owned())
     }
 
@@ -75,6 +74,8 @@ mod tests {
             ("seed", Some("seed")),
             ("rank", Some("lora.rank")),
             ("lora", Some("lora.rank")),
+            ("train_batch_size", Some("train.batch_size")),
+            ("sft_batch_size", None),
             ("sede", Some("seed")),
             ("lr", None),
             ("max_rows", None),

@@ -17,6 +17,7 @@ mod inspect;
 mod keys;
 mod man;
 mod parsing;
+mod paths;
 mod report;
 #[cfg(target_os = "linux")]
 mod sandbox;

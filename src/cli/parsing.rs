@@ -7,27 +7,27 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory, Parser};
 
 use super::keys::Keys;
+use super::paths::path_among_settings;
 use super::{Cli, bench, eval, inspect, score};
-use crate::config::key_named;
+use crate::config::{is_named, key_named, place_of_own_key};
 use crate::error::{Error, Result};
 use crate::report::shell::shell_word;
 
 /// Reads the command line. Help, the version and most mistakes are printed by the parser, which ends the program.
 ///
 /// # Errors
-/// [`Error::Usage`] for mistakes whose mending the parser does not know.
+/// [`Error::Usage`] for mistakes whose mending the parser does not know; [`Error::Config`] for a file or folder among
+/// the settings.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli> {
     let words: Vec<OsString> = words.into_iter().collect();
-    Cli::try_parse_from(&words).or_else(|mut error| {
-        let words: Vec<String> = words.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-        match advised(&error, &words) {
-            Some(advised) => Err(advised),
-            None => {
-                drop_wrong_tips(&mut error);
-                error.exit()
-            }
-        }
-    })
+    let given: Vec<String> = words.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    match Cli::try_parse_from(&words) {
+        Ok(cli) => path_among_settings(&given).map_or(Ok(cli), Err),
+        Err(mut error) => Err(advised(&error, &given).unwrap_or_else(|| {
+            drop_wrong_tips(&mut error);
+            error.exit()
+        })),
+    }
 }
 
 /// What the parser does not know how to mend.
@@ -36,10 +36,10 @@ fn advised(error: &clap::Error, words: &[String]) -> Option<Error> {
         ErrorKind::UnknownArgument => unknown_flag(error, words).or_else(|| without_or_with_its_flag(error, words)),
         ErrorKind::InvalidSubcommand if words.first().is_some_and(|verb| verb == "inspect") => {
             let file = text(error, ContextKind::InvalidSubcommand)?;
-            let others = words[1..].join(" ");
+            let others: Vec<String> = words[1..].iter().map(|word| shell_word(word)).collect();
             names_file(file).then(|| {
                 Error::usage(format!("`{file}` is nothing that inspect knows"))
-                    .with_hint(format!("data is inspected with: gsil inspect data {others}"))
+                    .with_hint(format!("data is inspected with: gsil inspect data {}", others.join(" ")))
             })
         }
         _ => None,
@@ -52,23 +52,23 @@ fn unknown_flag(error: &clap::Error, words: &[String]) -> Option<Error> {
     let flag = given.split('=').next()?;
     let name = flag.strip_prefix("--")?.replace('-', "_");
     let settings = settings_of(words)?;
+    let unexpected = Error::usage(format!("unexpected argument '{flag}'"));
+    if let Some(place) = place_of_own_key(&name).filter(|_| words[0] == "compare") {
+        return Some(unexpected.with_hint(place));
+    }
     let key = match settings {
         Settings::All => key_named(&name)?,
         Settings::Part(keys) => keys.named(&name)?,
     };
-    let is_exact = key.rsplit('.').next() == Some(&name);
-    if !is_exact && error.get(ContextKind::SuggestedArg).is_some() {
+    if !is_named(&key, &name) && error.get(ContextKind::SuggestedArg).is_some() {
         return None; // a flag is nearer than a key
     }
-    let value = value_of(flag, words).unwrap_or("..");
+    let setting = shell_word(&format!("{key}={}", value_of(flag, words).unwrap_or("..")));
     let more = match settings {
         Settings::All => "; `gsil train --dry-run` prints every key in use",
         Settings::Part(_) => "",
     };
-    Some(
-        Error::usage(format!("unexpected argument '{flag}'"))
-            .with_hint(format!("settings are written key=value: {key}={value}{more}")),
-    )
+    Some(unexpected.with_hint(format!("settings are written key=value: {setting}{more}")))
 }
 
 /// Whether a word is likelier a path than anything else.
@@ -84,7 +84,7 @@ fn without_or_with_its_flag(error: &clap::Error, words: &[String]) -> Option<Err
     let hint = match given.split('=').next()? {
         flag @ ("--model" | "--data") => {
             verb.get_positionals().find(|argument| argument.is_required_set())?;
-            format!("it is given without a flag: gsil {name} {}", value_of(flag, words).unwrap_or(".."))
+            format!("it is given without a flag: gsil {name} {}", shell_word(value_of(flag, words).unwrap_or("..")))
         }
         word if word.starts_with('-') => return None,
         word => {
@@ -113,13 +113,13 @@ fn value_of<'a>(flag: &str, words: &'a [String]) -> Option<&'a str> {
 
 /// Which KEY=VALUE a verb takes.
 #[derive(Clone, Copy)]
-enum Settings {
+pub(super) enum Settings {
     All,
     Part(&'static Keys),
 }
 
 /// The settings of the verb that these words name, if it takes any.
-fn settings_of(words: &[String]) -> Option<Settings> {
+pub(super) fn settings_of(words: &[String]) -> Option<Settings> {
     const PARTS: [&Keys; 4] = [&eval::KEYS, &score::KEYS, &inspect::KEYS, &bench::KEYS];
     let cli = Cli::command();
     let (verb, name) = verb_of(&cli, words);
@@ -130,7 +130,7 @@ fn settings_of(words: &[String]) -> Option<Settings> {
 }
 
 /// The verb that these words begin with, and its name: `eval gsm8k`.
-fn verb_of<'a>(cli: &'a Command, words: &[String]) -> (&'a Command, String) {
+pub(super) fn verb_of<'a>(cli: &'a Command, words: &[String]) -> (&'a Command, String) {
     let (mut verb, mut names): (&Command, Vec<&str>) = (cli, Vec::new());
     while let Some(inner) = words.get(names.len()).and_then(|word| verb.find_subcommand(word)) {
         names.push(inner.get_name());
@@ -192,6 +192,9 @@ mod tests {
             ("--iterations --dry-run", "iterations=.."),
             ("--max-new-tokens 9", "generation.max_new_tokens=9"),
             ("--bach-size 8", "train.batch_size=8"),
+            ("--sft-lr 1e-4", "sft.lr=1e-4"),
+            ("--sft.epochs 3", "sft.epochs=3"),
+            ("--generation-batch-size 4", "generation.batch_size=4"),
         ] {
             let flag = flags.split([' ', '=']).next().unwrap();
             let expected = format!(
@@ -211,6 +214,7 @@ mod tests {
             ("score --scale 2", "objective.scale=2"),
             ("inspect data d --model m --max-length 9", "train.max_length=9"),
             ("bench --rank 8", "lora.rank=8"),
+            ("bench --generation-batch-size 4", "generation.batch_size=4"),
         ] {
             let said = said(line).unwrap_or_default();
             assert!(said.ends_with(&format!(" | settings are written key=value: {setting}")), "{line}: {said}");
@@ -219,6 +223,17 @@ mod tests {
         {
             assert_eq!(said(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn a_key_of_a_comparison_given_as_a_flag_is_told_its_place() {
+        for (line, key) in
+            [("compare c.ron --seeds 0,1", "seeds"), ("compare c.ron --keep-models=false", "keep_models")]
+        {
+            let said = said(line).unwrap();
+            assert!(said.ends_with(&format!(" | `{key}` is set in the comparison's file, beside `base`")), "{said}");
+        }
+        assert!(said("train --seeds 1").unwrap().contains("key=value: seed=1;"));
     }
 
     #[test]
@@ -265,6 +280,21 @@ mod tests {
         let said = said("inspect rows.jsonl --model m").unwrap();
         let hint = "data is inspected with: gsil inspect data rows.jsonl --model m";
         assert_eq!(said, format!("`rows.jsonl` is nothing that inspect knows | {hint}"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_advised_is_quoted_as_a_shell_needs_it() {
+        for (words, quoted) in [
+            (&["train", "--variance-reduction", "top_k(16)"][..], ": 'objective.variance_reduction=top_k(16)'; "),
+            (&["export", "--model", "my run", "--format", "hf"][..], "gsil export 'my run'"),
+            (&["inspect", "rows(1).jsonl", "--model", "my model"][..], "data 'rows(1).jsonl' --model 'my model'"),
+        ] {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            let error = Cli::try_parse_from(std::iter::once("gsil".to_owned()).chain(words.clone())).unwrap_err();
+            let hint = advised(&error, &words).and_then(|advised| advised.hint().map(str::to_owned));
+            assert!(hint.as_ref().is_some_and(|hint| hint.contains(quoted)), "{words:?}: {hint:?}");
+        }
     }
 
     #[test]

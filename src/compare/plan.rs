@@ -61,7 +61,7 @@ impl Plan {
         console: &Console,
     ) -> Result<Self> {
         let mut config = CompareConfig::from_ron(text, origin)?;
-        overrides.iter().try_for_each(|assignment| config.base.set(assignment))?;
+        overrides.iter().try_for_each(|assignment| config.set_base(assignment))?;
         config.validate(text, origin)?;
         check_sources(&config.base, origin)?;
         match begun {

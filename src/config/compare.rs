@@ -30,6 +30,12 @@ const SHARED_KEYS: [&str; 16] = [
     "word_problems",
 ];
 
+/// Where a key stands that is the comparison's own and no setting of a run; None of other keys.
+pub(crate) fn place_of_own_key(key: &str) -> Option<String> {
+    let own = serde_json::to_value(CompareConfig::default()).ok()?;
+    (key != "base" && own.get(key).is_some()).then(|| format!("`{key}` is set in the comparison's file, beside `base`"))
+}
+
 /// A grid of runs: every method with every seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -98,6 +104,14 @@ impl CompareConfig {
         let config: Self = parse::read(text, origin)?;
         ranges::check_finite(&config.base).map_err(|error| Error::config(origin, format!("base: {error}")))?;
         Ok(config)
+    }
+
+    /// Changes one value of the base.
+    ///
+    /// # Errors
+    /// As [`RunConfig::set`].
+    pub fn set_base(&mut self, assignment: &str) -> Result<()> {
+        set(&mut self.base, assignment)
     }
 
     /// The complete comparison as text: `from_ron` of it gives an equal one.
@@ -175,7 +189,7 @@ impl CompareConfig {
                 let message = format!("{assignment}: `{section}` is the same for all methods");
                 return Err(Error::config(place(Some(assignment)), message).with_hint("set it in `base`"));
             }
-            config.set(assignment).map_err(|error| at(Some(assignment), error))?;
+            set(&mut config, assignment).map_err(|error| at(Some(assignment), error))?;
             if key == "train.max_length" {
                 let message = "says which rows are judged on: it is the same for all methods";
                 let refused = Error::config(key, message).with_hint("set it in `base`");
@@ -229,6 +243,15 @@ impl CompareConfig {
         config.resolve();
         config.train.lr = self.base.train.lr; // a method may change what is trained: the default is the cell's own
         config
+    }
+}
+
+/// [`RunConfig::set`], but what is no setting of a run has no nearest one.
+fn set(config: &mut RunConfig, assignment: &str) -> Result<()> {
+    let key = assignment.split('=').next().unwrap_or_default().trim();
+    match place_of_own_key(key) {
+        Some(place) => Err(Error::config(assignment, "is no setting of a run").with_hint(place)),
+        None => config.set(assignment),
     }
 }
 
@@ -326,6 +349,21 @@ mod tests {
             error.starts_with("c.ron:5: method `gsil`: train.lr: -1 is not possible; it must be above 0"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_key_of_the_comparison_given_as_a_setting_is_told_its_place() {
+        for key in ["seeds", "methods", "baseline", "equal_updates", "keep_models"] {
+            let place = format!("is no setting of a run | `{key}` is set in the comparison's file, beside `base`");
+            let assignment = format!("{key}=1");
+            let error = CompareConfig::default().set_base(&assignment).unwrap_err();
+            assert_eq!(format!("{error} | {}", error.hint().unwrap()), format!("{assignment}: {place}"));
+            let error = error_of(&TEXT.replace("train.lr=1e-4", &assignment));
+            assert_eq!(error, format!("c.ron:7: method `gsil`: {assignment}: {place}"));
+        }
+        let mut config = CompareConfig::default();
+        config.set_base("save_every=7").unwrap();
+        assert_eq!(config.base.save_every, 7);
     }
 
     #[test]

@@ -17,7 +17,8 @@ mod server;
 mod size;
 mod training;
 
-pub(crate) use overrides::{key_named, nearest};
+pub(crate) use compare::place_of_own_key;
+pub(crate) use overrides::{is_named, key_named, nearest};
 
 pub use compare::{CompareConfig, Method};
 pub use objective::{ObjectiveConfig, ObjectiveName, VarianceReduction};

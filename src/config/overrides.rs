@@ -3,8 +3,6 @@
 //! The configuration becomes a tree of JSON values, one of them is replaced, and the tree is read back: so an override
 //! can reach every key and no key has to be listed twice.
 
-use std::path::Path;
-
 use serde_json::Value;
 
 use super::{LoraConfig, RunConfig, ServerConfig, TrainConfig, WordProblemsConfig, parse, ranges};
@@ -103,32 +101,37 @@ pub(super) fn with_assignment(config: &RunConfig, assignment: &str) -> Result<Ru
     Err(if is_section { section_error(assignment, key) } else { value_error(assignment, text, failure) })
 }
 
-/// The key, of all that hold a value, whose last part is `name` or nearest to it; of several that of `train`.
+/// Whether `name` is a key's last part, or all of it with `_` for `.`: `sft_lr` is `sft.lr`.
+pub(crate) fn is_named(key: &str, name: &str) -> bool {
+    key.rsplit('.').next() == Some(name) || is_whole_name(key, name)
+}
+
+fn is_whole_name(key: &str, name: &str) -> bool {
+    key.replace('.', "_") == name.replace('.', "_")
+}
+
+/// The key, of all that hold a value, that `name` names as a whole; else the one whose last part is `name` or nearest to
+/// it, of several that of `train`.
 pub(crate) fn key_named(name: &str) -> Option<String> {
     let keys = known_keys();
     let is_section = |key: &str| keys.iter().any(|other| other.starts_with(&format!("{key}.")));
-    let found = nearest(name, keys.iter().map(String::as_str).filter(|key| !is_section(key)))?;
-    let of_train = found.rsplit_once('.').map(|(_, last)| format!("train.{last}"));
-    Some(of_train.filter(|key| keys.contains(key)).unwrap_or_else(|| found.to_owned()))
+    let values = || keys.iter().map(String::as_str).filter(|key| !is_section(key));
+    if let Some(key) = values().find(|key| is_whole_name(key, name)) {
+        return Some(key.to_owned());
+    }
+    let found = nearest(name, values())?;
+    // A misspelt whole name says which section is meant.
+    let is_last_part = |last: &str| word_similarity(name, last) > word_similarity(name, found);
+    let of_train = found.rsplit_once('.').filter(|(_, last)| is_last_part(last));
+    let of_train = of_train.map(|(_, last)| format!("train.{last}")).filter(|key| keys.contains(key));
+    Some(of_train.unwrap_or_else(|| found.to_owned()))
 }
 
 /// What was meant by a word that sets nothing.
 fn hint_without_equals(word: &str) -> String {
-    let path = Path::new(word);
-    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    // A shell makes several words of `--data rows-*.jsonl`.
-    let as_data =
-        format!("data is given with --data {word}: one file, or a folder with train-00000-of-00002.parquet and so on");
-    match ending.as_str() {
-        "ron" => format!("a configuration is given with --config {word}"),
-        "jsonl" | "ndjson" | "json" | "csv" | "tsv" | "parquet" => as_data,
-        "gguf" | "safetensors" => format!("a model is given with --model {word}"),
-        _ => match key_named(word) {
-            _ if path.is_file() => as_data,
-            _ if path.is_dir() || word.contains('/') => format!("a model is given with --model {word}"),
-            Some(key) => format!("for example: {key}=VALUE"),
-            None => "for example: train.lr=1e-4".to_owned(),
-        },
+    match key_named(word) {
+        Some(key) => format!("for example: {key}=VALUE"),
+        None => "for example: train.lr=1e-4".to_owned(),
     }
 }
 
@@ -212,14 +215,24 @@ fn value_error(assignment: &str, text: &str, failure: Option<serde_json::Error>)
         "a string" => "a text",
         "a tuple of size 2" => "two numbers, as in [0.9, 0.999]",
         "string or map" => "a name, or one with a number as in top_k(16)",
+        "newtype variant" => "a number with it, as in top_k(16)",
         "a sequence" => "a list of texts, as in [\"q_proj\", \"v_proj\"]",
         other => other,
     };
     let problem = Error::config(assignment, format!("expected {plain}, got `{text}`"));
-    match nearest(text, expected.split('`').skip(1).step_by(2)) {
+    match nearest(text, expected.split('`').skip(1).step_by(2)).map(in_full) {
+        Some(name) if name.contains('(') => {
+            problem.with_hint(format!("did you mean `{name}`? A shell needs quotes there"))
+        }
         Some(name) => problem.with_hint(format!("did you mean `{name}`?")),
+        None if expected == "newtype variant" => problem.with_hint("a shell needs quotes around it"),
         None => problem,
     }
+}
+
+/// A name with the number that belongs to it.
+pub(super) fn in_full(name: &str) -> &str {
+    if name == "top_k" { "top_k(16)" } else { name }
 }
 
 #[cfg(test)]
@@ -314,33 +327,19 @@ mod tests {
         assert!(error_of("train.betas=[0.9]").contains("expected two numbers"));
         assert!(error_of("lora.target_modules=q_proj").contains("expected a list of texts"));
         assert!(error_of("train.optimizer=adam").ends_with("got `adam` | did you mean `adamw`?"));
+        let error = error_of("objective.variance_reduction=topk");
+        assert!(error.ends_with("got `topk` | did you mean `top_k(16)`? A shell needs quotes there"), "{error}");
+        let error = error_of("objective.variance_reduction=top_k");
+        let message = "expected a number with it, as in top_k(16), got `top_k` | a shell needs quotes around it";
+        assert_eq!(error, format!("objective.variance_reduction=top_k: {message}"));
         assert!(error_of("lora=8").contains("`lora.rank`"));
         assert!(error_of("train.lr").contains("expected key=value"));
     }
 
     #[test]
-    fn a_word_without_an_equals_sign_is_sent_to_the_flag_that_takes_it() {
-        for (word, flag) in [
-            ("gsil.ron", "a configuration is given with --config gsil.ron"),
-            (
-                "rows.JSONL",
-                "data is given with --data rows.JSONL: one file, or a folder with train-00000-of-00002.parquet and so on",
-            ),
-            (
-                "a/rows.parquet",
-                "data is given with --data a/rows.parquet: one file, or a folder with train-00000-of-00002.parquet and so on",
-            ),
-            ("model.Q4_1.gguf", "a model is given with --model model.Q4_1.gguf"),
-            ("owner/name", "a model is given with --model owner/name"),
-            ("src", "a model is given with --model src"),
-            (
-                "Cargo.toml",
-                "data is given with --data Cargo.toml: one file, or a folder with train-00000-of-00002.parquet and so on",
-            ),
-            ("batch_size", "for example: train.batch_size=VALUE"),
-            ("zzz", "for example: train.lr=1e-4"),
-        ] {
-            assert_eq!(error_of(word), format!("{word}: expected key=value | {flag}"));
+    fn a_word_without_an_equals_sign_is_shown_how_a_key_is_set() {
+        for (word, example) in [("batch_size", "train.batch_size=VALUE"), ("zzz", "train.lr=1e-4")] {
+            assert_eq!(error_of(word), format!("{word}: expected key=value | for example: {example}"));
         }
     }
 
@@ -353,6 +352,24 @@ mod tests {
                 let error = error_of(&format!("{typo}=1"));
                 assert!(error.ends_with(&format!("| did you mean `{key}`?")), "{typo}: {error}");
             }
+        }
+    }
+
+    #[test]
+    fn a_whole_name_finds_its_key_and_a_part_that_of_train() {
+        for key in known_keys() {
+            let is_section = known_keys().iter().any(|other| other.starts_with(&format!("{key}.")));
+            for name in [key.clone(), key.replace('.', "_")].iter().filter(|_| !is_section) {
+                assert_eq!(key_named(name).as_ref(), Some(&key), "{name}");
+            }
+        }
+        for (name, key) in [
+            ("batch_size", "train.batch_size"),
+            ("bach_size", "train.batch_size"),
+            ("sft_epoch", "sft.epochs"),
+            ("generation_bach_size", "generation.batch_size"),
+        ] {
+            assert_eq!(key_named(name).as_deref(), Some(key), "{name}");
         }
     }
 

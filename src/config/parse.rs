@@ -28,7 +28,7 @@ pub(super) fn dialect() -> ron::Options {
 /// See [`RunConfig::from_ron`].
 pub(super) fn from_ron(text: &str, origin: &str) -> Result<RunConfig> {
     let config: RunConfig = read(text, origin).map_err(|error| match names_methods(text) {
-        true => error.with_hint(format!("this is a comparison's file: gsil compare {origin}")),
+        true => error.with_hint("this is a comparison's file, the first word after `gsil compare`"),
         false => error,
     })?;
     ranges::check_finite(&config).map_err(|error| Error::config(origin, error.to_string()))?;
@@ -56,7 +56,7 @@ fn hint_of_other_format(text: &str, origin: &str) -> Option<String> {
     let ending = Path::new(origin).extension()?.to_str()?.to_ascii_lowercase();
     let begins_as_json = text.trim_start().starts_with(['{', '[']);
     match ending.as_str() {
-        "jsonl" | "ndjson" | "csv" | "tsv" => Some(format!("this looks like data: --data {origin}")),
+        "jsonl" | "ndjson" | "csv" | "tsv" => Some("this looks like data, which is given with --data".to_owned()),
         "json" | "yaml" | "yml" | "toml" => Some(RON_LOOKS.to_owned()),
         _ => begins_as_json.then(|| RON_LOOKS.to_owned()),
     }
@@ -83,20 +83,36 @@ fn explain(error: &SpannedError, text: &str, origin: &str) -> Error {
         }
         ron::Error::NoSuchEnumVariant { expected, found, .. } => {
             let problem = Error::config(place, format!("unknown name `{found}`; expected {}", one_of(expected)));
-            match overrides::nearest(found, expected.iter().copied()) {
+            match overrides::nearest(found, expected.iter().copied()).map(overrides::in_full) {
                 Some(name) => problem.with_hint(format!("did you mean `{name}`?")),
                 None => problem,
             }
         }
         ron::Error::IntegerOutOfBounds => Error::config(place, "expected a whole number, 0 or more, that fits 64 bits"),
         other => {
-            let problem = Error::config(place, format!("{other}{}", found_at(text, start)));
-            match other {
-                ron::Error::ExpectedIdentifier => problem.with_hint("names such as `bernoulli` go without quotes"),
-                ron::Error::ExpectedComma => problem.with_hint("is a comma missing, or a whole number needed?"),
-                _ => problem,
+            let found = found_at(text, start);
+            let message = match other {
+                ron::Error::ExpectedDifferentStructName { .. } => format!("expected a section, found `{found}`"),
+                _ if found.is_empty() => other.to_string(),
+                _ => format!("{other}, found `{found}`"),
+            };
+            let problem = Error::config(place, message);
+            match value_hint(other, &found, before(text, start)) {
+                Some(hint) => problem.with_hint(hint),
+                None => problem,
             }
         }
+    }
+}
+
+/// What the writer of a wrong value may do. `before` stands before it on its line.
+fn value_hint(error: &ron::Error, found: &str, before: &str) -> Option<&'static str> {
+    match (error, found) {
+        (_, "none") => Some("leave the key out, or write None where there may be none"),
+        (ron::Error::ExpectedIdentifier, _) => Some("names such as `bernoulli` go without quotes"),
+        (ron::Error::ExpectedComma, _) => Some("is a comma missing, or a whole number needed?"),
+        (ron::Error::ExpectedStructLike, _) if before.ends_with("top_k") => Some("a number belongs to it: top_k(16)"),
+        _ => None,
     }
 }
 
@@ -105,15 +121,22 @@ fn names_methods(text: &str) -> bool {
     text.lines().any(|line| line.trim_start_matches(['(', ' ', '\t']).starts_with("methods:"))
 }
 
-/// ", found `..`": the rest of the value that starts at a place; nothing at the end of a line.
+/// The rest of the value that starts at a place; nothing at the end of a line.
 fn found_at(text: &str, start: Position) -> String {
     const MAX_CHARS: usize = 30;
-    let line = text.lines().nth(start.line.saturating_sub(1)).unwrap_or_default();
-    let rest: String = line.chars().skip(start.col.saturating_sub(1)).take(MAX_CHARS).collect();
-    match rest.split([',', ')']).next().unwrap_or_default().trim() {
-        "" => String::new(),
-        found => format!(", found `{found}`"),
-    }
+    let rest: String = line_at(text, start)[before(text, start).len()..].chars().take(MAX_CHARS).collect();
+    rest.split([',', ')']).next().unwrap_or_default().trim().to_owned()
+}
+
+/// What stands before a place on its line.
+fn before(text: &str, place: Position) -> &str {
+    let line = line_at(text, place);
+    let end = line.char_indices().nth(place.col.saturating_sub(1)).map_or(line.len(), |(at, _)| at);
+    &line[..end]
+}
+
+fn line_at(text: &str, place: Position) -> &str {
+    text.lines().nth(place.line.saturating_sub(1)).unwrap_or_default()
 }
 
 /// What the writer of an unknown key may have meant: the same key at another place, or a similar one at this place.
@@ -122,7 +145,8 @@ fn key_hint(found: &str, expected: &[&str]) -> String {
         return comparison_key_hint(found, expected);
     }
     let everywhere = overrides::known_keys();
-    if let Some(elsewhere) = everywhere.iter().find(|key| key.rsplit('.').next() == Some(found)) {
+    let of_train = everywhere.iter().find(|key| **key == format!("train.{found}"));
+    if let Some(elsewhere) = of_train.or_else(|| everywhere.iter().find(|key| overrides::is_named(key, found))) {
         return match elsewhere.split_once('.') {
             Some((section, key)) => format!("`{key}` belongs in `{section}: ({key}: ..)`"),
             None => format!("`{elsewhere}` belongs in no section but beside them"),
@@ -177,6 +201,9 @@ mod tests {
     #[test]
     fn a_key_of_another_place_is_sent_there() {
         assert_eq!(error_of("(lr: 1e-4)"), "run.ron:1:2: unknown key `lr` | `lr` belongs in `train: (lr: ..)`");
+        assert!(error_of("(batch_size: 8)").ends_with("| `batch_size` belongs in `train: (batch_size: ..)`"));
+        assert!(error_of("(sft_epochs: 2)").ends_with("| `epochs` belongs in `sft: (epochs: ..)`"));
+        assert!(error_of("(train: (data: \"d\"))").ends_with("| `data` belongs in no section but beside them"));
         assert!(error_of("(train: (seed: 1))").ends_with("| `seed` belongs in no section but beside them"));
         assert!(error_of("(train: (zzz: 1))").contains("| known here: `lr`, `epochs`, "));
     }
@@ -184,7 +211,10 @@ mod tests {
     #[test]
     fn a_comparisons_file_is_sent_to_its_verb() {
         let error = error_of("(\n  base: (seed: 1),\n  methods: [(name: \"gsil\")],\n)");
-        assert_eq!(error, "run.ron:2:3: unknown key `base` | this is a comparison's file: gsil compare run.ron");
+        assert_eq!(
+            error,
+            "run.ron:2:3: unknown key `base` | this is a comparison's file, the first word after `gsil compare`"
+        );
     }
 
     #[test]
@@ -192,6 +222,23 @@ mod tests {
         let error = error_of("(train: (optimizer: adam))");
         assert!(error.starts_with("run.ron:1:"), "{error}");
         assert!(error.ends_with("`adam`; expected `adamw`, `rmsprop` or `sgd` | did you mean `adamw`?"), "{error}");
+    }
+
+    #[test]
+    fn a_name_that_needs_a_number_is_shown_with_one() {
+        let error_of = |name: &str| error_of(&format!("(objective: (variance_reduction: {name}))"));
+        assert!(error_of("topk").ends_with("| did you mean `top_k(16)`?"), "{}", error_of("topk"));
+        assert!(error_of("top_k").ends_with("| a number belongs to it: top_k(16)"), "{}", error_of("top_k"));
+        assert!(error_of("top_k, shift: 1").ends_with("| a number belongs to it: top_k(16)"));
+    }
+
+    #[test]
+    fn none_as_the_command_line_spells_it_is_told_how_a_file_does() {
+        let hint = "leave the key out, or write None where there may be none";
+        assert_eq!(error_of("(sft: none)"), format!("run.ron:1:7: expected a section, found `none` | {hint}"));
+        for text in ["(max_rows: none)", "(train: (lr: none, epochs: 2))", "(model: none)"] {
+            assert!(error_of(text).ends_with(&format!(", found `none` | {hint}")), "{text}: {}", error_of(text));
+        }
     }
 
     #[test]
@@ -216,8 +263,9 @@ mod tests {
             error.hint().map(str::to_owned)
         };
         let row = "{\"prompt\": \"a\", \"response\": \"b\"}\n";
-        assert_eq!(hint(row, "d/rows.jsonl").unwrap(), "this looks like data: --data d/rows.jsonl");
-        assert_eq!(hint("prompt,response\na,b\n", "rows.csv").unwrap(), "this looks like data: --data rows.csv");
+        for (text, origin) in [(row, "my rows.jsonl"), ("prompt,response\na,b\n", "rows.csv")] {
+            assert_eq!(hint(text, origin).unwrap(), "this looks like data, which is given with --data");
+        }
         for origin in ["gsil.json", "gsil.ron"] {
             assert_eq!(hint("{\"model\": \"m\"}", origin).as_deref(), Some(RON_LOOKS), "{origin}");
         }

@@ -19,7 +19,7 @@ pub(super) fn validate(config: &RunConfig) -> Result<()> {
 /// A server must have something to write, and every policy that is asked for.
 fn check_server(config: &RunConfig) -> Result<()> {
     let Some(server) = &config.server else { return Ok(()) };
-    server.check(makes_policies(config))?;
+    server.check(&without_policies(config))?;
     if config.iterations > 0 && !config.objective.name.needs_self_generated() {
         let message = "this objective trains on demonstrations alone; nothing is generated";
         return Err(Error::config("server", message).with_hint("leave it out: server=none"));
@@ -31,9 +31,14 @@ fn check_server(config: &RunConfig) -> Result<()> {
     }
 }
 
-/// Whether some iteration's reference is another than the start model as it is.
-fn makes_policies(config: &RunConfig) -> bool {
-    config.iterations > 1 || config.sft.is_some() || config.word_problems.is_some()
+/// What to set so that no iteration's reference is another than the start model as it is; nothing if none is.
+fn without_policies(config: &RunConfig) -> Vec<&'static str> {
+    let makers = [
+        (config.iterations != 1, "iterations=1"), // 0 without a stage of its own trains nothing
+        (config.sft.is_some(), "sft=none"),
+        (config.word_problems.is_some(), "word_problems=none"),
+    ];
+    makers.into_iter().filter(|(makes, _)| *makes).map(|(_, setting)| setting).collect()
 }
 
 /// Texts and lists that must not be empty.
@@ -212,6 +217,22 @@ pub(super) mod tests {
         }
         for key in ["device", "output", "evaluation.answer_marker"] {
             assert_eq!(refusal(&[&format!("{key}= ")]), format!("{key}: must not be empty"));
+        }
+    }
+
+    #[test]
+    fn a_run_that_makes_policies_is_told_all_that_makes_them() {
+        const ALL: [&str; 3] = ["iterations=1", "sft=none", "word_problems=none"];
+        for (undone, left) in [(&ALL[..0], &ALL[..]), (&ALL[..1], &ALL[1..]), (&ALL[..2], &ALL[2..])] {
+            let mut config = complete();
+            for assignment in ["server.on_policy_ready=[]", "iterations=3"].iter().chain(undone) {
+                config.set(assignment).unwrap();
+            }
+            let error = config.validate().unwrap_err();
+            let hint = error.hint().unwrap();
+            assert!(hint.ends_with(&format!("or use {}", left.join(" "))), "{hint}");
+            left.iter().for_each(|assignment| config.set(assignment).unwrap());
+            config.validate().unwrap();
         }
     }
 }

@@ -52,7 +52,8 @@ impl Default for ServerConfig {
 
 impl ServerConfig {
     /// Refuses an address that cannot be called, and a server that could not have the policies that the run makes.
-    pub(crate) fn check(&self, makes_policies: bool) -> Result<()> {
+    /// `without_policies`: the settings, all together, with which it makes none.
+    pub(crate) fn check(&self, without_policies: &[&str]) -> Result<()> {
         let host = ["http://", "https://"].iter().find_map(|scheme| self.url.strip_prefix(scheme));
         if host.is_none_or(|host| host.is_empty() || host.contains(char::is_whitespace)) {
             return Err(Error::config("server.url", format!("`{}` is no address", self.url))
@@ -62,10 +63,11 @@ impl ServerConfig {
             let problem = Error::config("server.url", "names a user or a key: it would be written into the run folder");
             return Err(problem.with_hint("give the key in the environment, as GSIL_API_KEY"));
         }
-        if self.on_policy_ready.is_empty() && makes_policies {
+        if self.on_policy_ready.is_empty() && !without_policies.is_empty() {
             let message = "must say how the server gets a policy that the run makes: it is not the start model alone";
+            let settings = without_policies.join(" ");
             return Err(Error::config("server.on_policy_ready", message)
-                .with_hint("name a command that serves the folder it is given, or use iterations=1 without sft"));
+                .with_hint(format!("name a command that serves the folder it is given, or use {settings}")));
         }
         match self.on_policy_ready.first().is_some_and(|program| program.trim().is_empty()) {
             true => Err(Error::config("server.on_policy_ready", "begins with an empty text; it must be a program")),

@@ -249,7 +249,7 @@ impl Judge {
             ));
         }
         let config = ServerConfig { url: url.to_owned(), max_in_flight: args.max_in_flight, ..ServerConfig::default() };
-        config.check(false).map_err(|error| Error::usage(format!("--judge {error}")).with_hint_of(&error))?;
+        config.check(&[]).map_err(|error| Error::usage(format!("--judge {error}")).with_hint_of(&error))?;
         let server = Server::with_key_of(&config, args.judge_key_variable.as_deref())?.with_model(name.clone());
         Ok(Judge { server, name: name.clone(), prompts: JudgePrompts::read(prompts)?, references })
     }
