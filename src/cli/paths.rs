@@ -18,7 +18,14 @@ pub(super) fn path_among_settings(words: &[String]) -> Option<Error> {
         matches = inner;
     }
     let settings = matches.try_get_many::<String>("overrides").ok()??;
-    let (word, kind) = settings.filter(|word| !word.contains('=')).find_map(|word| Some((word, kind_of(word)?)))?;
+    let name = verb_of(&Cli::command(), words).1;
+    // These verbs say more themselves: of runs in place of a comparison's settings, of an evaluation in the wrong place.
+    let is_of_runs = || words.get(1).is_some_and(|word| holds_run(Path::new(word)));
+    if name == "compare" && is_of_runs() {
+        return None;
+    }
+    let is_path = |word: &&String| !word.contains('=') && (name != "eval" || word.contains(['.', '/']));
+    let (word, kind) = settings.filter(is_path).find_map(|word| Some((word, kind_of(word)?)))?;
     Some(Error::config(word, "expected key=value").with_hint(kind.hint(word, words)))
 }
 

@@ -20,17 +20,15 @@ use crate::error::{Error, Result};
 /// Columns whose cells are JSON.
 const JSON_COLUMNS: [&str; 7] =
     ["messages", "conversations", "instances", "prompt_ids", "response_ids", "demonstration_ids", "self_generated_ids"];
-/// Columns whose cells are text alone, whatever it looks like.
-const TEXT_COLUMNS: [&str; 5] = ["instruction", "input", "output", "question", "answer"];
 /// More columns than this are no table of texts.
 const MAX_COLUMNS: usize = 4096;
 
-/// Hands every row to `take` with the line that it starts on, until it answers false. Columns that nobody wants are text.
-/// Memory is bounded by the longest row of the file.
+/// Hands every row to `take` with the line that it starts on, until it answers false. Columns that may be
+/// no list are text. Memory is bounded by the longest row of the file.
 pub(super) fn for_each_record(
     path: &Path,
     delimiter: u8,
-    is_wanted: &dyn Fn(&str) -> bool,
+    may_be_list: &dyn Fn(&str) -> bool,
     take: &mut Take<'_>,
 ) -> Result<()> {
     let mut file = File::open(path).map_err(Error::reading(path))?;
@@ -47,7 +45,7 @@ pub(super) fn for_each_record(
     let names = names(&header, path)?;
     let mut record = ByteRecord::new();
     while reader.read_byte_record(&mut record).map_err(|error| reading(path, &error))? {
-        if !take(first_line(&reader, &record, unended), object(&names, &record, is_wanted))? {
+        if !take(first_line(&reader, &record, unended), object(&names, &record, may_be_list))? {
             break;
         }
     }
@@ -109,7 +107,7 @@ fn names(header: &ByteRecord, path: &Path) -> Result<Vec<String>> {
 }
 
 /// `None` for a blank line.
-fn object(names: &[String], record: &ByteRecord, is_wanted: &dyn Fn(&str) -> bool) -> Parsed<Option<Object>> {
+fn object(names: &[String], record: &ByteRecord, may_be_list: &dyn Fn(&str) -> bool) -> Parsed<Option<Object>> {
     if record.as_slice().len() > MAX_ROW_BYTES {
         return Err(Problem::new(format!("the row is longer than {} MiB", MAX_ROW_BYTES >> 20))
             .with_hint("is a quotation mark missing?"));
@@ -125,7 +123,7 @@ fn object(names: &[String], record: &ByteRecord, is_wanted: &dyn Fn(&str) -> boo
             ));
     }
     let cells = record.iter().enumerate().map(|(i, cell)| without_return(cell, i + 1 == names.len()));
-    let values = names.iter().zip(cells).map(|(name, cell)| Ok((name.clone(), value(name, cell, is_wanted(name))?)));
+    let values = names.iter().zip(cells).map(|(name, cell)| Ok((name.clone(), value(name, cell, may_be_list(name))?)));
     values.collect::<Parsed<_>>().map(Some)
 }
 
@@ -134,10 +132,9 @@ fn without_return(cell: &[u8], is_last: bool) -> &[u8] {
     cell.strip_suffix(b"\r").filter(|_| is_last).unwrap_or(cell)
 }
 
-fn value(name: &str, cell: &[u8], is_wanted: bool) -> Parsed<Value> {
+fn value(name: &str, cell: &[u8], may_be_list: bool) -> Parsed<Value> {
     let text = std::str::from_utf8(cell).map_err(|_| Problem::field(name, "not UTF-8"))?;
-    let is_list = JSON_COLUMNS.contains(&name) || !TEXT_COLUMNS.contains(&name) && is_list_of_messages(text);
-    if !is_wanted || !is_list {
+    if !may_be_list || !JSON_COLUMNS.contains(&name) && !is_list_of_messages(text) {
         return Ok(text.into());
     }
     if text.trim().is_empty() {
@@ -158,17 +155,21 @@ fn is_list_of_messages(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::data::rows::{Prompt, Response, Row, read_good_rows, read_rows};
+    use crate::data::rows::{Columns, Message, Prompt, Response, Row, read_good_rows, read_rows};
 
-    fn read_named(name: &str, content: &[u8]) -> Result<Vec<Row>, String> {
+    fn read_named(name: &str, content: &[u8], columns: Option<&Columns>) -> Result<Vec<Row>, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
-        read_rows(&path, None, None).map_err(|error| error.to_string().split_once(name).unwrap().1.to_owned())
+        read_rows(&path, None, columns).map_err(|error| error.to_string().split_once(name).unwrap().1.to_owned())
     }
 
     fn read(content: &[u8]) -> Result<Vec<Row>, String> {
-        read_named("rows.csv", content)
+        read_named("rows.csv", content, None)
+    }
+
+    fn read_columns(content: &[u8], columns: &Columns) -> Result<Vec<Row>, String> {
+        read_named("rows.csv", content, Some(columns))
     }
 
     #[test]
@@ -181,7 +182,7 @@ mod tests {
         let rows = read(b"prompt,response\n\n\n\"a\n\",b\n\nc,d\n").unwrap();
         assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), [4, 7]);
         assert_eq!(
-            read_named("rows.tsv", b"prompt\tresponse\na,b\tc\n").unwrap()[0].prompt,
+            read_named("rows.tsv", b"prompt\tresponse\na,b\tc\n", None).unwrap()[0].prompt,
             Prompt::Text("a,b".into())
         );
     }
@@ -213,6 +214,9 @@ mod tests {
 
 [{"role": "user", "content": "Q"}]"#;
         assert_eq!(read(content.as_bytes()).unwrap()[0].prompt, Prompt::Text(prompt.into()));
+        let columns = Columns { prompt: "input".into(), response: Some("output".into()) };
+        let message = Message { role: "user".into(), content: "Q".into() };
+        assert_eq!(read_columns(content.as_bytes(), &columns).unwrap()[0].prompt, Prompt::Messages(vec![message]));
     }
 
     #[test]

@@ -236,8 +236,8 @@ impl RowEncoder<'_> {
     }
 
     fn no_tokenizer(&self, row: &Row) -> Error {
-        self.error(row, "the row is text, but the model folder has no tokenizer").with_hint(
-            "write rows of token ids as `prompt_ids` and `response_ids`, or add tokenizer.json to the model folder",
+        self.error(row, "the row is text, but the model has no tokenizer").with_hint(
+            "write rows of token ids as `prompt_ids` and `response_ids`, or take a Hugging Face folder with tokenizer.json",
         )
     }
 
@@ -381,7 +381,7 @@ mod tests {
             "rows.jsonl, line 8: the prompt has no tokens; the model needs one to start from"
         );
         let text = Row { prompt: Prompt::Text("Hi".into()), ..ids_row(9, &[], Some(&[1]), None) };
-        assert_eq!(message(text), "rows.jsonl, line 9: the row is text, but the model folder has no tokenizer");
+        assert_eq!(message(text), "rows.jsonl, line 9: the row is text, but the model has no tokenizer");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::problem::Parsed;
 use super::row_shapes::kind;
-use super::rows::{Object, for_each_object};
+use super::rows::{Object, Read, for_each_object};
 use super::{json_rows, strict_json};
 use crate::error::{Error, Result};
 use crate::formats::data_file::FileKind;
@@ -47,7 +47,7 @@ pub fn read_field_rows(files: &[PathBuf], max_rows: Option<usize>, fields: &[&st
         };
         match path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz")) {
             true => json_rows::for_each_packed_line(path, &mut take)?,
-            false => for_each_object(path, &|name| fields.contains(&name), &mut take)?,
+            false => for_each_object(path, &Read::Fields(fields), &mut take)?,
         }
     }
     match (rows.is_empty(), files.first()) {

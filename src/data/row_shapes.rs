@@ -32,6 +32,8 @@ pub(super) const KEYS: [&str; 19] = [
     "question",
     "answer",
 ];
+/// Those whose value is text alone, whatever it looks like.
+pub(super) const TEXT_KEYS: [&str; 5] = ["instruction", "input", "output", "question", "answer"];
 
 /// What kind of row an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

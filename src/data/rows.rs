@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::json_rows;
 use super::problem::Parsed;
 use super::row_keys::{LonePrompt, check_header};
-use super::row_shapes::{KEYS, Shape, parse_row};
+use super::row_shapes::{KEYS, Shape, TEXT_KEYS, parse_row};
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::formats::data_file::FileKind;
@@ -156,7 +156,7 @@ fn for_each_row(
     mut take: impl FnMut(Result<Option<Row>>) -> Result<bool>,
 ) -> Result<()> {
     let kind = FileKind::of(path);
-    for_each_object(path, &is_read(columns), &mut |number, object| {
+    for_each_object(path, &Read::Rows(columns), &mut |number, object| {
         let parse = |object: Object| {
             if kind.is_table() && columns.is_none() {
                 check_header(&object)?;
@@ -182,7 +182,7 @@ pub fn count_shapes(
 ) -> Result<Vec<(&'static str, usize)>> {
     let mut counts: Vec<(&'static str, usize)> = Vec::new();
     let mut num_rows = 0;
-    for_each_object(path, &is_read(columns), &mut |_, object| {
+    for_each_object(path, &Read::Rows(columns), &mut |_, object| {
         if let Ok(Some(object)) = object
             && let Ok(shape) = Shape::of(&object, columns)
         {
@@ -197,29 +197,50 @@ pub fn count_shapes(
     Ok(counts)
 }
 
-/// Which columns are read: those that were named, else those of all shapes.
-fn is_read(columns: Option<&Columns>) -> impl Fn(&str) -> bool {
-    move |name| match columns {
-        Some(Columns { prompt, response }) => name == prompt || response.as_deref() == Some(name),
-        None => KEYS.contains(&name),
+/// Which columns of a table are read.
+pub(super) enum Read<'a> {
+    /// Of demonstrations: those that were named, else those of all shapes.
+    Rows(Option<&'a Columns>),
+    /// Those of an evaluation.
+    Fields(&'a [&'a str]),
+}
+
+impl Read<'_> {
+    fn is_wanted(&self, name: &str) -> bool {
+        match self {
+            Read::Rows(Some(Columns { prompt, response })) => name == prompt || response.as_deref() == Some(name),
+            Read::Rows(None) => KEYS.contains(&name),
+            Read::Fields(fields) => fields.contains(&name),
+        }
+    }
+
+    /// Whether a cell of CSV may be a list of messages or of ids. The fields of an evaluation see to their lists themselves.
+    fn may_be_list(&self, name: &str) -> bool {
+        match self {
+            Read::Rows(Some(_)) => self.is_wanted(name),
+            Read::Rows(None) => self.is_wanted(name) && !TEXT_KEYS.contains(&name),
+            Read::Fields(_) => false,
+        }
     }
 }
 
-/// Hands every row to `take` as the JSON object that it is or would be. Of a Parquet file only the columns that are wanted
-/// have values, and of CSV and TSV only those have lists.
-pub(super) fn for_each_object(path: &Path, is_wanted: &dyn Fn(&str) -> bool, take: &mut Take<'_>) -> Result<()> {
+/// Hands every row to `take` as the JSON object that it is or would be. Of a Parquet file only the columns that are read
+/// have values.
+pub(super) fn for_each_object(path: &Path, read: &Read<'_>, take: &mut Take<'_>) -> Result<()> {
+    let is_wanted = |name: &str| read.is_wanted(name);
+    let may_be_list = |name: &str| read.may_be_list(name);
     match FileKind::of(path) {
         FileKind::JsonLines => json_rows::for_each_line(path, take),
         FileKind::Json => json_rows::for_each_of_document(path, take),
         #[cfg(feature = "tables")]
-        FileKind::Csv => super::csv_rows::for_each_record(path, b',', is_wanted, take),
+        FileKind::Csv => super::csv_rows::for_each_record(path, b',', &may_be_list, take),
         #[cfg(feature = "tables")]
-        FileKind::Tsv => super::csv_rows::for_each_record(path, b'\t', is_wanted, take),
+        FileKind::Tsv => super::csv_rows::for_each_record(path, b'\t', &may_be_list, take),
         #[cfg(feature = "tables")]
-        FileKind::Parquet => super::parquet_rows::for_each_row(path, is_wanted, take),
+        FileKind::Parquet => super::parquet_rows::for_each_row(path, &is_wanted, take),
         #[cfg(not(feature = "tables"))]
         FileKind::Csv | FileKind::Tsv | FileKind::Parquet => {
-            let _ = is_wanted;
+            let _ = (is_wanted, may_be_list);
             Err(Error::input(path, "this program was built without the feature `tables`, which reads such files")
                 .with_hint("build it with `--features tables`, or write the rows as JSON Lines (.jsonl)"))
         }

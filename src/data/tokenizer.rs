@@ -179,8 +179,15 @@ impl Tokenizer {
             (Prompt::Ids(ids), _) => Ok(ids.clone()),
             (_, Some(rendered)) => self.encode(&rendered),
             (Prompt::Text(text), None) => self.encode_plain(text),
-            (Prompt::Messages(_), None) => Err(Error::input(&self.path, "rows of messages need a chat template")
-                .with_hint("add chat_template.jinja to the model folder, or write rows of prompt and completion")),
+            (Prompt::Messages(_), None) => {
+                // A GGUF file is given no further files.
+                let way = match self.path.is_file() {
+                    true => "take the Hugging Face folder of this model",
+                    false => "add chat_template.jinja to the model folder",
+                };
+                Err(Error::input(&self.path, "rows of messages need a chat template")
+                    .with_hint(format!("{way}, or write rows of prompt and completion")))
+            }
         }
     }
 
