@@ -13,9 +13,9 @@ use burn::module::Module;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 
 use super::hub::HubArgs;
-use super::keys::{Keys, key_of};
+use super::keys::Keys;
 use super::{ModelArgs, RowArgs, open_reference, print_line};
-use crate::config::{RunConfig, nearest};
+use crate::config::{RunConfig, key_of, nearest};
 use crate::data::data_folder::{Split, files_of};
 use crate::device;
 use crate::error::{Error, Result};

@@ -1,6 +1,6 @@
 //! `KEY=VALUE` for verbs that read a part of the configuration: a key that would do nothing there is refused.
 
-use crate::config::{RunConfig, is_named, key_named, nearest};
+use crate::config::{RunConfig, is_named, key_named, key_of, nearest};
 use crate::error::{Error, Result};
 
 /// What a verb reads of the configuration.
@@ -53,11 +53,6 @@ impl Keys {
             None => format!("it reads {}", self.read.join(", ")),
         }
     }
-}
-
-/// The key of `key=value`.
-pub(super) fn key_of(assignment: &str) -> &str {
-    assignment.split('=').next().unwrap_or_default().trim()
 }
 
 #[cfg(test)]

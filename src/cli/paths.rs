@@ -20,8 +20,7 @@ pub(super) fn path_among_settings(words: &[String]) -> Option<Error> {
     let settings = matches.try_get_many::<String>("overrides").ok()??;
     let name = verb_of(&Cli::command(), words).1;
     // These verbs say more themselves: of runs in place of a comparison's settings, of an evaluation in the wrong place.
-    let is_of_runs = || words.get(1).is_some_and(|word| holds_run(Path::new(word)));
-    if name == "compare" && is_of_runs() {
+    if name == "compare" && words.get(1).is_some_and(|word| holds_run(Path::new(word))) {
         return None;
     }
     let is_path = |word: &&String| !word.contains('=') && (name != "eval" || word.contains(['.', '/']));

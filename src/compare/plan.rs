@@ -8,7 +8,7 @@ use chrono::Local;
 
 use super::begun::Begun;
 use super::fingerprints::Fingerprints;
-use crate::config::{CompareConfig, EvaluationConfig, RunConfig, spell_date};
+use crate::config::{CompareConfig, EvaluationConfig, RunConfig, key_of, spell_date};
 use crate::error::{Error, Result};
 use crate::formats::hub::{self, Address};
 use crate::report::console::Console;
@@ -197,7 +197,7 @@ fn check_judged_rows(
     for (method, limit) in config.methods.iter().zip(limits) {
         let num = num_judged(limit)?;
         if num != expected {
-            let sets_it = |assignment: &&String| assignment.split('=').next().unwrap_or_default().trim() == "max_rows";
+            let sets_it = |assignment: &&String| key_of(assignment) == "max_rows";
             let assignment = method.set.iter().rfind(sets_it).map(String::as_str);
             let first = &config.methods[0].name;
             let message = format!("is judged on the first {num} training rows, `{first}` on {expected}");

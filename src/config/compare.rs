@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::overrides::nearest;
+use super::overrides::{key_of, nearest};
 use super::{RunConfig, parse, ranges};
 use crate::error::{Error, Result};
 
@@ -183,7 +183,7 @@ impl CompareConfig {
         let at = |assignment, error: Error| Error::config(place(assignment), error.to_string()).with_hint_of(&error);
         let mut config = self.base.clone();
         for assignment in &method.set {
-            let key = assignment.split('=').next().unwrap_or_default().trim();
+            let key = key_of(assignment);
             let section = key.split('.').next().unwrap_or_default();
             if SHARED_KEYS.contains(&section) {
                 let message = format!("{assignment}: `{section}` is the same for all methods");
@@ -248,8 +248,7 @@ impl CompareConfig {
 
 /// [`RunConfig::set`], but what is no setting of a run has no nearest one.
 fn set(config: &mut RunConfig, assignment: &str) -> Result<()> {
-    let key = assignment.split('=').next().unwrap_or_default().trim();
-    match place_of_own_key(key) {
+    match place_of_own_key(key_of(assignment)) {
         Some(place) => Err(Error::config(assignment, "is no setting of a run").with_hint(place)),
         None => config.set(assignment),
     }

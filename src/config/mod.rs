@@ -18,7 +18,7 @@ mod size;
 mod training;
 
 pub(crate) use compare::place_of_own_key;
-pub(crate) use overrides::{is_named, key_named, nearest};
+pub(crate) use overrides::{is_named, key_named, key_of, nearest};
 
 pub use compare::{CompareConfig, Method};
 pub use objective::{ObjectiveConfig, ObjectiveName, VarianceReduction};

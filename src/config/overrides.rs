@@ -101,6 +101,11 @@ pub(super) fn with_assignment(config: &RunConfig, assignment: &str) -> Result<Ru
     Err(if is_section { section_error(assignment, key) } else { value_error(assignment, text, failure) })
 }
 
+/// The key of `key=value`.
+pub(crate) fn key_of(assignment: &str) -> &str {
+    assignment.split('=').next().unwrap_or_default().trim()
+}
+
 /// Whether `name` is a key's last part, or all of it with `_` for `.`: `sft_lr` is `sft.lr`.
 pub(crate) fn is_named(key: &str, name: &str) -> bool {
     key.rsplit('.').next() == Some(name) || is_whole_name(key, name)

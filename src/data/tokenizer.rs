@@ -14,7 +14,7 @@ use super::chat_template::ChatTemplate;
 use super::rows::{Message, Prompt, Response};
 use super::tokenizer_growth;
 use crate::error::{Error, Result};
-use crate::formats::TokenizerFiles;
+use crate::formats::{TokenizerFiles, way_to_have};
 
 /// A tokenizer with the conventions of its model folder: beginning and end tokens, and the chat template if it has one.
 pub struct Tokenizer {
@@ -180,11 +180,7 @@ impl Tokenizer {
             (_, Some(rendered)) => self.encode(&rendered),
             (Prompt::Text(text), None) => self.encode_plain(text),
             (Prompt::Messages(_), None) => {
-                // A GGUF file is given no further files.
-                let way = match self.path.is_file() {
-                    true => "take the Hugging Face folder of this model",
-                    false => "add chat_template.jinja to the model folder",
-                };
+                let way = way_to_have(&self.path, "chat_template.jinja");
                 Err(Error::input(&self.path, "rows of messages need a chat template")
                     .with_hint(format!("{way}, or write rows of prompt and completion")))
             }

@@ -73,6 +73,14 @@ pub struct ModelFiles {
     pub weights: Weights,
 }
 
+/// How the model at `path` comes to a file that it lacks, for a hint.
+pub fn way_to_have(path: &Path, file: &str) -> String {
+    match path.is_file() {
+        true => format!("a GGUF file cannot be given {file}: take its Hugging Face folder"),
+        false => format!("add {file} to the model folder"),
+    }
+}
+
 impl ModelFiles {
     /// The files that make the model, without whatever else lies beside them. An index only says where tensors lie.
     pub fn paths(&self) -> Vec<PathBuf> {
@@ -82,14 +90,6 @@ impl ModelFiles {
             WeightFile::Gguf(file) => file.path().to_owned(),
         });
         beside_weights.filter(|path| path.is_file()).chain(weights).collect()
-    }
-
-    /// How the model comes to a file that it lacks, for a hint.
-    pub fn way_to_have(&self, file: &str) -> String {
-        match self.path.is_file() {
-            true => format!("a GGUF file cannot be given {file}: take its Hugging Face folder"),
-            false => format!("add {file} to the model folder"),
-        }
     }
 
     /// The content of `generation_config.json` for a copy of the model, made to end responses where this program ends them:

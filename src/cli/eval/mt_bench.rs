@@ -21,6 +21,7 @@ use crate::formats::atomic_write::create_folder;
 use crate::formats::file_system::Disk;
 use crate::formats::fingerprint::fingerprint;
 use crate::formats::json_lines::{append_line, read_lines};
+use crate::formats::way_to_have;
 use crate::generate::Generator;
 use crate::generate::server::{ChatRequest, Server};
 use crate::report::console::{Console, Unit};
@@ -145,7 +146,7 @@ fn write_answers(args: &MtBenchArgs, data: &Path, questions: &[Question], consol
     }
     let tokenizer = policy.tokenizer.as_ref().filter(|tokenizer| tokenizer.has_chat_template()).ok_or_else(|| {
         Error::usage("MT-Bench is a conversation: the model needs a tokenizer with a chat template")
-            .with_hint(policy.files.way_to_have("chat_template.jinja"))
+            .with_hint(way_to_have(&policy.files.path, "chat_template.jinja"))
     })?;
     let mut generator = Generator::new(&args.model.load(&policy, console)?, WeightFormat::F32)?;
     let context = policy.config.max_position_embeddings;

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::eval::figures::Report;
 use crate::eval::row_store::RowStore;
 use crate::formats::fingerprint::fingerprint;
+use crate::formats::way_to_have;
 use crate::model::CausalLm;
 use crate::policy::Policy;
 use crate::report::console::Console;
@@ -67,7 +68,7 @@ impl Session<'_> {
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.policy.tokenizer.as_ref().ok_or_else(|| {
             Error::input(&self.policy.files.path, "has no tokenizer, and the rows of an evaluation are text")
-                .with_hint(self.policy.files.way_to_have("tokenizer.json"))
+                .with_hint(way_to_have(&self.policy.files.path, "tokenizer.json"))
         })
     }
 
