@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Command, CommandFactory, Parser};
+use clap::{Command, CommandFactory, FromArgMatches};
 
 use super::keys::Keys;
 use super::paths::path_among_settings;
@@ -21,8 +21,12 @@ use crate::report::shell::shell_word;
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli> {
     let words: Vec<OsString> = words.into_iter().collect();
     let given: Vec<String> = words.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    match Cli::try_parse_from(&words) {
-        Ok(cli) => path_among_settings(&given).map_or(Ok(cli), Err),
+    let parsed = Cli::command().try_get_matches_from(&words).and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut Cli::command()))?;
+        Ok((cli, matches))
+    });
+    match parsed {
+        Ok((cli, matches)) => path_among_settings(&matches, &given).map_or(Ok(cli), Err),
         Err(mut error) => Err(advised(&error, &given).unwrap_or_else(|| {
             drop_wrong_tips(&mut error);
             error.exit()
@@ -164,6 +168,8 @@ fn drop_wrong_tips(error: &mut clap::Error) {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
     fn words(line: &str) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use clap::CommandFactory;
+use clap::{ArgMatches, CommandFactory};
 
 use super::Cli;
 use super::parsing::{Settings, settings_of, verb_of};
@@ -10,15 +10,15 @@ use crate::error::Error;
 use crate::records::run_folder::holds_run;
 use crate::report::shell::shell_word;
 
-/// A file or a folder where `KEY=VALUE` is wanted, in words that the parser accepts.
-pub(super) fn path_among_settings(words: &[String]) -> Option<Error> {
-    let all = Cli::command().try_get_matches_from(["gsil"].into_iter().chain(words.iter().map(String::as_str))).ok()?;
-    let mut matches = &all;
-    while let Some((_, inner)) = matches.subcommand() {
-        matches = inner;
+/// A file or a folder where `KEY=VALUE` is wanted, in `words` that the parser accepts, and what it made of them.
+pub(super) fn path_among_settings(matches: &ArgMatches, words: &[String]) -> Option<Error> {
+    let (mut verb, mut names) = (matches, Vec::new());
+    while let Some((name, inner)) = verb.subcommand() {
+        names.push(name);
+        verb = inner;
     }
-    let settings = matches.try_get_many::<String>("overrides").ok()??;
-    let name = verb_of(&Cli::command(), words).1;
+    let settings = verb.try_get_many::<String>("overrides").ok()??;
+    let name = names.join(" ");
     // These verbs say more themselves: of runs in place of a comparison's settings, of an evaluation in the wrong place.
     if name == "compare" && words.get(1).is_some_and(|word| holds_run(Path::new(word))) {
         return None;
@@ -86,6 +86,11 @@ mod tests {
         line.split(' ').map(str::to_owned).collect()
     }
 
+    fn told(words: &[String]) -> Option<Error> {
+        let line = ["gsil"].into_iter().chain(words.iter().map(String::as_str));
+        path_among_settings(&Cli::command().try_get_matches_from(line).unwrap(), words)
+    }
+
     #[test]
     fn a_path_among_the_settings_is_told_how_the_verb_takes_it() {
         const WHOLE: &str = ": one file, or a folder with train-00000-of-00002.parquet and so on";
@@ -108,12 +113,12 @@ mod tests {
             ("resume runs/a gsil.ron", "`gsil resume` takes no configuration: leave it out"),
             ("bench rows.jsonl", "`gsil bench` takes no data: leave it out"),
         ] {
-            let error = path_among_settings(&words(line)).unwrap_or_else(|| panic!("{line}"));
+            let error = told(&words(line)).unwrap_or_else(|| panic!("{line}"));
             assert!(error.to_string().ends_with(": expected key=value"), "{line}: {error}");
             assert_eq!((error.hint(), error.exit_code()), (Some(hint), 2), "{line}");
         }
         for line in ["train", "train lr", "train model=a/b", "eval gsm9k --model m --data d", "devices"] {
-            assert!(path_among_settings(&words(line)).is_none(), "{line}");
+            assert!(told(&words(line)).is_none(), "{line}");
         }
     }
 
@@ -122,7 +127,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("config.ron"), "()").unwrap();
         let second = folder.path().to_str().unwrap();
-        let error = path_among_settings(&["resume", "runs/a", second].map(str::to_owned)).unwrap();
+        let error = told(&["resume", "runs/a", second].map(str::to_owned)).unwrap();
         let hint = format!("one run is continued at a time: gsil resume {}", shell_word(second));
         assert_eq!(error.hint(), Some(hint.as_str()));
     }
@@ -131,7 +136,7 @@ mod tests {
     #[test]
     fn a_path_in_advice_is_quoted_as_a_shell_needs_it() {
         let words = ["train", "my rows (1).jsonl"].map(str::to_owned);
-        let error = path_among_settings(&words).unwrap();
+        let error = told(&words).unwrap();
         assert!(error.hint().unwrap().contains("--data 'my rows (1).jsonl': "), "{error:?}");
     }
 }
