@@ -11,9 +11,9 @@ use tempfile::tempdir;
 
 use crate::support::binary::{
     Outcome, assert_close, command, device, ending_model, golden, gsil, is_end_token, keys, read_json, read_json_lines,
-    text, wait, write_rows,
+    say_skipped, spoil, text, wait, write_rows,
 };
-use crate::support::devices;
+use crate::support::{devices, tiny_models};
 
 /// Of log-probs and losses in float32 on the tiny model.
 const TOLERANCE: f64 = 1e-4;
@@ -148,7 +148,8 @@ fn generate_rows(folder: &Path, options: &[&str]) -> Outcome {
 #[test]
 fn generate_prints_one_json_line_a_row_in_the_order_of_the_rows() {
     let folder = tempdir().unwrap();
-    let rows = generate_rows(folder.path(), &["--max-new-tokens", "2", "--batch-size", "2"]).json_lines();
+    let outcome = generate_rows(folder.path(), &["--max-new-tokens", "2", "--batch-size", "2"]);
+    let rows = outcome.json_lines();
     assert_eq!(rows.iter().map(|row| row["index"].as_u64().unwrap()).collect::<Vec<_>>(), (0..9).collect::<Vec<_>>());
     let data = read_json_lines(&folder.path().join("rows.jsonl"));
     let mut num_finished = 0;
@@ -165,6 +166,35 @@ fn generate_prints_one_json_line_a_row_in_the_order_of_the_rows() {
         num_finished += usize::from(is_end_token(*last));
     }
     assert!((1..9).contains(&num_finished), "both kinds are needed for this test: {num_finished} of 9 finished");
+    let said_of_cut = format!("warning: {} of 9 responses w", 9 - num_finished);
+    assert_eq!(outcome.stderr.matches(&said_of_cut).count(), 1, "{}", outcome.stderr);
+    let whole = generate_rows(folder.path(), &["--max-new-tokens", "100"]);
+    assert!(!whole.stderr.contains("`finished` is false"), "{}", whole.stderr);
+}
+
+#[test]
+fn responses_are_printed_before_all_are_there() {
+    for (device, is_compiled_in) in [("flex", cfg!(feature = "flex")), ("ndarray", cfg!(feature = "ndarray"))] {
+        if !is_compiled_in {
+            say_skipped(device, "this build has no such backend");
+            continue;
+        }
+        let folder = tempdir().unwrap();
+        let model = folder.path().join("llama3");
+        fs::create_dir(&model).unwrap();
+        for name in ["config.json", "model.safetensors"] {
+            fs::copy(tiny_models::folder_of("llama3").join(name), model.join(name)).unwrap();
+        }
+        // A prompt with token 0 has no response. It is the longest: of all prompts together it would come first.
+        spoil(&model, "model.embed_tokens.weight", f32::NAN);
+        let rows = "{\"prompt_ids\": [5, 6]}\n".repeat(8) + "{\"prompt_ids\": [5, 0, 6]}\n";
+        fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+        let arguments = ["generate", "--model", "llama3", "--data", "rows.jsonl", "--device", device];
+        let one_by_one = ["--batch-size", "1", "--max-new-tokens", "1"];
+        let outcome = gsil(folder.path(), &[&arguments[..], &one_by_one].concat());
+        assert_eq!(outcome.code, Some(5), "{device}: {}", outcome.stderr);
+        assert_eq!(outcome.json_lines().len(), 8, "{device}: {}", outcome.stderr);
+    }
 }
 
 #[test]

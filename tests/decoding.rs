@@ -8,7 +8,7 @@ use gsil::config::WeightFormat;
 use gsil::data::batch::Sequence;
 use gsil::formats::safetensors::open_safetensors;
 use gsil::generate::sampler::Sampling;
-use gsil::generate::{Decoding, Event, Generator, OnEvent, Request, Response, generate};
+use gsil::generate::{Decoding, Event, Generator, OnEvent, Request, Response, generate, in_order};
 use gsil::model::CausalLm;
 
 use crate::support::golden::{self, VALUE_TOLERANCE, VOCAB_SIZE};
@@ -94,6 +94,18 @@ fn decoding_with_16_bit_weights_is_decoding_with_a_model_of_rounded_weights() {
         let narrow = with(&model, WeightFormat::Bf16);
         assert_eq!(narrow, with(&rounded, WeightFormat::F32));
         assert_ne!(narrow, with(&model, WeightFormat::F32), "rounding shows");
+    }
+}
+
+#[test]
+fn answers_in_the_order_of_requests_come_in_groups_of_a_few_batches_where_they_are_padded() {
+    for device in cpu_devices() {
+        let model = tiny_model("llama3", device);
+        let requests = requests(TINY_VOCAB_SIZE, 3);
+        let lens = |batch_size| in_order(&model, &requests, batch_size).map(<[Request]>::len).collect::<Vec<_>>();
+        let expected = if device.name == "flex" { [vec![6], vec![6]] } else { [vec![4, 2], vec![6]] };
+        assert_eq!([lens(1), lens(usize::MAX)], expected, "{}", device.name);
+        assert_eq!(in_order(&model, &[], 1).count(), 0, "{}", device.name);
     }
 }
 

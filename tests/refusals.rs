@@ -5,12 +5,11 @@
 use std::fs;
 use std::path::Path;
 
-use gsil::formats::safetensors::{HostTensor, open_safetensors, write_safetensors};
 use serde_json::json;
 use tempfile::tempdir;
 
 use crate::support::binary::{
-    gsil, read, read_json, read_json_lines, say_skipped, text, tiny_model_with, wait, write_rows,
+    gsil, read, read_json, read_json_lines, say_skipped, spoil, text, tiny_model_with, wait, write_rows,
 };
 use crate::support::devices::devices;
 use crate::support::fixture;
@@ -107,21 +106,6 @@ fn responses_of_another_policy_are_refused_in_every_phase() {
         assert!(stderr.contains("stale") && stderr.contains("another policy"), "{stderr}");
         assert!(stderr.contains("hint: it is refused, not used") && stderr.contains(way_out), "{stderr}");
     }
-}
-
-/// The model of a recipe with one value replaced.
-fn spoil(model: &Path, tensor: &str, value: f32) {
-    let path = model.join("model.safetensors");
-    let file = open_safetensors(&path).unwrap();
-    let read = |name: &str| {
-        let mut values = file.read_f32(name).unwrap();
-        if name == tensor {
-            values[7] = value;
-        }
-        HostTensor { name: name.to_owned(), shape: file.shape(name).unwrap().to_vec(), values }.into()
-    };
-    let tensors = file.names().map(read).collect();
-    write_safetensors(&path, tensors, &Default::default()).unwrap();
 }
 
 #[test]

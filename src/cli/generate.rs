@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use burn::module::Module;
 use clap::Args;
 use serde::Serialize;
 
 use super::{ModelArgs, print_json, print_line};
+use crate::config::WeightFormat;
 use crate::data::data_folder::{Split, files_of};
 use crate::data::examples::{FileRows, PromptIds, prepare_prompts};
 use crate::data::rows::{Columns, Prompt, Row};
+use crate::data::tokenizer::Tokenizer;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::generate::sampler::{Sampling, answer_seed};
-use crate::generate::{Decoding, Event, Request, Response, generate as decode};
+use crate::generate::{Decoding, Event, Generator, Request, Response, in_order};
 use crate::policy::{Policy, Wanted};
 use crate::report::console::{Console, Unit};
 
@@ -89,7 +90,7 @@ pub(super) fn generate(args: GenerateArgs) -> Result<()> {
     let data = args.source.data.as_deref().map(|given| args.model.hub.data(given)).transpose()?;
     let prompts = prompts(&args.source.prompt, data, &wanted, &policy, &console)?;
     let device = device::open(&args.model.device)?;
-    let model = policy.load(&device, &console)?.valid();
+    let model = policy.load(&device, &console)?;
     let requests: Vec<Request> = prompts
         .iter()
         .map(|(_, PromptIds { index, prompt_ids })| Request {
@@ -104,30 +105,106 @@ pub(super) fn generate(args: GenerateArgs) -> Result<()> {
         batch_size: args.batch_size,
         eos_token_ids: policy.eos_token_ids.clone(),
     };
+    let mut printer = Printer::new(&args, policy.tokenizer.as_ref(), &prompts, &console);
+    let mut generator = Generator::new(&model, WeightFormat::F32)?;
     let mut bar = console.bar("generating", requests.len() as u64, Unit::Count("responses"));
-    let mut waiting: BTreeMap<usize, Response> = BTreeMap::new(); // answers come out of order, lines go out in order
-    let mut next = 0;
-    decode(&model, &requests, &decoding, &mut |event| {
-        let Event::Done(index, response) = event else { return Ok(()) };
-        bar.advance(1);
-        waiting.insert(index, response);
-        while let Some(response) = waiting.remove(&next) {
-            let (prompt, PromptIds { index, .. }) = &prompts[next];
-            let text = policy.tokenizer.as_ref().map(|tokenizer| tokenizer.decode(&response.token_ids)).transpose()?;
-            let Response { token_ids, finished, .. } = &response;
-            if args.source.prompt.is_none() {
-                let (index, log_prob, finished) = (*index, response.log_prob(), *finished);
-                print_json(&GeneratedRow { index, prompt, response: text, token_ids, finished, log_prob })?;
-            } else {
-                print_line(&text.unwrap_or_default())?;
-                if !finished {
-                    console.say(cut(token_ids.len(), args.max_new_tokens));
-                }
-            }
-            next += 1;
+    let mut first = 0;
+    for group in in_order(&model, &requests, args.batch_size) {
+        generator.answer(group, &decoding, &mut |event| {
+            let Event::Done(i, response) = event else { return Ok(()) };
+            bar.advance(1);
+            printer.take(first + i, response)
+        })?;
+        first += group.len();
+    }
+    drop(bar);
+    printer.warn_of_cut();
+    Ok(())
+}
+
+/// Prints answers in the order of the prompts, in whatever order they come.
+struct Printer<'a> {
+    args: &'a GenerateArgs,
+    tokenizer: Option<&'a Tokenizer>,
+    prompts: &'a [(Prompt, PromptIds)],
+    console: &'a Console,
+    /// Answers that came before those of earlier prompts.
+    waiting: BTreeMap<usize, Response>,
+    num_printed: usize,
+    cut: Cut,
+}
+
+impl<'a> Printer<'a> {
+    fn new(
+        args: &'a GenerateArgs,
+        tokenizer: Option<&'a Tokenizer>,
+        prompts: &'a [(Prompt, PromptIds)],
+        console: &'a Console,
+    ) -> Self {
+        Printer { args, tokenizer, prompts, console, waiting: BTreeMap::new(), num_printed: 0, cut: Cut::default() }
+    }
+
+    /// Prints the answer to the prompt with this place among the prompts, once those before it are printed.
+    fn take(&mut self, place: usize, response: Response) -> Result<()> {
+        self.waiting.insert(place, response);
+        while let Some(response) = self.waiting.remove(&self.num_printed) {
+            self.print(&response)?;
+            self.num_printed += 1;
         }
         Ok(())
-    })
+    }
+
+    fn print(&mut self, response: &Response) -> Result<()> {
+        let (prompt, PromptIds { index, .. }) = &self.prompts[self.num_printed];
+        let text = self.tokenizer.map(|tokenizer| tokenizer.decode(&response.token_ids)).transpose()?;
+        let Response { token_ids, finished, .. } = response;
+        if self.args.source.prompt.is_none() {
+            let (index, log_prob, finished) = (*index, response.log_prob(), *finished);
+            self.cut.count(response, self.args.max_new_tokens);
+            return print_json(&GeneratedRow { index, prompt, response: text, token_ids, finished, log_prob });
+        }
+        print_line(&text.unwrap_or_default())?;
+        if !finished {
+            self.console.say(cut(token_ids.len(), self.args.max_new_tokens));
+        }
+        Ok(())
+    }
+
+    fn warn_of_cut(&self) {
+        if let Some(warning) = self.cut.warning(self.num_printed) {
+            self.console.warn(warning);
+        }
+    }
+}
+
+/// Rows of output whose answers were cut.
+#[derive(Default)]
+struct Cut {
+    num_rows: usize,
+    /// Of them, those that --max-new-tokens cut, not the model's context.
+    num_at_limit: usize,
+}
+
+impl Cut {
+    fn count(&mut self, response: &Response, max_new_tokens: usize) {
+        if !response.finished {
+            self.num_rows += 1;
+            self.num_at_limit += usize::from(response.token_ids.len() >= max_new_tokens);
+        }
+    }
+
+    /// What is said of them, for training would take them as whole; None if there are none.
+    fn warning(&self, num_all: usize) -> Option<String> {
+        let (were, them) = if self.num_rows == 1 { ("was", "it") } else { ("were", "them") };
+        let raise = if self.num_at_limit > 0 { "raise --max-new-tokens, or " } else { "" };
+        (self.num_rows > 0).then(|| {
+            format!(
+                "{} of {num_all} responses {were} cut (`finished` is false): {raise}leave {them} out before the rest is \
+                 trained on",
+                self.num_rows
+            )
+        })
+    }
 }
 
 /// Why an answer was cut, in words.
@@ -182,5 +259,28 @@ pub(super) fn check_temperature(temperature: f64) -> Result<()> {
     match temperature.is_finite() && temperature >= 0.0 {
         true => Ok(()),
         false => Err(Error::usage(format!("--temperature {temperature}: expected 0 or more"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_were_cut_are_told_what_helps_against_it() {
+        let said = |lens_of_cut: &[usize]| {
+            let mut cut = Cut::default();
+            let response =
+                |len: usize, finished| Response { token_ids: vec![5; len], token_log_probs: vec![-1.0; len], finished };
+            cut.count(&response(8, true), 8);
+            lens_of_cut.iter().for_each(|len| cut.count(&response(*len, false), 8));
+            cut.warning(9)
+        };
+        assert_eq!(said(&[]), None);
+        let advice = "raise --max-new-tokens, or leave them out before the rest is trained on";
+        assert_eq!(said(&[8, 3]).unwrap(), format!("2 of 9 responses were cut (`finished` is false): {advice}"));
+        let of_full_context =
+            "1 of 9 responses was cut (`finished` is false): leave it out before the rest is trained on";
+        assert_eq!(said(&[3]).unwrap(), of_full_context);
     }
 }

@@ -26,6 +26,8 @@ use sampler::{Sampling, TokenStream};
 /// Rows that a pass of continuous batching is filled up to: enough to make arithmetic the bound instead of memory, few enough
 /// for their activations to stay in the cache of a core.
 pub(crate) const PASS_ROWS: usize = 64;
+/// Batches of a group, where requests are answered in groups: so many may be lost if the work is stopped.
+pub(crate) const BATCHES_A_GROUP: usize = 4;
 
 /// One prompt to answer.
 #[derive(Debug, Clone)]
@@ -160,6 +162,16 @@ pub fn inseparable(model: &CausalLm, requests: &[Request], batch_size: usize) ->
         true => (0..requests.len()).map(|i| vec![i]).collect(),
         false => padded::batches(requests, batch_size),
     }
+}
+
+/// The requests in groups to be answered one after the other, for who wants answers in the order of the requests and cannot
+/// wait for all of them: a few batches where answers are padded, for there the longest prompts of a group come first. On the
+/// CPU requests are begun in their order anyway, and are one group: a slot would stand empty at each group's end.
+pub fn in_order<'a>(model: &CausalLm, requests: &'a [Request], batch_size: usize) -> std::slice::Chunks<'a, Request> {
+    requests.chunks(match is_continuous(model) {
+        true => requests.len().max(1),
+        false => batch_size.saturating_mul(BATCHES_A_GROUP),
+    })
 }
 
 /// An answer being written.

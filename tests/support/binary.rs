@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use gsil::formats::safetensors::{HostTensor, open_safetensors, write_safetensors};
 use serde_json::{Value, json};
 
 /// The end tokens of [`ending_model`]: about 4 in 10 of the vocabulary's 515, so that responses end after a few tokens.
@@ -107,6 +108,21 @@ pub fn tiny_model_with(folder: &Path, changes: &[(&str, Value)]) -> PathBuf {
     }
     fs::write(copy.join("config.json"), config.to_string()).unwrap();
     copy
+}
+
+/// The model in a folder with one value of a tensor replaced.
+pub fn spoil(model: &Path, tensor: &str, value: f32) {
+    let path = model.join("model.safetensors");
+    let file = open_safetensors(&path).unwrap();
+    let read = |name: &str| {
+        let mut values = file.read_f32(name).unwrap();
+        if name == tensor {
+            values[7] = value;
+        }
+        HostTensor { name: name.to_owned(), shape: file.shape(name).unwrap().to_vec(), values }.into()
+    };
+    let tensors = file.names().map(read).collect();
+    write_safetensors(&path, tensors, &Default::default()).unwrap();
 }
 
 /// The tiny Llama with so many end tokens that its random responses end by themselves.

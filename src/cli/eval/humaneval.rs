@@ -23,12 +23,10 @@ use crate::eval::sandbox::{Limits, Sandbox, Settings};
 use crate::formats::file_system::Disk;
 use crate::formats::fingerprint::fingerprint;
 use crate::formats::json_lines::{append_line, read_lines};
-use crate::generate::Generator;
+use crate::generate::{BATCHES_A_GROUP, Generator};
 use crate::report::console::{Console, Unit};
 use crate::report::shell::shell_path;
 
-/// Completions are appended to their file in groups of so many batches.
-const BATCHES_A_GROUP: usize = 4;
 /// openai/human-eval's.
 const TIME_LIMIT_S: f64 = 3.0;
 const SAMPLES: &str = "samples.jsonl";
@@ -200,7 +198,7 @@ fn write_samples(
         let writing = Writing { temperature, max_new_tokens, batch_size, context, seed };
         warn_of_long_prompts(tokenizer, problems, context, console)?;
         let mut bar = console.bar("completing", wanted.len() as u64, Unit::Count("samples"));
-        for group in wanted.chunks(batch_size * BATCHES_A_GROUP) {
+        for group in wanted.chunks(batch_size.saturating_mul(BATCHES_A_GROUP)) {
             for sample in complete(&mut generator, tokenizer, group, &writing, &|| Ok(()))? {
                 append_line(&Disk, &file, &sample)?;
                 samples.push(sample);
