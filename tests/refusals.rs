@@ -195,6 +195,8 @@ fn responses_that_are_all_empty_are_warned_of_and_stop_the_run_in_the_second_ite
     }
     // 30 rows in batches of 2: the first iteration was trained, the second was not.
     assert_eq!(read_json_lines(&recipe.path("run/metrics.jsonl")).len(), 15);
+    let page = read(&recipe.path("run/report.html"));
+    assert!(page.contains("Iteration 1: 30 of 30 responses are empty"), "the report is older than the error");
     recipe.assert_checkpoints_verify("run");
 }
 
@@ -209,6 +211,17 @@ fn log_ratios_that_explode_stop_the_run_though_every_number_is_finite() {
     );
     assert!(stderr.contains("checkpoint is intact"), "{stderr}");
     recipe.assert_checkpoints_verify("run");
+}
+
+#[test]
+fn the_report_of_a_run_that_diverged_has_the_updates_since_its_last_checkpoint() {
+    // The run above, without a checkpoint on the way.
+    let settings = ["train.lr=30", "train.optimizer=sgd", "train.max_grad_norm=1", "save_every=100"];
+    let recipe = Recipe::new(&[&["iterations=1"], &settings[..]].concat());
+    wait(recipe.start("run")).failed(5);
+    let num_updates = read_json_lines(&recipe.path("run/metrics.jsonl")).len();
+    let last = format!("the last update recorded is {num_updates} (iteration 0, update {num_updates} of the stage)");
+    assert!(read(&recipe.path("run/report.html")).contains(&last), "{last}");
 }
 
 #[test]

@@ -48,9 +48,7 @@ use std::sync::Arc;
 
 use crate::config::{ObjectiveConfig, ObjectiveName, TrainConfig};
 use crate::data::examples::Example;
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::eval::{self, Judged, ReferenceRow};
 use crate::formats::atomic_write::replace_file;
 use crate::formats::file_system::Disk;
@@ -102,7 +100,16 @@ impl Run {
     /// # Errors
     /// [`crate::Error::Stopped`] after a signal, with everything saved; [`crate::Error::Training`] for numbers that must not
     /// be trained on; device and disk errors. The last checkpoint is then intact.
-    pub fn train(mut self, mut model: CausalLm) -> Result<Vec<EvaluationRow>> {
+    pub fn train(mut self, model: CausalLm) -> Result<Vec<EvaluationRow>> {
+        let ended = self.train_stages(model);
+        if matches!(ended, Ok(()) | Err(Error::Training { .. })) {
+            self.report(); // that the run is finished, or the updates and responses that the error came of
+        }
+        ended.and_then(|()| self.dir.read_lines(EVALUATIONS_FILE))
+    }
+
+    /// Every stage that is left.
+    fn train_stages(&mut self, mut model: CausalLm) -> Result<()> {
         let mut progress = self.progress();
         self.describe_task(&model)?;
         if self.resumed.is_none() {
@@ -119,8 +126,7 @@ impl Run {
             };
             checkpoint::save(&self.dir, &progress, &model, None, self.keep())?;
         }
-        self.report(); // only now is the run finished
-        self.dir.read_lines(EVALUATIONS_FILE)
+        Ok(())
     }
 
     /// One iteration of GSIL.
