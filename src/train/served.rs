@@ -130,7 +130,7 @@ impl<'a> Served<'a> {
                 format!("a prompt is not read back from its text: {prompt}"),
             )
             .at("tokenizer.json")
-            .with_hint("generate here instead: server=none"));
+            .with_hint("in a new run generate here: server=none"));
         }
         Ok(TextRequest { prompt, seed, max_new_tokens: max_new_tokens.min(room), sampling })
     }
