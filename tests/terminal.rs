@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use gsil::config::RunConfig;
+#[cfg(target_os = "linux")]
+use gsil::report::shell::shell_word;
 use serde_json::json;
 use tempfile::tempdir;
 
@@ -141,6 +143,31 @@ fn a_run_folder_stands_for_its_aligned_model() {
         stderr.contains("has no aligned model yet") && stderr.contains("hint: finish it: gsil resume run"),
         "{stderr}"
     );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_person_is_told_how_to_stop_a_run_and_a_log_is_not() {
+    const TOLD: &str = "to stop    Ctrl-C: ";
+    let folder = tempdir().unwrap();
+    let model = text(ending_model(folder.path()));
+    write_rows(&folder.path().join("rows.jsonl"), 6);
+    let small = ["generation.max_new_tokens=6", "generation.unfinished=mask", "--device", "flex", "--output"];
+    let train = [&["train", "--model", &model, "--data", "rows.jsonl"], &small[..]].concat();
+    let log = gsil(folder.path(), &[&train[..], &["log"]].concat()).succeeded().stderr;
+    assert!(!log.contains(TOLD), "{log}");
+    let words = [&[env!("CARGO_BIN_EXE_gsil")], &train[..], &["seen"]].concat();
+    let line = words.into_iter().map(shell_word).collect::<Vec<_>>().join(" ");
+    // It gives the command a terminal, and prints what that shows.
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(folder.path());
+    match script.stdin(Stdio::null()).output() {
+        Ok(output) => {
+            let shown = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && shown.contains(TOLD), "{shown}");
+        }
+        Err(error) => say_skipped("a run in a terminal", &error.to_string()),
+    }
 }
 
 #[test]

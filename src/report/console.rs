@@ -37,6 +37,11 @@ impl Console {
         Console { interactive: std::io::stderr().is_terminal() }
     }
 
+    /// Whether what is said goes to a terminal: to a person, as far as is known.
+    pub fn is_interactive(&self) -> bool {
+        self.interactive
+    }
+
     /// One line.
     pub fn say(&self, text: impl AsRef<str>) {
         talk(&format!("{}\n", text.as_ref()));

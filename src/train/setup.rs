@@ -217,6 +217,9 @@ impl Run {
         let what = if self.resumed.is_some() { "what is left" } else { "the whole run" };
         let part = if work.is_without_server() { format!(" {WITHOUT_SERVER}") } else { String::new() };
         console.say(format!("time       about {} for {what}{part}, at the speed just measured", duration(seconds)));
+        if console.is_interactive() {
+            console.say("to stop    Ctrl-C: the work in hand is ended and saved; a second one ends the run at once");
+        }
         Ok(())
     }
 
