@@ -37,7 +37,9 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli> {
 /// What the parser does not know how to mend.
 fn advised(error: &clap::Error, words: &[String]) -> Option<Error> {
     match error.kind() {
-        ErrorKind::UnknownArgument => unknown_flag(error, words).or_else(|| without_or_with_its_flag(error, words)),
+        ErrorKind::UnknownArgument => flag_to_go_on(error, words)
+            .or_else(|| unknown_flag(error, words))
+            .or_else(|| without_or_with_its_flag(error, words)),
         ErrorKind::InvalidSubcommand if words.first().is_some_and(|verb| verb == "inspect") => {
             let file = text(error, ContextKind::InvalidSubcommand)?;
             let others: Vec<String> = words[1..].iter().map(|word| shell_word(word)).collect();
@@ -48,6 +50,24 @@ fn advised(error: &clap::Error, words: &[String]) -> Option<Error> {
         }
         _ => None,
     }
+}
+
+/// `--resume`, as other programs have it, where going on is a verb of its own or needs no word.
+fn flag_to_go_on(error: &clap::Error, words: &[String]) -> Option<Error> {
+    let flag = text(error, ContextKind::InvalidArg)?.split('=').next()?;
+    (flag.starts_with("--resume") || flag == "--continue").then_some(())?;
+    let cli = Cli::command();
+    let (_, name) = verb_of(&cli, words);
+    let hint = match name.as_str() {
+        "train" | "" => {
+            let given = value_of(flag, words).filter(|value| names_file(value));
+            let run = given.or_else(|| value_of("--output", words)).unwrap_or("RUN");
+            format!("a stopped run is continued with: gsil resume {}", shell_word(run))
+        }
+        "compare" => "leave it out: the same command goes on with a comparison that was stopped".to_owned(),
+        _ => return None,
+    };
+    Some(Error::usage(format!("unexpected argument '{flag}'")).with_hint(hint))
 }
 
 /// `--lr 1e-4` where `train.lr=1e-4` is meant.
@@ -240,6 +260,30 @@ mod tests {
             assert!(said.ends_with(&format!(" | `{key}` is set in the comparison's file, beside `base`")), "{said}");
         }
         assert!(said("train --seeds 1").unwrap().contains("key=value: seed=1;"));
+    }
+
+    #[test]
+    fn a_flag_to_go_on_is_told_how_the_verb_goes_on() {
+        for (line, run) in [
+            ("train --resume", "RUN"),
+            ("train --resume runs/x", "runs/x"),
+            ("train --model m --resume=runs/x", "runs/x"),
+            ("train --resume_from_checkpoint true --data d", "RUN"),
+            ("train --continue --output runs/y", "runs/y"),
+            ("--resume runs/x", "runs/x"),
+        ] {
+            let said = said(line).unwrap_or_default();
+            let hint = format!(" | a stopped run is continued with: gsil resume {run}");
+            assert!(said.starts_with("unexpected argument '--") && said.ends_with(&hint), "{line}: {said}");
+        }
+        let of_comparison = said("compare c.ron --resume").unwrap();
+        assert!(
+            of_comparison.ends_with("the same command goes on with a comparison that was stopped"),
+            "{of_comparison}"
+        );
+        let of_key = said("train --continued-sft-lr 1e-5").unwrap();
+        assert!(of_key.contains(": continued_sft_lr=1e-5;"), "{of_key}");
+        assert_eq!(said("export runs/x --resume"), None);
     }
 
     #[test]
