@@ -69,6 +69,12 @@ pub fn gsil(folder: &Path, arguments: &[&str]) -> Outcome {
     wait(command(folder, arguments).spawn().unwrap())
 }
 
+/// Runs the command that a hint ends in, as it stands there: its words have no spaces.
+pub fn follow(folder: &Path, said: &str) -> Outcome {
+    let command = said.rsplit_once("gsil ").unwrap_or_else(|| panic!("no command in: {said}")).1;
+    gsil(folder, &command.split_whitespace().collect::<Vec<_>>())
+}
+
 /// `gsil export` of a run or a model.
 pub fn export(folder: &Path, source: &Path, format: &str, output: &Path, options: &[&str]) -> Outcome {
     let (source, output) = (text(source), text(output));
