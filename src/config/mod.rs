@@ -109,7 +109,8 @@ pub struct RunConfig {
 /// The form of `template_date`.
 const DATE_FORMAT: &str = "%Y-%m-%dT%H:%M:%S";
 
-fn parse_date(text: &str) -> Option<DateTime<Local>> {
+/// The date that [`spell_date`] spells so; None if it is none.
+pub fn parse_date(text: &str) -> Option<DateTime<Local>> {
     NaiveDateTime::parse_from_str(text, DATE_FORMAT).ok()?.and_local_timezone(Local).earliest()
 }
 
