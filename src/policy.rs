@@ -13,9 +13,9 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::formats::{ModelFiles, open_model};
 use crate::model::{CausalLm, ModelConfig, weights};
-use crate::records::run_folder::{CHECKPOINTS_FOLDER, Reached, holds_run, reached};
+use crate::records::run_folder::{CONFIG_FILE, Reached, checkpoints, holds_run, newest_checkpoint, reached};
 use crate::report::console::{Console, Unit};
-use crate::report::shell::shell_path;
+use crate::report::shell::{shell_path, shell_word};
 
 /// The aligned model's folder inside a run folder.
 pub const MODEL_FOLDER: &str = "model";
@@ -122,19 +122,34 @@ pub(crate) fn aligned_model(path: &Path) -> Result<PathBuf> {
 /// The error of a run that has no aligned model, and the way to one: what `gsil resume` writes it does not write again.
 fn without_model(run: &Path) -> Error {
     let path = shell_path(run);
-    let export = format!("gsil export {path} --checkpoint best --format hf --output NEW_FOLDER");
-    match (reached(run), run.join(CHECKPOINTS_FOLDER).is_dir()) {
-        (Reached::End, true) => Error::input(run, "is a finished run whose aligned model was removed")
-            .with_hint(format!("make one of a checkpoint that is left: {export}")),
-        (Reached::End, false) => Error::input(run, "is a finished run whose aligned model was removed").with_hint(
-            "its checkpoints were removed, too; a comparison with `keep_models: false` keeps none: for models leave it out \
-             and choose another --output",
-        ),
-        (Reached::Checkpoint, true) => Error::input(run, "is a run that has no aligned model yet")
-            .with_hint(format!("finish it: gsil resume {path}; or take a checkpoint: {export}")),
-        _ => Error::input(run, "is a run that has no aligned model yet")
-            .with_hint(format!("finish it: gsil resume {path}")),
+    let export = |name: &str| format!("gsil export {path} --checkpoint {name} --format hf --output NEW_FOLDER");
+    let of_newest = newest_checkpoint(run).map(|name| export(&shell_word(&name)));
+    let reached = reached(run);
+    if matches!(reached, Reached::Nothing | Reached::Checkpoint) {
+        let or = of_newest.map_or_else(String::new, |export| format!("; or take its newest checkpoint: {export}"));
+        return Error::input(run, "is a run that has no aligned model yet")
+            .with_hint(format!("finish it: gsil resume {path}{or}"));
     }
+    let finished = if reached == Reached::End { "finished " } else { "" };
+    let error = Error::input(run, format!("is a {finished}run whose aligned model was removed"));
+    error.with_hint(match of_newest {
+        Some(export) if reached == Reached::End && !compares_sft(run) => {
+            format!("make one of its last checkpoint: {export}")
+        }
+        // Those of the comparison's model are among them: the list says which.
+        _ if !checkpoints(run).is_empty() => {
+            format!("make one of a checkpoint that is left; a wrong name lists them: {}", export("NAME"))
+        }
+        _ => "its checkpoints were removed, too; a comparison with `keep_models: false` keeps none: for models leave it out \
+              and choose another --output"
+            .to_owned(),
+    })
+}
+
+/// Whether a run's last checkpoint is of a model that was trained for comparison; true where its settings do not say.
+fn compares_sft(run: &Path) -> bool {
+    let text = std::fs::read_to_string(run.join(CONFIG_FILE)).unwrap_or_default();
+    RunConfig::from_ron(&text, CONFIG_FILE).map_or(true, |config| config.compares_sft())
 }
 
 /// Which rows of data files are read, and how.

@@ -146,7 +146,7 @@ fn cells_share_their_start_and_the_first_self_generation_and_nothing_later() {
         let said = said_of_cell(outcome, number);
         let first = said.split("Iteration 1 ").next().unwrap();
         assert!(first.contains("responses and reference log-probs are those of"), "{first}");
-        assert!(first.contains("held-out figures of the start are those of"), "{first}");
+        assert!(first.contains("the figures of the start are those of"), "{first}");
         assert!(
             !first.contains("generating ") && !first.contains("demonstrations in"),
             "nothing was generated: {first}"
@@ -336,6 +336,21 @@ fn methods_are_judged_on_the_rows_of_the_first_one_whatever_the_base_has() {
     let stderr = listed("[(name: \"few\", set: [\"max_rows=20\"]),\n(name: \"all\")]").failed(2);
     let expected = "grid.ron:2: method `all`: is judged on the first 30 training rows, `few` on 20";
     assert!(stderr.contains(expected), "{stderr}");
+    // Figures of training rows are called so.
+    with_own_model(folder.path(), r#"[(name: "sft", set: ["objective.name=sft", "train.num_steps=1"])]"#);
+    let texts = || {
+        let printed = compare(folder.path(), &[]).succeeded().stdout;
+        [printed, read(&folder.path().join("grid/comparison.md")), read(&folder.path().join("grid/comparison.html"))]
+    };
+    for text in texts() {
+        assert!(text.contains("Held-out figures") && !text.contains("training rows"), "{text}");
+    }
+    fs::remove_dir_all(folder.path().join("grid")).unwrap();
+    without_held_out_rows(folder.path());
+    for text in texts() {
+        let told = text.contains("Figures on training rows (for want of held-out ones: evaluation.data)");
+        assert!(told && !text.contains("Held-out figures"), "{text}");
+    }
 }
 
 #[test]
@@ -387,7 +402,7 @@ fn one_method_can_be_run_alone_models_need_not_be_kept_and_a_start_without_answe
     let stderr = gsil(folder.path(), &["compare", "grid"]).failed(2);
     assert!(stderr.contains("hint: to go on with it: gsil compare grid/compare.ron --output grid\n"), "{stderr}");
     let all = gsil(folder.path(), &["compare", "grid/compare.ron", "--output", "grid"]).succeeded();
-    assert!(all.stderr.contains("held-out figures of the start are those of"), "{}", all.stderr);
+    assert!(all.stderr.contains("the figures of the start are those of"), "{}", all.stderr);
     assert_eq!(read_json(&grid.join("comparison.json"))["methods"][1]["seeds"], serde_json::json!([0]));
 }
 

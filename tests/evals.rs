@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use crate::support::binary::{
-    Outcome, device, export, gsil, read, read_json, read_json_lines, sorted_lines, text, text_model, tiny_model_with,
+    LONG_IN_2001, Outcome, device, export, gsil, read, read_json, read_json_lines, sorted_lines, text, text_model,
+    tiny_model_with,
 };
 
 /// Nats: both programs compute in float32, in another order.
@@ -288,4 +289,35 @@ fn worked_problems_and_the_chat_template_change_what_is_asked() {
     let more = ["--max-new-tokens", "8", "--few-shot-data", &shots, "--few-shot", "2"];
     let stderr = eval(folder.path(), "gsm8k", &data, &more).failed(3);
     assert!(stderr.contains("has 1 problems, --few-shot asks for 2"), "{stderr}");
+}
+
+#[test]
+fn an_evaluation_that_is_gone_on_with_asks_with_the_date_that_it_began_with() {
+    let folder = tempdir().unwrap();
+    let model = text_model(folder.path()); // 256 tokens
+    fs::write(model.join("chat_template.jinja"), LONG_IN_2001).unwrap();
+    let data = folder.path().join("gsm8k.jsonl");
+    fs::write(&data, "{\"question\": \"2 and 2?\", \"answer\": \"#### 4\"}\n").unwrap();
+    let kept = folder.path().join("kept");
+    let go_on = || eval(folder.path(), "gsm8k", &data, &["--chat", "--max-new-tokens", "8", "--output", "kept"]);
+    let is_long = || go_on().succeeded().stderr.contains("warning: 1 prompt is longer than 248 tokens");
+    assert!(!is_long());
+    let begun = read_json(&kept.join("settings.json"));
+    assert!(begun["template_date"].is_string(), "{begun}");
+    let keep = |date: Option<&str>| {
+        let mut settings = begun.clone();
+        settings.as_object_mut().unwrap().remove("template_date");
+        if let Some(date) = date {
+            settings["template_date"] = json!(date);
+        }
+        fs::write(kept.join("settings.json"), settings.to_string()).unwrap();
+        fs::remove_file(kept.join("rows.jsonl")).unwrap();
+    };
+    keep(Some("2001-02-03T04:05:06"));
+    assert!(is_long());
+    keep(None); // as an older version did
+    assert!(!is_long());
+    keep(Some("yesterday"));
+    let stderr = go_on().failed(3);
+    assert!(stderr.contains("settings.json, template_date: `yesterday` is no date"), "{stderr}");
 }

@@ -494,12 +494,7 @@ fn a_run_without_adapter_pairs_or_result_says_what_is_missing() {
     refused("pairs", &[], 3, ["kept no pairs", "hint: they were removed: put back the run's folder iteration-000"]);
     fs::remove_dir_all(run.join("model")).unwrap();
     for format in ["hf", "gguf"] {
-        refused(
-            format,
-            &[],
-            3,
-            ["aligned model was removed", "hint: make one of a checkpoint that is left: gsil export"],
-        );
+        refused(format, &[], 3, ["aligned model was removed", "hint: make one of its last checkpoint: gsil export"]);
     }
     // As it is in a run that was stopped before its first pairs.
     fs::write(run.join("latest"), "step-000000-iteration-0").unwrap();

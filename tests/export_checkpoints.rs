@@ -9,7 +9,8 @@ use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
 use crate::support::binary::{
-    assert_close, device, ending_model, export, golden, gsil, read, read_json, read_json_lines, text, write_rows,
+    assert_close, device, ending_model, export, follow, golden, gsil, read, read_json, read_json_lines, text,
+    write_rows,
 };
 
 /// Nats a token: the model of a checkpoint is merged on the CPU, whatever device trained it.
@@ -119,11 +120,11 @@ fn a_checkpoint_needs_neither_a_finished_run_nor_a_name_that_is_spelled_right_at
     };
     fs::remove_dir_all(run.join("model")).unwrap(); // what an unfinished run lacks
     let said = export(folder.path(), &run, "hf", &folder.path().join("refused"), &[]).failed(3);
-    assert!(said.contains(" --checkpoint best --format hf --output NEW_FOLDER"), "{said}");
+    assert!(said.contains(&format!(" --checkpoint {LAST} --format hf --output NEW_FOLDER")), "{said}");
     let hf = exported(&run, "unfinished", "hf", &["--checkpoint", "best"]);
     assert_close(&log_prob(folder.path(), &hf), recorded(&run, "sft"), TOLERANCE, "without the aligned model");
 
-    let [best, last] = [BEST, LAST].map(|name| format!("{name} (held-out log-prob per token -"));
+    let [best, last] = [BEST, LAST].map(|name| format!("{name} (log-prob per token -"));
     for name in ["step-9", "../checkpoints/step-000012-done", ""] {
         refused(&run, "hf", name, 3, &[&format!("has no checkpoint `{name}`"), "hint: there are ", &best, &last]);
     }
@@ -140,6 +141,62 @@ fn a_checkpoint_needs_neither_a_finished_run_nor_a_name_that_is_spelled_right_at
     for format in ["hf", "gguf", "peft"] {
         refused(&run, format, "best", 3, &["parameters.safetensors", "is damaged"]);
     }
+}
+
+#[test]
+fn a_run_that_lacks_its_model_has_a_way_to_one_though_no_checkpoint_that_is_left_was_evaluated() {
+    let folder = tempdir().unwrap();
+    let model = ending_model(folder.path());
+    write_rows(&folder.path().join("rows.jsonl"), 6);
+    let briefly = ["save_every=1", "train.lr=1e-3", "train.epochs=2"];
+    let without_model = |output: &str, overrides: &[&str]| {
+        let run = train(folder.path(), &model, output, &[&briefly[..], overrides].concat());
+        fs::remove_dir_all(run.join("model")).unwrap();
+        run
+    };
+    let said_of = |run: &Path| {
+        export(folder.path(), run, "hf", &folder.path().join("best"), &["--checkpoint", "best"]).failed(3);
+        export(folder.path(), run, "hf", &folder.path().join("refused"), &[]).failed(3)
+    };
+    // As it is in the middle of an iteration.
+    let stopped = without_model("stopped", &[]);
+    fs::remove_dir_all(stopped.join("checkpoints/step-000004-done")).unwrap();
+    fs::write(stopped.join("latest"), "step-000003-iteration-0").unwrap();
+    let said = said_of(&stopped);
+    let ways = [format!("hint: finish it: gsil resume {}; or take its newest", text(&stopped)), "step-000003-".into()];
+    ways.iter().for_each(|way| assert!(said.contains(way.as_str()), "{way:?} in: {said}"));
+    follow(folder.path(), &said).succeeded();
+    assert!(folder.path().join("NEW_FOLDER/config.json").is_file());
+    fs::remove_dir_all(folder.path().join("NEW_FOLDER")).unwrap();
+
+    let compared = without_model("compared", &["continued_sft_lr=1e-3"]);
+    let said = said_of(&compared);
+    let way = "hint: make one of a checkpoint that is left; a wrong name lists them: gsil export ";
+    assert!(said.contains("is a finished run whose aligned model was removed") && said.contains(way), "{said}");
+    let listed = follow(folder.path(), &said).failed(3);
+    assert!(listed.contains("step-000007-continued-sft (of `continued sft`, not evaluated), "), "{listed}");
+    // As it is in the middle of the comparison: a resumed run writes no other model.
+    fs::remove_dir_all(compared.join("checkpoints/step-000008-done")).unwrap();
+    fs::write(compared.join("latest"), "step-000007-continued-sft").unwrap();
+    let said = said_of(&compared);
+    assert!(said.contains(": is a run whose aligned model was removed") && said.contains(way), "{said}");
+}
+
+#[test]
+fn what_best_is_without_held_out_rows_is_said_once_and_only_where_it_is_kept() {
+    let folder = tempdir().unwrap();
+    let model = text(ending_model(folder.path()));
+    write_rows(&folder.path().join("rows.jsonl"), 6);
+    write_rows(&folder.path().join("held_out.jsonl"), 3);
+    let num_warnings = |output: &str, overrides: &[&str]| {
+        let arguments = ["train", "--model", &model, "--data", "rows.jsonl", "--output", output, "--device", &device()];
+        let brief = ["iterations=0", "sft.lr=1e-3", "generation.max_new_tokens=4"];
+        let said = gsil(folder.path(), &[&arguments[..], &brief, overrides].concat()).succeeded().stderr;
+        said.matches("best checkpoint is the one that gives the first 6 training rows the highest log-prob").count()
+    };
+    assert_eq!(num_warnings("kept", &["keep_best=1"]), 1);
+    assert_eq!(num_warnings("not-kept", &[]), 0);
+    assert_eq!(num_warnings("held-out", &["keep_best=1", "evaluation.data=held_out.jsonl"]), 0);
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
-use crate::support::binary::{Outcome, command, gsil, read, read_json_lines, text_model, wait};
+use crate::support::binary::{
+    LONG_IN_2001, Outcome, command, gsil, read, read_json, read_json_lines, text_model, wait,
+};
 use crate::support::mock_server::{MockServer, Reply};
 
 /// A folder with the model `text`, two questions, a judge's prompts and a reference answer.
@@ -108,8 +110,27 @@ fn answers_and_judgments_have_fastchats_form_and_the_second_start_asks_for_what_
 fn without_a_judge_answers_are_written_and_nothing_is_rated() {
     let folder = place();
     let summary = run(folder.path(), &["--limit", "1"]).succeeded().json_lines().remove(0);
-    assert_eq!((&summary["judged"], &summary["num_rows"]), (&json!(false), &json!(1)));
+    assert_eq!((&summary["evaluation"], &summary["num_rows"]), (&json!("mt-bench"), &json!(1)));
+    assert_eq!(summary["judged"], false);
     assert_eq!(read_json_lines(&folder.path().join("out/model_answer/text.jsonl")).len(), 1);
+}
+
+#[test]
+fn answers_that_are_gone_on_with_are_asked_for_with_the_date_of_the_first() {
+    let folder = place();
+    fs::write(folder.path().join("text/chat_template.jinja"), LONG_IN_2001).unwrap();
+    let is_long = || {
+        let stderr = run(folder.path(), &["--limit", "1"]).succeeded().stderr;
+        stderr.contains("2 turns did not fit the model's context")
+    };
+    assert!(!is_long());
+    let file = folder.path().join("out/text.settings.json");
+    let mut settings = read_json(&file);
+    assert!(settings["template_date"].is_string(), "{settings}");
+    settings["template_date"] = json!("2001-02-03T04:05:06");
+    fs::write(&file, settings.to_string()).unwrap();
+    fs::remove_file(folder.path().join("out/model_answer/text.jsonl")).unwrap();
+    assert!(is_long());
 }
 
 #[test]

@@ -12,7 +12,8 @@ use serde_json::json;
 use tempfile::tempdir;
 
 use crate::support::binary::{
-    Outcome, command, ending_model, gsil, read, read_json_lines, say_skipped, text, text_model, wait, write_rows,
+    Outcome, command, ending_model, follow, gsil, read, read_json_lines, say_skipped, text, text_model, wait,
+    write_rows,
 };
 
 /// A conversation with these lines typed.
@@ -131,10 +132,9 @@ fn a_run_folder_stands_for_its_aligned_model() {
     fs::remove_dir_all(folder.path().join("run/model")).unwrap();
     let refused = || gsil(folder.path(), &["score", "--model", "run", "--data", "rows.jsonl"]).failed(3);
     let stderr = refused();
-    let way_on = "hint: make one of a checkpoint that is left: gsil export run --checkpoint best --format hf";
-    assert!(stderr.contains("aligned model was removed") && stderr.contains(way_on), "{stderr}");
-    gsil(folder.path(), &["export", "run", "--checkpoint", "best", "--format", "hf", "--output", "NEW_FOLDER"])
-        .succeeded();
+    let way_on = "hint: make one of its last checkpoint: gsil export run --checkpoint step-";
+    assert!(stderr.contains("finished run whose aligned model was removed") && stderr.contains(way_on), "{stderr}");
+    follow(folder.path(), &stderr).succeeded();
     score("NEW_FOLDER");
     // As it is in a run that was stopped.
     fs::write(folder.path().join("run/latest"), "step-000000-iteration-0").unwrap();

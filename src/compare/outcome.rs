@@ -93,6 +93,8 @@ pub struct Outcome {
     pub seeds: Vec<u64>,
     /// Every seed was judged on the same rows.
     pub same_rows: bool,
+    /// False if the rows are training rows, for want of others.
+    pub held_out: bool,
     /// Before the methods: one figure for each of [`FIGURES`].
     pub start: Vec<Option<Spread>>,
     pub methods: Vec<MethodOutcome>,
@@ -150,6 +152,7 @@ impl Outcome {
             baseline: plan.config.methods[baseline_index].name.clone(),
             seeds: plan.config.seeds.clone(),
             same_rows,
+            held_out: cells.iter().flat_map(|cell| &cell.evaluations).all(|row| row.evaluation.held_out),
             start: FIGURES.iter().map(|compared| spread(&compared.figure, &starts, <[EvaluationRow]>::first)).collect(),
             methods,
             cells,

@@ -2,7 +2,7 @@
 
 use super::bootstrap::Spread;
 use super::outcome::{CellOutcome, FIGURES, Outcome};
-use super::summary::{interval_text, spread_text, sureness};
+use super::summary::{interval_text, kind_of_figures, spread_text, sureness};
 use crate::records::evaluation::EvaluationRow;
 use crate::records::figures::HeldOutFigure;
 use crate::report::comparison::{CellLink, ComparedFigure, ComparedMethod, ComparisonPage, DifferenceBar};
@@ -18,6 +18,7 @@ pub(super) fn page(outcome: &Outcome, title: &str) -> ComparisonPage {
         seeds: outcome.seeds.clone(),
         settings: outcome.methods.iter().map(|method| (method.name.clone(), method.set.join("  "))).collect(),
         num_updates: outcome.methods.iter().map(|method| method.num_updates).collect(),
+        kind_of_figures: kind_of_figures(outcome),
         figures: used.iter().map(|i| compared_figure(outcome, *i)).collect(),
         cells: outcome.cells.iter().map(|cell| cell_link(cell, &used)).collect(),
         sureness: sureness(outcome),

@@ -63,10 +63,19 @@ fn explanation(outcome: &Outcome) -> String {
         .filter_map(|cell| Some(format!("Failed: {}, seed {}: {}\n", cell.method, cell.seed, cell.failed.as_ref()?)));
     let failed: String = failed.collect();
     format!(
-        "Held-out figures after the last update: mean over seeds \u{b1} sample deviation.\n{}\n{}\n{failed}",
+        "{} after the last update: mean over seeds \u{b1} sample deviation.\n{}\n{}\n{failed}",
+        kind_of_figures(outcome),
         meanings.join("\n"),
         sureness(outcome)
     )
+}
+
+/// What kind of figures the tables hold.
+pub(super) fn kind_of_figures(outcome: &Outcome) -> &'static str {
+    match outcome.held_out {
+        true => "Held-out figures",
+        false => "Figures on training rows (for want of held-out ones: evaluation.data)",
+    }
 }
 
 /// How the intervals are made, and what they do not say.

@@ -75,8 +75,8 @@ pub struct RunConfig {
     pub save_every: usize,
     /// The newest checkpoints that are kept. Default 3: two more in case the newest is damaged.
     pub keep_last: usize,
-    /// Besides those, the checkpoints after a stage that give held-out demonstrations the highest log-prob. Default 0.
-    /// `gsil export RUN --checkpoint best` writes the best one for other programs.
+    /// Besides those, the checkpoints after a stage that give held-out demonstrations the highest log-prob; without such rows,
+    /// the first training rows. Default 0. `gsil export RUN --checkpoint best` writes the best one for other programs.
     pub keep_best: usize,
     /// At most this many demonstrations are used, the first ones of the file. Default none: all of them.
     pub max_rows: Option<usize>,
@@ -109,7 +109,8 @@ pub struct RunConfig {
 /// The form of `template_date`.
 const DATE_FORMAT: &str = "%Y-%m-%dT%H:%M:%S";
 
-fn parse_date(text: &str) -> Option<DateTime<Local>> {
+/// The date that [`spell_date`] spells so; None if it is none.
+pub fn parse_date(text: &str) -> Option<DateTime<Local>> {
     NaiveDateTime::parse_from_str(text, DATE_FORMAT).ok()?.and_local_timezone(Local).earliest()
 }
 

@@ -86,12 +86,14 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of token ids, without special tokens.
+    /// The text of token ids, without special tokens and without those that end a response: not every tokenizer calls these
+    /// special.
     ///
     /// # Errors
     /// [`Error::Input`] if the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        guarded(&self.path, "decode with", || self.inner.decode(ids, true))
+        let ids: Vec<u32> = ids.iter().copied().filter(|id| !self.eos_token_ids.contains(id)).collect();
+        guarded(&self.path, "decode with", || self.inner.decode(&ids, true))
     }
 
     /// The text of token ids, special tokens included.

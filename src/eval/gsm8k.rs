@@ -106,10 +106,8 @@ impl Problem {
 
 impl Gsm8kRow {
     fn new(problem: &Problem, response: &Response, tokenizer: &Tokenizer) -> Result<Self> {
-        let num_tokens = response.token_ids.len();
-        let text = tokenizer.decode(&response.token_ids[..num_tokens - usize::from(response.finished)])?;
-        let judged = judge(&text, &problem.answer);
-        Ok(Gsm8kRow { finished: response.finished, num_tokens, ..judged })
+        let judged = judge(&tokenizer.decode(&response.token_ids)?, &problem.answer);
+        Ok(Gsm8kRow { finished: response.finished, num_tokens: response.token_ids.len(), ..judged })
     }
 }
 

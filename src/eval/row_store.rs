@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::config::{parse_date, spell_date};
+use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::{create_folder, replace_text};
 use crate::formats::file_system::Disk;
@@ -21,6 +23,8 @@ use crate::formats::json_lines::{append_line, json_line, read_lines, sync_lines}
 
 /// What the rows depend on.
 pub const SETTINGS_FILE: &str = "settings.json";
+/// The setting of the date that a chat template prints, spelled as in a run's configuration.
+pub const TEMPLATE_DATE: &str = "template_date";
 const ROWS_FILE: &str = "rows.jsonl";
 const RESULT_FILE: &str = "result.json";
 
@@ -127,15 +131,37 @@ impl<R: Serialize + DeserializeOwned> RowStore<R> {
 /// [`Error::Usage`] that names what differs, or if there are rows without settings; [`Error::Input`], [`Error::Disk`].
 pub fn settle_settings(path: &Path, rows: &Path, settings: &Value) -> Result<()> {
     if path.exists() {
-        let text = std::fs::read_to_string(path).map_err(Error::reading(path))?;
-        let kept = serde_json::from_str(&text).map_err(|error| Error::input(path, error.to_string()))?;
-        return check_same(rows, &kept, settings);
+        return check_same(rows, &read_settings(path)?, settings);
     }
     if rows.exists() {
         let message = format!("{} is there, and nothing says how it was made", rows.display());
         return Err(Error::usage(message).with_hint("choose another --output"));
     }
     replace_text(&Disk, path, &format!("{settings:#}\n"))
+}
+
+/// Gives a chat template that prints a date the one of the rows that are done already: all have prompts of one day. What the
+/// settings are to have as [`TEMPLATE_DATE`]; None where no date is printed, and where the settings in `path`, of an older
+/// version, keep none.
+///
+/// # Errors
+/// [`Error::Input`] if those settings do not read, or keep something else as their date.
+pub fn keep_date(tokenizer: &mut Tokenizer, path: &Path) -> Result<Option<String>> {
+    let Some(today) = tokenizer.printed_date() else { return Ok(None) };
+    if !path.exists() {
+        return Ok(Some(spell_date(today)));
+    }
+    let kept = read_settings(path)?;
+    let Some(text) = kept[TEMPLATE_DATE].as_str() else { return Ok(None) };
+    let date = parse_date(text)
+        .ok_or_else(|| Error::input(path, format!("`{text}` is no date like 2026-01-31T08:00:00")).at(TEMPLATE_DATE))?;
+    tokenizer.set_date(date);
+    Ok(Some(text.to_owned()))
+}
+
+fn read_settings(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).map_err(Error::reading(path))?;
+    serde_json::from_str(&text).map_err(|error| Error::input(path, error.to_string()))
 }
 
 fn check_same(rows: &Path, kept: &Value, settings: &Value) -> Result<()> {

@@ -4,6 +4,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use super::evaluation::CONTINUED_SFT;
 use crate::error::{Error, Result};
 
 /// A run's settings.
@@ -26,6 +27,8 @@ pub enum Reached {
     Nothing,
     /// Something is left to do.
     Checkpoint,
+    /// Its aligned model was written, and another one is left to train for comparison.
+    Comparison,
     /// Nothing is left to do: its aligned model was written.
     End,
 }
@@ -35,8 +38,22 @@ pub fn reached(folder: &Path) -> Reached {
     match std::fs::read_to_string(folder.join(LATEST_FILE)) {
         Err(error) if error.kind() == ErrorKind::NotFound => Reached::Nothing,
         Ok(name) if name.trim_end().ends_with(&format!("-{DONE}")) => Reached::End,
+        Ok(name) if name.trim_end().ends_with(&format!("-{}", CONTINUED_SFT.replace(' ', "-"))) => Reached::Comparison,
         _ => Reached::Checkpoint,
     }
+}
+
+/// The names of the checkpoints that lie in a run's folder, in no order.
+pub fn checkpoints(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder.join(CHECKPOINTS_FOLDER)).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| !name.starts_with('.')).collect()
+}
+
+/// The name of a run's newest checkpoint, unless that was removed.
+pub fn newest_checkpoint(folder: &Path) -> Option<String> {
+    let newest = std::fs::read_to_string(folder.join(LATEST_FILE)).ok()?;
+    checkpoints(folder).into_iter().find(|name| name == newest.trim_end())
 }
 
 /// Whether a folder is that of a run.
@@ -70,13 +87,30 @@ mod tests {
         assert_eq!(reached(folder.path()), Reached::Nothing);
         for (name, expected) in [
             ("step-000004-iteration-0", Reached::Checkpoint),
-            ("step-000009-continued-sft", Reached::Checkpoint),
+            ("step-000009-continued-sft", Reached::Comparison),
             ("step-000012-done", Reached::End),
             ("step-000012-done\n", Reached::End),
             ("step-000012-undone", Reached::Checkpoint),
         ] {
             std::fs::write(folder.path().join(LATEST_FILE), name).unwrap();
             assert_eq!(reached(folder.path()), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_newest_checkpoint_is_the_one_that_is_named_if_it_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str| std::fs::write(folder.path().join(LATEST_FILE), name).unwrap();
+        assert_eq!((newest_checkpoint(folder.path()), checkpoints(folder.path())), (None, Vec::new()));
+        for name in ["step-000004-iteration-0", ".step-000008-iteration-0.tmp"] {
+            std::fs::create_dir_all(folder.path().join(CHECKPOINTS_FOLDER).join(name)).unwrap();
+        }
+        assert_eq!(checkpoints(folder.path()), ["step-000004-iteration-0"]);
+        write("step-000004-iteration-0\n");
+        assert_eq!(newest_checkpoint(folder.path()).as_deref(), Some("step-000004-iteration-0"));
+        for name in ["step-000008-iteration-0", "", "../checkpoints"] {
+            write(name);
+            assert_eq!(newest_checkpoint(folder.path()), None, "{name}");
         }
     }
 

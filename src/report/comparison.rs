@@ -20,13 +20,15 @@ pub struct ComparisonPage {
     pub settings: Vec<(String, String)>,
     /// Updates of each method.
     pub num_updates: Vec<usize>,
+    /// Whether they are of held-out rows, in words.
+    pub kind_of_figures: &'static str,
     pub figures: Vec<ComparedFigure>,
     pub cells: Vec<CellLink>,
     /// How the intervals are made.
     pub sureness: String,
 }
 
-/// One held-out figure of all methods.
+/// One figure of all methods.
 #[derive(Debug)]
 pub struct ComparedFigure {
     pub name: String,
@@ -104,9 +106,10 @@ impl ComparisonPage {
         let meanings: String =
             self.figures.iter().map(|f| format!("<b>{}</b>: {}. ", escape(&f.name), escape(&f.meaning))).collect();
         format!(
-            "<section><h2>After the last update</h2>\n{}<p class=\"note\">Held-out figures, mean over seeds \u{b1} sample \
+            "<section><h2>After the last update</h2>\n{}<p class=\"note\">{}, mean over seeds \u{b1} sample \
              deviation. {meanings}</p></section>\n",
-            table(&header, &rows)
+            table(&header, &rows),
+            escape(self.kind_of_figures)
         )
     }
 

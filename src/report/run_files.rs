@@ -137,7 +137,7 @@ impl RunFiles {
     /// where a copy of the folder does not name the latest checkpoint.
     pub fn is_finished(&self) -> bool {
         let (done, all) = self.stages_done();
-        done == all && self.reached != Reached::Checkpoint
+        done == all && matches!(self.reached, Reached::Nothing | Reached::End)
     }
 }
 

@@ -13,11 +13,11 @@ use crate::records::run_folder::{Reached, reached};
 use crate::report::console::Console;
 use crate::report::shell::shell_path;
 
-/// Chooses the checkpoint with the highest held-out log-prob.
+/// Chooses the checkpoint with the highest log-prob on the rows that the run is judged on.
 const BEST: &str = "best";
 
-/// The checkpoint called `name`, verified; `best` is the one of the run's own model that gives the held-out demonstrations
-/// the highest log-prob.
+/// The checkpoint called `name`, verified; `best` is the one of the run's own model that gives the demonstrations that it is
+/// judged on the highest log-prob: held-out ones if there are any.
 ///
 /// # Errors
 /// [`Error::Input`] if there is none, with those that there are; if it is damaged, or of a newer version.
@@ -30,7 +30,7 @@ pub fn choose(run_dir: &RunDir, config: &RunConfig, name: &str) -> Result<Saved>
     let readable: Vec<Saved> = checkpoint::all(run_dir)?.into_iter().flatten().collect();
     match best(&readable, config) {
         Some(saved) if name == BEST => checkpoint::open(&saved.folder),
-        _ => Err(not_there(run_dir, name, &readable)),
+        _ => Err(not_there(run_dir, config, name, &readable)),
     }
 }
 
@@ -40,12 +40,13 @@ fn best<'a>(saved: &'a [Saved], config: &RunConfig) -> Option<&'a Saved> {
     evaluated.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, saved)| saved)
 }
 
-fn not_there(run_dir: &RunDir, name: &str, readable: &[Saved]) -> Error {
-    let listed = |saved: &Saved| {
-        let name = saved.folder.file_name().unwrap_or_default().to_string_lossy();
-        match saved.progress.held_out_log_prob {
-            Some(log_prob) => format!("{name} (held-out log-prob per token {log_prob:.3})"),
-            None => format!("{name} (not evaluated)"),
+fn not_there(run_dir: &RunDir, config: &RunConfig, name: &str, readable: &[Saved]) -> Error {
+    let listed = |Saved { progress, folder }: &Saved| {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let whose = if progress.is_of_comparison(config.compares_sft()) { "of `continued sft`, " } else { "" };
+        match progress.held_out_log_prob {
+            Some(log_prob) => format!("{name} ({whose}log-prob per token {log_prob:.3} on the rows it was judged on)"),
+            None => format!("{name} ({whose}not evaluated)"),
         }
     };
     let message = match name {
@@ -67,7 +68,7 @@ fn where_all_are(run_dir: &RunDir) -> String {
         (Reached::End, false) => {
             "all were removed, the model too: a comparison with `keep_models: false` keeps none".to_owned()
         }
-        (Reached::Checkpoint, false) => {
+        (Reached::Checkpoint | Reached::Comparison, false) => {
             "all were removed; restore the newest one from a backup (`latest` names it), or start a new run".to_owned()
         }
     }

@@ -267,7 +267,7 @@ impl Run {
         Ok((!rows.is_empty()).then_some(rows))
     }
 
-    /// The held-out demonstrations' log-prob per token, nats; all figures go to the log.
+    /// The log-prob per token of the demonstrations that the run is judged on, nats; all figures go to the log.
     fn evaluate(
         &self,
         stage: &str,

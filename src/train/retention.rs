@@ -1,4 +1,4 @@
-//! Which checkpoints are kept: the newest ones, those that served held-out demonstrations best, and the aligned adapter.
+//! Which checkpoints are kept: the newest ones, those that served best the demonstrations that are judged on, and the aligned adapter.
 
 use super::checkpoint::{self, Progress, Saved, Stage};
 use super::run_dir::RunDir;
@@ -11,7 +11,8 @@ use crate::formats::atomic_write::remove;
 pub struct Keep {
     /// The newest ones; at least 1.
     pub last: usize,
-    /// Those of the run's own model with the highest held-out log-prob, among the ones that were evaluated.
+    /// Those of the run's own model that give the rows that it is judged on the highest log-prob, among the ones that were
+    /// evaluated.
     pub best: usize,
     /// Whether the run ends with another model, for comparison.
     pub compares_sft: bool,

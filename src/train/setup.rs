@@ -196,6 +196,12 @@ impl Run {
         let held_out = self.held_out.examples.len();
         let is_held_out = if self.held_out.settings.held_out { "held out" } else { "of them scored before and after" };
         console.say(format!("data       {} demonstrations, {held_out} {is_held_out}", self.examples.len()));
+        if self.config.keep_best > 0 && !self.held_out.settings.held_out {
+            console.warn(format!(
+                "keep_best: there are no held-out rows (evaluation.data), so the best checkpoint is the one that gives the \
+                 first {held_out} training rows the highest log-prob"
+            ));
+        }
         console.say(match objective(&self.config) {
             None => format!("training   {}", training(&self.config)),
             Some(objective) => format!("objective  {objective}; iterations: {}", self.config.iterations),

@@ -26,14 +26,14 @@ impl Run {
         self.others = Some(others);
     }
 
-    /// The held-out figures of the start, taken over or computed: the log-prob per token of the demonstrations, nats.
+    /// The figures of the start, taken over or computed: the log-prob per token of the demonstrations, nats.
     pub(super) fn evaluate_start(&self, model: &CausalLm) -> Result<f64> {
         if let Some(others) = &self.others {
             let own = self.start_binding(model)?;
             self.dir.write(START_BINDING_FILE, &json_line(&own)?)?;
             for other in others.iter().filter(|other| is_bound(&other.join(START_BINDING_FILE), &own)) {
                 if let Some(log_prob) = self.take_over_start(other)? {
-                    self.console.say(format!("held-out figures of the start are those of {}", other.display()));
+                    self.console.say(format!("the figures of the start are those of {}", other.display()));
                     return Ok(log_prob);
                 }
             }

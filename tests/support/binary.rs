@@ -11,6 +11,10 @@ use serde_json::{Value, json};
 /// The end tokens of [`ending_model`]: about 4 in 10 of the vocabulary's 515, so that responses end after a few tokens.
 const END_TOKENS: std::ops::Range<u32> = 2..210;
 
+/// A chat template whose prompts, in that year, are longer than the context of [`text_model`].
+pub const LONG_IN_2001: &str = "{% for m in messages %}{{ m.content }}{% endfor %}{% if strftime_now('%Y') == '2001' %}\
+    {% for i in range(300) %}one two three {% endfor %}{% endif %}";
+
 /// Says that a test did nothing, past the test runner, which keeps what passing tests print to itself.
 pub fn say_skipped(what: &str, why: &str) {
     // A test must not fail because nobody listens.
@@ -68,6 +72,12 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
 /// Runs `gsil` to its end.
 pub fn gsil(folder: &Path, arguments: &[&str]) -> Outcome {
     wait(command(folder, arguments).spawn().unwrap())
+}
+
+/// Runs the command that a hint ends in, as it stands there: its words have no spaces.
+pub fn follow(folder: &Path, said: &str) -> Outcome {
+    let command = said.rsplit_once("gsil ").unwrap_or_else(|| panic!("no command in: {said}")).1;
+    gsil(folder, &command.split_whitespace().collect::<Vec<_>>())
 }
 
 /// `gsil export` of a run or a model.

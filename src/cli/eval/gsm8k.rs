@@ -9,6 +9,7 @@ use super::shared::EvaluationArgs;
 use crate::data::fields::read_field_rows;
 use crate::error::{Error, Result};
 use crate::eval::gsm8k::{Answering, FIELDS, Gsm8kRow, MARKER, Problem, answer, few_shot_prefix, report};
+use crate::eval::row_store::TEMPLATE_DATE;
 use crate::formats::fingerprint::fingerprint;
 
 #[derive(Debug, Args)]
@@ -41,7 +42,8 @@ pub(in crate::cli) struct Gsm8kArgs {
 const MAX_NEW_TOKENS: usize = 256;
 
 pub(super) fn gsm8k(args: Gsm8kArgs) -> Result<()> {
-    let session = args.shared.open()?;
+    let mut session = args.shared.open()?;
+    let date = if args.chat { session.keep_date()? } else { None };
     let tokenizer = session.tokenizer()?;
     if args.chat && !tokenizer.has_chat_template() {
         return Err(Error::input(&session.policy.files.path, "has no chat template").with_hint("leave out --chat"));
@@ -74,12 +76,15 @@ pub(super) fn gsm8k(args: Gsm8kArgs) -> Result<()> {
             "{num_without} of {all} answers in the data are no number, nor end in one after `{MARKER} `: no response to them is right"
         ));
     }
-    let settings = json!({
+    let mut settings = json!({
         "few_shot": args.few_shot,
         "few_shot_data": few_shot_files.as_deref().map(fingerprint).transpose()?,
         "chat": args.chat,
         "max_new_tokens": max_new_tokens,
     });
+    if let Some(date) = date {
+        settings[TEMPLATE_DATE] = date.into();
+    }
     let mut store = session.row_store::<Gsm8kRow>("gsm8k", settings)?;
     if store.len() < problems.len() {
         let answering = Answering {

@@ -16,7 +16,7 @@ use crate::eval::mt_bench::answer::{NOT_ANSWERED, Writing, answer};
 use crate::eval::mt_bench::judge::{Asked, JudgePrompts, rating};
 use crate::eval::mt_bench::scores::Scores;
 use crate::eval::mt_bench::{Answer, Choice, Judgment, NO_RATING, Question, read_answers, read_questions};
-use crate::eval::row_store::settle_settings;
+use crate::eval::row_store::{TEMPLATE_DATE, keep_date, settle_settings};
 use crate::formats::atomic_write::create_folder;
 use crate::formats::file_system::Disk;
 use crate::formats::fingerprint::fingerprint;
@@ -101,7 +101,7 @@ pub(in crate::cli) fn mt_bench(args: MtBenchArgs) -> Result<()> {
         console.warn(format!("{num} judgments have no rating and are in no mean"));
     }
     print_json(&json!({
-        "evaluation": "mt_bench",
+        "evaluation": "mt-bench",
         "num_rows": questions.len(),
         "confidence": 0.95,
         "num_unanswered_turns": num_unanswered,
@@ -132,12 +132,18 @@ fn write_answers(args: &MtBenchArgs, data: &Path, questions: &[Question], consol
     let file = args.output.join("model_answer").join(format!("{}.jsonl", file_name(&model_id)));
     create_folder(&Disk, &args.output.join("model_answer"))?;
     let WritingArgs { max_new_tokens, batch_size, seed, .. } = args.writing;
-    let policy = args.model.open(given)?;
-    let settings = json!({
+    let mut policy = args.model.open(given)?;
+    let settings_file = args.output.join(format!("{}.settings.json", file_name(&model_id)));
+    let mut settings = json!({
         "evaluation": "mt_bench", "model": fingerprint(&policy.files.paths())?,
         "data": fingerprint(&[data.to_owned()])?, "max_new_tokens": max_new_tokens, "seed": seed,
     });
-    settle_settings(&args.output.join(format!("{}.settings.json", file_name(&model_id))), &file, &settings)?;
+    if let Some(tokenizer) = &mut policy.tokenizer
+        && let Some(date) = keep_date(tokenizer, &settings_file)?
+    {
+        settings[TEMPLATE_DATE] = date.into();
+    }
+    settle_settings(&settings_file, &file, &settings)?;
     let mut answers: Vec<Answer> = read_lines(&Disk, &file)?;
     let is_open = |question: &&Question| !answers.iter().any(|answer| answer.question_id == question.question_id);
     let open: Vec<&Question> = questions.iter().filter(is_open).collect();

@@ -14,7 +14,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval::figures::Report;
-use crate::eval::row_store::RowStore;
+use crate::eval::row_store::{RowStore, SETTINGS_FILE, keep_date};
 use crate::formats::fingerprint::fingerprint;
 use crate::formats::way_to_have;
 use crate::model::CausalLm;
@@ -90,6 +90,15 @@ impl Session<'_> {
 
     pub fn num_tokens_multiple(&self) -> usize {
         num_tokens_multiple(self.device_name)
+    }
+
+    /// The date of the prompts that go through the chat template from here on, for the settings of [`Self::row_store`]: see
+    /// [`keep_date`].
+    pub fn keep_date(&mut self) -> Result<Option<String>> {
+        match (&mut self.policy.tokenizer, &self.args.output) {
+            (Some(tokenizer), Some(folder)) => keep_date(tokenizer, &folder.join(SETTINGS_FILE)),
+            _ => Ok(None),
+        }
     }
 
     /// The rows that are done already, in the folder that `--output` names. `settings` are the evaluation's own.

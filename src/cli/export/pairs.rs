@@ -182,7 +182,9 @@ fn why_there_are_none(config: &RunConfig, path: &Path) -> String {
     let makes_pairs = config.iterations > 0 && config.objective.name.needs_self_generated();
     match reached(path) {
         _ if !makes_pairs => "pairs come from iterations whose objective needs self-generated responses".to_owned(),
-        Reached::End => "they were removed: put back the run's folder iteration-000 and those after it".to_owned(),
+        Reached::Comparison | Reached::End => {
+            "they were removed: put back the run's folder iteration-000 and those after it".to_owned()
+        }
         _ => format!("none is complete yet: gsil resume {}", shell_path(path)),
     }
 }

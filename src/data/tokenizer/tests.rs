@@ -57,6 +57,26 @@ fn text_becomes_the_same_ids_as_in_python_and_comes_back() {
 }
 
 #[test]
+fn an_end_token_is_no_text_of_a_response_though_the_tokenizer_does_not_call_it_special() {
+    let mut json: Value = serde_json::from_slice(TOKENIZER_JSON).unwrap();
+    let token = json["added_tokens"].as_array_mut().unwrap().iter_mut().find(|token| token["id"] == IM_END).unwrap();
+    assert_eq!(token["content"], "<|im_end|>");
+    token["special"] = json!(false);
+    let files = TokenizerFiles {
+        tokenizer_json: serde_json::to_vec(&json).unwrap(),
+        tokenizer_config: json!({}),
+        chat_template: None,
+    };
+    let open = |eos_token_ids: &[u32]| Tokenizer::new(&files, Path::new("model"), eos_token_ids).unwrap();
+    let tokenizer = open(&[IM_END]);
+    let ids = answer(&tokenizer, "64 +", " 8");
+    assert_eq!((ids.last(), tokenizer.is_special(IM_END)), (Some(&IM_END), false));
+    assert_eq!(tokenizer.decode(&ids).unwrap(), " 8");
+    assert_eq!(tokenizer.decode_all(&ids).unwrap(), " 8<|im_end|>");
+    assert_eq!(open(&[ENDOFTEXT]).decode(&ids).unwrap(), " 8<|im_end|>", "where it ends nothing it is text");
+}
+
+#[test]
 fn a_chatml_response_ends_with_im_end_and_not_with_the_line_break_after_it() {
     let tokenizer = load(Some(CHATML), json!({}), &[ENDOFTEXT]).unwrap();
     assert_eq!(tokenizer.eos_token_ids(), [ENDOFTEXT, IM_END]);

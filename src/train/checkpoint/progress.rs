@@ -74,7 +74,8 @@ pub struct Progress {
     /// The hash of the iteration's reference, once its responses and log-probs are there: see [`crate::train::binding`].
     #[serde(default)]
     pub reference: Option<String>,
-    /// Mean log-prob per token (nats) that these parameters give to the held-out demonstrations, if they were evaluated.
+    /// Mean log-prob per token (nats) that these parameters give to the demonstrations that the run is judged on, held-out
+    /// ones if there are any; None if they were not evaluated.
     #[serde(default)]
     pub held_out_log_prob: Option<f64>,
 }
