@@ -206,16 +206,21 @@ fn an_hf_export_of_every_architecture_is_the_file_that_it_was_made_from() {
 }
 
 #[test]
-fn what_gguf_cannot_hold_is_refused_with_what_works() {
+fn what_gguf_and_mlx_cannot_hold_is_refused_with_what_works() {
     let folder = tempdir().unwrap();
-    for (name, why) in [
-        ("phi3", "GGUF of Phi3ForCausalLM is not supported"),
-        ("gemma3", "GGUF of Gemma3ForCausalLM is not supported"),
-        ("gpt2", "GGUF of GPT2LMHeadModel is not supported"),
-        ("mistral_window", "GGUF of a model with a sliding window is not supported"),
+    for (name, what) in [
+        ("phi3", "Phi3ForCausalLM"),
+        ("gemma3", "Gemma3ForCausalLM"),
+        ("gpt2", "GPT2LMHeadModel"),
+        ("mistral_window", "a model with a sliding window"),
     ] {
-        let stderr = export(folder.path(), &folder_of(name), "gguf", &folder.path().join(name), &[]).failed(3);
-        assert!(stderr.contains(why) && stderr.contains("--format hf works"), "{stderr}");
+        for (format, title) in [("gguf", "GGUF"), ("mlx", "mlx")] {
+            let output = folder.path().join(name);
+            let stderr = export(folder.path(), &folder_of(name), format, &output, &[]).failed(3);
+            assert!(stderr.contains(&format!("{title} of {what} is not supported")), "{stderr}");
+            assert!(stderr.contains("--format hf works"), "{stderr}");
+            assert!(!output.exists(), "{format} of {name}");
+        }
     }
 }
 

@@ -8,13 +8,10 @@ use gsil::formats::safetensors::{TensorToWrite, open_safetensors, write_safetens
 use serde_json::json;
 use tempfile::{TempDir, tempdir};
 
-use crate::support::binary::{command, golden, gsil, say_skipped, text, tiny_model_with, wait, write_rows};
-
-/// Exit codes, as `Error::exit_code` has them.
-const USAGE: i32 = 2;
-const INPUT: i32 = 3;
-const DEVICE: i32 = 4;
-const LOCKED: i32 = 7;
+use crate::support::binary::{
+    DEVICE, DISK, INPUT, LOCKED, USAGE, assert_says, command, golden, gsil, say_skipped, text, tiny_model_with, wait,
+    write_rows,
+};
 
 /// A folder with good input: the model `tiny` and the data `rows.jsonl`. Each test spoils one thing.
 fn good_input() -> TempDir {
@@ -64,13 +61,6 @@ fn tree(folder: &Path) -> Vec<PathBuf> {
         .collect();
     all.sort_unstable();
     all
-}
-
-#[track_caller]
-fn assert_says(stderr: &str, words: &[&str]) {
-    for word in words {
-        assert!(stderr.contains(word), "`{word}` is not said in: {stderr}");
-    }
 }
 
 /// Writes the tiny model's tensors again, as `change` leaves them.
@@ -215,7 +205,8 @@ fn policy_and_reference_of_different_vocabularies_are_refused() {
     let other = tiny_model_with(&folder.path().join("other"), &[("vocab_size", json!(600))]);
     for verb in ["score", "eval"] {
         let arguments = [verb, "--model", "tiny", "--reference", &text(&other), "--data", "rows.jsonl"];
-        assert_says(&refused(&folder, INPUT, &arguments), &["other/tiny", "600", "515", "vocabulary"]);
+        let named = Path::new("other").join("tiny");
+        assert_says(&refused(&folder, INPUT, &arguments), &[&named.to_string_lossy(), "600", "515", "vocabulary"]);
     }
 }
 
@@ -341,7 +332,7 @@ fn an_output_folder_that_holds_a_run_is_not_touched() {
 fn an_output_that_is_a_file_is_a_disk_error() {
     let folder = good_input();
     fs::write(folder.path().join("run"), "precious").unwrap();
-    let stderr = train_refused(&folder, 6, &[]);
+    let stderr = train_refused(&folder, DISK, &[]);
     assert_says(&stderr, &["cannot create run", "hint: "]);
     assert_eq!(fs::read_to_string(folder.path().join("run")).unwrap(), "precious");
 }
@@ -388,7 +379,7 @@ fn a_disk_that_is_full_is_an_error_with_exit_code_6() {
     let stdout = fs::OpenOptions::new().write(true).open(full).unwrap();
     let arguments = ["score", "--model", "tiny", "--data", "rows.jsonl", "--device", "flex"];
     let outcome = wait(command(folder.path(), &arguments).stdout(stdout).spawn().unwrap());
-    assert_eq!(outcome.code, Some(6), "{}", outcome.stderr);
+    assert_eq!(outcome.code, Some(DISK), "{}", outcome.stderr);
     assert_says(&outcome.stderr, &["cannot write standard output"]);
 }
 

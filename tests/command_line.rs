@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use crate::support::binary::{
-    Outcome, assert_close, command, device, ending_model, golden, gsil, is_end_token, keys, read_json, read_json_lines,
-    say_skipped, spoil, text, wait, write_rows,
+    Outcome, USAGE, assert_close, command, device, ending_model, golden, gsil, is_end_token, keys, read_json,
+    read_json_lines, say_skipped, spoil, text, wait, write_rows,
 };
 use crate::support::{devices, tiny_models};
 
@@ -422,7 +422,7 @@ fn flags_win_over_overrides_over_the_file_over_defaults() {
 }
 
 #[test]
-fn the_help_of_every_verb_names_its_flags() {
+fn the_help_of_common_verbs_names_their_flags() {
     let folder = tempdir().unwrap();
     let flags = BTreeMap::from([
         ("train", "--config --model --data --skip-bad-rows --output --device --dry-run KEY=VALUE"),
@@ -445,7 +445,14 @@ fn the_help_of_every_verb_names_its_flags() {
             assert!(help.contains(flag), "{verb} {flag}: {help}");
         }
     }
-    assert!(gsil(folder.path(), &[]).code == Some(2), "without a verb: how to use it, and exit code 2");
+}
+
+#[test]
+fn without_a_verb_the_help_is_shown_and_the_exit_code_is_that_of_misuse() {
+    let folder = tempdir().unwrap();
+    let outcome = gsil(folder.path(), &[]);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(USAGE), ""), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("\nCommands:\n"), "{}", outcome.stderr);
 }
 
 #[test]

@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
@@ -12,7 +11,7 @@ use tempfile::{TempDir, tempdir};
 use crate::support::binary::{
     Outcome, assert_close, command, ending_model, export, gsil, read, read_json, read_json_lines, wait, write_rows,
 };
-use crate::support::recipe::{copy_folder, send};
+use crate::support::recipe::{copy_folder, send, wait_until};
 
 /// The built-in task, as small as it can be: 2 methods that generate and one that does not, 2 seeds, 2 iterations of 4 updates.
 const GRID: &str = r######"(
@@ -192,12 +191,8 @@ fn a_killed_comparison_run_again_gives_the_same_tables() {
     for (watched, num_lines) in moments {
         let path = folder.path().join("grid").join(watched);
         let mut child = command(folder.path(), &["compare", "grid.ron", "--output", "grid"]).spawn().unwrap();
-        let started = Instant::now();
-        while fs::read_to_string(&path).unwrap_or_default().lines().count() < num_lines {
-            assert!(child.try_wait().unwrap().is_none(), "it ended before {watched} was there");
-            assert!(started.elapsed() < Duration::from_secs(300), "{watched} never came");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let count = || fs::read_to_string(&path).unwrap_or_default().lines().count();
+        wait_until(&mut child, watched, || count() >= num_lines);
         send(&child, "KILL");
         assert_eq!(wait(child).code, None, "{watched}");
     }
@@ -216,10 +211,7 @@ fn a_signal_stops_the_comparison_and_says_how_to_go_on() {
     let folder = world(GRID);
     let path = folder.path().join("grid/cells/gsil-brier/seed-0/metrics.jsonl");
     let mut child = command(folder.path(), &["compare", "grid.ron", "--output", "grid"]).spawn().unwrap();
-    while fs::read_to_string(&path).unwrap_or_default().is_empty() {
-        assert!(child.try_wait().unwrap().is_none());
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_until(&mut child, "an update", || !fs::read_to_string(&path).unwrap_or_default().is_empty());
     send(&child, "TERM");
     let outcome = wait(child);
     assert_eq!(outcome.code, Some(143), "{}", outcome.stderr);

@@ -3,7 +3,7 @@
 //! `tests/oracle/check_evals.py` made the fixtures, with lm_eval 0.4.13 and the model that these tests make.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use gsil::eval::gsm8k::judge;
 use serde_json::{Value, json};
@@ -13,13 +13,10 @@ use crate::support::binary::{
     LONG_IN_2001, Outcome, device, export, gsil, read, read_json, read_json_lines, sorted_lines, text, text_model,
     tiny_model_with,
 };
+use crate::support::fixture;
 
 /// Nats: both programs compute in float32, in another order.
 const TOLERANCE: f64 = 1e-3;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/evals").join(name)
-}
 
 fn eval(folder: &Path, evaluation: &str, data: &Path, more: &[&str]) -> Outcome {
     let (model, data) = (text(folder.join("text")), text(data));
@@ -43,7 +40,7 @@ fn assert_log_likelihood(found: &Value, expected: &Value, what: &str) {
 
 #[test]
 fn every_response_is_judged_as_the_harness_judges_it() {
-    let responses = read_json_lines(&fixture("gsm8k_responses.jsonl"));
+    let responses = read_json_lines(&fixture("evals/gsm8k_responses.jsonl"));
     assert!(responses.len() > 500, "{}", responses.len());
     for row in responses {
         let judged = judge(row["response"].as_str().unwrap(), row["answer"].as_str().unwrap());
@@ -58,8 +55,9 @@ fn every_response_is_judged_as_the_harness_judges_it() {
 fn log_likelihoods_and_predictions_of_choices_are_the_harnesss() {
     let folder = tempdir().unwrap();
     text_model(folder.path());
-    eval(folder.path(), "multiple-choice", &fixture("choices.jsonl"), &["--output", "kept"]).succeeded();
-    let (found, expected) = (rows(&folder.path().join("kept")), read_json_lines(&fixture("choices_expected.jsonl")));
+    eval(folder.path(), "multiple-choice", &fixture("evals/choices.jsonl"), &["--output", "kept"]).succeeded();
+    let (found, expected) =
+        (rows(&folder.path().join("kept")), read_json_lines(&fixture("evals/choices_expected.jsonl")));
     assert_eq!((found.len(), expected.len()), (60, 60));
     for (found, expected) in found.iter().zip(&expected) {
         let what = format!("row {}", found["index"]);
@@ -78,8 +76,9 @@ fn log_likelihoods_and_predictions_of_choices_are_the_harnesss() {
 fn log_likelihoods_of_texts_are_the_harnesss() {
     let folder = tempdir().unwrap();
     text_model(folder.path());
-    eval(folder.path(), "perplexity", &fixture("texts.jsonl"), &["--output", "kept"]).succeeded();
-    let (found, expected) = (rows(&folder.path().join("kept")), read_json_lines(&fixture("texts_expected.jsonl")));
+    eval(folder.path(), "perplexity", &fixture("evals/texts.jsonl"), &["--output", "kept"]).succeeded();
+    let (found, expected) =
+        (rows(&folder.path().join("kept")), read_json_lines(&fixture("evals/texts_expected.jsonl")));
     assert_eq!((found.len(), expected.len()), (30, 30));
     for (found, expected) in found.iter().zip(&expected) {
         let what = format!("row {}", found["index"]);
@@ -110,8 +109,8 @@ fn a_stopped_evaluation_goes_on_to_the_same_bytes() {
     fs::write(&problems, (0..11).map(|i| format!("{}\n", problem(i))).collect::<String>()).unwrap();
     for (evaluation, data, more) in [
         ("gsm8k", problems, &["--max-new-tokens", "8"][..]),
-        ("multiple-choice", fixture("choices.jsonl"), &["--limit", "21"]),
-        ("perplexity", fixture("texts.jsonl"), &["--max-length", "64"]),
+        ("multiple-choice", fixture("evals/choices.jsonl"), &["--limit", "21"]),
+        ("perplexity", fixture("evals/texts.jsonl"), &["--max-length", "64"]),
     ] {
         let output = format!("kept-{evaluation}");
         let options = [more, &["--batch-size", "4", "--output", &output]].concat();
@@ -138,8 +137,8 @@ fn a_folder_of_other_settings_is_refused_by_their_names() {
     text_model(folder.path());
     let run =
         |data: &Path, more: &[&str]| eval(folder.path(), "perplexity", data, &[more, &["--output", "kept"]].concat());
-    run(&fixture("texts.jsonl"), &["--limit", "3"]).succeeded();
-    let stderr = run(&fixture("texts.jsonl"), &["--limit", "4", "--max-length", "32"]).failed(2);
+    run(&fixture("evals/texts.jsonl"), &["--limit", "3"]).succeeded();
+    let stderr = run(&fixture("evals/texts.jsonl"), &["--limit", "4", "--max-length", "32"]).failed(2);
     assert!(stderr.contains("limit: 3 there, 4 here; max_length: 256 there, 32 here"), "{stderr}");
     let other = folder.path().join("other.jsonl");
     fs::write(&other, "{\"text\": \"Something else.\"}\n").unwrap();
@@ -151,7 +150,8 @@ fn a_folder_of_other_settings_is_refused_by_their_names() {
 fn the_figures_are_those_of_the_rows_with_intervals() {
     let folder = tempdir().unwrap();
     text_model(folder.path());
-    let outcome = eval(folder.path(), "multiple-choice", &fixture("choices.jsonl"), &["--output", "kept"]).succeeded();
+    let outcome =
+        eval(folder.path(), "multiple-choice", &fixture("evals/choices.jsonl"), &["--output", "kept"]).succeeded();
     let result: Value = serde_json::from_str(&outcome.stdout).unwrap();
     let rows = rows(&folder.path().join("kept"));
     let num_right = rows.iter().filter(|row| row["predicted"] == row["answer"]).count();
@@ -259,14 +259,14 @@ fn prompts_that_lose_their_start_are_counted() {
 fn a_model_without_tokenizer_or_template_is_refused() {
     let folder = tempdir().unwrap();
     let model = text(tiny_model_with(folder.path(), &[]));
-    let data = text(fixture("texts.jsonl"));
+    let data = text(fixture("evals/texts.jsonl"));
     let stderr = gsil(folder.path(), &["eval", "perplexity", "--model", &model, "--data", &data]).failed(3);
     assert!(stderr.contains("has no tokenizer") && stderr.contains("hint: add tokenizer.json to the mod"), "{stderr}");
     export(folder.path(), Path::new(&model), "gguf", &folder.path().join("gguf"), &[]).succeeded();
     let stderr = gsil(folder.path(), &["eval", "perplexity", "--model", "gguf/model.gguf", "--data", &data]).failed(3);
     assert!(stderr.contains("has no tokenizer") && stderr.contains("take its Hugging Face folder"), "{stderr}");
     fs::remove_file(text_model(folder.path()).join("chat_template.jinja")).unwrap();
-    let stderr = eval(folder.path(), "gsm8k", &fixture("texts.jsonl"), &["--chat"]).failed(3);
+    let stderr = eval(folder.path(), "gsm8k", &fixture("evals/texts.jsonl"), &["--chat"]).failed(3);
     assert!(stderr.contains("has no chat template"), "{stderr}");
 }
 

@@ -12,33 +12,8 @@ use flate2::write::GzEncoder;
 use serde_json::json;
 use tempfile::{TempDir, tempdir};
 
-use crate::support::binary::{Outcome, command, gsil, read_json, text_model, wait};
+use crate::support::binary::{Outcome, gsil, help, read_json, text_model, verbs, wait};
 use crate::support::fixture;
-
-/// The verbs that `gsil --help` lists, each followed by its own verbs: `eval`, `eval gsm8k`, ..
-fn verbs() -> Vec<String> {
-    let with_own = |verb: String| {
-        let own = verbs_in(&help(&verb));
-        let own: Vec<String> = own.into_iter().map(|name| format!("{verb} {name}")).collect();
-        std::iter::once(verb).chain(own).collect::<Vec<_>>()
-    };
-    verbs_in(&help("")).into_iter().flat_map(with_own).collect()
-}
-
-fn verbs_in(help: &str) -> Vec<String> {
-    let Some((_, commands)) = help.split_once("\nCommands:\n") else { return Vec::new() };
-    let names = commands.lines().take_while(|line| !line.is_empty()).filter(|line| line.starts_with("  "));
-    // A wrapped description goes on further to the right.
-    let names = names.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
-    names.filter(|name| *name != "help").map(str::to_owned).collect()
-}
-
-/// The help of a verb on a terminal of 80 columns.
-fn help(verb: &str) -> String {
-    let words: Vec<&str> = verb.split_whitespace().chain(["--help"]).collect();
-    let mut command = command(Path::new("."), &words);
-    wait(command.env("COLUMNS", "80").spawn().unwrap()).succeeded().stdout
-}
 
 /// The lines under `Examples:`, without their comments.
 fn examples(verb: &str) -> Vec<String> {

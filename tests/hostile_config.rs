@@ -1,16 +1,19 @@
 //! Configuration files with mistakes: every key misspelt, every number impossible. Damaged text stands beside the parser, in
 //! `config/parse.rs`.
 
-use gsil::config::{LoraConfig, RunConfig, TrainConfig, WordProblemsConfig};
+use gsil::config::{LoraConfig, RunConfig, ServerConfig, TrainConfig, WordProblemsConfig};
 use serde_json::Value;
 
 use crate::support::doors;
 
 /// Every section switched on, every optional number set.
 fn complete() -> RunConfig {
+    let stage = TrainConfig { num_steps: Some(4), ..TrainConfig::default() };
     let mut config = RunConfig {
+        server: Some(ServerConfig { on_policy_ready: vec!["serve".to_owned()], ..ServerConfig::default() }),
         lora: Some(LoraConfig::default()),
-        sft: Some(TrainConfig::default()),
+        sft: Some(stage.clone()),
+        train: stage,
         word_problems: Some(WordProblemsConfig::default()),
         max_rows: Some(10),
         continued_sft_lr: Some(1e-4),

@@ -4,7 +4,8 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::support::hub_place::{GENERATE, INPUT, Place, SERVER, WEIGHTS, all_files, assert_says, files_of};
+use crate::support::binary::{INPUT, assert_says};
+use crate::support::hub_place::{GENERATE, Place, SERVER, WEIGHTS, all_files, files_of};
 use crate::support::mock_hub::{Faults, SIGNATURE, TOKEN};
 
 #[test]

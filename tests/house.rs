@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use gsil::config::{CompareConfig, RunConfig};
+use tempfile::tempdir;
 
-use crate::support::binary::{gsil, read};
+use crate::support::binary::{gsil, read, text};
 
 /// The modules from the ground up: each may use those before it and itself, and nothing after it. `lib` and `main` stand
 /// above all.
@@ -136,19 +137,28 @@ fn every_comparison_among_the_presets_lists_its_runs_at_equal_updates() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let presets = presets("compare_");
     assert!(presets.len() >= 3, "{presets:?}");
+    let nothing_begun = tempdir().unwrap();
+    let output = text(nothing_begun.path().join("runs"));
     for path in presets {
-        let text = read(&path);
-        let command = command_of(&text, "compare");
-        let words: Vec<&str> = command.iter().map(String::as_str).chain(["--dry-run"]).collect();
+        let preset = read(&path);
+        let command = command_of(&preset, "compare");
+        let options = ["--dry-run", "--output", &output];
+        let words: Vec<&str> = command.iter().map(String::as_str).chain(options).collect();
         let printed = gsil(root, &words).succeeded().stdout;
-        let config = CompareConfig::from_ron(&text, "preset").unwrap();
+        let config = CompareConfig::from_ron(&preset, "preset").unwrap();
         let cells: Vec<&str> = printed.lines().filter(|line| line.contains("cells/")).collect();
         assert_eq!(cells.len(), config.methods.len() * config.seeds.len(), "{printed}");
-        let updates = |line: &&str| line.split_whitespace().rev().nth(1).unwrap().to_owned();
-        assert!(cells.iter().all(|line| updates(line) == updates(&cells[0])), "{printed}");
+        let place = columns(printed.lines().next().unwrap()).iter().position(|name| *name == "updates").unwrap();
+        let updates: Vec<usize> = cells.iter().map(|line| columns(line)[place].parse().unwrap()).collect();
+        assert!(updates.iter().all(|num| *num > 0 && *num == updates[0]), "{printed}");
         // The file that is run is the file that the head is in.
         assert!(command[1].ends_with(path.file_name().unwrap().to_str().unwrap()), "{command:?}");
     }
+}
+
+/// The cells of a line of a table, which stand at least two spaces apart.
+fn columns(line: &str) -> Vec<&str> {
+    line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()
 }
 
 fn is_comparison(path: &Path) -> bool {

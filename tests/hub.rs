@@ -5,9 +5,9 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::support::binary::{export, gsil, read, read_json, read_json_lines, text_model};
+use crate::support::binary::{INPUT, assert_says, export, gsil, read, read_json, read_json_lines, text_model};
 use crate::support::fixture;
-use crate::support::hub_place::{GENERATE, INPUT, Place, WEIGHTS, all_files, assert_says, files_of};
+use crate::support::hub_place::{GENERATE, Place, WEIGHTS, all_files, files_of};
 use crate::support::mock_hub::git_hash;
 
 #[test]

@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::support::binary::wait;
-use crate::support::hub_place::{DISK, GENERATE, INPUT, Place, SERVER, WEIGHTS, all_files, assert_says};
+use crate::support::binary::{DISK, INPUT, assert_says, wait};
+use crate::support::hub_place::{GENERATE, Place, SERVER, WEIGHTS, all_files};
 use crate::support::mock_hub::Faults;
 
 #[test]

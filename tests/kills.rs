@@ -8,7 +8,7 @@ use gsil::train::checkpoint::Progress;
 use tempfile::tempdir;
 
 use crate::support::binary::{Outcome, Random, command, gsil, read, say_skipped, wait};
-use crate::support::recipe::{NUM_ROWS, Recipe, SAVE_EVERY, assert_stopped, send};
+use crate::support::recipe::{NUM_ROWS, Recipe, SAVE_EVERY, assert_stopped, send, wait_until};
 
 /// `GSIL_KILLS=1000` for a long run.
 fn num_kills() -> usize {
@@ -143,10 +143,8 @@ fn a_small_quickstart_killed_at_random_moments_resumes_to_the_same_bytes() {
 fn a_second_process_is_refused_at_once_and_a_killed_holder_leaves_no_lock() {
     let recipe = Recipe::with_long_responses(&["generation.max_new_tokens=200", "generation.samples_per_prompt=20"]);
     let mut holder = recipe.start("run");
-    while !recipe.path("run").join("iteration-000/self_generated.jsonl").exists() {
-        assert!(holder.try_wait().unwrap().is_none(), "it generates for long");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let written = recipe.path("run/iteration-000/self_generated.jsonl");
+    wait_until(&mut holder, "the first response", || written.exists());
     let started = Instant::now();
     let stderr = gsil(recipe.folder.path(), &["resume", "run"]).failed(7);
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
@@ -156,10 +154,8 @@ fn a_second_process_is_refused_at_once_and_a_killed_holder_leaves_no_lock() {
     send(&holder, "KILL");
     holder.wait().unwrap();
     let mut next = recipe.start("run");
-    while next.try_wait().unwrap().is_none() && !read(&recipe.path("run/.lock")).contains(&next.id().to_string()) {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    assert!(next.try_wait().unwrap().is_none(), "the lock ended with its holder");
+    let id = next.id().to_string();
+    wait_until(&mut next, "its name in the lock of a dead holder", || read(&recipe.path("run/.lock")).contains(&id));
     send(&next, "KILL");
     next.wait().unwrap();
 }
@@ -173,10 +169,9 @@ fn a_second_ctrl_c_ends_the_process_at_once_and_the_run_goes_on_but_a_second_sig
     recipe.finish("alone");
     let bytes = |run: &str| fs::read(recipe.path(run).join("model/model.safetensors")).unwrap();
     for (signal, code, is_saved) in [("INT", 130, false), ("TERM", 143, true)] {
-        let child = recipe.start(signal);
-        while read_or_empty(&recipe, &format!("{signal}/self_generation.jsonl")).is_empty() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let mut child = recipe.start(signal);
+        let watched = format!("{signal}/self_generation.jsonl");
+        wait_until(&mut child, "the end of generation", || !read_or_empty(&recipe, &watched).is_empty());
         send(&child, signal);
         std::thread::sleep(Duration::from_millis(20));
         send(&child, signal);
@@ -262,10 +257,9 @@ fn a_run_on_a_disk_that_becomes_full_stops_with_exit_code_6_and_goes_on_when_the
         say_skipped("a full disk", "a tmpfs cannot be mounted here");
         return;
     };
-    let child = recipe.start("small/run");
-    while read_or_empty(&recipe, "small/run/metrics.jsonl").lines().count() < 3 {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let mut child = recipe.start("small/run");
+    let num_updates = || read_or_empty(&recipe, "small/run/metrics.jsonl").lines().count();
+    wait_until(&mut child, "update 3", || num_updates() >= 3);
     // Fills the disk: how much of it fits does not matter.
     let _ = fs::write(folder.join("filler"), vec![0; 1 << 20]);
     let stderr = wait(child).failed(6);

@@ -43,20 +43,16 @@ fn gguf(test: &str) -> Option<PathBuf> {
 #[test]
 fn an_export_that_is_stopped_leaves_nothing_behind() {
     use crate::support::binary::{command, wait};
-    use crate::support::recipe::send;
-    use std::time::{Duration, Instant};
+    use crate::support::recipe::{send, wait_until};
 
     let Some(path) = gguf("an_export_that_is_stopped_leaves_nothing_behind") else { return };
     let folder = tempdir().unwrap();
     let model = text(&path);
     for format in ["hf", "gguf"] {
         let arguments = ["export", &model, "--format", format, "--dtype", "f32", "--output", "model"];
-        let child = command(folder.path(), &arguments).spawn().unwrap();
+        let mut child = command(folder.path(), &arguments).spawn().unwrap();
         let is_empty = || fs::read_dir(folder.path()).unwrap().next().is_none();
-        let started = Instant::now();
-        while is_empty() {
-            assert!(started.elapsed() < Duration::from_secs(60), "{format}: nothing was begun");
-        }
+        wait_until(&mut child, "the beginning of a file", || !is_empty());
         send(&child, "INT");
         let stopped = wait(child).failed(130);
         assert!(stopped.contains("hint: nothing was left behind"), "{stopped}");

@@ -21,6 +21,7 @@ use tempfile::{TempDir, tempdir};
 use crate::support::binary::{Outcome, command, gsil, read, read_json_lines, text, wait};
 use crate::support::flex;
 use crate::support::mock_server::{MockServer, Reply, ServedPolicy};
+use crate::support::recipe::wait_until;
 
 const NUM_ROWS: usize = 20;
 /// Of the models.
@@ -262,12 +263,7 @@ fn a_run_killed_in_the_middle_asks_only_for_the_rest() {
     let mut child = place.command("run", &[&url, "server.max_in_flight=2"]).spawn().unwrap();
     let written = place.path("run/iteration-000/self_generated.jsonl");
     let num_lines = || fs::read_to_string(&written).unwrap_or_default().matches('\n').count();
-    while num_lines() < 5 {
-        if child.try_wait().unwrap().is_some() {
-            panic!("the run ended by itself: {}", wait(child).stderr);
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_until(&mut child, "five responses", || num_lines() >= 5);
     child.kill().unwrap();
     child.wait().unwrap();
     let (num_kept, num_asked) = (num_lines(), server.asked_for_responses().len());

@@ -12,7 +12,7 @@ use serde_json::json;
 use tempfile::tempdir;
 
 use crate::support::binary::{
-    Outcome, command, ending_model, follow, gsil, read, read_json_lines, say_skipped, text, text_model, wait,
+    Outcome, command, ending_model, follow, gsil, read, read_json_lines, say_skipped, text, text_model, verbs, wait,
     write_rows,
 };
 
@@ -41,18 +41,19 @@ fn a_conversation_is_remembered_until_it_is_reset() {
 #[test]
 fn a_saved_conversation_is_a_demonstration() {
     let folder = tempdir().unwrap();
-    let model = text(text_model(folder.path()));
+    text_model(folder.path());
+    let model = "text"; // a path that no shell needs quoted
     let lines =
         "/save talk.jsonl\nHello.\n/save talk.jsonl\n/reset\nOne.\nTwo.\n/save talk.jsonl\n/exit\nNever said.\n";
     let begun = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
     fs::write(folder.path().join("talk.jsonl"), begun).unwrap(); // as some editors leave it: without a last line end
-    let outcome = chat(folder.path(), &["--model", &model, "--system", "Be brief."], lines).succeeded();
+    let outcome = chat(folder.path(), &["--model", model, "--system", "Be brief."], lines).succeeded();
     for said in ["warning: nothing has been answered yet", "; one answer was cut", "; 2 answers were cut"] {
         assert_eq!(outcome.stderr.matches(said).count(), 1, "{said}: {}", outcome.stderr);
     }
     assert_eq!(outcome.stderr.matches("(cut after 6 tokens: --max-new-tokens)").count(), 3, "{}", outcome.stderr);
-    let command = format!("`gsil train --model {model} --data talk.jsonl` learns from them");
-    assert_eq!(outcome.stderr.matches(&command).count(), 2, "{}", outcome.stderr);
+    let command = "`gsil train --model text --data talk.jsonl` learns from them";
+    assert_eq!(outcome.stderr.matches(command).count(), 2, "{}", outcome.stderr);
     let rows = read_json_lines(&folder.path().join("talk.jsonl"));
     let roles = |i: usize| -> Vec<String> {
         let messages = rows[i]["messages"].as_array().unwrap();
@@ -61,14 +62,14 @@ fn a_saved_conversation_is_a_demonstration() {
     assert_eq!(rows.len(), 3);
     assert_eq!(roles(1), ["system", "user", "assistant"]);
     assert_eq!(roles(2), ["system", "user", "assistant", "user", "assistant"]);
-    let scored = gsil(folder.path(), &["score", "--model", &model, "--data", "talk.jsonl", "--device", "flex"]);
+    let scored = gsil(folder.path(), &["score", "--model", model, "--data", "talk.jsonl", "--device", "flex"]);
     assert_eq!(scored.succeeded().json_lines().len(), 3);
     fs::write(folder.path().join("rows.csv"), "prompt,response\n").unwrap();
-    let table = chat(folder.path(), &["--model", &model], "Hello.\n/save rows.csv\n").succeeded().stderr;
+    let table = chat(folder.path(), &["--model", model], "Hello.\n/save rows.csv\n").succeeded().stderr;
     assert!(table.contains("rows.csv: a conversation is saved as a line of JSON"), "{table}");
     assert!(table.contains("ends in .jsonl"), "{table}");
     assert_eq!(read(&folder.path().join("rows.csv")), "prompt,response\n");
-    let spaced = chat(folder.path(), &["--model", &model], "Hello.\n/save my talk.jsonl\n").succeeded().stderr;
+    let spaced = chat(folder.path(), &["--model", model], "Hello.\n/save my talk.jsonl\n").succeeded().stderr;
     let quoted = if cfg!(windows) { "\"my talk.jsonl\"" } else { "'my talk.jsonl'" };
     assert!(spaced.contains(&format!("--data {quoted}` learns from them")), "{spaced}");
 }
@@ -196,10 +197,13 @@ fn completions_are_what_each_shell_reads() {
 fn there_is_a_manual_page_for_every_verb() {
     let folder = tempdir().unwrap();
     let written = gsil(folder.path(), &["man", "--output", "man"]).succeeded().stdout;
-    for verb in ["", "-train", "-resume", "-chat", "-export", "-man", "-inspect", "-inspect-data"] {
-        let page = read(&folder.path().join(format!("man/gsil{verb}.1")));
-        assert!(page.contains(&format!(".TH gsil{verb} 1")), "{verb}: {page}");
-        assert!(written.contains(&format!("gsil{verb}.1")), "{written}");
+    let names: Vec<String> = verbs().iter().map(|verb| format!("gsil-{}", verb.replace(' ', "-"))).collect();
+    assert!(names.len() > 16 && names.contains(&"gsil-inspect-data".to_owned()), "{names:?}");
+    assert_eq!(written.lines().count(), 1 + names.len(), "and one of gsil itself: {written}");
+    for name in names.iter().map(String::as_str).chain(["gsil"]) {
+        let page = read(&folder.path().join(format!("man/{name}.1")));
+        assert!(page.contains(&format!(".TH {name} 1")), "{name}: {page}");
+        assert!(written.contains(&format!("{name}.1")), "{written}");
     }
     assert!(read(&folder.path().join("man/gsil-train.1")).contains("evaluation.data=test.jsonl"), "with its examples");
 }

@@ -214,8 +214,8 @@ fn model_folder(source: &Source, target: &Target, format: Format, console: &Cons
 /// `config.json` with what mlx-lm reads under one spelling only, or assumes otherwise than transformers does: it takes a
 /// model without `tie_word_embeddings` for one with tied embeddings, and does not know `rope_parameters`.
 fn explicit_config(policy: &Policy) -> Result<Value> {
-    policy.refuse_window("mlx")?;
     let architecture = policy.family_name("mlx")?; // mlx-lm calls these families so, too
+    policy.refuse_window("mlx")?;
     let ModelConfig { rope_theta, tie_word_embeddings, rms_norm_eps, head_dim, num_key_value_heads, .. } =
         policy.config;
     let rope_scaling = match &policy.config.rope_scaling {

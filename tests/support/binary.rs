@@ -8,6 +8,14 @@ use std::process::{Child, Command, Stdio};
 use gsil::formats::safetensors::{HostTensor, open_safetensors, write_safetensors};
 use serde_json::{Value, json};
 
+/// Exit codes, as `Error::exit_code` has them.
+pub const USAGE: i32 = 2;
+pub const INPUT: i32 = 3;
+/// Also of a server.
+pub const DEVICE: i32 = 4;
+pub const DISK: i32 = 6;
+pub const LOCKED: i32 = 7;
+
 /// The end tokens of [`ending_model`]: about 4 in 10 of the vocabulary's 515, so that responses end after a few tokens.
 const END_TOKENS: std::ops::Range<u32> = 2..210;
 
@@ -95,6 +103,31 @@ pub fn wait(child: Child) -> Outcome {
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// The verbs that `gsil --help` lists, each followed by its own verbs: `eval`, `eval gsm8k`, ..
+pub fn verbs() -> Vec<String> {
+    let with_own = |verb: String| {
+        let own = verbs_in(&help(&verb));
+        let own: Vec<String> = own.into_iter().map(|name| format!("{verb} {name}")).collect();
+        std::iter::once(verb).chain(own).collect::<Vec<_>>()
+    };
+    verbs_in(&help("")).into_iter().flat_map(with_own).collect()
+}
+
+fn verbs_in(help: &str) -> Vec<String> {
+    let Some((_, commands)) = help.split_once("\nCommands:\n") else { return Vec::new() };
+    let names = commands.lines().take_while(|line| !line.is_empty()).filter(|line| line.starts_with("  "));
+    // A wrapped description goes on further to the right.
+    let names = names.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
+    names.filter(|name| *name != "help").map(str::to_owned).collect()
+}
+
+/// The help of a verb on a terminal of 80 columns.
+pub fn help(verb: &str) -> String {
+    let words: Vec<&str> = verb.split_whitespace().chain(["--help"]).collect();
+    let mut command = command(Path::new("."), &words);
+    wait(command.env("COLUMNS", "80").spawn().unwrap()).succeeded().stdout
 }
 
 /// A file of `tests/fixtures/golden`.
@@ -208,6 +241,14 @@ pub fn keys(value: &Value) -> Vec<&str> {
     let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
     keys
+}
+
+/// Every one of these words is in what was said.
+#[track_caller]
+pub fn assert_says(stderr: &str, words: &[&str]) {
+    for word in words {
+        assert!(stderr.contains(word), "`{word}` is not said in: {stderr}");
+    }
 }
 
 /// Equal to within `tolerance`, absolute.

@@ -6,13 +6,11 @@ use std::process::Command;
 
 use tempfile::{TempDir, tempdir};
 
-use super::binary::{Outcome, command, ending_model, wait, write_rows};
+use super::binary::{DEVICE, Outcome, command, ending_model, wait, write_rows};
 use super::mock_hub::{Files, MockHub};
 
-/// Exit codes.
-pub const INPUT: i32 = 3;
-pub const SERVER: i32 = 4;
-pub const DISK: i32 = 6;
+/// The exit code of a server's errors, as of a device's.
+pub const SERVER: i32 = DEVICE;
 /// The file with the weights.
 pub const WEIGHTS: &str = "model.safetensors";
 /// `gsil generate` of the rows, without a model.
@@ -117,11 +115,4 @@ pub fn all_files(folder: &Path) -> Vec<PathBuf> {
             false => vec![entry.path()],
         })
         .collect()
-}
-
-#[track_caller]
-pub fn assert_says(stderr: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(stderr.contains(part), "no {part:?} in: {stderr}");
-    }
 }

@@ -2,6 +2,7 @@
 //! same bytes.
 
 use std::fs;
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -126,14 +127,8 @@ impl Recipe {
         for _ in 0..NUM_TRIES {
             let _ = fs::remove_dir_all(self.path(run));
             let mut child = self.start(run);
-            let started = Instant::now();
-            while count() < num_lines.start {
-                assert!(started.elapsed() < PATIENCE, "{} never had {num_lines:?} lines", watched.display());
-                if child.try_wait().unwrap().is_some() {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            let what = format!("line {} of {}", num_lines.start, watched.display());
+            wait_until(&mut child, &what, || count() >= num_lines.start);
             disturb(&child);
             let outcome = wait(child);
             if outcome.code != Some(0) && num_lines.contains(&count()) {
@@ -257,6 +252,30 @@ fn figures(run: &Path) -> Vec<Value> {
         row.retain(|key, _| key != "seconds" && key != "tokens_per_s");
     }
     rows
+}
+
+/// Waits for a moment in the life of a process, such as a file's appearance. What it did before its end counts, so that one
+/// that has ended may be met here.
+///
+/// # Panics
+/// If the moment never comes, with what the process said; it is not left running.
+#[track_caller]
+pub fn wait_until(child: &mut Child, what: &str, has_come: impl Fn() -> bool) {
+    let started = Instant::now();
+    loop {
+        let has_ended = child.try_wait().unwrap().is_some();
+        if has_come() {
+            return;
+        }
+        if has_ended || started.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            let why = if has_ended { "the program ended before" } else { "waited too long for" };
+            let mut said = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+            panic!("{why} {what}: {said}");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Sends a signal; a process that has ended is left alone.

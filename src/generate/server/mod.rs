@@ -207,6 +207,10 @@ impl Server {
         };
         for num_failures in 1.. {
             wait_until(self.pace.turn(Instant::now()), is_over);
+            if is_over.load(Ordering::Relaxed) {
+                // The wait was cut short: to send now would be out of turn, and nobody hears the answer.
+                return Err(Failure::lasting("the work has ended"));
+            }
             let answered = self.http.post(path, &body).and_then(|reply| match question {
                 Question::Text(_) => read_answer(&reply),
                 Question::Chat(_) => read_chat_answer(&reply),
@@ -297,5 +301,27 @@ fn wait_until(moment: Instant, is_over: &AtomicBool) {
             return;
         }
         thread::sleep(rest.min(BLINK));
+    }
+}
+
+#[cfg(all(test, feature = "server"))]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_turn_sends_nothing_once_the_work_has_ended() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let config = ServerConfig { url, requests_per_minute: 1, timeout_s: 1, max_retries: 0, ..Default::default() };
+        let server = Server::new(&config).unwrap();
+        server.pace.turn(Instant::now()); // the next one comes in a minute
+        let question = Question::Chat(ChatRequest { messages: Vec::new(), temperature: 0.0, max_new_tokens: 1 });
+        let failure = server.ask(&question, &AtomicBool::new(true)).unwrap_err();
+        assert_eq!(failure, Failure::lasting("the work has ended"));
+        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "nobody has called");
     }
 }
