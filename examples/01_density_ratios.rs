@@ -47,7 +47,12 @@ pub fn log_ratio(x: f64) -> f64 {
 
 /// The largest `|u - log p / q|`, nats.
 pub fn largest_error(u: &[f64]) -> f64 {
-    JUDGED.map(|cell| (u[cell] - log_ratio(middle(cell))).abs()).fold(0.0, f64::max)
+    largest(JUDGED.map(|cell| (u[cell] - log_ratio(middle(cell))).abs()))
+}
+
+/// NaN if there is one: `total_cmp` puts it above every number, where `f64::max` drops it.
+fn largest(errors: impl Iterator<Item = f64>) -> f64 {
+    errors.max_by(f64::total_cmp).unwrap_or(0.0)
 }
 
 /// The share of normal samples (Box and Muller) in each cell, `[NUM_CELLS]`.
@@ -105,7 +110,7 @@ pub fn run(svg: &Path) -> gsil::Result<Vec<(&'static str, Vec<f64>)>> {
         tables.push((name, u));
     }
     plot::write_svg(svg, &[picture])?;
-    let worst = tables[..5].iter().map(|(_, u)| largest_error(u)).fold(0.0, f64::max);
+    let worst = largest(tables[..5].iter().map(|(_, u)| largest_error(u)));
     println!(
         "\nFive losses, one answer, the log density ratio, from samples alone: the largest error is {worst:.2} nats."
     );

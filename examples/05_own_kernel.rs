@@ -90,8 +90,10 @@ fn losses(u: &[(f32, f32)], device: &Device) -> gsil::Result<Vec<f32>> {
     gsil::model::weights::to_host(pair_loss(tensor(u1), tensor(u0)))
 }
 
-fn largest_error(actual: &[f32], expected: impl Iterator<Item = f64>) -> f64 {
-    actual.iter().zip(expected).map(|(a, e)| (f64::from(*a) - e).abs() / e.abs().max(1.0)).fold(0.0, f64::max)
+/// The largest relative error. NaN if there is one: `total_cmp` puts it above every number, where `f64::max` drops it.
+pub fn largest_error(actual: &[f32], expected: impl Iterator<Item = f64>) -> f64 {
+    let errors = actual.iter().zip(expected).map(|(a, e)| ((f64::from(*a) - e) / e.abs().max(1.0)).abs());
+    errors.max_by(f64::total_cmp).unwrap_or(0.0)
 }
 
 /// The largest relative errors: of the reference against the formula in f64, and of the kernel, if there is a card, against

@@ -326,10 +326,21 @@ fn eval_prints_the_held_out_figures_as_json() {
     let accuracy = against["against_reference"]["implicit_reward_accuracy"].as_f64().unwrap();
     assert!((0.0..=1.0).contains(&accuracy));
     assert_eq!(against["demonstration_log_prob_per_token"], alone["demonstration_log_prob_per_token"]);
+    let arguments_of_score =
+        ["score", "--model", &model, "--reference", &reference, "--data", "rows.jsonl", "--device", &device()];
+    let scored = gsil(folder.path(), &arguments_of_score).succeeded().json_lines();
+    let log_ratio = scored.iter().map(|row| row["log_ratio_demonstration"].as_f64().unwrap()).sum::<f64>() / 5.0;
+    let tolerance = TOLERANCE * 7.0; // up to 7 tokens a row
+    assert!(log_ratio.abs() > 2.0 * tolerance, "two models: {log_ratio}");
+    let figure = &against["against_reference"]["log_ratio_demonstration"];
+    assert_close(figure, log_ratio, tolerance, "the mean of score's");
 
     let itself = [&arguments[..arguments.len() - 1], &[model.as_str()]].concat();
     let itself: Value = serde_json::from_str(&gsil(folder.path(), &itself).succeeded().stdout).unwrap();
-    assert_close(&itself["against_reference"]["log_ratio_demonstration"], 0.0, TOLERANCE, "a model against itself");
+    let itself = &itself["against_reference"];
+    assert_close(&itself["log_ratio_demonstration"], 0.0, TOLERANCE, "a model against itself");
+    // Up to 4 tokens, whose log-probs under the reference come from decoding.
+    assert_close(&itself["log_ratio_self_generated"], 0.0, TOLERANCE * 4.0, "a model against itself");
 }
 
 #[test]

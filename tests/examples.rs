@@ -116,6 +116,16 @@ fn example_05_has_a_kernel_that_equals_its_reference() {
 }
 
 #[test]
+fn an_error_that_is_not_a_number_is_the_largest() {
+    let mut u = [0.0; 25];
+    u[12] = f64::NAN;
+    assert!(density_ratios::largest_error(&u).is_nan());
+    let expected = || [1.0, 2.0, 8.0].into_iter();
+    assert!(own_kernel::largest_error(&[1.0, f32::NAN, 8.5], expected()).is_nan());
+    assert_eq!(own_kernel::largest_error(&[1.0, 2.0, 7.0], expected()), 1.0 / 8.0);
+}
+
+#[test]
 fn example_06_ends_with_a_folder_and_a_file_that_load_and_know_the_demonstrations_better() {
     let folder = tempdir().unwrap();
     let stages = gguf_to_aligned::run(folder.path()).unwrap();

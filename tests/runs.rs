@@ -135,6 +135,22 @@ fn every_update_is_logged_with_all_signs_of_health() {
 }
 
 #[test]
+fn the_loss_is_divided_by_the_slope_and_the_mean_length_of_what_is_trained_on() {
+    let folder = tempdir().unwrap();
+    let settings = ["iterations=1", "generation.unfinished=mask", "objective.scale=0.5"];
+    train(folder.path(), "run", &settings);
+    let mean_length = |rows: Vec<Value>, key: &str| {
+        rows.iter().map(|row| row[key].as_array().unwrap().len()).sum::<usize>() as f64 / rows.len() as f64
+    };
+    let demonstrations = mean_length(read_json_lines(&folder.path().join("rows.jsonl")), "response_ids");
+    let responses =
+        mean_length(read_json_lines(&folder.path().join("run/iteration-000/self_generated.jsonl")), "token_ids");
+    // 2 ln 2 before the division; the slope of `bernoulli` is a half.
+    let expected = 2.0 * std::f64::consts::LN_2 / (0.5 * 0.5 * (demonstrations + responses) / 2.0);
+    assert_close(&metrics(folder.path(), "run")[0]["loss"], expected, TOLERANCE, "the first loss");
+}
+
+#[test]
 fn the_aligned_model_is_a_model_again_and_not_the_one_it_started_from() {
     let folder = tempdir().unwrap();
     train(folder.path(), "run", &[]);

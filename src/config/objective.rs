@@ -95,6 +95,17 @@ impl VarianceReduction {
     }
 }
 
+impl std::fmt::Display for VarianceReduction {
+    /// As it is written in a configuration.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Exact => f.write_str("exact"),
+            Self::TopK(k) => write!(f, "top_k({k})"),
+        }
+    }
+}
+
 /// The losses by their configuration names (`snake_case`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -193,19 +193,24 @@ fn against_reference(
         .map(|(example, row)| Sequence { prompt_ids: &example.prompt_ids, response_ids: &row.response.token_ids })
         .collect();
     let self_generated = score(model, &sequences, settings, &mut |_| check())?;
+    Ok(compared(log_probs, &self_generated, reference))
+}
+
+/// The policy's log-probs of demonstrations and of the reference's responses beside those of the reference itself.
+fn compared(demonstrations: &[f64], self_generated: &[f64], reference: &[ReferenceRow]) -> AgainstReference {
     let num_rows = self_generated.len().max(1) as f64;
     let (mut right, mut sum1, mut sum0) = (0, 0.0, 0.0);
-    for ((policy1, policy0), row) in log_probs.iter().zip(&self_generated).zip(reference) {
+    for ((policy1, policy0), row) in demonstrations.iter().zip(self_generated).zip(reference) {
         let (r1, r0) = (policy1 - row.demonstration_log_prob, policy0 - row.response.log_prob());
         right += usize::from(r1 > r0);
         sum1 += r1;
         sum0 += r0;
     }
-    Ok(AgainstReference {
+    AgainstReference {
         implicit_reward_accuracy: right as f64 / num_rows,
         log_ratio_demonstration: sum1 / num_rows,
         log_ratio_self_generated: sum0 / num_rows,
-    })
+    }
 }
 
 fn respond(
@@ -317,6 +322,24 @@ fn ends_in_answer(text: &str, marker: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn log_ratios_are_those_of_the_policy_to_the_reference_on_each_side() {
+        let row = |demonstration_log_prob: f64, token_log_probs: &[f32]| ReferenceRow {
+            demonstration_log_prob,
+            response: Response {
+                token_ids: vec![2; token_log_probs.len()],
+                token_log_probs: token_log_probs.to_vec(),
+                finished: true,
+            },
+        };
+        let reference = [row(-6.0, &[-1.0, -2.0]), row(-3.0, &[-4.0]), row(-5.0, &[-2.0])];
+        // Log-ratios of demonstrations: 2, -1, 0; of responses: 1, -3, 0. The last demonstration has no reference.
+        let against = compared(&[-4.0, -4.0, -5.0, -9.0], &[-2.0, -7.0, -2.0], &reference);
+        assert_eq!(against.log_ratio_demonstration, 1.0 / 3.0);
+        assert_eq!(against.log_ratio_self_generated, -2.0 / 3.0);
+        assert_eq!(against.implicit_reward_accuracy, 2.0 / 3.0, "0 is not above 0");
+    }
 
     #[test]
     fn an_answer_ends_in_its_marker_and_a_number_alone() {

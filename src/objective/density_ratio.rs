@@ -168,8 +168,9 @@ impl DensityRatioLoss for Lsif {
 /// The family between KLIEP (a towards 0) and LSIF (a = 1): `l1 = -exp(a u) / a`, `l0 = exp((1 + a) u) / (1 + a)`.
 ///
 /// At u = 0 a pair costs `1 / (1 + a) - 1 / a`. Bregman function `h(t) = (t^(1+a) - t) / (a (1 + a))`, up to affine
-/// terms. Small a weighs outliers less. Source: Basu's power divergence in Sugiyama, Suzuki, Kanamori, "Density-ratio
-/// matching under the Bregman divergence", 2012.
+/// terms. Small a weighs large u less on both sides; large a weighs demonstrations that the policy finds unlikely less.
+/// Source: Basu's power divergence in Sugiyama, Suzuki, Kanamori, "Density-ratio matching under the Bregman
+/// divergence", 2012.
 #[derive(Debug, Clone, Copy)]
 pub struct BregmanPower {
     /// a, in (0, 1].

@@ -25,7 +25,8 @@
 //!
 //! The `dil_` names are for preference pairs: chosen responses stand as demonstrations, rejected ones as
 //! self-generated. DIL's public trainer averages log-probs over tokens; here they are sums, so a `scale` of about 1 /
-//! (mean response length) comes near to it.
+//! (mean response length) comes near to it; for `dil_ukl`, whose first side has no scale, with a `shift` of the
+//! logarithm of that length as well.
 
 pub mod bregman;
 pub mod density_ratio;

@@ -43,7 +43,9 @@ pub fn simper(demonstration: &SideLogProbs, self_generated: &SideLogProbs) -> Pa
 /// As KLIEP, without the reference on the first side, which changes the value but not the gradient, and with a first
 /// side that scale does not touch. At u0 = 0 the second side is 1.
 /// Source: Xiao et al., ICLR 2025 (openreview 2QdsjiNXgj). The public trainer takes log-probs averaged over tokens
-/// there, and no scale; here they are sums, as in every other loss of this family.
+/// there, and no scale; here they are sums, as in every other loss of this family. With `scale = 1 / L` and
+/// `shift = log L`, L the mean response length, the normalised loss is `-log_prob / L + exp(log_ratio / L)`, which
+/// comes near to it.
 pub fn dil_ukl(demonstration: &SideLogProbs, self_generated_u: Tensor<1>) -> PairLoss {
     let num_clamped = num_above_limit(&self_generated_u);
     let mut loss = PairLoss::of_sides(-demonstration.policy.clone(), exp_clamped(self_generated_u, 1.0));

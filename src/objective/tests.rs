@@ -228,6 +228,18 @@ fn a_normalized_loss_starts_with_a_demonstration_gradient_of_one_over_the_length
 }
 
 #[test]
+fn dil_ukl_of_responses_of_the_mean_length_is_that_of_mean_log_probs() {
+    // 4 tokens each: -(-6 / 4) + exp((-3 + 5) / 4).
+    let (device, len) = (test_device(), 4.0f64);
+    let objective = Objective::new(&config(ObjectiveName::DilUkl, 1.0 / len, len.ln()));
+    let sides = [side(&[-6.0], &[-9.0], &[4.0], &device), side(&[-3.0], &[-5.0], &[4.0], &device)];
+    let loss = objective.loss(&sides[0], Some(&sides[1])).normalized(objective.normalizer(len));
+    let expected = 1.5 + 0.5f32.exp();
+    let actual = values(loss.total)[0];
+    assert!((actual - expected).abs() < 1e-5, "{actual}, not {expected}");
+}
+
+#[test]
 fn sft_needs_neither_reference_nor_self_generated_responses() {
     let device = test_device();
     let demonstration = side(&[-6.0], &[0.0], &[3.0], &device);

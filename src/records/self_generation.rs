@@ -23,7 +23,7 @@ pub struct CountsRow {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SelfGeneratedCounts {
     pub responses: usize,
-    /// Token for token the demonstration: no signal left.
+    /// Token for token the demonstration: without `objective.variance_reduction` next to no signal is left.
     pub identical: usize,
     /// Nothing but the end token.
     pub empty: usize,
@@ -42,8 +42,8 @@ pub struct SelfGeneratedCounts {
 /// What helps against responses that are too often empty: said while a run goes on and in its report.
 pub const AGAINST_EMPTY: &str = "check the prompts' template; if training brought it, lower train.lr in a new run";
 /// Against responses that are their own demonstrations.
-pub const AGAINST_IDENTICAL: &str =
-    "such pairs teach next to nothing; fewer iterations or harder prompts would use the time better";
+pub const AGAINST_IDENTICAL: &str = "without objective.variance_reduction such pairs teach next to nothing; \
+     fewer iterations or harder prompts would use the time better";
 /// Against responses that repeat one another.
 pub const AGAINST_DUPLICATED: &str =
     "in a new run set generation.temperature=1 if it is lower; if training brought it, lower train.lr";

@@ -11,7 +11,7 @@ use super::health::{Finding, findings};
 use super::html::{count, escape, table};
 use super::run_files::RunFiles;
 use super::{responses, training_charts};
-use crate::config::{RunConfig, TrainConfig};
+use crate::config::{ObjectiveName, RunConfig, TrainConfig, VarianceReduction};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -147,12 +147,17 @@ fn data(run: &RunFiles) -> String {
 /// The objective with its numbers; None where supervised training is all that is done: it has no use for one.
 pub fn objective(config: &RunConfig) -> Option<String> {
     let objective = &config.objective;
-    let sft_weight = match objective.sft_weight > 0.0 {
-        true => format!(", sft_weight {}", objective.sft_weight),
-        false => String::new(),
-    };
-    let numbers = || format!("{}, scale {}, shift {}{sft_weight}", objective.name, objective.scale, objective.shift);
-    (config.iterations > 0).then(numbers)
+    let mut text = format!("{}, scale {}, shift {}", objective.name, objective.scale, objective.shift);
+    if objective.name == ObjectiveName::BregmanPower {
+        text += &format!(", power {}", objective.power);
+    }
+    if objective.sft_weight > 0.0 {
+        text += &format!(", sft_weight {}", objective.sft_weight);
+    }
+    if objective.variance_reduction != VarianceReduction::None {
+        text += &format!(", variance_reduction {}", objective.variance_reduction);
+    }
+    (config.iterations > 0).then_some(text)
 }
 
 /// What is trained for how long: the iterations and the supervised stage before them, or that alone.
@@ -262,4 +267,31 @@ fn settings(run: &RunFiles) -> String {
          <pre>{}</pre></details></section>\n",
         escape(&run.config_text)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_objective_is_named_with_every_number_that_it_reads() {
+        let line = |assignments: &[&str]| {
+            let mut config = RunConfig::default();
+            assignments.iter().for_each(|assignment| config.set(assignment).unwrap());
+            objective(&config)
+        };
+        let named = |text: &str| Some(text.to_owned());
+        assert_eq!(line(&[]), named("bernoulli, scale 1, shift 0"));
+        assert_eq!(line(&["iterations=0"]), None);
+        let power = "objective.power=0.3";
+        assert_eq!(line(&[power]), named("bernoulli, scale 1, shift 0"), "it ignores the power");
+        let all = [power, "objective.name=bregman_power", "objective.shift=-0.5", "objective.sft_weight=0.1"];
+        let expected = "bregman_power, scale 1, shift -0.5, power 0.3, sft_weight 0.1";
+        assert_eq!(line(&all), named(expected));
+        for reduction in ["top_k(16)", "exact"] {
+            let reduced = format!("objective.variance_reduction={reduction}");
+            let expected = format!("bernoulli, scale 1, shift 0, variance_reduction {reduction}");
+            assert_eq!(line(&[&reduced]), Some(expected));
+        }
+    }
 }

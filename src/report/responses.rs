@@ -96,7 +96,7 @@ struct Kind {
 const KINDS: [Kind; 6] = [
     Kind {
         name: "identical",
-        meaning: "token for token the demonstration, so that nothing can be learned from the pair",
+        meaning: "token for token the demonstration (without objective.variance_reduction nearly useless)",
         of: |counts| counts.identical,
         may_be_given: true,
     },

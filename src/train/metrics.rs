@@ -156,10 +156,11 @@ mod tests {
 
     #[test]
     fn accuracy_counts_pairs_whose_demonstration_gained_more() {
-        let ratios = log_ratios(&[1.0, -2.0, 0.5], &[0.0, -1.0, 0.5].map(|r0| vec![r0])).unwrap();
+        let ratios = log_ratios(&[1.0, -2.0, 0.5], &[-2.5, -1.0, 0.5].map(|r0| vec![r0])).unwrap();
         assert_eq!(ratios.implicit_reward_accuracy, 1.0 / 3.0);
-        assert!((ratios.log_ratio_margin - (-0.5 / 3.0 - -0.5 / 3.0)).abs() < 1e-12);
-        assert_eq!(ratios.max_abs_log_ratio_demonstration, 2.0);
+        assert_eq!((ratios.log_ratio_demonstration, ratios.log_ratio_self_generated), (-0.5 / 3.0, -3.0 / 3.0));
+        assert!((ratios.log_ratio_margin - 2.5 / 3.0).abs() < 1e-12, "{}", ratios.log_ratio_margin);
+        assert_eq!((ratios.max_abs_log_ratio_demonstration, ratios.max_abs_log_ratio_self_generated), (2.0, 2.5));
     }
 
     #[test]
@@ -170,19 +171,46 @@ mod tests {
         assert_eq!(ratios.max_abs_log_ratio_self_generated, 4.5);
     }
 
+    /// A pair of so many tokens.
+    fn pair(prompt: usize, demonstration: usize, self_generated: &[usize]) -> Pair {
+        let scored = |len: &usize| ScoredResponse { token_ids: vec![2; *len], reference_log_prob: 0.0 };
+        Pair {
+            index: 0,
+            prompt_ids: vec![7; prompt],
+            demonstration: scored(&demonstration),
+            self_generated: self_generated.iter().map(scored).collect(),
+            distributions: Vec::new(),
+        }
+    }
+
     #[test]
     fn the_prompt_of_a_pair_counts_once_in_its_tokens() {
-        let scored = |len: usize| ScoredResponse { token_ids: vec![2; len], reference_log_prob: 0.0 };
-        let pair = Pair {
-            index: 0,
-            prompt_ids: vec![7; 10],
-            demonstration: scored(4),
-            self_generated: vec![scored(3), scored(5)],
-            distributions: Vec::new(),
-        };
         let mut values = PairValues::default();
         // Two losses with their two sides, no clamped exponential, three log-probs.
-        values.add(&[&pair], &[1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.0, -4.0, -3.0, -5.0]);
+        values.add(&[&pair(10, 4, &[3, 5])], &[1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.0, -4.0, -3.0, -5.0]);
         assert_eq!(values.metrics(1.0, 1e-5, 2.0).tokens_per_s, (10.0 + 4.0 + 3.0 + 5.0) / 2.0);
+    }
+
+    #[test]
+    fn the_figures_of_an_update_are_means_over_its_pairs_and_tokens() {
+        let (first, second) = (pair(10, 4, &[3, 5]), pair(2, 1, &[2]));
+        let mut values = PairValues::default();
+        // Three losses with their two sides, the clamped exponentials, then log-probs: of two demonstrations, of two
+        // responses of the first pair and one of the second.
+        values.add(
+            &[&first, &second],
+            &[1.0, 0.5, 3.0, 0.75, 0.25, 1.0, 0.25, 0.25, 2.0, 3.0, -4.0, -3.5, -3.0, -5.0, -2.0],
+        );
+        let metrics = values.metrics(0.5, 1e-5, 2.0);
+        assert_eq!(metrics.loss, (0.75 + 3.0) / 2.0);
+        assert_eq!(metrics.loss_demonstration, (0.5 + 1.0) / 2.0);
+        assert_eq!(metrics.loss_self_generated, (0.25 + 2.0) / 2.0);
+        assert_eq!(metrics.demonstration_log_prob_per_token, (-4.0 - 3.5) / 5.0);
+        assert_eq!(metrics.num_clamped, 3.0);
+        assert_eq!((metrics.grad_norm, metrics.lr, metrics.seconds), (0.5, 1e-5, 2.0));
+        // The references' log-probs are 0.
+        let ratios = metrics.log_ratios.unwrap();
+        assert_eq!((ratios.log_ratio_demonstration, ratios.log_ratio_self_generated), (-3.75, (-4.0 - 2.0) / 2.0));
+        assert_eq!(ratios.implicit_reward_accuracy, (0.5 + 0.0) / 2.0);
     }
 }

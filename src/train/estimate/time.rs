@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::batches::{Pairing, pairing_of_iterations};
 use super::memory::Phase;
-use crate::config::{RunConfig, TrainConfig};
+use crate::config::{RunConfig, TrainConfig, VarianceReduction};
 use crate::data::batch::Sequence;
 use crate::data::examples::Example;
 use crate::error::Result;
@@ -188,13 +188,18 @@ impl Work<'_> {
         prompt_tokens * speed.seconds_per_prompt_token + self.response_tokens() * speed.seconds_per_decoded_token
     }
 
-    /// Demonstrations, and given responses, under the reference.
+    /// Demonstrations, and given responses, under the reference. The variance reduction reads its own ones once more.
     fn scoring_seconds(&self, stage: Stage, speed: Speed) -> f64 {
         if !self.is_before_training(stage) || pairing_of_iterations(self.config) == Pairing::Demonstrations {
             return 0.0;
         }
-        let sides = if self.are_given() { 2.0 } else { 1.0 };
-        sides * self.examples.len() as f64 * self.sequence_tokens() * speed.seconds_per_forward_token
+        let num_responses = match self.config.objective.variance_reduction {
+            _ if self.are_given() => 1,
+            VarianceReduction::None => 0,
+            VarianceReduction::Exact | VarianceReduction::TopK(_) => self.config.generation.samples_per_prompt,
+        };
+        let num_sequences = (1 + num_responses) * self.examples.len();
+        num_sequences as f64 * self.sequence_tokens() * speed.seconds_per_forward_token
     }
 
     fn training_seconds(&self, stage: Stage, speed: Speed) -> f64 {
@@ -366,6 +371,16 @@ mod tests {
             (Phase::Evaluate, 3.0 * 20.0),
         ];
         assert_eq!(seconds(&config, None), expected);
+    }
+
+    #[test]
+    fn the_variance_reduction_reads_every_response_once_more() {
+        let mut config = RunConfig::default();
+        config.set("generation.samples_per_prompt=3").unwrap();
+        let scoring = |config: &RunConfig| seconds(config, None)[1];
+        assert_eq!(scoring(&config), (Phase::Score, 160.0));
+        config.set("objective.variance_reduction=top_k(16)").unwrap();
+        assert_eq!(scoring(&config), (Phase::Score, (1.0 + 3.0) * 160.0));
     }
 
     #[test]
