@@ -4,7 +4,7 @@
     python benches/compare.py                                  # every row, three runs each: over an hour on two cores
     python benches/compare.py --rows train,generate --threads 1 --runs 1
 
-Nothing else should run meanwhile: a busy machine slows PyTorch far more than gsil, and the ratio flatters. Runs alternate
+Nothing else should run meanwhile: a busy machine slows one side more than the other, now this, now that. Runs alternate
 (peer, peer with a tuned allocator, gsil, then again), each in a process of its own. PyTorch is run with glibc's default
 allocator settings and with ones that keep freed memory; the faster of the two is the peer. gsil is run as it comes.
 """
