@@ -18,8 +18,17 @@ use super::strict_json;
 use crate::error::{Error, Result};
 
 /// Columns whose cells are JSON.
-const JSON_COLUMNS: [&str; 7] =
-    ["messages", "conversations", "instances", "prompt_ids", "response_ids", "demonstration_ids", "self_generated_ids"];
+const JSON_COLUMNS: [&str; 9] = [
+    "messages",
+    "conversations",
+    "instances",
+    "prompt_ids",
+    "response_ids",
+    "demonstration_ids",
+    "chosen_ids",
+    "self_generated_ids",
+    "rejected_ids",
+];
 /// More columns than this are no table of texts.
 const MAX_COLUMNS: usize = 4096;
 
@@ -191,6 +200,9 @@ mod tests {
     fn lists_stand_in_a_cell_as_json() {
         let rows = read(b"prompt_ids,response_ids\n\"[1,2]\",[3]\n").unwrap();
         assert_eq!(rows[0].prompt, Prompt::Ids(vec![1, 2]));
+        let rows = read(b"prompt_ids,chosen_ids,rejected_ids\n[1],[2],\"[3,4]\"\n").unwrap();
+        assert_eq!(rows[0].demonstration, Some(Response::Ids(vec![2])));
+        assert_eq!(rows[0].self_generated, Some(Response::Ids(vec![3, 4])));
         let error = read(b"messages\n\"[{'role': 'user'}]\"\n").unwrap_err();
         assert!(error.starts_with(", line 2, `messages`: invalid JSON in column 3 of the cell"), "{error}");
     }

@@ -52,7 +52,7 @@ pub(super) fn misnamed(object: &Object, shape: Shape) -> Option<Misnamed> {
     let (prompt, read, elsewhere): (&str, &[&str], &[&str]) = match shape {
         Shape::Prompt => ("prompt", &["response", "completion", "chosen", "demonstration"], &["answer", "output"]),
         Shape::Pair => ("prompt", &["demonstration"], &[]),
-        Shape::TokenIds => ("prompt_ids", &["response_ids", "demonstration_ids"], &[]),
+        Shape::TokenIds => ("prompt_ids", &["response_ids", "demonstration_ids", "chosen_ids"], &[]),
         Shape::Instruction => ("instruction", &["output", "instances"], &["response", "completion", "answer"]),
         Shape::Question => ("question", &["answer"], &["response", "completion", "output"]),
         _ => return None,
