@@ -368,7 +368,8 @@ fn exported_pairs_are_those_of_the_iteration_with_its_log_probs() {
     let run = trained(folder.path(), &["iterations=2", "generation.samples_per_prompt=2"]);
     let rows = read_json_lines(&folder.path().join("rows.jsonl"));
     for (options, iteration) in [(&["--iteration", "0"][..], "iteration-000"), (&[], "iteration-001")] {
-        let pairs = read_json_lines(&exported(folder.path(), &run, "pairs", options));
+        let pairs_file = exported(folder.path(), &run, "pairs", options);
+        let pairs = read_json_lines(&pairs_file);
         let responses = read_json_lines(&run.join(iteration).join("self_generated.jsonl"));
         let finished: Vec<&Value> = responses.iter().filter(|row| row["finished"] == true).collect();
         assert!(finished.len() > 6, "the test needs pairs");
@@ -383,7 +384,7 @@ fn exported_pairs_are_those_of_the_iteration_with_its_log_probs() {
             assert!(pair.get("prompt").is_none(), "a model without a tokenizer has no text to give");
         }
         if iteration == "iteration-000" {
-            assert_reference_is(&folder.path().join("tiny"), folder.path(), &pairs);
+            assert_reference_is(&folder.path().join("tiny"), folder.path(), &pairs_file);
         }
     }
 }
@@ -405,17 +406,13 @@ fn pairs_of_a_run_whose_data_were_moved_are_exported_from_where_they_are_now() {
     assert_eq!(read(&output), expected);
 }
 
-/// `gsil score` of the model gives the reference log-probs of the pairs.
-fn assert_reference_is(model: &Path, folder: &Path, pairs: &[Value]) {
-    let row = |pair: &Value| {
-        let (prompt, chosen, rejected) = (&pair["prompt_ids"], &pair["chosen_ids"], &pair["rejected_ids"]);
-        json!({"prompt_ids": prompt, "demonstration_ids": chosen, "self_generated_ids": rejected}).to_string() + "\n"
-    };
-    fs::write(folder.join("again.jsonl"), pairs.iter().map(row).collect::<String>()).unwrap();
-    let arguments = ["score", "--model", &text(model), "--data", "again.jsonl", "--device", &device()];
+/// `gsil score` reads the pairs as they are, and of the model they began with it gives their reference log-probs.
+fn assert_reference_is(model: &Path, folder: &Path, pairs_file: &Path) {
+    let pairs = read_json_lines(pairs_file);
+    let arguments = ["score", "--model", &text(model), "--data", &text(pairs_file), "--device", &device()];
     let scores = gsil(folder, &arguments).succeeded().json_lines();
     assert_eq!(scores.len(), pairs.len());
-    for (score, pair) in scores.iter().zip(pairs) {
+    for (score, pair) in scores.iter().zip(&pairs) {
         for (ours, theirs) in [("log_prob", "ref_chosen_logps"), ("log_prob_self_generated", "ref_rejected_logps")] {
             let difference = score[ours].as_f64().unwrap() - pair[theirs].as_f64().unwrap();
             assert!(difference.abs() < 1e-3, "{theirs}: {difference}");
@@ -431,12 +428,14 @@ fn exported_pairs_of_a_model_with_a_tokenizer_have_text() {
     let arguments = ["train", "--model", &model, "--data", "rows.jsonl", "--output", "run", "--device", &device()];
     let settings = ["generation.max_new_tokens=5", "generation.unfinished=mask"];
     gsil(folder.path(), &[&arguments[..], &settings].concat()).succeeded();
-    let pairs = read_json_lines(&exported(folder.path(), &folder.path().join("run"), "pairs", &[]));
+    let pairs_file = exported(folder.path(), &folder.path().join("run"), "pairs", &[]);
+    let pairs = read_json_lines(&pairs_file);
     assert_eq!(pairs.len(), 1);
     assert_eq!((&pairs[0]["chosen"], &pairs[0]["rejected_finished"]), (&json!("Hello, you."), &json!(false)));
     let tokenizer = Policy::open(Path::new(&model)).unwrap().tokenizer.unwrap();
     let rendered = tokenizer.render_prompt(&Prompt::Text("Hi".into())).unwrap();
     assert_eq!(pairs[0]["prompt"].as_str(), rendered.as_deref());
+    assert_reference_is(Path::new(&model), folder.path(), &pairs_file);
 }
 
 #[test]

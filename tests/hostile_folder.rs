@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use crate::support::binary::{Random, golden, read_json, tiny_model_with};
-use crate::support::doors::assert_input_error;
+use crate::support::doors::{self, assert_input_error};
 use crate::support::flex;
 use crate::support::mutations::{damaged_json, damaged_text};
 
@@ -25,6 +25,7 @@ fn two_thousand_damaged_configurations_load_or_are_refused() {
     let parent = tempdir().unwrap();
     let folder = tiny_model_with(parent.path(), &[]);
     let config = read_json(&folder.join("config.json"));
+    doors::config_json(config.to_string().as_bytes()).unwrap();
     let mut random = Random(21);
     let (mut num_refused, mut num_misfits) = (0, 0);
     for round in 0..2_000 {
@@ -32,9 +33,10 @@ fn two_thousand_damaged_configurations_load_or_are_refused() {
             0 => damaged_text(&mut random, &config.to_string()),
             _ => damaged_json(&mut random, &config).to_string().into_bytes(),
         };
+        let read = doors::config_json(&bytes);
         fs::write(folder.join("config.json"), bytes).unwrap();
         match load(&folder) {
-            Ok(()) => {}
+            Ok(()) => read.unwrap(),
             // What is wrong with a size is seen when the first tensor does not have it.
             Err(error) if error.to_string().contains("tensor `") => num_misfits += 1,
             Err(error) => {

@@ -2,24 +2,37 @@
 //!
 //! A cell of a column that holds a list (`messages`, `prompt_ids`, ..) is read as JSON, and so is a list of messages in a
 //! column that may hold one (`prompt`, `chosen`, ..). Not here: what the objects mean
-//! (`row_shapes.rs`).
+//! (`row_shapes.rs`), and what is wrong with quotation marks (`csv_quotes.rs`).
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read};
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use csv::{ByteRecord, Reader, ReaderBuilder, Terminator};
 use serde_json::Value;
 
-use super::json_rows::check_content;
-use super::problem::{Parsed, Problem};
+use super::csv_quotes::{Garbled, Quotes};
+use super::json_rows::{BYTE_ORDER_MARK, check_content};
+use super::problem::{Parsed, Problem, SAVE_AS_UTF8};
+use super::row_keys::{OTHER_SEPARATOR, SEPARATORS};
 use super::rows::{MAX_ROW_BYTES, Object, Take};
 use super::strict_json;
 use crate::error::{Error, Result};
+use crate::formats::data_file::FileKind;
 
 /// Columns whose cells are JSON.
-const JSON_COLUMNS: [&str; 7] =
-    ["messages", "conversations", "instances", "prompt_ids", "response_ids", "demonstration_ids", "self_generated_ids"];
+const JSON_COLUMNS: [&str; 9] = [
+    "messages",
+    "conversations",
+    "instances",
+    "prompt_ids",
+    "response_ids",
+    "demonstration_ids",
+    "chosen_ids",
+    "self_generated_ids",
+    "rejected_ids",
+];
 /// More columns than this are no table of texts.
 const MAX_COLUMNS: usize = 4096;
 
@@ -31,46 +44,70 @@ pub(super) fn for_each_record(
     may_be_list: &dyn Fn(&str) -> bool,
     take: &mut Take<'_>,
 ) -> Result<()> {
-    let mut file = File::open(path).map_err(Error::reading(path))?;
-    let unended = end_without_break(&mut file);
-    let mut file = BufReader::new(file);
-    check_start(file.fill_buf().map_err(Error::reading(path))?, path)?;
+    let mut file = BufReader::new(File::open(path).map_err(Error::reading(path))?);
+    let start = file.fill_buf().map_err(Error::reading(path))?;
+    check_start(start, path)?;
+    let mark = if start.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+    file.consume(mark);
     let mut reader = ReaderBuilder::new()
         .delimiter(delimiter)
         .flexible(true)
+        .has_headers(false)
         // Only so does the library count the lines of files from Windows right; the `\r` is taken off below.
         .terminator(Terminator::Any(b'\n'))
-        .from_reader(file);
-    let header = reader.byte_headers().map_err(|error| reading(path, &error))?.clone();
-    let names = names(&header, path)?;
+        .from_reader(Quotes::new(file, delimiter));
     let mut record = ByteRecord::new();
-    while reader.read_byte_record(&mut record).map_err(|error| reading(path, &error))? {
-        if !take(first_line(&reader, &record, unended), object(&names, &record, may_be_list))? {
+    read_record(&mut reader, &mut record, path)?;
+    let header_end = *lines(&reader, &record).end();
+    if let Some(garbled) = reader.get_mut().garbled_until(header_end) {
+        return Err(garbled_cell(&garbled, record.len()).into_error(path, FileKind::of(path), garbled.line));
+    }
+    let names = names(&record, path)?;
+    while read_record(&mut reader, &mut record, path)? {
+        let lines = lines(&reader, &record);
+        let (line, row) = match reader.get_mut().garbled_until(*lines.end()) {
+            Some(garbled) => (garbled.line, Err(garbled_cell(&garbled, names.len()))),
+            None => (*lines.start(), object(&names, &record, may_be_list)),
+        };
+        if !take(line, row)? {
             break;
         }
     }
     Ok(())
 }
 
-/// The length of a file whose last line has no line break. Reading begins at its start again.
-fn end_without_break(file: &mut File) -> Option<u64> {
-    let mut last = [0];
-    let end = file.seek(SeekFrom::End(-1)).ok()? + 1;
-    let read = file.read_exact(&mut last);
-    file.rewind().ok()?;
-    read.ok()?;
-    (last[0] != b'\n').then_some(end)
+/// Reads the next record; false at the end. A file that ends within quotation marks is refused, whatever may be skipped:
+/// which rows the open mark has swallowed is not known.
+fn read_record<R: Read>(reader: &mut Reader<Quotes<R>>, record: &mut ByteRecord, path: &Path) -> Result<bool> {
+    let read = reader.read_byte_record(record);
+    let is_read = read.map_err(|error| Error::input(path, format!("cannot read: {error}")))?;
+    match reader.get_ref().unclosed() {
+        Some(line) => Err(Error::input(path, "the quotation mark that begins a cell here is never closed")
+            .at(format!("line {line}"))
+            .with_hint(
+                "close it where the cell ends (is the file cut off?); in a quoted cell a mark is written twice",
+            )),
+        None => Ok(is_read),
+    }
 }
 
-/// The line that a record starts on, which was read last: blank lines before it do not count.
-fn first_line<R: Read>(reader: &Reader<R>, record: &ByteRecord, unended: Option<u64>) -> usize {
+/// The lines of the record that was read last: blank lines before it do not count.
+fn lines<R: Read>(reader: &Reader<Quotes<R>>, record: &ByteRecord) -> RangeInclusive<usize> {
+    let position = reader.position();
+    let break_after = usize::from(!reader.get_ref().ends_without_break(position.byte()));
+    let last = (position.line() as usize).saturating_sub(break_after);
     let breaks_inside = record.as_slice().iter().filter(|byte| **byte == b'\n').count();
-    let break_after = usize::from(Some(reader.position().byte()) != unended);
-    (reader.position().line() as usize).saturating_sub(breaks_inside + break_after)
+    last.saturating_sub(breaks_inside)..=last
 }
 
-fn reading(path: &Path, error: &csv::Error) -> Error {
-    Error::input(path, format!("cannot read: {error}"))
+/// What is wrong with a row in which text follows a closing quotation mark.
+fn garbled_cell(garbled: &Garbled, num_columns: usize) -> Problem {
+    let is_torn = num_columns == 1 && SEPARATORS.contains(&char::from(garbled.next));
+    let message = format!("text follows the quotation mark that closes the cell begun on line {}", garbled.opened_on);
+    Problem::new(message).with_hint(match is_torn {
+        true => OTHER_SEPARATOR,
+        false => "a mark inside a quoted cell is written twice: \"She said \"\"yes\"\" to me\"",
+    })
 }
 
 /// Refuses what is no table by its first bytes.
@@ -95,8 +132,8 @@ fn names(header: &ByteRecord, path: &Path) -> Result<Vec<String>> {
     let mut names: Vec<String> = Vec::new();
     for (i, name) in header.iter().enumerate() {
         let name = without_return(name, i + 1 == header.len());
-        let name =
-            std::str::from_utf8(name).map_err(|_| error(format!("the name of column {} is not UTF-8", i + 1)))?;
+        let name = std::str::from_utf8(name)
+            .map_err(|_| error(format!("the name of column {} is not UTF-8", i + 1)).with_hint(SAVE_AS_UTF8))?;
         if names.iter().any(|other| other == name) {
             return Err(error(format!("the column `{}` appears twice", name.escape_debug()))
                 .with_hint("the first line must name the columns, each differently"));
@@ -116,15 +153,20 @@ fn object(names: &[String], record: &ByteRecord, may_be_list: &dyn Fn(&str) -> b
         return Ok(None);
     }
     if record.len() != names.len() {
-        let (cells, columns) = (record.len(), names.len());
-        return Err(Problem::new(format!("the row has {cells} cells, the first line names {columns} columns"))
-            .with_hint(
-                "a cell with a separator, a quotation mark or a line break in it must stand in quotation marks",
-            ));
+        let (cells, columns) = (counted(record.len(), "cell"), counted(names.len(), "column"));
+        let problem = Problem::new(format!("the row has {cells}, the first line names {columns}"));
+        return Err(problem.with_hint(match names {
+            [name] if name.contains(SEPARATORS) => OTHER_SEPARATOR,
+            _ => "a cell with a separator, a quotation mark or a line break in it must stand in quotation marks",
+        }));
     }
     let cells = record.iter().enumerate().map(|(i, cell)| without_return(cell, i + 1 == names.len()));
     let values = names.iter().zip(cells).map(|(name, cell)| Ok((name.clone(), value(name, cell, may_be_list(name))?)));
     values.collect::<Parsed<_>>().map(Some)
+}
+
+fn counted(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A cell without what stands before the line break in files from Windows.
@@ -133,7 +175,7 @@ fn without_return(cell: &[u8], is_last: bool) -> &[u8] {
 }
 
 fn value(name: &str, cell: &[u8], may_be_list: bool) -> Parsed<Value> {
-    let text = std::str::from_utf8(cell).map_err(|_| Problem::field(name, "not UTF-8"))?;
+    let text = std::str::from_utf8(cell).map_err(|_| Problem::field(name, "not UTF-8").with_hint(SAVE_AS_UTF8))?;
     if !may_be_list || !JSON_COLUMNS.contains(&name) && !is_list_of_messages(text) {
         return Ok(text.into());
     }
@@ -157,11 +199,20 @@ fn is_list_of_messages(text: &str) -> bool {
 mod tests {
     use crate::data::rows::{Columns, Message, Prompt, Response, Row, read_good_rows, read_rows};
 
-    fn read_named(name: &str, content: &[u8], columns: Option<&Columns>) -> Result<Vec<Row>, String> {
+    fn read_file(name: &str, content: &[u8], columns: Option<&Columns>) -> crate::Result<Vec<Row>> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
-        read_rows(&path, None, columns).map_err(|error| error.to_string().split_once(name).unwrap().1.to_owned())
+        read_rows(&path, None, columns)
+    }
+
+    fn read_named(name: &str, content: &[u8], columns: Option<&Columns>) -> Result<Vec<Row>, String> {
+        let read = read_file(name, content, columns);
+        read.map_err(|error| error.to_string().split_once(name).unwrap().1.to_owned())
+    }
+
+    fn hint(name: &str, content: &[u8]) -> String {
+        read_file(name, content, None).unwrap_err().hint().unwrap().to_owned()
     }
 
     fn read(content: &[u8]) -> Result<Vec<Row>, String> {
@@ -188,9 +239,102 @@ mod tests {
     }
 
     #[test]
+    fn marks_are_read_as_spreadsheets_and_pandas_write_them() {
+        let texts = |name: &str, content: &str| -> Vec<(Prompt, Response)> {
+            let rows = read_named(name, content.as_bytes(), None).unwrap();
+            rows.into_iter().map(|row| (row.prompt, row.demonstration.unwrap())).collect()
+        };
+        let row = |prompt: &str, response: &str| (Prompt::Text(prompt.into()), Response::Text(response.into()));
+        let excel = "\u{feff}\"prompt\",\"response\"\r\n\"a \"\"b\"\"\",5\" pipe\r\n\"\"\"\", \"c\"\r\n\"\",\"d\"";
+        let expected = [row("a \"b\"", "5\" pipe"), row("\"", " \"c\""), row("", "d")];
+        assert_eq!(texts("rows.csv", excel), expected);
+        assert_eq!(texts("rows.tsv", &excel.replace(',', "\t")), expected);
+        // Across the ends of buffers, whose size is 8 KiB.
+        for len in 8_180..8_200 {
+            let long = "x".repeat(len);
+            let content = format!("prompt,response\n\"{long}\"\"\",\"a\nb\"\n");
+            assert_eq!(texts("rows.csv", &content), [row(&format!("{long}\""), "a\nb")], "{len}");
+        }
+    }
+
+    #[test]
+    fn a_mark_that_is_never_closed_ends_the_reading_even_where_bad_rows_are_skipped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.csv");
+        let many = format!("prompt,response\na,\"b\n{}", "c,d\n".repeat(10_000));
+        for (content, line) in [
+            ("prompt,response\nQ1,\"A1\"\nQ2,\"The answer is forty-", 3),
+            ("prompt,response\nQ1,\"A1\nQ2,A2\nQ3,A3\n", 2),
+            ("prompt,response\r\nQ1,A1\r\n\r\nQ2,\"A2\"\"\r\n", 4),
+            ("\u{feff}\"prompt,response\na,b\n", 1),
+            (many.as_str(), 2),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            let expected = format!(", line {line}: the quotation mark that begins a cell here is never closed");
+            for error in [read_rows(&path, None, None).unwrap_err(), read_good_rows(&path, None, None).unwrap_err()] {
+                assert_eq!(error.to_string().split_once("rows.csv").unwrap().1, expected, "{content:.80}");
+                assert!(error.hint().unwrap().starts_with("close it where the cell ends"), "{error}");
+            }
+        }
+        std::fs::write(&path, "prompt,response\na,b\nc,\"d\n").unwrap();
+        assert_eq!(read_rows(&path, Some(1), None).unwrap().len(), 1, "what is not wanted is not looked at");
+    }
+
+    #[test]
+    fn text_behind_a_closing_mark_makes_its_row_a_bad_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.csv");
+        let what = "text follows the quotation mark that closes the cell begun on line";
+        for (row, place) in [
+            ("\"He said \"hi\" to me\",x", format!(", line 3: {what} 3")),
+            ("Q2,\"A2\nQ3,\"A3\"", format!(", line 4: {what} 3")),
+            ("Q2,\"A2\" ", format!(", line 3: {what} 3")),
+        ] {
+            std::fs::write(&path, format!("prompt,response\na,b\n{row}\nc,d\n")).unwrap();
+            let error = read_rows(&path, None, None).unwrap_err();
+            assert_eq!(error.to_string().split_once("rows.csv").unwrap().1, place);
+            assert!(error.hint().unwrap().starts_with("a mark inside a quoted cell is written twice"), "{error}");
+            let (rows, skipped) = read_good_rows(&path, None, None).unwrap();
+            let lines = [2, 4 + row.matches('\n').count()];
+            assert_eq!(rows.iter().map(|row| row.line).collect::<Vec<_>>(), lines, "{row}");
+            let skipped = skipped.unwrap();
+            assert_eq!((skipped.count, skipped.first.to_string()), (1, error.to_string()));
+        }
+        let error = read(b"\"prompt\" of a person,response\na,b\n").unwrap_err();
+        assert_eq!(error, format!(", line 1: {what} 1"));
+    }
+
+    #[test]
+    fn a_table_that_is_split_at_the_wrong_character_is_asked_for_its_separator() {
+        let asked = "are the columns separated by another character? .csv needs commas, .tsv tabs";
+        for (name, content) in [
+            ("rows.csv", "prompt;response\nWhat is 2, and 3?;5\n"),
+            ("rows.csv", "\"prompt\";\"response\"\n\"What is 2, and 3?\";\"5\"\n"),
+            ("rows.csv", "prompt;response\n\"What is 2, and 3?\";5\n"),
+            ("rows.csv", "prompt\tresponse\nWhat is 2, and 3?\t5\n"),
+            ("rows.tsv", "prompt,response\na\tb,5\n"),
+        ] {
+            assert_eq!(hint(name, content.as_bytes()), asked, "{content}");
+        }
+        assert!(hint("rows.csv", b"prompt\nWhat is 2, and 3?\n").starts_with("a cell with a separator"));
+        let quoted = hint("rows.tsv", b"prompt\tresponse\n\"Yes\", he said\ta\n");
+        assert!(quoted.starts_with("a mark inside a quoted cell"), "{quoted}");
+    }
+
+    #[test]
+    fn a_table_in_the_encoding_of_a_spreadsheet_is_told_so() {
+        for content in [b"prompt,response\nna\xefve,a\n".as_slice(), b"prompt,r\xe9ponse\na,b\n"] {
+            assert_eq!(hint("rows.csv", content), "is the file in another encoding? Save it as UTF-8");
+        }
+    }
+
+    #[test]
     fn lists_stand_in_a_cell_as_json() {
         let rows = read(b"prompt_ids,response_ids\n\"[1,2]\",[3]\n").unwrap();
         assert_eq!(rows[0].prompt, Prompt::Ids(vec![1, 2]));
+        let rows = read(b"prompt_ids,chosen_ids,rejected_ids\n[1],[2],\"[3,4]\"\n").unwrap();
+        assert_eq!(rows[0].demonstration, Some(Response::Ids(vec![2])));
+        assert_eq!(rows[0].self_generated, Some(Response::Ids(vec![3, 4])));
         let error = read(b"messages\n\"[{'role': 'user'}]\"\n").unwrap_err();
         assert!(error.starts_with(", line 2, `messages`: invalid JSON in column 3 of the cell"), "{error}");
     }
@@ -221,11 +365,12 @@ mod tests {
 
     #[test]
     fn every_bad_table_names_its_line_and_column() {
-        let cases: [(&[u8], &str); 10] = [
+        let cases: [(&[u8], &str); 11] = [
             (b"", ": no rows"),
             (b"prompt,response\n", ": no rows"),
             (b"prompt,prompt\na,b\n", ", line 1: the column `prompt` appears twice"),
             (b"prompt,response\na,b\na,b,c\n", ", line 3: the row has 3 cells, the first line names 2 columns"),
+            (b"prompt\na,b\n", ", line 2: the row has 2 cells, the first line names 1 column"),
             (b"prompt,response\n\xff,b\n", ", line 2, `prompt`: not UTF-8"),
             (b"prompt;response\na;b\n", ", line 1: no known shape: the keys are `prompt;response`"),
             (b"a,b\nc,d\n", ", line 1: no known columns: `a`, `b`"),

@@ -12,7 +12,7 @@ use flate2::read::MultiGzDecoder;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::Value;
 
-use super::problem::{Parsed, Problem};
+use super::problem::{Parsed, Problem, SAVE_AS_UTF8};
 use super::row_shapes::kind;
 use super::rows::{MAX_ROW_BYTES, Object, Take};
 use super::strict_json::{self, UniqueKeys};
@@ -90,7 +90,7 @@ fn parse_line(bytes: &[u8], line: usize) -> Parsed<Option<Object>> {
     }
     let mark = if line == 1 && bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
     let text = std::str::from_utf8(&bytes[mark..])
-        .map_err(|error| Problem::column(mark + error.valid_up_to() + 1, "not UTF-8"))?
+        .map_err(|error| Problem::column(mark + error.valid_up_to() + 1, "not UTF-8").with_hint(SAVE_AS_UTF8))?
         .trim_ascii_end();
     let indent = mark + text.len() - text.trim_ascii_start().len();
     let text = text.trim_ascii_start();

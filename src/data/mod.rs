@@ -7,6 +7,8 @@
 pub mod batch;
 pub mod chat_template;
 #[cfg(feature = "tables")]
+mod csv_quotes;
+#[cfg(feature = "tables")]
 mod csv_rows;
 pub mod data_folder;
 mod dropped;

@@ -5,6 +5,9 @@ use std::path::Path;
 use crate::error::Error;
 use crate::formats::data_file::FileKind;
 
+/// What helps where bytes are not UTF-8. Without it just the rows with accents would be skipped.
+pub(super) const SAVE_AS_UTF8: &str = "is the file in another encoding? Save it as UTF-8";
+
 /// What is wrong with a line, before the file's name is known.
 #[derive(Debug)]
 pub(super) struct Problem {

@@ -12,6 +12,11 @@ const SHAPES: &str = "\
 {\"prompt\", \"response\"}, {\"messages\": [{\"role\", \"content\"}, ..]}, {\"question\", \"answer\"}, \
 {\"instruction\", \"input\", \"output\"}, {\"prompt\", \"chosen\", \"rejected\"}";
 
+/// What tables are split at.
+pub(super) const SEPARATORS: [char; 3] = [',', ';', '\t'];
+/// What is asked where a table seems to be split at the wrong character.
+pub(super) const OTHER_SEPARATOR: &str = "are the columns separated by another character? .csv needs commas, .tsv tabs";
+
 /// So many keys of a row are named at most.
 const MAX_NAMED: usize = 12;
 /// So much of a key is shown.
@@ -52,7 +57,7 @@ pub(super) fn misnamed(object: &Object, shape: Shape) -> Option<Misnamed> {
     let (prompt, read, elsewhere): (&str, &[&str], &[&str]) = match shape {
         Shape::Prompt => ("prompt", &["response", "completion", "chosen", "demonstration"], &["answer", "output"]),
         Shape::Pair => ("prompt", &["demonstration"], &[]),
-        Shape::TokenIds => ("prompt_ids", &["response_ids", "demonstration_ids"], &[]),
+        Shape::TokenIds => ("prompt_ids", &["response_ids", "demonstration_ids", "chosen_ids"], &[]),
         Shape::Instruction => ("instruction", &["output", "instances"], &["response", "completion", "answer"]),
         Shape::Question => ("question", &["answer"], &["response", "completion", "output"]),
         _ => return None,
@@ -125,7 +130,7 @@ pub(super) fn unknown_shape(object: &Object) -> Problem {
     }
     let problem = Problem::new(format!("no known shape: {}", listed(object)));
     if is_torn(object) {
-        return problem.with_hint("are the columns separated by another character? .csv needs commas, .tsv tabs");
+        return problem.with_hint(OTHER_SEPARATOR);
     }
     match object.keys().find_map(|key| near(key, &leading)) {
         Some(name) => problem.with_hint(format!("did you mean `{name}`?")),
@@ -137,7 +142,7 @@ pub(super) fn unknown_shape(object: &Object) -> Problem {
 
 /// One column with a separator in its name: the table was split at another character.
 fn is_torn(object: &Object) -> bool {
-    object.len() == 1 && object.keys().all(|key| key.contains([';', '\t', ',']))
+    object.len() == 1 && object.keys().all(|key| key.contains(SEPARATORS))
 }
 
 /// A named column that a row does not have is a mistake, not an empty one.

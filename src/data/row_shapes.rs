@@ -11,11 +11,13 @@ use super::rows::{Columns, Message, Object, Prompt, Response, Row};
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
 /// Every key that a shape reads.
-pub(super) const KEYS: [&str; 19] = [
+pub(super) const KEYS: [&str; 21] = [
     "prompt_ids",
     "response_ids",
     "demonstration_ids",
+    "chosen_ids",
     "self_generated_ids",
+    "rejected_ids",
     "chosen",
     "rejected",
     "demonstration",
@@ -52,7 +54,7 @@ pub(super) enum Shape {
 /// A row with one of these keys has that shape. The order matters where a row has the keys of two shapes: the more
 /// specific one is first.
 pub(super) const LEADING_KEYS: [(&[&str], Shape); 8] = [
-    (&["prompt_ids", "response_ids", "demonstration_ids"], Shape::TokenIds),
+    (&["prompt_ids", "response_ids", "demonstration_ids", "chosen_ids"], Shape::TokenIds),
     (&["chosen", "rejected"], Shape::Preference),
     (&["demonstration", "self_generated"], Shape::Pair),
     (&["messages"], Shape::Messages),
@@ -161,17 +163,23 @@ fn parts(object: &Object, shape: Shape) -> Parsed<Parts> {
     }
 }
 
+/// Pairs that `gsil export` wrote have these beside their text, and the ids are what was trained on.
 fn ids_row(object: &Object) -> Parsed<Parts> {
-    if present(object, "response_ids").is_some() && present(object, "demonstration_ids").is_some() {
-        return Err(Problem::new(
-            "both `response_ids` and `demonstration_ids` are given: which one is the demonstration?",
-        ));
-    }
-    let ids = |key| present(object, key).map(|value| parse_ids(value, key)).transpose();
     let prompt_ids = parse_ids(required(object, "prompt_ids")?, "prompt_ids")?;
-    let demonstration = ids("demonstration_ids")?.or(ids("response_ids")?).map(Response::Ids);
-    let self_generated = ids("self_generated_ids")?.map(Response::Ids);
+    let demonstration = ids_under(object, &["response_ids", "demonstration_ids", "chosen_ids"], "demonstration")?;
+    let self_generated = ids_under(object, &["self_generated_ids", "rejected_ids"], "self-generated response")?;
     Ok(Parts::new(Prompt::Ids(prompt_ids), demonstration, self_generated))
+}
+
+/// The response under one of these names.
+fn ids_under(object: &Object, names: &[&str], what: &str) -> Parsed<Option<Response>> {
+    let mut given = names.iter().filter_map(|name| Some((name, present(object, name)?)));
+    match (given.next(), given.next()) {
+        (Some((first, _)), Some((second, _))) => {
+            Err(Problem::new(format!("both `{first}` and `{second}` are given: which one is the {what}?")))
+        }
+        (one, _) => one.map(|(name, value)| parse_ids(value, name).map(Response::Ids)).transpose(),
+    }
 }
 
 /// Alpaca: the input, if any, follows the instruction after a blank line. A Self-Instruct row has input and output in

@@ -358,6 +358,12 @@ mod tests {
     }
 
     #[test]
+    fn a_line_in_another_encoding_is_told_so() {
+        let error = read(b"{\"prompt\":\"na\xefve\"}").unwrap_err();
+        assert_eq!(error.hint(), Some("is the file in another encoding? Save it as UTF-8"));
+    }
+
+    #[test]
     fn a_huge_line_and_deep_nesting_are_errors() {
         assert_eq!(message(&vec![b' '; MAX_ROW_BYTES + 9]), "line 1: the line is longer than 16 MiB");
         let nested = format!("{{\"prompt\":{}", "[".repeat(1_000_000));

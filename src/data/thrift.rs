@@ -42,7 +42,7 @@ impl<'a> Thrift<'a> {
         if self.depth > MAX_DEPTH {
             return None;
         }
-        let mut id = 0;
+        let mut id: i64 = 0;
         loop {
             let byte = self.byte()?;
             if byte == 0 {
@@ -50,7 +50,7 @@ impl<'a> Thrift<'a> {
             }
             id = match byte >> 4 {
                 0 => self.int()?,
-                delta => id + i64::from(delta),
+                delta => id.checked_add(i64::from(delta))?,
             };
             field(self, id, kind(byte & 15))?;
         }
@@ -171,6 +171,10 @@ mod tests {
         for bytes in [&[][..], &[0x15], &[0x18, 5, 1], &[0x19, 0xf5, 0xff, 0xff, 0x7f], &[0x1b, 0], &[0x15; 12]] {
             assert_eq!(numbers(bytes), None, "{bytes:?}");
         }
+        // The field of the largest number, written out, and one that is one further.
+        let furthest: Vec<u8> = [&[0x05, 0xfe][..], &[0xff; 8], &[0x01, 0]].concat();
+        assert_eq!(numbers(&[&furthest[..], &[0]].concat()), Some((vec![(i64::MAX, 0)], 13)));
+        assert_eq!(numbers(&[&furthest[..], &[0x15, 0, 0]].concat()), None, "no number is further");
         assert_eq!(numbers(&[0x1c; 100_000]), None, "deep nesting");
         assert_eq!(numbers(&[0x19].repeat(100_000)), None, "deep nesting");
     }

@@ -9,8 +9,9 @@ use gsil::data::rows::{Message, count_shapes, read_good_rows, read_rows};
 use gsil::data::tokenizer::Tokenizer;
 use gsil::formats::safetensors::open_safetensors;
 use gsil::formats::{TokenizerFiles, open_model};
+use gsil::model::ModelConfig;
 use gsil::{Error, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 thread_local! {
@@ -52,6 +53,18 @@ pub fn gguf(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// The `config.json` of a model. What is accepted has heads, layers and sizes that fit each other.
+pub fn config_json(bytes: &[u8]) -> Result<()> {
+    let parsed = serde_json::from_slice::<Value>(bytes);
+    let value = parsed.map_err(|error| Error::input("config.json", error.to_string()))?;
+    let config = ModelConfig::from_json(&value, None, Path::new("model"))?;
+    assert_eq!(config.layer_types.len(), config.num_hidden_layers);
+    assert!(config.num_attention_heads.is_multiple_of(config.num_key_value_heads), "{config:?}");
+    assert!((2..=config.head_dim).contains(&config.rotary_dim), "{config:?}");
+    assert!(config.num_parameters() > config.vocab_size, "each token has a vector: {config:?}");
+    Ok(())
+}
+
 /// Loads, encodes and decodes. Ids lie below the size of the vocabulary.
 pub fn tokenizer(tokenizer_json: &[u8]) -> Result<()> {
     let config = json!({"bos_token": "<s>", "eos_token": "</s>"});
@@ -69,7 +82,13 @@ pub fn chat_template(source: &str) -> Result<()> {
     let template = ChatTemplate::new(source, Some("<s>"), Some("</s>"), Path::new("model"))?;
     let turn = |role: &str, content: &str| Message { role: role.to_owned(), content: content.to_owned() };
     let messages = [turn("system", "Be brief."), turn("user", "Hi"), turn("assistant", "Hello!"), turn("user", "Bye")];
-    template.render(&messages, true).map(|_| ())
+    let rendered = template.render(&messages, true)?;
+    match template.render(&messages, true) {
+        Ok(again) => assert_eq!(again, rendered),
+        // The clock is the one thing that may differ, where the first was just in time.
+        Err(error) => assert!(error.to_string().contains("did not end within"), "{error}"),
+    }
+    Ok(())
 }
 
 /// JSON Lines.

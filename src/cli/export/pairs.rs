@@ -2,7 +2,8 @@
 //!
 //! The keys are those of TRL's preference data: `prompt`, `chosen`, `rejected` as text, `prompt_ids`, `chosen_ids`,
 //! `rejected_ids` as its collator takes them, `ref_chosen_logps` and `ref_rejected_logps` as it takes precomputed reference
-//! log-probs. `prompt` is the rendered text, chat template included; responses have no end token, TRL adds it.
+//! log-probs. `prompt` is the rendered text, chat template included; responses as text have no end token, TRL adds it. As
+//! ids they have it, and this program reads them as rows (`data/row_shapes.rs`).
 
 use std::collections::BTreeMap;
 use std::path::Path;

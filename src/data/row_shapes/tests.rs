@@ -82,6 +82,26 @@ fn ids_may_stand_in_every_place() {
     assert_eq!(row(json!({"prompt": "shown", "prompt_ids": [1]})).prompt, Prompt::Ids(vec![1]));
 }
 
+#[test]
+fn exported_pairs_are_rows_of_the_ids_that_were_trained_on() {
+    let exported = row(json!({
+        "index": 0, "sample": 1, "prompt": "<s>Q", "chosen": "A", "rejected": "B", "prompt_ids": [1, 2],
+        "chosen_ids": [3, 0], "rejected_ids": [4, 0], "ref_chosen_logps": -1.5, "rejected_finished": true
+    }));
+    assert_eq!(exported.prompt, Prompt::Ids(vec![1, 2]));
+    assert_eq!(exported.demonstration, Some(Response::Ids(vec![3, 0])));
+    assert_eq!(exported.self_generated, Some(Response::Ids(vec![4, 0])));
+    assert_eq!(exported.lone, None);
+    for (first, second, what) in [
+        ("response_ids", "chosen_ids", "demonstration"),
+        ("demonstration_ids", "chosen_ids", "demonstration"),
+        ("self_generated_ids", "rejected_ids", "self-generated response"),
+    ] {
+        let expected = format!("x.jsonl, line 1: both `{first}` and `{second}` are given: which one is the {what}?");
+        assert_eq!(error(json!({"prompt_ids": [1], first: [2], second: [3]})).to_string(), expected);
+    }
+}
+
 /// What is said of a row without a demonstration: its misnamed key and the advice.
 fn misnamed(value: Value) -> Option<(String, String)> {
     let lone = row(value).lone.expect("there is no demonstration");
@@ -108,6 +128,7 @@ fn a_response_under_a_misspelt_name_is_found_and_the_name_that_was_meant() {
         "beside `prompt` the response is `response`; or name the columns: --prompt-column prompt --response-column answer"
     );
     assert_eq!(misnamed(json!({"prompt_ids": [1], "respones_ids": [2]})).unwrap().1, "did you mean `response_ids`?");
+    assert_eq!(misnamed(json!({"prompt_ids": [1], "choosen_ids": [2]})).unwrap().1, "did you mean `chosen_ids`?");
     assert_eq!(
         misnamed(json!({"prompt": "Q", "self_generated": "A", "demonstratoin": "B"})).unwrap().1,
         "did you mean `demonstration`?"
