@@ -127,21 +127,22 @@ mod tests {
 
     #[test]
     fn marks_are_followed_however_many_bytes_come_at_once() {
-        let cases: [(&str, &[[usize; 2]], Option<usize>); 12] = [
-            ("", &[], None),
-            ("a,b\n\"c\",\"d\"\n", &[], None),
-            ("\"a \"\"b\"\"\",\"\"\r\n\"\"\"\",\"c\"\r\n", &[], None),
-            ("5\" pipe, \"a\"b\n\"a\nb\",c", &[], None),
-            ("a\n\"b", &[], Some(2)),
-            ("a\n\"b\"", &[], None),
-            ("a\n\"b\"\"", &[], Some(2)),
-            ("a\n\"b\nc\nd\n", &[], Some(2)),
-            ("\"a\" ,b\n", &[[1, 1]], None),
-            ("\"a\nb\" \"c\"\n\"d\"\r\"e\"\n", &[[2, 1], [3, 3]], None),
-            ("\"a\nb,\"c\"\n\"d\n", &[[2, 1]], Some(3)),
-            ("\"a\"b,\"c\"d\n", &[[1, 1]], None), // the first of a record is enough
+        type Noticed<'a> = (&'a [[usize; 2]], Option<usize>);
+        let cases: [(&str, Noticed); 12] = [
+            ("", (&[], None)),
+            ("a,b\n\"c\",\"d\"\n", (&[], None)),
+            ("\"a \"\"b\"\"\",\"\"\r\n\"\"\"\",\"c\"\r\n", (&[], None)),
+            ("5\" pipe, \"a\"b\n\"a\nb\",c", (&[], None)),
+            ("a\n\"b", (&[], Some(2))),
+            ("a\n\"b\"", (&[], None)),
+            ("a\n\"b\"\"", (&[], Some(2))),
+            ("a\n\"b\nc\nd\n", (&[], Some(2))),
+            ("\"a\" ,b\n", (&[[1, 1]], None)),
+            ("\"a\nb\" \"c\"\n\"d\"\r\"e\"\n", (&[[2, 1], [3, 3]], None)),
+            ("\"a\nb,\"c\"\n\"d\n", (&[[2, 1]], Some(3))),
+            ("\"a\"b,\"c\"d\n", (&[[1, 1]], None)), // the first of a record is enough
         ];
-        for (table, garbled, unclosed) in cases {
+        for (table, (garbled, unclosed)) in cases {
             for num_bytes_at_once in [1, 2, 100] {
                 assert_eq!(noticed(table, b',', num_bytes_at_once), (garbled.to_vec(), unclosed), "{table:?}");
             }
