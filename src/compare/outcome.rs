@@ -18,7 +18,7 @@ use crate::records::evaluation::{
 };
 use crate::records::figures::{GREEDY, HeldOutFigure, IN_FORMAT, LOG_PROB, SAMPLED};
 
-/// A held-out figure that methods are compared by, and where a row has it: None if it has no such value.
+/// A figure that methods are compared by, and where a row has it: None if it has no such value.
 pub struct Compared {
     pub figure: HeldOutFigure,
     of_row: fn(&RowFigures) -> Option<f64>,

@@ -205,20 +205,11 @@ pub(super) fn shuffled(len: usize, seed: u64) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::pairs::ScoredResponse;
+    use crate::train::pairs::pair_of_lengths;
 
     #[test]
     fn both_sides_of_a_pair_count_alike_in_the_mean_length() {
-        let pair = |demonstration: usize, self_generated: &[usize]| {
-            let scored = |len: &usize| ScoredResponse { token_ids: vec![2; *len], reference_log_prob: 0.0 };
-            Pair {
-                index: 0,
-                prompt_ids: vec![7; 100],
-                demonstration: scored(&demonstration),
-                self_generated: self_generated.iter().map(scored).collect(),
-                distributions: Vec::new(),
-            }
-        };
+        let pair = |demonstration, self_generated: &[usize]| pair_of_lengths(100, demonstration, self_generated);
         assert_eq!(mean_response_tokens(&[pair(4, &[8]), pair(2, &[3, 7])]), (4.0 + 8.0 + 2.0 + 5.0) / 4.0);
         assert_eq!(mean_response_tokens(&[pair(4, &[]), pair(2, &[])]), 3.0, "demonstrations alone");
     }

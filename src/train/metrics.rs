@@ -133,7 +133,7 @@ fn max_abs<'a>(values: impl IntoIterator<Item = &'a f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::pairs::ScoredResponse;
+    use crate::train::pairs::pair_of_lengths;
 
     #[test]
     fn log_ratios_explode_where_a_side_moves_ten_nats_a_token_the_wrong_way() {
@@ -171,29 +171,17 @@ mod tests {
         assert_eq!(ratios.max_abs_log_ratio_self_generated, 4.5);
     }
 
-    /// A pair of so many tokens.
-    fn pair(prompt: usize, demonstration: usize, self_generated: &[usize]) -> Pair {
-        let scored = |len: &usize| ScoredResponse { token_ids: vec![2; *len], reference_log_prob: 0.0 };
-        Pair {
-            index: 0,
-            prompt_ids: vec![7; prompt],
-            demonstration: scored(&demonstration),
-            self_generated: self_generated.iter().map(scored).collect(),
-            distributions: Vec::new(),
-        }
-    }
-
     #[test]
     fn the_prompt_of_a_pair_counts_once_in_its_tokens() {
         let mut values = PairValues::default();
         // Two losses with their two sides, no clamped exponential, three log-probs.
-        values.add(&[&pair(10, 4, &[3, 5])], &[1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.0, -4.0, -3.0, -5.0]);
+        values.add(&[&pair_of_lengths(10, 4, &[3, 5])], &[1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.0, -4.0, -3.0, -5.0]);
         assert_eq!(values.metrics(1.0, 1e-5, 2.0).tokens_per_s, (10.0 + 4.0 + 3.0 + 5.0) / 2.0);
     }
 
     #[test]
     fn the_figures_of_an_update_are_means_over_its_pairs_and_tokens() {
-        let (first, second) = (pair(10, 4, &[3, 5]), pair(2, 1, &[2]));
+        let (first, second) = (pair_of_lengths(10, 4, &[3, 5]), pair_of_lengths(2, 1, &[2]));
         let mut values = PairValues::default();
         // Three losses with their two sides, the clamped exponentials, then log-probs: of two demonstrations, of two
         // responses of the first pair and one of the second.

@@ -132,6 +132,19 @@ pub fn make_pairs(
     (pairs, counts)
 }
 
+/// A pair of so many tokens, for tests.
+#[cfg(test)]
+pub(super) fn pair_of_lengths(prompt: usize, demonstration: usize, self_generated: &[usize]) -> Pair {
+    let scored = |len: &usize| ScoredResponse { token_ids: vec![2; *len], reference_log_prob: 0.0 };
+    Pair {
+        index: 0,
+        prompt_ids: vec![7; prompt],
+        demonstration: scored(&demonstration),
+        self_generated: self_generated.iter().map(scored).collect(),
+        distributions: Vec::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

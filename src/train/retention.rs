@@ -1,4 +1,5 @@
-//! Which checkpoints are kept: the newest ones, those that served best the demonstrations that are judged on, and the aligned adapter.
+//! Which checkpoints are kept: the newest ones, those that served best the demonstrations that are judged on, and the
+//! aligned adapter.
 
 use super::checkpoint::{self, Progress, Saved, Stage};
 use super::run_dir::RunDir;

@@ -5,15 +5,15 @@
 //! about.json                size of model and data, a few rows as text, for the report
 //! metrics.jsonl             a line for each update
 //! self_generation.jsonl     a line for each iteration: what its responses were like
-//! evaluations.jsonl         a line for each stage: its held-out figures
-//! evaluation_rows.jsonl     a line for each stage: the held-out figures of every row
+//! evaluations.jsonl         a line for each stage: its figures
+//! evaluation_rows.jsonl     a line for each stage: the figures of every row
 //! timing.jsonl              a line for each phase of a stage: its seconds; training stands in metrics.jsonl
 //! report.html               all of this to look at; written anew as the run goes, and by `gsil report`
 //! tb/                       the same scalars for TensorBoard
 //! task/                     the built-in word problems: model and data
 //! held_out.jsonl            responses to held-out prompts by the policy before iteration 0
 //! start.safetensors         that policy's parameters, for `continued_sft_lr`
-//! start_binding.json        in a comparison: what the start's held-out figures belong to
+//! start_binding.json        in a comparison: what the start's figures belong to
 //! iteration-000/            self_generated.jsonl  demonstrations.jsonl (reference log-probs)  binding.json
 //!                           demonstrations.part.jsonl while they are scored
 //!                           distributions.jsonl (objective.variance_reduction)

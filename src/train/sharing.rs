@@ -1,4 +1,4 @@
-//! What a run may take over from runs that began alike: the start's held-out figures, and the responses and reference
+//! What a run may take over from runs that began alike: the start's figures, and the responses and reference
 //! log-probs of the first iteration.
 //!
 //! Only `gsil compare` asks for this: its cells differ in what they do with the same start. Nothing is taken on trust: the
@@ -17,7 +17,7 @@ use crate::model::CausalLm;
 use crate::records::evaluation::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow, START};
 use crate::records::self_generation::{SELF_GENERATED_FILE, iteration_folder};
 
-/// What the start's held-out figures belong to.
+/// What the start's figures belong to.
 const START_BINDING_FILE: &str = "start_binding.json";
 
 impl Run {

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::batches::{Pairing, pairing_of_iterations};
 use super::memory::Phase;
-use crate::config::{RunConfig, TrainConfig, VarianceReduction};
+use crate::config::{RunConfig, TrainConfig, VarianceReduction, WeightFormat};
 use crate::data::batch::Sequence;
 use crate::data::examples::Example;
 use crate::error::Result;
@@ -172,6 +172,7 @@ impl Work<'_> {
         matches!(stage, Stage::Iteration(_)) && self.share_left(stage) > 0.0 && !self.standing.is_some_and(is_begun)
     }
 
+    /// Responses that rounded weights wrote are read once more, with the model's own.
     fn generation_seconds(&self, stage: Stage, speed: Speed) -> f64 {
         if !self.is_before_training(stage) || !self.self_generates() {
             return 0.0;
@@ -179,7 +180,11 @@ impl Work<'_> {
         let is_here = |standing: &Standing| standing.stage == stage;
         let num_there = self.standing.filter(is_here).map_or(0, |standing| standing.num_responses);
         let num_wanted = self.examples.len() * self.config.generation.samples_per_prompt;
-        num_wanted.saturating_sub(num_there) as f64 * self.answer_seconds(speed)
+        let read_again = match self.config.generation.weights {
+            WeightFormat::F32 => 0.0,
+            WeightFormat::Bf16 => self.sequence_tokens() * speed.seconds_per_forward_token,
+        };
+        num_wanted.saturating_sub(num_there) as f64 * (self.answer_seconds(speed) + read_again)
     }
 
     /// One answer: its prompt is read, then it is written.
@@ -381,6 +386,13 @@ mod tests {
         assert_eq!(scoring(&config), (Phase::Score, 160.0));
         config.set("objective.variance_reduction=top_k(16)").unwrap();
         assert_eq!(scoring(&config), (Phase::Score, (1.0 + 3.0) * 160.0));
+    }
+
+    #[test]
+    fn responses_of_rounded_weights_are_read_once_more() {
+        let mut config = RunConfig::default();
+        config.set("generation.weights=bf16").unwrap();
+        assert_eq!(seconds(&config, None)[0], (Phase::SelfGenerate, 16.0 * ANSWER_SECONDS + 160.0));
     }
 
     #[test]
