@@ -260,35 +260,46 @@ fn a_reference_log_prob_that_is_beyond_a_float_stops_the_run_and_names_the_row()
     recipe.assert_checkpoints_verify("run");
 }
 
-/// The run folder that version 1 of the checkpoints wrote: an adapter stopped in iteration 0 of 2 after 5 of its 18 updates.
-fn version_1(folder: &Path) {
-    let source = fixture("run_version_1");
-    copy_folder(&source, &folder.join("run"));
-    let config = folder.join("run/config.ron");
-    fs::write(&config, read(&config).replace("GOLDEN", &text(fixture("golden")))).unwrap();
+/// The run folder that a version of the checkpoints wrote: an adapter, stopped in iteration 0 of 2 after 5 of its updates.
+/// Version 2 has a supervised stage, the variance reduction and a comparison as well.
+fn stored_run(version: u32, folder: &Path) {
+    copy_folder(&fixture(&format!("run_version_{version}")), &folder.join("run"));
+    let golden = text(fixture("golden")).replace('\\', "/"); // no escapes in RON and JSON
+    for file in ["run/config.ron", "run/env.json"].map(|file| folder.join(file)) {
+        fs::write(&file, read(&file).replace("GOLDEN", &golden)).unwrap();
+    }
+}
+
+fn assert_goes_on_to_its_end(version: u32, num_updates: u64) {
+    let folder = tempdir().unwrap();
+    stored_run(version, folder.path());
+    gsil(folder.path(), &["report", "run"]).succeeded();
+    let resumed = gsil(folder.path(), &["resume", "run"]).succeeded();
+    assert!(resumed.stderr.contains("continuing at iteration 0, update 5"), "{}", resumed.stderr);
+    let run = folder.path().join("run");
+    let updates: Vec<u64> =
+        read_json_lines(&run.join("metrics.jsonl")).iter().map(|row| row["total_step"].as_u64().unwrap()).collect();
+    assert_eq!(updates, (1..=num_updates).collect::<Vec<_>>());
+    let newest = run.join("checkpoints").join(read(&run.join("latest")).trim());
+    let state = read_json(&newest.join("state.json"));
+    assert_eq!((&state["version"], &state["stage"]), (&json!(2), &json!("done")));
+    gsil::train::manifest::verify(&newest).unwrap();
 }
 
 #[test]
 fn a_run_of_checkpoint_version_1_goes_on_to_its_end() {
-    let folder = tempdir().unwrap();
-    version_1(folder.path());
-    let resumed = gsil(folder.path(), &["resume", "run"]).succeeded();
-    assert!(resumed.stderr.contains("continuing at iteration 0, update 5"), "{}", resumed.stderr);
-    let updates: Vec<u64> = read_json_lines(&folder.path().join("run/metrics.jsonl"))
-        .iter()
-        .map(|row| row["total_step"].as_u64().unwrap())
-        .collect();
-    assert_eq!(updates, (1..=36).collect::<Vec<_>>());
-    let run = folder.path().join("run");
-    let state = read_json(&run.join("checkpoints").join(read(&run.join("latest")).trim()).join("state.json"));
-    assert_eq!((&state["version"], &state["stage"]), (&json!(2), &json!("done")));
-    gsil::train::manifest::verify(&run.join("checkpoints").join(read(&run.join("latest")).trim())).unwrap();
+    assert_goes_on_to_its_end(1, 36);
+}
+
+#[test]
+fn a_run_of_checkpoint_version_2_goes_on_to_its_end() {
+    assert_goes_on_to_its_end(2, 2 + 2 * 6 + 2 * 6);
 }
 
 #[test]
 fn a_damaged_run_of_checkpoint_version_1_is_refused_by_its_file() {
     let folder = tempdir().unwrap();
-    version_1(folder.path());
+    stored_run(1, folder.path());
     let file = folder.path().join("run/checkpoints/step-000005-iteration-0/optimizer.safetensors");
     let whole = fs::read(&file).unwrap();
     fs::write(&file, &whole[..whole.len() / 2]).unwrap();

@@ -197,6 +197,8 @@ fn is_list_of_messages(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::JSON_COLUMNS;
+    use crate::data::row_shapes::KEYS;
     use crate::data::rows::{Columns, Message, Prompt, Response, Row, read_good_rows, read_rows};
 
     fn read_file(name: &str, content: &[u8], columns: Option<&Columns>) -> crate::Result<Vec<Row>> {
@@ -325,6 +327,13 @@ mod tests {
     fn a_table_in_the_encoding_of_a_spreadsheet_is_told_so() {
         for content in [b"prompt,response\nna\xefve,a\n".as_slice(), b"prompt,r\xe9ponse\na,b\n"] {
             assert_eq!(hint("rows.csv", content), "is the file in another encoding? Save it as UTF-8");
+        }
+    }
+
+    #[test]
+    fn every_column_of_lists_is_read() {
+        for column in JSON_COLUMNS {
+            assert!(KEYS.contains(&column), "{column}");
         }
     }
 

@@ -8,8 +8,23 @@ use super::*;
 use crate::error::Error;
 use crate::formats::data_file::FileKind;
 
+/// The row, which is the same in a table that is read by columns: there all but [`KEYS`] are empty.
 fn row(value: Value) -> Row {
-    parse_row(value.as_object().unwrap(), None, 1).unwrap()
+    let object = value.as_object().unwrap();
+    let row = parse_row(object, None, 1).unwrap();
+    let known = |key: &String| KEYS.contains(&key.as_str());
+    let of_columns =
+        object.iter().map(|(key, value)| (key.clone(), if known(key) { value.clone() } else { Value::Null }));
+    assert_eq!(parse_row(&of_columns.collect(), None, 1).unwrap(), row, "is a key missing in KEYS?");
+    row
+}
+
+#[test]
+fn every_key_that_a_shape_begins_with_or_that_is_text_is_read() {
+    let leading = LEADING_KEYS.iter().flat_map(|(keys, _)| *keys);
+    for key in leading.chain(&TEXT_KEYS) {
+        assert!(KEYS.contains(key), "{key}");
+    }
 }
 
 fn user(content: &str) -> Message {
