@@ -125,7 +125,8 @@ pub fn resolve_name(name: &str) -> &str {
     }
 }
 
-/// The name that [`list`] has for a device: `wgpu`, which takes the first real card, is `wgpu:1` where `wgpu:0` is software.
+/// The name that [`list`] has for a device: `wgpu` is `wgpu:1` where `wgpu:0` is software, or a part of the processor
+/// beside a card.
 pub fn listed_name(name: &str) -> String {
     match resolve_name(name) {
         "wgpu" => format!("wgpu:{}", first_card().unwrap_or(0)),
@@ -230,9 +231,15 @@ mod gpu {
         let devices = adapters();
         let name = describe(devices.get(index.or_else(first_card).unwrap_or(0))?);
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-        let mut listing = pin!(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
-        let Poll::Ready(listed) = listing.as_mut().poll(&mut Context::from_waker(Waker::noop())) else { return None };
-        let found = listed.iter().find(|adapter| adapter.get_info().name == name)?;
+        let named = |backends| {
+            let mut listing = pin!(instance.enumerate_adapters(backends));
+            let Poll::Ready(listed) = listing.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+                return None;
+            };
+            listed.into_iter().find(|adapter| adapter.get_info().name == name)
+        };
+        // Burn falls back on OpenGL where nothing else has the card. It is asked last: it loads libraries of its own.
+        let found = named(wgpu::Backends::PRIMARY).or_else(|| named(wgpu::Backends::GL))?;
         let info = found.get_info();
         Some(Adapter {
             name: info.name,
@@ -248,9 +255,15 @@ mod gpu {
         limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
     }
 
-    /// The first card that is not a processor playing one: software adapters have to be asked for by name.
+    /// The card that is taken where none is named: software adapters have to be asked for.
     pub fn first_card() -> Option<usize> {
-        adapters().iter().position(|device| !format!("{device:?}").contains("Cpu"))
+        preferred(&adapters().iter().map(|device| format!("{device:?}")).collect::<Vec<_>>())
+    }
+
+    /// The first that is no part of the processor; else the first that is not a processor playing one.
+    fn preferred(adapters: &[String]) -> Option<usize> {
+        let discrete = adapters.iter().position(|adapter| adapter.contains("DiscreteGpu"));
+        discrete.or_else(|| adapters.iter().position(|adapter| !adapter.contains("Cpu")))
     }
 
     pub fn open(name: &str, index: Option<usize>) -> Result<Device> {
@@ -264,16 +277,33 @@ mod gpu {
             )
         })?;
         let started = catch_unwind(AssertUnwindSafe(|| device.sync()));
-        match started {
-            Ok(Ok(())) => Ok(device),
-            Ok(Err(error)) => Err(Error::device(name, format!("does not start: {error}"))),
-            Err(_) => Err(Error::device(name, "does not start: the driver failed")),
-        }
+        let why = match started {
+            Ok(Ok(())) => return Ok(device),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the driver failed".to_owned(),
+        };
+        Err(Error::device(name, format!("does not start: {why}")).with_hint(
+            "update the graphics driver, try another device (`gsil devices`), or use --device flex; a run that has begun \
+             goes on only on its own device",
+        ))
     }
 
     #[cfg(test)]
     mod tests {
         use super::*;
+
+        #[test]
+        fn a_card_is_preferred_to_a_part_of_the_processor_and_software_never_taken() {
+            for (adapters, expected) in [
+                (&["IntegratedGpu(0)", "Cpu", "DiscreteGpu(0)", "DiscreteGpu(1)"][..], Some(2)),
+                (&["Cpu", "VirtualGpu(0)", "IntegratedGpu(0)"], Some(1)),
+                (&["Cpu"], None),
+                (&[], None),
+            ] {
+                let adapters: Vec<String> = adapters.iter().map(|kind| format!("Device {{ Wgpu({kind}) }}")).collect();
+                assert_eq!(preferred(&adapters), expected, "{adapters:?}");
+            }
+        }
 
         #[test]
         fn the_largest_buffer_is_one_that_can_be_made_and_bound() {
