@@ -113,13 +113,18 @@ fn the_whole_machine_is_peaks_operations_and_every_workload() {
     if device().starts_with("wgpu") {
         return say_skipped("the whole machine", "large matrix products take minutes on software Vulkan");
     }
-    let report = measured(&["--pairs", "1", "--tokens", "16", "--json"]);
+    let size = ["--pairs", "1", "--tokens", "16"];
+    let report = measured(&[&size[..], &["--json", "lora.rank=2"]].concat());
     assert!(float(&report, "matmul_gflops") > 0.0 && float(&report, "copy_gb_per_s") > 0.0);
     let workloads = report["workloads"].as_array().unwrap();
     assert_eq!(
         workloads.iter().map(|w| w["workload"].as_str().unwrap()).collect::<Vec<_>>(),
         ["train", "lora", "generate"]
     );
+    let work = |object: &Value| float(object, "matrix_flops_per_step");
+    let of_rank = |rank: &str| work(&measured(&[&size[..], &["--workload", "lora", rank]].concat()));
+    let [small, large] = ["lora.rank=2", "lora.rank=8"].map(of_rank);
+    assert!(work(&workloads[1]) == small && small < large, "the adapter is that of lora: {report}");
     for workload in workloads {
         let rate = float(workload, "matrix_flops_per_step") / float(workload, "seconds_per_step");
         let share = rate / (1e9 * float(&report, "matmul_gflops"));
@@ -148,7 +153,10 @@ fn impossible_sizes_are_usage_errors_that_name_the_flag() {
         (&["--workload", "fly"], "invalid value 'fly'"),
         (&["--model", &model, "--layers", "2"], "cannot be used with"),
         (&["--model", &model, "--workload", "train", "--tokens", "257"], "the model's context has 256 tokens"),
+        (&["--model", &model, "--tokens", "257"], "error: --tokens 257: the model's context has 256 tokens"),
+        (&["--model", &model, "generation.max_new_tokens=250"], "error: prompts and responses of 282 tokens"),
         (&["--workload", "train", "lora.rank=4"], "an adapter is set"),
+        (&["lora.rnk=4"], "did you mean `lora.rank`?"),
         (&["train.lrr=1"], "did you mean `train.lr`?"),
         (&["--model", &model, "--workload", "generate", "generation.max_new_tokens=250"], "context of 256 tokens"),
     ] {

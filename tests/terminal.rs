@@ -88,6 +88,45 @@ fn two_models_answer_side_by_side_each_with_its_own_history() {
 }
 
 #[test]
+fn a_system_message_that_a_template_refuses_can_be_taken_away_and_keeps_no_other_model_from_answering() {
+    let folder = tempdir().unwrap();
+    let (strict, lenient) = (text_model(&folder.path().join("strict")), text(text_model(folder.path())));
+    let template = strict.join("chat_template.jinja");
+    let refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}";
+    fs::write(&template, format!("{refusal}{}", read(&template))).unwrap();
+    let strict = text(strict);
+    let said = |models: &[&str], lines: &str| {
+        chat(folder.path(), &[models, &["--system", "Be brief."]].concat(), lines).succeeded()
+    };
+    let with = said(&["--model", &lenient], "Hello.\n").stdout;
+    let without = said(&["--model", &lenient], "/system\nHello.\n").stdout;
+    assert_ne!(with, without);
+    let lines = "Hello.\n/reset\nHello.\n/system\nHello.\n";
+    let both = said(&["--model", &strict, "--compare", &lenient], lines);
+    let refused = format!("[{strict}]\n[{lenient}]\n{with}");
+    assert_eq!(both.stdout, format!("{refused}{refused}[{strict}]\n{without}[{lenient}]\n{without}"));
+    assert_eq!(both.stderr.matches("no system role").count(), 2, "{}", both.stderr);
+    assert!(both.stderr.contains("a new conversation, with nothing said before"), "{}", both.stderr);
+}
+
+#[test]
+fn a_message_that_is_too_long_is_told_what_helps() {
+    let folder = tempdir().unwrap();
+    let model = text(text_model(folder.path()));
+    let long = "one two three ".repeat(300);
+    let lines = format!("{long}\nHello.\n{long}\n/system {long}\nHello.\n");
+    let stderr = chat(folder.path(), &["--model", &model], &lines).succeeded().stderr;
+    for (warning, help) in [
+        ("this message alone has ", "tokens, the model's context is 256: shorten it\n"),
+        ("the conversation has filled the model's context", "start over with /reset\n"),
+        ("this message and the system message have ", "tokens, the model's context is 256: shorten them\n"),
+    ] {
+        let said: Vec<&str> = stderr.split_inclusive('\n').filter(|line| line.contains(warning)).collect();
+        assert!(said.len() == 1 && said[0].ends_with(help), "{warning}: {stderr}");
+    }
+}
+
+#[test]
 fn a_response_that_is_cut_says_so_and_one_that_ends_does_not() {
     let folder = tempdir().unwrap();
     let (cut, ends) = (text(text_model(folder.path())), folder.path().join("ends"));

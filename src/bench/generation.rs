@@ -11,6 +11,7 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::generate::sampler::Sampling;
 use crate::generate::{Decoding, Event, Generator, Request};
+use crate::model::ModelConfig;
 
 /// Requests of the equal kind.
 const NUM_EQUAL: usize = 8;
@@ -35,17 +36,7 @@ pub(super) fn time(size: &Size, config: &RunConfig, source: &model::Source, devi
     let model = source.load(&device)?;
     let GenerationConfig { temperature, top_k, top_p, max_new_tokens, batch_size, .. } = config.generation;
     let requests = random_requests(size.requests, model.config().vocab_size);
-    let lengths: Vec<(usize, usize)> = requests
-        .iter()
-        .map(|r| (r.prompt_ids.len(), r.max_new_tokens.unwrap_or(max_new_tokens).min(max_new_tokens)))
-        .collect();
-    let (context, longest) =
-        (model.config().max_position_embeddings, lengths.iter().map(|(old, new)| old + new).max().unwrap_or(0));
-    if longest > context {
-        return Err(Error::usage(format!(
-            "prompts and responses of {longest} tokens do not fit the model's context of {context} tokens"
-        )));
-    }
+    let lengths = lengths(size.requests, max_new_tokens);
     let decoding = Decoding {
         sampling: Sampling { temperature, top_k, top_p },
         max_new_tokens,
@@ -67,6 +58,29 @@ pub(super) fn time(size: &Size, config: &RunConfig, source: &model::Source, devi
     })?;
     let matrix_flops_per_step = matrix_flops::of_generation(model.config(), &lengths);
     Ok(Timing { tokens_per_step, matrix_flops_per_step, scoring_seconds: None, steps })
+}
+
+/// Refuses prompts and responses that are together longer than the model's context.
+pub(super) fn check_context(size: &Size, config: &RunConfig, model: &ModelConfig) -> Result<()> {
+    let lengths = lengths(size.requests, config.generation.max_new_tokens);
+    let longest = lengths.iter().map(|(prompt, new)| prompt + new).max().unwrap_or(0);
+    let context = model.max_position_embeddings;
+    match longest <= context {
+        true => Ok(()),
+        false => Err(Error::usage(format!(
+            "prompts and responses of {longest} tokens do not fit the model's context of {context} tokens"
+        ))),
+    }
+}
+
+/// Prompt tokens and new tokens of each request.
+fn lengths(requests: Option<usize>, max_new_tokens: usize) -> Vec<(usize, usize)> {
+    match requests {
+        None => vec![(EQUAL_PROMPT, max_new_tokens); NUM_EQUAL],
+        Some(count) => {
+            mixed_lengths(count).into_iter().map(|(prompt, new)| (prompt, new.min(max_new_tokens))).collect()
+        }
+    }
 }
 
 fn random_requests(requests: Option<usize>, vocab_size: usize) -> Vec<Request> {

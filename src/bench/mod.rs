@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{LoraConfig, ObjectiveConfig, ObjectiveName, OptimizerName, RunConfig};
 use crate::device::error_of_report;
 use crate::error::{Error, Result};
+use crate::model::ModelConfig;
 use crate::ops::launches::{self, Launches};
 use machine::Machine;
 
@@ -132,6 +133,17 @@ pub fn check_size(size: &Size) -> Result<()> {
     at_least("--requests", size.requests.unwrap_or(1), 1)
 }
 
+/// Refuses work that is longer than the model's context. `config` is that of the workload.
+///
+/// # Errors
+/// [`Error::Usage`] with both lengths.
+pub fn check_context(workload: Workload, size: &Size, config: &RunConfig, model: &ModelConfig) -> Result<()> {
+    match workload {
+        Workload::Generate => generation::check_context(size, config, model),
+        Workload::Train | Workload::Lora => training::check_context(size, model),
+    }
+}
+
 /// Does one workload. `config` is [`default_config`] with a user's changes, resolved and valid.
 ///
 /// # Errors
@@ -148,6 +160,7 @@ pub fn measure(
         return Err(Error::usage("an adapter is set").with_hint("choose --workload lora"));
     }
     let architecture = source.config()?;
+    check_context(workload, size, config, &architecture)?;
     let (timing, is_generation) = match workload {
         Workload::Generate => (generation::time(size, config, source, device_name)?, true),
         Workload::Train | Workload::Lora => (training::time(size, config, source, device_name)?, false),

@@ -8,7 +8,7 @@ use crate::config::RunConfig;
 use crate::data::batch::Sequence;
 use crate::device;
 use crate::error::{Error, Result};
-use crate::model::CausalLm;
+use crate::model::{CausalLm, ModelConfig};
 use crate::objective::{Objective, log_probs};
 use crate::train::optimizer::Optimizer;
 use crate::train::pairs::{Pair, ScoredResponse};
@@ -20,7 +20,6 @@ pub(super) fn time(size: &Size, config: &RunConfig, source: &model::Source, devi
     let multiple = num_tokens_multiple(device_name);
     let device = device::open(device_name)?.autodiff();
     let model = source.load(&device)?;
-    check_context(size, &model)?;
     let objective = Objective::new(&config.objective);
     let has_responses = objective.needs_self_generated();
     let mut pairs = random_pairs(size, model.config().vocab_size, has_responses);
@@ -53,8 +52,9 @@ pub(super) fn time(size: &Size, config: &RunConfig, source: &model::Source, devi
     Ok(Timing { tokens_per_step, matrix_flops_per_step, scoring_seconds, steps })
 }
 
-fn check_context(size: &Size, model: &CausalLm) -> Result<()> {
-    let context = model.config().max_position_embeddings;
+/// Refuses sequences that are longer than the model's context.
+pub(super) fn check_context(size: &Size, model: &ModelConfig) -> Result<()> {
+    let context = model.max_position_embeddings;
     match size.tokens <= context {
         true => Ok(()),
         false => Err(Error::usage(format!("--tokens {}: the model's context has {context} tokens", size.tokens))),

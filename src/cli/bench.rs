@@ -13,8 +13,8 @@ use crate::bench::machine::Machine;
 use crate::bench::model::{NUM_LAYERS, Source};
 use crate::bench::operations::{self, OperationTime};
 use crate::bench::peaks::{self, Peaks};
-use crate::bench::{Measurement, Size, Workload, check_size, default_config, measure};
-use crate::config::RunConfig;
+use crate::bench::{Measurement, Size, Workload, check_context, check_size, default_config, measure};
+use crate::config::{RunConfig, key_of};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::ops::launches::Launches;
@@ -96,7 +96,7 @@ pub(super) struct BenchArgs {
     #[arg(long)]
     json: bool,
     /// Changes to how a step or an answer is made: `train.activation_checkpointing=true`,
-    /// `generation.batch_size=16`, ..
+    /// `generation.batch_size=16`, `lora.rank=16` (of the workload lora alone), ..
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }
@@ -147,16 +147,23 @@ fn configured(workload: Workload, size: &Size, overrides: &[String]) -> Result<R
     checked(KEYS.changed(default_config(workload, size), overrides)?)
 }
 
+/// The user's changes that a workload is given where all are run: only one of them has an adapter.
+fn changes_of(workload: Workload, overrides: &[String]) -> Vec<String> {
+    let is_of_lora = |assignment: &str| key_of(assignment).split('.').next() == Some("lora");
+    overrides.iter().filter(|change| workload == Workload::Lora || !is_of_lora(change)).cloned().collect()
+}
+
 fn whole_machine(args: &BenchArgs, size: &Size, source: &Source, device_name: &str) -> Result<()> {
     let console = Console::stderr();
+    let model = source.config()?;
     for workload in Workload::value_variants() {
-        configured(*workload, size, &args.overrides)?; // a mistake shows before minutes of work
+        let config = configured(*workload, size, &changes_of(*workload, &args.overrides))?;
+        check_context(*workload, size, &config, &model)?; // a mistake shows before minutes of work
     }
-    let config = source.config()?;
     console.say("measuring the device's peaks");
     let peaks = peaks::measure(device_name)?;
     console.say("timing operations");
-    let operations = operations::measure(device_name, &config, size, peaks)?;
+    let operations = operations::measure(device_name, &model, size, peaks)?;
     let mut workloads = Vec::new();
     for workload in Workload::value_variants() {
         console.say(format!("timing {}: {} steps and one to warm up", name(*workload), size.steps));
@@ -201,7 +208,8 @@ fn measure_apart(args: &BenchArgs, workload: Workload, device_name: &str) -> Res
     if let Some(requests) = args.requests.filter(|_| workload == Workload::Generate) {
         command.arg("--requests").arg(requests.to_string());
     }
-    let output = command.args(&args.overrides).stderr(Stdio::inherit()).output().map_err(|error| failed(&error))?;
+    command.args(changes_of(workload, &args.overrides));
+    let output = command.stderr(Stdio::inherit()).output().map_err(|error| failed(&error))?;
     match output.status.success() {
         true => serde_json::from_slice(&output.stdout).map(Some).map_err(|error| failed(&error)),
         false => Ok(None),

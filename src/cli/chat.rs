@@ -79,18 +79,16 @@ impl Chat<'_> {
         while let Some(line) = input.read_line()? {
             match Command::parse(&line) {
                 Command::Nothing => {}
-                Command::Say(text) => match self.answer(&text) {
-                    Err(error @ Error::Input { .. }) => self.console.warn(error.to_string()), // a template refuses this turn
-                    ended => ended?,
-                },
+                Command::Say(text) => self.answer(&text)?,
                 Command::Reset => {
                     self.reset();
                     self.console.say("a new conversation");
                 }
                 Command::System(text) => {
                     self.reset();
-                    self.console.say("a new conversation, with this said before");
-                    self.system = Some(text);
+                    let said_before = if text.is_some() { "this" } else { "nothing" };
+                    self.console.say(format!("a new conversation, with {said_before} said before"));
+                    self.system = text;
                 }
                 Command::Save(path) => match self.save(&path) {
                     Ok(said) => self.console.say(said),
@@ -110,7 +108,10 @@ impl Chat<'_> {
             if is_comparison {
                 print_text(&format!("[{}]\n", speaker.name))?;
             }
-            speaker.answer(text, self.system.as_deref(), &self.manner, &self.console)?;
+            match speaker.answer(text, self.system.as_deref(), &self.manner, &self.console) {
+                Err(error @ Error::Input { .. }) => self.console.warn(error.to_string()), // a template refuses this turn
+                ended => ended?,
+            }
         }
         Ok(())
     }

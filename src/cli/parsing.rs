@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory, FromArgMatches};
 
 use super::keys::Keys;
-use super::paths::path_among_settings;
+use super::paths::{Kind, kind_of, path_among_settings};
 use super::{Cli, bench, eval, inspect, score};
 use crate::config::{is_named, key_named, place_of_own_key};
 use crate::error::{Error, Result};
@@ -100,7 +100,7 @@ fn names_file(word: &str) -> bool {
     Path::new(word).exists() || (word.contains(['.', '/']) && !word.contains(' '))
 }
 
-/// A model or data as a word of its own where a flag is wanted, or with a flag where a word is.
+/// A path as a word of its own where a flag is wanted, or with a flag where a word is.
 fn without_or_with_its_flag(error: &clap::Error, words: &[String]) -> Option<Error> {
     let given = text(error, ContextKind::InvalidArg)?;
     let cli = Cli::command();
@@ -110,20 +110,25 @@ fn without_or_with_its_flag(error: &clap::Error, words: &[String]) -> Option<Err
             verb.get_positionals().find(|argument| argument.is_required_set())?;
             format!("it is given without a flag: gsil {name} {}", shell_word(value_of(flag, words).unwrap_or("..")))
         }
-        word if word.starts_with('-') => return None,
-        word => {
-            let takes = |flag: &str| verb.get_arguments().any(|argument| argument.get_long() == Some(flag));
-            if !names_file(word) {
-                takes("prompt").then_some(())?;
-                let hint = "a prompt is given with --prompt, in quotes if it has spaces";
-                return Some(Error::usage(format!("unexpected argument '{given}'")).with_hint(hint));
-            }
-            let is_free = |flag: &&str| takes(flag) && !words.iter().any(|word| word.starts_with(&format!("--{flag}")));
-            let flag = ["model", "data"].into_iter().find(is_free)?;
-            format!("it is given with a flag: --{flag} {}", shell_word(word))
-        }
+        _ if given.starts_with('-') => return None,
+        _ => flag_for(given, verb, words)?,
     };
     Some(Error::usage(format!("unexpected argument '{given}'")).with_hint(hint))
+}
+
+/// How a verb that takes no such word is given it, if it can be.
+fn flag_for(word: &str, verb: &Command, words: &[String]) -> Option<String> {
+    if word.contains('=') && !Path::new(word).exists() {
+        return None; // a setting, and the verb has none
+    }
+    let takes = |flag: &str| verb.get_arguments().any(|argument| argument.get_long() == Some(flag));
+    let is_given = |flag: &str| words.iter().any(|word| word.split('=').next() == Some(format!("--{flag}").as_str()));
+    match kind_of(word).map(Kind::key) {
+        None => takes("prompt").then(|| "a prompt is given with --prompt, in quotes if it has spaces".to_owned()),
+        Some(flag) => {
+            (takes(flag) && !is_given(flag)).then(|| format!("it is given with a flag: --{flag} {}", shell_word(word)))
+        }
+    }
 }
 
 /// What follows a flag, after `=` or as the next word.
@@ -311,17 +316,41 @@ mod tests {
             ("chat runs/night", "it is given with a flag: --model runs/night"),
             ("generate runs/night --prompt Hello", "it is given with a flag: --model runs/night"),
             ("init --model m rows.jsonl", "it is given with a flag: --data rows.jsonl"),
+            ("init rows.jsonl", "it is given with a flag: --data rows.jsonl"),
+            ("generate model.Q4_1.gguf --prompt Hello", "it is given with a flag: --model model.Q4_1.gguf"),
             ("export --model runs/night --format hf", "it is given without a flag: gsil export runs/night"),
             ("inspect data --data d --model m", "it is given without a flag: gsil inspect data d"),
         ] {
             let said = said(line).unwrap_or_default();
             assert!(said.ends_with(&format!(" | {hint}")), "{line}: {said}");
         }
-        let said_of_prompt = said("generate --model m --prompt Hello there").unwrap();
-        assert!(said_of_prompt.ends_with("with --prompt, in quotes if it has spaces"), "{said_of_prompt}");
-        for line in ["devices x", "chat --model m Hello"] {
+        for word in ["there", "v1.5"] {
+            let said = said(&format!("generate --model m --prompt Hello {word}")).unwrap();
+            assert!(said.ends_with("with --prompt, in quotes if it has spaces"), "{said}");
+        }
+        for line in [
+            "devices x",
+            "chat --model m Hello",
+            "chat rows.jsonl",
+            "chat --model=m runs/night",
+            "init --data d rows.jsonl",
+            "init gsil.ron",
+            "generate --model m --prompt Hello generation.temperature=0",
+            "init --model m train.lr=1e-4",
+        ] {
             assert_eq!(said(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn a_path_that_is_there_is_one_though_it_looks_like_a_setting() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = folder.path().join("lr=1");
+        std::fs::create_dir(&run).unwrap();
+        let line = ["gsil", "chat", run.to_str().unwrap()].map(str::to_owned);
+        let error = Cli::try_parse_from(&line).unwrap_err();
+        let hint = format!("it is given with a flag: --model {}", shell_word(&line[2]));
+        assert_eq!(advised(&error, &line[1..]).unwrap().hint(), Some(hint.as_str()));
     }
 
     #[test]

@@ -30,14 +30,14 @@ pub(super) fn path_among_settings(matches: &ArgMatches, words: &[String]) -> Opt
 
 /// What a path is most likely that of.
 #[derive(Clone, Copy)]
-enum Kind {
+pub(super) enum Kind {
     Config,
     Data,
     Model,
 }
 
 /// None: the word is no path.
-fn kind_of(word: &str) -> Option<Kind> {
+pub(super) fn kind_of(word: &str) -> Option<Kind> {
     let path = Path::new(word);
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     match ending.as_str() {
@@ -50,6 +50,15 @@ fn kind_of(word: &str) -> Option<Kind> {
 }
 
 impl Kind {
+    /// The flag of such a path, and its key in a configuration.
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Kind::Config => "config",
+            Kind::Data => "data",
+            Kind::Model => "model",
+        }
+    }
+
     /// How the verb of these words is given `word`, if it takes anything of this kind.
     fn hint(self, word: &str, words: &[String]) -> String {
         let cli = Cli::command();
@@ -57,10 +66,11 @@ impl Kind {
         if name == "resume" && holds_run(Path::new(word)) {
             return format!("one run is continued at a time: gsil resume {}", shell_word(word));
         }
-        let (key, article, noun) = match self {
-            Kind::Config => ("config", "a ", "configuration"),
-            Kind::Data => ("data", "", "data"),
-            Kind::Model => ("model", "a ", "model"),
+        let key = self.key();
+        let (article, noun) = match self {
+            Kind::Config => ("a ", "configuration"),
+            Kind::Data => ("", "data"),
+            Kind::Model => ("a ", "model"),
         };
         // A shell makes several words of `--data rows-*.jsonl`.
         let whole = match self {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 pub const COMMANDS: &str = "\
 /reset        start over
 /system TEXT  start over, with TEXT as the system message
+/system       start over, without a system message
 /save FILE    append the conversation to FILE (.jsonl), as a row that `gsil train` reads
 /exit         end (so does Ctrl-D)
 Ctrl-C stops an answer. A message that begins with two slashes is said with one.";
@@ -14,7 +15,8 @@ Ctrl-C stops an answer. A message that begins with two slashes is said with one.
 pub enum Command {
     Say(String),
     Reset,
-    System(String),
+    /// None: without a system message.
+    System(Option<String>),
     Save(PathBuf),
     Help,
     Exit,
@@ -38,8 +40,7 @@ impl Command {
             ("reset", "") => Command::Reset,
             ("help", "") => Command::Help,
             ("exit", "") => Command::Exit,
-            ("system", "") => Command::Wrong("/system needs a text".to_owned()),
-            ("system", text) => Command::System(text.to_owned()),
+            ("system", text) => Command::System((!text.is_empty()).then(|| text.to_owned())),
             ("save", "") => Command::Wrong("/save needs a file".to_owned()),
             ("save", path) => Command::Save(path.into()),
             ("reset" | "help" | "exit", _) => Command::Wrong(format!("/{name} takes nothing more")),
@@ -57,14 +58,15 @@ mod tests {
         assert_eq!(Command::parse("  hello /reset \n"), Command::Say("hello /reset".into()));
         assert_eq!(Command::parse("//etc is a folder"), Command::Say("/etc is a folder".into()));
         assert_eq!(Command::parse(" \n"), Command::Nothing);
-        assert_eq!(Command::parse("/system  Be brief. "), Command::System("Be brief.".into()));
+        assert_eq!(Command::parse("/system  Be brief. "), Command::System(Some("Be brief.".into())));
+        assert_eq!(Command::parse("/system "), Command::System(None));
         assert_eq!(Command::parse("/save my talk.jsonl"), Command::Save("my talk.jsonl".into()));
         assert_eq!([Command::parse("/reset"), Command::parse("/exit")], [Command::Reset, Command::Exit]);
     }
 
     #[test]
     fn an_unknown_or_incomplete_command_is_not_said_to_the_model() {
-        for line in ["/rest", "/save", "/system ", "/", "/reset now"] {
+        for line in ["/rest", "/save", "/", "/reset now"] {
             assert!(matches!(Command::parse(line), Command::Wrong(_)), "{line}");
         }
     }

@@ -90,7 +90,7 @@ impl Speaker {
         };
         if prompt_ids.len() >= self.policy.config.max_position_embeddings {
             self.messages.pop();
-            console.warn("the conversation has filled the model's context: start over with /reset");
+            console.warn(self.too_long(prompt_ids.len(), system));
             return Ok(());
         }
         self.num_answers += 1;
@@ -125,6 +125,19 @@ impl Speaker {
         let answer = tokenizer.decode(&stream.token_ids)?;
         self.messages.push(message("assistant", &answer));
         Ok(())
+    }
+
+    /// Why a message that makes a prompt of so many tokens is not answered, and what helps.
+    fn too_long(&self, num_tokens: usize, system: Option<&str>) -> String {
+        if !self.messages.is_empty() {
+            return "the conversation has filled the model's context: start over with /reset".to_owned();
+        }
+        let (what, which) = match system {
+            None => ("this message alone has", "it"),
+            Some(_) => ("this message and the system message have", "them"),
+        };
+        let context = self.policy.config.max_position_embeddings;
+        format!("{what} {num_tokens} tokens, the model's context is {context}: shorten {which}")
     }
 }
 
