@@ -29,6 +29,14 @@ pub struct Example {
     pub demonstration_text: Option<String>,
 }
 
+impl Example {
+    /// The tokens of the prompt and the longer response: what `train.max_length` bounds.
+    pub fn longest(&self) -> usize {
+        let given = self.self_generated_ids.as_ref().map_or(0, Vec::len);
+        self.prompt_ids.len() + self.demonstration_ids.len().max(given)
+    }
+}
+
 /// A prompt to generate from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PromptIds {
@@ -297,6 +305,15 @@ mod tests {
             }]
         );
         assert_eq!(dropped.total(), 0);
+    }
+
+    #[test]
+    fn an_example_is_as_long_as_its_prompt_and_its_longer_response() {
+        let longest = |self_generated| {
+            let (examples, _) = prepare(&[ids_row(1, &[1, 2], Some(&[3, 4]), self_generated)], 9).unwrap();
+            examples[0].longest()
+        };
+        assert_eq!([longest(None), longest(Some(&[5])), longest(Some(&[5, 6, 7]))], [4, 4, 5]);
     }
 
     #[test]

@@ -56,7 +56,9 @@ pub struct Count {
 #[derive(Debug, Serialize)]
 pub struct Lengths {
     pub prompt: Distribution,
+    /// Of demonstrations.
     pub response: Distribution,
+    /// What the limit bounds: the prompt with the longer response where a row has two.
     pub total: Distribution,
 }
 
@@ -166,7 +168,7 @@ impl Inspection {
             lengths: Lengths {
                 prompt: lengths(|example| example.prompt_ids.len()),
                 response: lengths(|example| example.demonstration_ids.len()),
-                total: lengths(|example| example.prompt_ids.len() + example.demonstration_ids.len()),
+                total: lengths(Example::longest),
             },
             warnings: prepared.warnings()?,
             rows: (0..num_shown.min(prepared.rows.len())).map(|i| prepared.shown(i)).collect::<Result<_>>()?,
