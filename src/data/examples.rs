@@ -55,6 +55,14 @@ pub struct FileRows {
     pub rows: Vec<Row>,
 }
 
+impl FileRows {
+    /// Where one of its rows stands: `line 7`; with the file if there are several.
+    pub(super) fn place(&self, row: &Row, is_one_of_many: bool) -> String {
+        let line = FileKind::of(&self.path).place(row.line);
+        if is_one_of_many { format!("{}, {line}", self.path.display()) } else { line }
+    }
+}
+
 /// What became of a row: an example, or why it is left out; an error if the tokenizer or its chat template refuses it, for
 /// an id outside the vocabulary, a prompt without tokens, and text without a tokenizer.
 pub type Outcome = Result<std::result::Result<Example, Reason>>;
@@ -126,8 +134,7 @@ impl Preparation<'_> {
 
 /// `line 2, keys prompt, note`; with the file if there are several.
 fn described(file: &FileRows, row: &Row, is_one_of_many: bool) -> String {
-    let line = FileKind::of(&file.path).place(row.line);
-    let place = if is_one_of_many { format!("{}, {line}", file.path.display()) } else { line };
+    let place = file.place(row, is_one_of_many);
     match &row.lone {
         Some(lone) => format!("{place}, keys {}", lone.keys.join(", ")),
         None => place,
