@@ -1,10 +1,11 @@
 //! `gsil inspect data`: the page, and that its figures are those of training.
 
 use std::fs;
+use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::binary::{ending_model, gsil, text_model, write_rows};
+use crate::support::binary::{ending_model, gsil, text, text_model, write_rows};
 
 const ROWS: &str = r#"{"prompt":"Hello","completion":"Hi there"}
 {"messages":[{"role":"user","content":"Name one."},{"role":"assistant","content":"One<|im_end|>"}]}
@@ -119,6 +120,44 @@ fn the_figures_are_those_that_training_says() {
     assert_eq!(facts["rows"][0]["demonstration"][0]["part"], "prompt");
 }
 
+#[test]
+fn a_row_with_two_responses_is_as_long_as_the_longer_one_makes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    ending_model(folder.path());
+    let row = |given: usize| {
+        json!({"prompt_ids": [300, 301], "response_ids": [302, 2], "self_generated_ids": vec![303; given]}).to_string()
+            + "\n"
+    };
+    fs::write(folder.path().join("rows.jsonl"), row(1) + &row(21)).unwrap();
+    let arguments = ["inspect", "data", "rows.jsonl", "--model", "tiny", "train.max_length=9"];
+    let page = gsil(folder.path(), &arguments).succeeded().stdout;
+    assert!(page.contains("\n  ---- max_length 9: longer rows are dropped\n"), "{page}");
+    let json = gsil(folder.path(), &[&arguments[..], &["--json"]].concat()).succeeded().stdout;
+    let facts: Value = serde_json::from_str(&json).unwrap();
+    let (both, response) = (&facts["lengths"]["total"], &facts["lengths"]["response"]);
+    assert_eq!([&both["min"], &both["max"], &response["max"]], [4, 23, 2], "{facts}");
+    assert_eq!(facts["num_used"], 1);
+}
+
+#[test]
+fn rows_of_several_files_are_named_with_their_file() {
+    let folder = tempfile::tempdir().unwrap();
+    text_model(folder.path());
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let row = "{\"prompt\":\"a\",\"completion\":\"b\"}\n";
+    for i in 0..2 {
+        fs::write(data.join(format!("train-0000{i}-of-00002.jsonl")), row).unwrap();
+    }
+    let page = gsil(folder.path(), &["inspect", "data", "data", "--model", "text"]).succeeded().stdout;
+    let place = |i: usize| text(Path::new("data").join(format!("train-0000{i}-of-00002.jsonl"))) + ", line 1";
+    for i in 0..2 {
+        assert!(page.contains(&format!("\n-- {}, used; ", place(i))), "{page}");
+    }
+    let warning = "1 row: prompt and response repeat an earlier row, token for token";
+    assert!(page.contains(&format!("\nwarning: {warning} (the first: {})\n", place(1))), "{page}");
+}
+
 /// Other systems have no such names.
 #[cfg(unix)]
 #[test]
@@ -131,6 +170,15 @@ fn what_a_terminal_would_obey_in_a_name_is_an_escape() {
     let page = gsil(folder.path(), &arguments).succeeded().stdout;
     assert!(page.starts_with("data        ro\\u{1b}ws.jsonl\nmodel       te\\u{1b}xt\n"), "{page}");
     assert!(page.contains("left out: ro\\u{1b}ws.jsonl, line 2: "), "{page}");
+    assert!(!page.contains('\u{1b}'), "{page:?}");
+    let data = folder.path().join("da\u{1b}ta");
+    fs::create_dir(&data).unwrap();
+    for i in 0..2 {
+        let row = "{\"prompt\":\"a\",\"completion\":\"b\"}\n";
+        fs::write(data.join(format!("train-0000{i}-of-00002.jsonl")), row).unwrap();
+    }
+    let page = gsil(folder.path(), &["inspect", "data", "da\u{1b}ta", "--model", "te\u{1b}xt"]).succeeded().stdout;
+    assert!(page.contains("(the first: da\\u{1b}ta/train-00001-of-00002.jsonl, line 1)"), "{page}");
     assert!(!page.contains('\u{1b}'), "{page:?}");
 }
 

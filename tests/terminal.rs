@@ -280,6 +280,21 @@ fn init_writes_a_configuration_that_trains_and_never_overwrites() {
 }
 
 #[test]
+fn init_gives_every_row_room_with_its_longer_response() {
+    let folder = tempdir().unwrap();
+    ending_model(folder.path());
+    let row = |given: usize| {
+        json!({"prompt_ids": [3], "response_ids": [4], "self_generated_ids": vec![5; given]}).to_string() + "\n"
+    };
+    // The long row stands last: the first ones alone would not tell of it.
+    fs::write(folder.path().join("rows.jsonl"), row(1).repeat(3000) + &row(150)).unwrap();
+    gsil(folder.path(), &["init", "--model", "tiny", "--data", "rows.jsonl"]).succeeded();
+    let written = read(&folder.path().join("gsil.ron"));
+    // 1 + 150 tokens, up to a multiple of 32; an answer of 64 needs less.
+    assert!(written.contains("max_length: 160, // tokens; the longest row has 151, "), "{written}");
+}
+
+#[test]
 fn init_looks_for_held_out_rows_and_marked_answers() {
     let folder = tempdir().unwrap();
     text_model(folder.path());

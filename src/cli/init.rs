@@ -10,6 +10,7 @@ use super::hub::HubArgs;
 use super::{RowArgs, print_line};
 use crate::config::{RunConfig, TrainConfig};
 use crate::data::data_folder::{DataFolder, Split, files_of};
+use crate::data::examples::Example;
 use crate::error::{Error, Result};
 use crate::eval::answer::strict_answer;
 use crate::eval::gsm8k::MARKER;
@@ -17,8 +18,6 @@ use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
 use crate::report::shell::shell_path;
 
-/// So many rows are measured: enough to know their lengths.
-const MAX_MEASURED_ROWS: usize = 2000;
 /// Above it all weights and their moments want more memory than most laptops have.
 const MAX_PARAMETERS_IN_FULL: usize = 300_000_000;
 /// Before it has learnt the form of short demonstrations, a model writes more.
@@ -52,6 +51,7 @@ struct Measured {
     num_parameters: usize,
     context: usize,
     num_rows: usize,
+    /// The longest row: its prompt with the longer response.
     longest: usize,
     longest_prompt: usize,
     longest_response: usize,
@@ -94,7 +94,7 @@ fn measure(args: &InitArgs, console: &Console) -> Result<Option<Measured>> {
     let policy = Policy::open(&args.hub.model(model)?)?;
     let config = args.rows.over(RunConfig::default())?;
     let data = args.hub.data(data)?;
-    let rows = Wanted::new(&config, Some(MAX_MEASURED_ROWS)).read(&files_of(&data, Split::Train)?, console)?;
+    let rows = Wanted::new(&config, None).read(&files_of(&data, Split::Train)?, console)?;
     let (examples, dropped) = policy.preparation(usize::MAX).examples(&rows)?;
     if dropped.total() > 0 {
         console.warn(dropped.to_string());
@@ -102,12 +102,11 @@ fn measure(args: &InitArgs, console: &Console) -> Result<Option<Measured>> {
     let responses = || examples.iter().map(|example| example.demonstration_ids.len());
     let texts = || examples.iter().filter_map(|example| example.demonstration_text.as_deref());
     let num_marked = texts().filter(|text| strict_answer(text, MARKER).is_some()).count();
-    let longest = examples.iter().map(|example| example.prompt_ids.len() + example.demonstration_ids.len()).max();
     Ok(Some(Measured {
         num_parameters: policy.config.num_parameters(),
         context: policy.config.max_position_embeddings,
         num_rows: examples.len(),
-        longest: longest.unwrap_or(0),
+        longest: examples.iter().map(Example::longest).max().unwrap_or(0),
         longest_prompt: examples.iter().map(|example| example.prompt_ids.len()).max().unwrap_or(0),
         longest_response: responses().max().unwrap_or(0),
         mean_response: responses().sum::<usize>() as f64 / examples.len().max(1) as f64,

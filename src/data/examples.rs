@@ -29,6 +29,14 @@ pub struct Example {
     pub demonstration_text: Option<String>,
 }
 
+impl Example {
+    /// The tokens of the prompt and the longer response: what `train.max_length` bounds.
+    pub fn longest(&self) -> usize {
+        let given = self.self_generated_ids.as_ref().map_or(0, Vec::len);
+        self.prompt_ids.len() + self.demonstration_ids.len().max(given)
+    }
+}
+
 /// A prompt to generate from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PromptIds {
@@ -45,6 +53,14 @@ pub struct FileRows {
     pub path: PathBuf,
     /// In the file's order.
     pub rows: Vec<Row>,
+}
+
+impl FileRows {
+    /// Where one of its rows stands: `line 7`; with the file if there are several.
+    pub(super) fn place(&self, row: &Row, is_one_of_many: bool) -> String {
+        let line = FileKind::of(&self.path).place(row.line);
+        if is_one_of_many { format!("{}, {line}", self.path.display()) } else { line }
+    }
 }
 
 /// What became of a row: an example, or why it is left out; an error if the tokenizer or its chat template refuses it, for
@@ -118,8 +134,7 @@ impl Preparation<'_> {
 
 /// `line 2, keys prompt, note`; with the file if there are several.
 fn described(file: &FileRows, row: &Row, is_one_of_many: bool) -> String {
-    let line = FileKind::of(&file.path).place(row.line);
-    let place = if is_one_of_many { format!("{}, {line}", file.path.display()) } else { line };
+    let place = file.place(row, is_one_of_many);
     match &row.lone {
         Some(lone) => format!("{place}, keys {}", lone.keys.join(", ")),
         None => place,
@@ -297,6 +312,15 @@ mod tests {
             }]
         );
         assert_eq!(dropped.total(), 0);
+    }
+
+    #[test]
+    fn an_example_is_as_long_as_its_prompt_and_its_longer_response() {
+        let longest = |self_generated| {
+            let (examples, _) = prepare(&[ids_row(1, &[1, 2], Some(&[3, 4]), self_generated)], 9).unwrap();
+            examples[0].longest()
+        };
+        assert_eq!([longest(None), longest(Some(&[5])), longest(Some(&[5, 6, 7]))], [4, 4, 5]);
     }
 
     #[test]

@@ -13,7 +13,6 @@ use super::examples::{Example, FileRows, Outcome, Preparation};
 use super::rows::Row;
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
-use crate::formats::data_file::FileKind;
 
 pub use warnings::Warning;
 
@@ -56,7 +55,9 @@ pub struct Count {
 #[derive(Debug, Serialize)]
 pub struct Lengths {
     pub prompt: Distribution,
+    /// Of demonstrations.
     pub response: Distribution,
+    /// What the limit bounds: the prompt with the longer response where a row has two.
     pub total: Distribution,
 }
 
@@ -84,7 +85,7 @@ pub struct Bin {
 /// A row as training sees it.
 #[derive(Debug, Serialize)]
 pub struct ShownRow {
-    /// `line 7`.
+    /// `line 7`; with the file if there are several.
     pub place: String,
     pub file: String,
     /// Why it is left out; None if it is trained on.
@@ -166,7 +167,7 @@ impl Inspection {
             lengths: Lengths {
                 prompt: lengths(|example| example.prompt_ids.len()),
                 response: lengths(|example| example.demonstration_ids.len()),
-                total: lengths(|example| example.prompt_ids.len() + example.demonstration_ids.len()),
+                total: lengths(Example::longest),
             },
             warnings: prepared.warnings()?,
             rows: (0..num_shown.min(prepared.rows.len())).map(|i| prepared.shown(i)).collect::<Result<_>>()?,
@@ -176,9 +177,9 @@ impl Inspection {
 
 impl<'a> Prepared<'a> {
     fn new(preparation: Preparation<'a>, eos_token_ids: &'a [u32], files: &'a [FileRows]) -> Self {
-        let place = |file: &FileRows, row: &Row| FileKind::of(&file.path).place(row.line);
-        let rows = files.iter().flat_map(|file| file.rows.iter().map(move |row| (place(file, row), file, row)));
-        let rows: Vec<_> = rows.collect();
+        let is_one_of_many = files.len() > 1;
+        let rows = |file: &'a FileRows| file.rows.iter().map(move |row| (file.place(row, is_one_of_many), file, row));
+        let rows: Vec<_> = files.iter().flat_map(rows).collect();
         let outcomes = preparation.outcomes(files);
         let is_example = |outcome: &Outcome| matches!(outcome, Ok(Ok(_)));
         // Only what is left out has to be made again, without the limit.

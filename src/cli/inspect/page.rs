@@ -50,7 +50,7 @@ fn head(facts: &Facts) -> String {
 fn shown_row(row: &ShownRow, has_colours: bool) -> String {
     let fate = row.dropped.as_ref().map_or("used".to_owned(), |reason| format!("left out: {}", shown(reason)));
     let (prompt, response) = (row.num_prompt_tokens, row.num_response_tokens);
-    let mut text = format!("-- {}, {fate}; {prompt} prompt and {response} response tokens\n", row.place);
+    let mut text = format!("-- {}, {fate}; {prompt} prompt and {response} response tokens\n", shown(&row.place));
     if !row.demonstration.is_empty() {
         text += &format!("{}\n", marked(&row.demonstration, has_colours));
     }
@@ -171,7 +171,9 @@ fn verdict(inspection: &Inspection) -> String {
     }
     for warning in &inspection.warnings {
         text += &match &warning.first {
-            Some(first) => format!("\nwarning: {}: {} (the first: {first})", rows(warning.count), warning.message),
+            Some(first) => {
+                format!("\nwarning: {}: {} (the first: {})", rows(warning.count), warning.message, shown(first))
+            }
             None => format!("\nwarning: {}", warning.message),
         };
     }

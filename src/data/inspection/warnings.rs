@@ -16,7 +16,7 @@ pub struct Warning {
     pub kind: &'static str,
     /// Rows that it holds for.
     pub count: usize,
-    /// The first of them, as `line 7`; None for what is no matter of rows.
+    /// The first of them, as `line 7`, with the file if there are several; None for what is no matter of rows.
     pub first: Option<String>,
     pub message: String,
 }
