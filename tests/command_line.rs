@@ -267,6 +267,15 @@ fn a_negative_number_after_a_flag_is_judged_as_its_value() {
 }
 
 #[test]
+fn an_answer_of_no_tokens_is_refused_before_the_model_is_opened() {
+    let folder = tempdir().unwrap();
+    for verb in [&["chat"][..], &["generate", "--prompt", "x"]] {
+        let stderr = gsil(folder.path(), &[verb, &["--model", "none", "--max-new-tokens", "0"]].concat()).failed(2);
+        assert_eq!(stderr, "error: --max-new-tokens 0: expected 1 or more\n", "{verb:?}");
+    }
+}
+
+#[test]
 fn a_setting_given_as_a_flag_and_a_hidden_verb_lead_nobody_astray() {
     let folder = tempdir().unwrap();
     let stderr = gsil(folder.path(), &["train", "--model", "m", "--data", "d", "--lr", "1e-4"]).failed(2);

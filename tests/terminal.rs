@@ -96,7 +96,7 @@ fn a_system_message_that_a_template_refuses_can_be_taken_away_and_keeps_no_other
     fs::write(&template, format!("{refusal}{}", read(&template))).unwrap();
     let strict = text(strict);
     let said = |models: &[&str], lines: &str| {
-        chat(folder.path(), &[models, &["--system", "Be brief."]].concat(), lines).succeeded()
+        chat(folder.path(), &[models, &["--system", "Speak like a pirate."]].concat(), lines).succeeded()
     };
     let with = said(&["--model", &lenient], "Hello.\n").stdout;
     let without = said(&["--model", &lenient], "/system\nHello.\n").stdout;

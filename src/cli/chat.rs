@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::generate::check_temperature;
+use super::generate::{check_at_least_one, check_temperature};
 use super::{ModelArgs, print_text};
 use crate::data::rows::Message;
 use crate::device;
@@ -50,6 +50,7 @@ pub(super) struct ChatArgs {
 
 pub(super) fn chat(args: ChatArgs) -> Result<()> {
     check_temperature(args.temperature)?;
+    check_at_least_one("--max-new-tokens", args.max_new_tokens)?;
     let console = Console::stderr();
     let device = device::open(&args.model.device)?;
     let models = std::iter::once(&args.model.model).chain(&args.compare);

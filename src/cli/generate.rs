@@ -248,10 +248,16 @@ fn check_ranges(args: &GenerateArgs) -> Result<()> {
     if !(*top_p > 0.0 && *top_p <= 1.0) {
         return Err(Error::usage(format!("--top-p {top_p}: expected more than 0, at most 1")));
     }
-    if *max_new_tokens == 0 || *batch_size == 0 {
-        return Err(Error::usage("--max-new-tokens and --batch-size must be at least 1"));
+    check_at_least_one("--max-new-tokens", *max_new_tokens)?;
+    check_at_least_one("--batch-size", *batch_size)
+}
+
+/// A number of which 0 makes no answer.
+pub(super) fn check_at_least_one(flag: &str, value: usize) -> Result<()> {
+    match value {
+        0 => Err(Error::usage(format!("{flag} 0: expected 1 or more"))),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// A temperature that sampling can use.
