@@ -140,7 +140,7 @@ pub fn processor() -> &'static str {
     if cfg!(feature = "flex") { "flex" } else { "ndarray" }
 }
 
-/// Every device of this machine and build, in the order of preference.
+/// Every device of this machine and build: cards in Burn's order, then processors.
 pub fn list() -> Vec<DeviceInfo> {
     let mut devices = list_wgpu();
     #[cfg(any(feature = "cuda", feature = "rocm"))]

@@ -118,12 +118,14 @@ fn without_or_with_its_flag(error: &clap::Error, words: &[String]) -> Option<Err
 
 /// How a verb that takes no such word is given it, if it can be.
 fn flag_for(word: &str, verb: &Command, words: &[String]) -> Option<String> {
-    if word.contains('=') && !Path::new(word).exists() {
+    let is_there = Path::new(word).exists();
+    let is_text = word.contains(' ') && !is_there; // whatever else stands in it
+    if word.contains('=') && !is_there && !is_text {
         return None; // a setting, and the verb has none
     }
     let takes = |flag: &str| verb.get_arguments().any(|argument| argument.get_long() == Some(flag));
     let is_given = |flag: &str| words.iter().any(|word| word.split('=').next() == Some(format!("--{flag}").as_str()));
-    match kind_of(word).map(Kind::key) {
+    match kind_of(word).filter(|_| !is_text).map(Kind::key) {
         None => takes("prompt").then(|| "a prompt is given with --prompt, in quotes if it has spaces".to_owned()),
         Some(flag) => {
             (takes(flag) && !is_given(flag)).then(|| format!("it is given with a flag: --{flag} {}", shell_word(word)))
@@ -342,15 +344,34 @@ mod tests {
         }
     }
 
+    /// What is advised of one word, which may hold spaces, behind others.
+    fn hint_of(line: &str, word: &str) -> Option<String> {
+        let words: Vec<String> = line.split(' ').chain([word]).map(str::to_owned).collect();
+        let error = Cli::try_parse_from(std::iter::once("gsil".to_owned()).chain(words.clone())).unwrap_err();
+        advised(&error, &words)?.hint().map(str::to_owned)
+    }
+
     #[test]
-    fn a_path_that_is_there_is_one_though_it_looks_like_a_setting() {
+    fn a_path_that_is_there_is_one_though_it_looks_like_a_setting_or_like_text() {
         let folder = tempfile::tempdir().unwrap();
-        let run = folder.path().join("lr=1");
-        std::fs::create_dir(&run).unwrap();
-        let line = ["gsil", "chat", run.to_str().unwrap()].map(str::to_owned);
-        let error = Cli::try_parse_from(&line).unwrap_err();
-        let hint = format!("it is given with a flag: --model {}", shell_word(&line[2]));
-        assert_eq!(advised(&error, &line[1..]).unwrap().hint(), Some(hint.as_str()));
+        for name in ["lr=1", "my run"] {
+            let run = folder.path().join(name);
+            std::fs::create_dir(&run).unwrap();
+            let run = run.to_str().unwrap();
+            let hint = format!("it is given with a flag: --model {}", shell_word(run));
+            assert_eq!(hint_of("chat", run), Some(hint));
+        }
+    }
+
+    #[test]
+    fn words_with_spaces_are_a_prompt_whatever_stands_in_them() {
+        for prompt in ["What is 3/4 of 12?", "Solve x + 2 = 5.", "Summarize data.csv"] {
+            for line in ["generate", "generate --model m"] {
+                let hint = hint_of(line, prompt).unwrap_or_default();
+                assert_eq!(hint, "a prompt is given with --prompt, in quotes if it has spaces", "{prompt}");
+            }
+            assert_eq!(hint_of("chat", prompt), None, "{prompt}");
+        }
     }
 
     #[test]
