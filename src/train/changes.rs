@@ -100,7 +100,12 @@ pub fn check_changes(began_with: &RunConfig, now: &RunConfig, allow: bool) -> Re
     let hint = match refused.iter().all(|d| CHANGEABLE.contains(&d.key.as_str())) {
         true => "undo the change, or accept it with --allow-changes".to_owned(),
         false => {
-            format!("undo the change, or start a new run; with --allow-changes may change: {}", CHANGEABLE.join(", "))
+            let server = match refused.iter().any(|d| d.key == "server") {
+                true => " (of a run that began with a server: none is added or taken away)",
+                false => "",
+            };
+            let keys = CHANGEABLE.join(", ");
+            format!("undo the change, or start a new run; with --allow-changes may change: {keys}{server}")
         }
     };
     Err(Error::config("config.ron", message).with_hint(hint))
@@ -189,6 +194,16 @@ mod tests {
             assert!(error.contains(part), "{part}: {error}");
         }
         assert!(!error.contains("save_every"), "{error}");
+    }
+
+    #[test]
+    fn a_server_that_a_run_did_not_begin_with_is_refused_and_the_hint_says_why_its_key_is_listed() {
+        let (with, without) = (changed(&[]), RunConfig { server: None, ..changed(&[]) });
+        for (before, now) in [(&with, &without), (&without, &with)] {
+            let error = check_changes(before, now, true).unwrap_err();
+            assert!(error.to_string().contains("server: "), "{error}");
+            assert!(error.hint().unwrap().contains("none is added or taken away"), "{error}");
+        }
     }
 
     #[test]

@@ -34,7 +34,8 @@ const RESULTS: &str = "results.jsonl";
 
 #[derive(Debug, Args)]
 #[command(after_help = "Without --allow-code-execution nothing that a model wrote is run. With it, each
-sample runs in a sandbox (Linux 6.2 or later): limits, landlock, namespaces.
+sample runs in a sandbox: limits, landlock, namespaces (Linux 6.2 or later,
+without namespaces 6.12).
 It is a fence, not a virtual machine: a flaw of the kernel is not held back.
 
 Examples:

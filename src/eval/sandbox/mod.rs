@@ -110,7 +110,7 @@ impl Sandbox {
     /// Always.
     pub fn open(_settings: &Settings) -> crate::error::Result<Self> {
         Err(crate::error::Error::usage(
-            "model-written code is not run on this system: the sandbox needs Linux 6.2 or later",
+            "model-written code is not run on this system: the sandbox needs Linux 6.2 or later, 6.12 without namespaces",
         )
         .with_hint(
             "the samples are files: copy the output folder to a Linux machine and judge them there with --samples",

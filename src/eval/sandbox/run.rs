@@ -47,7 +47,8 @@ impl Sandbox {
     /// refuses them.
     ///
     /// # Errors
-    /// [`Error::Usage`] if rlimits or landlock are missing, or no interpreter runs within them.
+    /// [`Error::Usage`] if rlimits or landlock are missing, or namespaces where landlock alone is too old (before Linux
+    /// 6.12), or no interpreter runs within them.
     pub fn open(settings: &Settings) -> Result<Self> {
         let candidates = match &settings.python {
             Some(python) => vec![python.clone()],
@@ -125,7 +126,8 @@ impl Sandbox {
                      one that is installed for everybody with --python, or run gsil as an ordinary user"
             }
             false => {
-                "the samples are files: judge them with --samples on a Linux machine that has landlock (Linux 6.2)"
+                "the samples are files: judge them with --samples on a machine that has Linux 6.2 with user namespaces, or \
+                     Linux 6.12"
             }
         };
         Error::usage(format!("no sandbox for {}: {reason}", self.python.path.display())).with_hint(hint)
