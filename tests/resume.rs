@@ -325,7 +325,7 @@ fn a_run_whose_model_and_data_were_moved_goes_on_once_it_is_told_where_they_are(
     assert!(stderr.contains("the held-out rows are not those that the run began with"), "{stderr}");
     resume(&[&places[..], &["evaluation.data=moved_held_out.jsonl"]].concat()).succeeded();
     let config = read(&recipe.path("run/config.ron"));
-    let place = |name: &str| format!("{:?}", fs::canonicalize(recipe.path(name)).unwrap());
+    let place = |name: &str| format!("{:?}", dunce::canonicalize(recipe.path(name)).unwrap());
     for name in ["moved", "moved.jsonl", "moved_held_out.jsonl"] {
         assert!(config.contains(&place(name)), "{config}");
     }

@@ -19,7 +19,6 @@ mod page;
 pub mod plan;
 mod summary;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -182,7 +181,7 @@ impl Comparison {
             let num_updates = self.complete(&folder, Start::config(&self.plan.config, seed), None)?;
             self.mark_finished(&folder, num_updates, &[CHECKPOINTS_FOLDER])?;
         }
-        let folder = fs::canonicalize(&folder).map_err(Error::reading(&folder))?;
+        let folder = dunce::canonicalize(&folder).map_err(Error::reading(&folder))?;
         Ok(Start::in_folder(&folder, &self.plan.config))
     }
 

@@ -185,7 +185,7 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "").unwrap();
         }
-        let name = |path: &PathBuf| path.strip_prefix(folder.path()).unwrap().to_string_lossy().into_owned();
+        let name = |path: &PathBuf| path.strip_prefix(folder.path()).unwrap().to_string_lossy().replace('\\', "/");
         let opened = DataFolder::open(folder.path()).map_err(|error| error.to_string())?;
         Ok(opened.files.iter().map(|(split, files)| (*split, files.iter().map(name).collect())).collect())
     }

@@ -62,7 +62,7 @@ pub(crate) fn is_lost(place: &str) -> bool {
 
 /// So that the run can be resumed from anywhere. A name of the hub is no path and stays.
 fn absolute(path: &str) -> String {
-    std::fs::canonicalize(path).map_or_else(|_| path.to_owned(), |path| path.to_string_lossy().into_owned())
+    dunce::canonicalize(path).map_or_else(|_| path.to_owned(), |path| path.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]
