@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use gsil::formats::safetensors::{TensorToWrite, open_safetensors, write_safetensors};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
 use crate::support::binary::{
@@ -286,6 +286,22 @@ fn rows_of_text_for_a_model_without_a_tokenizer_are_refused_with_advice() {
     assert_says(&stderr, &["rows.jsonl, line 1", "has no tokenizer", "hint: ", "`prompt_ids`"]);
     let stderr = refused(&folder, INPUT, &["generate", "--model", "tiny", "--prompt", "Q", "--device", "flex"]);
     assert_says(&stderr, &["--prompt", "has no tokenizer"]);
+}
+
+#[test]
+fn a_model_without_an_end_token_is_refused_only_where_it_is_to_write_responses() {
+    let folder = good_input();
+    tiny_model_with(folder.path(), &[("eos_token_id", Value::Null)]);
+    assert_says(&train_refused(&folder, INPUT, &[]), &["names no end token", "hint: add eos_token_id to config.json"]);
+    let pairs = "{\"prompt_ids\": [5, 6], \"chosen_ids\": [7, 8], \"rejected_ids\": [9]}\n";
+    fs::write(folder.path().join("pairs.jsonl"), pairs).unwrap();
+    for (rows, output, settings) in [
+        ("rows.jsonl", "supervised", &["iterations=0", "sft.num_steps=1"]),
+        ("pairs.jsonl", "pairs", &["iterations=1", "train.num_steps=1"]),
+    ] {
+        let arguments = ["train", "--model", "tiny", "--data", rows, "--output", output, "--device", "flex"];
+        gsil(folder.path(), &[&arguments[..], settings].concat()).succeeded();
+    }
 }
 
 #[test]

@@ -87,10 +87,9 @@ impl Inputs {
         } else {
             HeldOut { examples: read(&files.held_out, Some(config.evaluation.max_rows))?, settings }
         };
-        if policy.eos_token_ids.is_empty()
-            && Objective::new(&config.objective).needs_self_generated()
-            && config.generation.unfinished == Unfinished::Drop
-        {
+        let writes_responses =
+            config.iterations > 0 && !are_given && Objective::new(&config.objective).needs_self_generated();
+        if policy.eos_token_ids.is_empty() && writes_responses && config.generation.unfinished == Unfinished::Drop {
             return Err(Error::input(&policy.files.path, "names no end token: no response could ever be finished")
                 .at("config.json, field `eos_token_id`")
                 .with_hint("add eos_token_id to config.json, or set generation.unfinished=mask"));

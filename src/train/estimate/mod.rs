@@ -16,6 +16,7 @@ use super::checkpoint;
 use super::distributions;
 use super::optimizer::Optimizer;
 use super::retention::Keep;
+use crate::config::{RunConfig, TrainConfig};
 use crate::error::{Error, Result};
 use batches::most_response_tokens;
 use limits::Limits;
@@ -92,11 +93,20 @@ pub fn disk_bytes(subject: &Subject<'_>) -> u64 {
     let start = if config.compares_sft() { checkpoint::num_bytes(trained, None) } else { 0 };
     let hands_over = config.server.as_ref().is_some_and(|server| !server.on_policy_ready.is_empty());
     let num_models = if hands_over { 2 } else { 1 };
-    let num_checkpoints = Keep::new(config).most() as u64 + 1;
+    let num_checkpoints = Keep::new(config).most().min(most_checkpoints(config, rows.len())) as u64 + 1;
     let num_tokens = most_response_tokens(config, rows, model.max_position_embeddings);
     let reduction = config.objective.variance_reduction;
     let distributions = config.iterations as u64 * distributions::num_bytes(reduction, model.vocab_size, num_tokens);
     num_checkpoints * checkpoint + start + num_models * NUMBER * model.num_parameters() as u64 + distributions
+}
+
+/// The most checkpoints that a run of `num_rows` rows makes if it is never stopped: one where it begins, and for each stage
+/// those of its first and last update and one every `save_every`.
+fn most_checkpoints(config: &RunConfig, num_rows: usize) -> usize {
+    let of_stage = |train: &TrainConfig, times: usize| 2 + times * train.num_updates(num_rows) / config.save_every;
+    let sft = config.sft.as_ref().map_or(0, |sft| of_stage(sft, 1));
+    let continued_sft = if config.compares_sft() { of_stage(&config.train, config.iterations) } else { 0 };
+    1 + sft + config.iterations * of_stage(&config.train, 1) + continued_sft
 }
 
 /// `2.86 GB`, `640 MB`.
@@ -123,7 +133,6 @@ pub fn phase_name(phase: Phase) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::RunConfig;
     use crate::model::ModelConfig;
     use crate::train::changes::CHANGEABLE;
     use batches::RowLengths;
@@ -282,6 +291,18 @@ mod tests {
         assert_eq!(bytes(&[sgd, "sft.optimizer=adamw", "iterations=0"]), adamw);
         assert_eq!(bytes(&["sft.optimizer=sgd", "iterations=0"]), bytes(&[sgd]));
         assert!(bytes(&[sgd]) < adamw);
+    }
+
+    #[test]
+    fn no_room_is_asked_for_checkpoints_that_a_run_cannot_make() {
+        let bytes = |assignments: &[&str]| with_subject(assignments, disk_bytes);
+        let (short, long) = ("train.num_steps=20", "train.num_steps=5000");
+        let settings = ["iterations=1", "save_every=50"];
+        let with = |more: &[&str]| bytes(&[&settings[..], more].concat());
+        // The start, both ends of the iteration and one that is being written.
+        let checkpoint = with(&[long, "keep_last=3"]) - with(&[long, "keep_last=2"]);
+        assert_eq!(with(&[short, "keep_last=100"]), with(&[short, "keep_last=3"]));
+        assert_eq!(with(&[long, "keep_last=100"]) - with(&[short, "keep_last=100"]), 97 * checkpoint);
     }
 
     #[test]

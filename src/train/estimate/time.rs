@@ -210,11 +210,11 @@ impl Work<'_> {
     fn training_seconds(&self, stage: Stage, speed: Speed) -> f64 {
         let (train, times) = self.of_stage(stage);
         let passes = if train.activation_checkpointing { 4.0 } else { 3.0 };
-        let num_pairs = match train.num_steps {
-            Some(num_steps) => num_steps * train.batch_size,
-            None => train.epochs * self.examples.len(),
-        };
-        let one_side = (times * num_pairs) as f64 * self.sequence_tokens() * passes;
+        let num_rows = self.examples.len().max(1);
+        // The last update of an epoch has what is left.
+        let pairs_of_update = num_rows as f64 / num_rows.div_ceil(train.batch_size) as f64;
+        let num_pairs = (times * train.num_updates(num_rows)) as f64 * pairs_of_update;
+        let one_side = num_pairs * self.sequence_tokens() * passes;
         let sides = match (stage, pairing_of_iterations(self.config)) {
             (Stage::Iteration(_), Pairing::Both) if self.are_given() => 2.0,
             (Stage::Iteration(_), Pairing::Both) => 1.0 + self.config.generation.samples_per_prompt as f64,
@@ -376,6 +376,13 @@ mod tests {
             (Phase::Evaluate, 3.0 * 20.0),
         ];
         assert_eq!(seconds(&config, None), expected);
+    }
+
+    #[test]
+    fn an_update_has_no_more_pairs_than_there_are_rows() {
+        let mut config = RunConfig::default();
+        ["train.batch_size=64", "train.num_steps=100"].iter().for_each(|assignment| config.set(assignment).unwrap());
+        assert_eq!(seconds(&config, None)[2], (Phase::Train, 100.0 * 2.0 * 3.0 * 160.0));
     }
 
     #[test]
