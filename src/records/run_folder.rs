@@ -61,9 +61,9 @@ pub fn newest_checkpoint(folder: &Path) -> Option<String> {
 /// Whether a run has made checkpoints and none is left, not even one that was moved aside for its successor. A run that has
 /// made none yet has lost none: resumed, it begins again.
 pub fn has_lost_checkpoints(folder: &Path) -> bool {
-    let names = || std::fs::read_dir(folder.join(CHECKPOINTS_FOLDER)).into_iter().flatten().flatten();
+    let mut names = std::fs::read_dir(folder.join(CHECKPOINTS_FOLDER)).into_iter().flatten().flatten();
     let is_left = |name: &str| name.trim_start_matches('.').starts_with("step-") && !name.ends_with(".tmp");
-    reached(folder) != Reached::Nothing && !names().any(|entry| is_left(&entry.file_name().to_string_lossy()))
+    reached(folder) != Reached::Nothing && !names.any(|entry| is_left(&entry.file_name().to_string_lossy()))
 }
 
 /// Whether a folder is that of a run.

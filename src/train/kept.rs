@@ -84,7 +84,8 @@ pub fn aligned(run_dir: &RunDir, config: &RunConfig) -> Result<Saved> {
     let is_aligned = |saved: &Saved| saved.progress.stage == stage && saved.progress.stage_steps == 0;
     let Some(saved) = checkpoint::all(run_dir)?.into_iter().flatten().find(is_aligned) else {
         let error = Error::input(run_dir.join(checkpoint::FOLDER), "no checkpoint is that of the aligned model");
-        return Err(match has_lost_checkpoints(run_dir.path()) {
+        let has_model = run_dir.join(MODEL_FOLDER).exists();
+        return Err(match has_lost_checkpoints(run_dir.path()) && !has_model {
             true => error.with_hint(where_all_are(run_dir)),
             false => error.with_hint(
                 "finish the run with `gsil resume`; where it is finished, `--format hf` exports the merged model",
