@@ -13,7 +13,9 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::formats::{ModelFiles, open_model};
 use crate::model::{CausalLm, ModelConfig, weights};
-use crate::records::run_folder::{CONFIG_FILE, Reached, checkpoints, holds_run, newest_checkpoint, reached};
+use crate::records::run_folder::{
+    CONFIG_FILE, RESTORE_CHECKPOINTS, Reached, checkpoints, has_lost_checkpoints, holds_run, newest_checkpoint, reached,
+};
 use crate::report::console::{Console, Unit};
 use crate::report::shell::{shell_path, shell_word};
 
@@ -126,9 +128,12 @@ fn without_model(run: &Path) -> Error {
     let of_newest = newest_checkpoint(run).map(|name| export(&shell_word(&name)));
     let reached = reached(run);
     if matches!(reached, Reached::Nothing | Reached::Checkpoint) {
+        let error = Error::input(run, "is a run that has no aligned model yet");
+        if has_lost_checkpoints(run) {
+            return error.with_hint(format!("its checkpoints are gone: {RESTORE_CHECKPOINTS}"));
+        }
         let or = of_newest.map_or_else(String::new, |export| format!("; or take its newest checkpoint: {export}"));
-        return Error::input(run, "is a run that has no aligned model yet")
-            .with_hint(format!("finish it: gsil resume {path}{or}"));
+        return error.with_hint(format!("finish it: gsil resume {path}{or}"));
     }
     let finished = if reached == Reached::End { "finished " } else { "" };
     let error = Error::input(run, format!("is a {finished}run whose aligned model was removed"));

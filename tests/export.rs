@@ -502,7 +502,17 @@ fn a_run_without_adapter_pairs_or_result_says_what_is_missing() {
         refused(format, &[], 3, ["has no aligned model yet", "hint: finish it: gsil resume "]);
     }
     fs::remove_dir_all(run.join("checkpoints")).unwrap();
+    // Nothing is there to resume from.
+    let restore = "restore the newest one from a backup (`latest` names it), or start a new run";
+    let gone = format!("hint: its checkpoints are gone: {restore}");
+    refused("hf", &[], 3, ["has no aligned model yet", &gone]);
+    refused("pairs", &[], 3, ["kept no pairs", &format!("hint: its checkpoints are gone, too: {restore}")]);
+    refused("hf", &["--checkpoint", "best"], 3, ["no checkpoint", &format!("hint: all were removed; {restore}")]);
+    let resumed = gsil(folder.path(), &["resume", &text(&run)]).failed(3);
+    assert!(resumed.contains("its checkpoints are gone") && resumed.contains(restore), "{resumed}");
+    // A run that has made none yet begins again.
     fs::remove_file(run.join("latest")).unwrap();
+    refused("hf", &[], 3, ["has no aligned model yet", "hint: finish it: gsil resume "]);
     refused("hf", &["--checkpoint", "best"], 3, ["no checkpoint", "hint: it has made none yet: gsil resume "]);
     let config = read(&run.join("config.ron")).replace("name: bernoulli", "name: sft");
     fs::write(run.join("config.ron"), config).unwrap();

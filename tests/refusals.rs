@@ -214,14 +214,25 @@ fn log_ratios_that_explode_stop_the_run_though_every_number_is_finite() {
 }
 
 #[test]
-fn the_report_of_a_run_that_diverged_has_the_updates_since_its_last_checkpoint() {
+fn the_report_of_a_run_that_diverged_says_so_and_has_the_updates_since_its_last_checkpoint() {
     // The run above, without a checkpoint on the way.
     let settings = ["train.lr=30", "train.optimizer=sgd", "train.max_grad_norm=1", "save_every=100"];
     let recipe = Recipe::new(&[&["iterations=1"], &settings[..]].concat());
-    wait(recipe.start("run")).failed(5);
+    let stderr = wait(recipe.start("run")).failed(5);
     let num_updates = read_json_lines(&recipe.path("run/metrics.jsonl")).len();
     let last = format!("the last update recorded is {num_updates} (iteration 0, update {num_updates} of the stage)");
-    assert!(read(&recipe.path("run/report.html")).contains(&last), "{last}");
+    let page = read(&recipe.path("run/report.html"));
+    assert!(page.contains(&last), "{last}");
+    assert!(page.contains("<span class=\"badge bad\">ended in an error</span>"), "{page}");
+    let (_, told) = page.split_once("<h2>The run ended in an error</h2>").unwrap();
+    let (told, _) = told.split_once("</section>").unwrap();
+    let message = stderr.lines().find_map(|line| line.strip_prefix("error: ")).unwrap();
+    let hint = stderr.lines().find_map(|line| line.strip_prefix("hint: ")).unwrap();
+    assert!(hint.contains("start a new run with a lower train.lr"), "{hint}");
+    assert!(told.contains(message) && told.contains(&format!("<b>What helps:</b> {hint}</li>")), "{told}");
+    let said = gsil(recipe.folder.path(), &["report", "run"]).succeeded().stderr;
+    assert!(said.contains("the run ended in an error, ") && said.contains(&format!(": {message}\n")), "{said}");
+    assert!(said.contains(&format!("what helps: {hint}\n")), "{said}");
 }
 
 #[test]

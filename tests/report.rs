@@ -76,6 +76,12 @@ fn write_response(folder: &Path, response: &str) {
     write_lines(&folder.join("iteration-000/self_generated.jsonl"), &[row]);
 }
 
+/// What an error leaves that ends a run.
+fn write_ending(folder: &Path, text: &str, exit_code: i32) {
+    let ending = json!({"message": text, "hint": text, "exit_code": exit_code, "when": text});
+    fs::write(folder.join("ended.json"), ending.to_string()).unwrap();
+}
+
 /// `gsil report` on the folder, and the page.
 fn report(folder: &Path, options: &[&str]) -> String {
     let outcome = gsil(folder, &[&["report", "."], options].concat()).succeeded();
@@ -243,6 +249,7 @@ fn nothing_in_a_run_folder_becomes_markup() {
     row["stage"] = json!(ATTACK);
     write_lines(&path("metrics.jsonl"), &[update(1), update(2), row]);
     write_lines(&path("evaluations.jsonl"), &[evaluation(ATTACK, 3)]);
+    write_ending(folder.path(), ATTACK, 5);
     let page = report(folder.path(), &[]);
     assert!(!page.contains("<script>alert") && !page.contains("<img"), "{page}");
     let escaped = page.matches("&lt;script&gt;alert(&#39;gsil&#39;)&lt;/script&gt;&lt;img").count();
@@ -278,6 +285,35 @@ fn a_run_that_has_only_begun_gets_a_page_that_says_so() {
     assert!(page.contains("not finished") && page.contains("1 of 2 stages are evaluated"), "{page}");
 }
 
+#[test]
+fn a_page_says_at_its_top_which_error_ended_which_of_its_runs() {
+    let folder = tempdir().unwrap();
+    let runs = ["one", "two"].map(|name| folder.path().join(name));
+    runs.iter().for_each(|run| write_run(run, 3));
+    write_ending(&runs[0], "no room", 6);
+    let page_of = |options: &[&str]| {
+        gsil(folder.path(), &[&["report", "one", "--output", "page.html"], options].concat()).succeeded();
+        read(&folder.path().join("page.html"))
+    };
+    let page = page_of(&[]);
+    let (top, _) = page.split_once("<h2>What was trained</h2>").unwrap();
+    for expected in [
+        "<span class=\"badge bad\">ended in an error</span> All stages are evaluated",
+        "<h2>The run ended in an error</h2>",
+        "<li><b>no room:</b> no room</li>",
+        "<li><b>What helps:</b> no room</li>",
+        "<li><b>To go on:</b> gsil resume one</li>",
+    ] {
+        assert!(top.contains(expected), "{expected}: {top}");
+    }
+    let page = page_of(&["--compare", "two"]);
+    assert!(page.contains("<h2>one ended in an error</h2>") && !page.contains("<h2>two"), "{page}");
+    // Nothing is left to do: the error came after the last checkpoint.
+    fs::write(runs[0].join("latest"), "step-000003-done").unwrap();
+    let page = page_of(&[]);
+    assert!(page.contains(FINISHED) && !page.contains("ended in an error"), "{page}");
+}
+
 /// The aligned model is written after the last evaluation, and may fail to be.
 #[test]
 fn a_run_is_called_finished_only_once_its_last_checkpoint_is_saved() {
@@ -298,7 +334,7 @@ fn a_run_is_called_finished_only_once_its_last_checkpoint_is_saved() {
 
 #[test]
 fn damaged_and_missing_files_are_named_with_exit_code_3() {
-    let damages: [(&str, &str, &[&str]); 8] = [
+    let damages: [(&str, &str, &[&str]); 9] = [
         ("metrics.jsonl", "{\"stage\":\"sft\"}\n", &["metrics.jsonl, line 1", "missing field"]),
         ("metrics.jsonl", "{}\n", &["metrics.jsonl, line 1"]),
         ("evaluations.jsonl", "nonsense\n", &["evaluations.jsonl, line 1"]),
@@ -306,6 +342,7 @@ fn damaged_and_missing_files_are_named_with_exit_code_3() {
         ("iteration-000/self_generated.jsonl", "{\"index\":0}\n", &["self_generated.jsonl, line 1", "missing field"]),
         ("timing.jsonl", "{\"stage\":1}\n", &["timing.jsonl, line 1"]),
         ("about.json", "{", &["about.json"]),
+        ("ended.json", "{}", &["ended.json", "missing field"]),
         ("config.ron", "(iterations: many)", &["config.ron"]),
     ];
     for (name, content, expected) in damages {

@@ -31,6 +31,31 @@ fn a_run_stopped_in_training_resumes_to_the_same_bytes() {
 }
 
 #[test]
+fn what_ended_a_run_stands_in_its_report_until_the_run_is_gone_on_with() {
+    let recipe = Recipe::new(&["iterations=1", "train.epochs=1", "evaluation.generate_rows=2"]);
+    assert_stopped(&recipe.interrupt("run", "metrics.jsonl", 3..15, "TERM"), 143);
+    let page = read(&recipe.path("run/report.html"));
+    let told =
+        ["<span class=\"badge bad\">stopped</span>", "<h2>The run was stopped</h2>", "stopped by signal 15 after"];
+    told.iter().for_each(|text| assert!(page.contains(text), "{text}: {page}"));
+    assert!(page.contains("<b>To go on:</b> gsil resume run</li>"), "{page}");
+    let said = |verb: &[&str]| gsil(recipe.folder.path(), verb).succeeded().stderr;
+    let report = said(&["report", "run"]);
+    assert!(report.starts_with("the run was stopped, ") && report.ends_with("to go on: gsil resume run\n"), "{report}");
+
+    // What cannot be resumed yet ended as it did.
+    fs::rename(recipe.path("tiny"), recipe.path("moved")).unwrap();
+    gsil(recipe.folder.path(), &["resume", "run"]).failed(3);
+    assert_eq!(said(&["report", "run"]), report);
+    fs::rename(recipe.path("moved"), recipe.path("tiny")).unwrap();
+    recipe.finish("run");
+    assert!(!recipe.path("run/ended.json").exists());
+    let page = read(&recipe.path("run/report.html"));
+    assert!(page.contains("badge good") && !told.iter().any(|text| page.contains(text)), "{page}");
+    assert_eq!(said(&["report", "run"]), "");
+}
+
+#[test]
 fn a_run_stopped_in_generation_resumes_to_the_same_bytes() {
     let one_by_one = ["train.epochs=1", "generation.batch_size=1", "generation.max_new_tokens=100"];
     let recipe = Recipe::with_long_responses(&one_by_one);

@@ -6,7 +6,8 @@ use clap::Args;
 
 use super::print_line;
 use crate::error::Result;
-use crate::report::{write_report, write_report_to};
+use crate::report::console::Console;
+use crate::report::{Ended, write_report, write_report_to};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -31,5 +32,8 @@ pub(super) fn report(args: ReportArgs) -> Result<()> {
         }
         None => write_report(&args.dir, &args.compare)?,
     };
+    if let Some(ended) = Ended::read(&args.dir)? {
+        ended.lines().iter().for_each(|line| Console::stderr().say(line));
+    }
     print_line(&path.display().to_string())
 }

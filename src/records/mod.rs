@@ -7,12 +7,14 @@
 //! evaluations.jsonl       evaluation       a line for each stage: its held-out figures
 //! evaluation_rows.jsonl   evaluation       a line for each stage: the held-out figures of every row
 //! timing.jsonl            timing           a line for each phase of a stage: its seconds
+//! ended.json              ending           what ended the run before its time, until it is gone on with
 //! ```
 //! Plain data; what computes it stands above. Folders of older versions are read by the same types: a key stays what
 //! it is, and a new one is an Option or has a default. What tables call the held-out figures: [`figures`]. What a run
 //! resumes from belongs to [`crate::train`], the layout of its folder to [`crate::train::run_dir`].
 
 pub mod about;
+pub mod ending;
 pub mod evaluation;
 pub mod figures;
 pub mod run_folder;

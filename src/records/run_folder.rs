@@ -17,6 +17,8 @@ pub const CHECKPOINTS_FOLDER: &str = "checkpoints";
 pub const LATEST_FILE: &str = "latest";
 /// The end of the name of the checkpoint after which nothing is left to do.
 pub const DONE: &str = "done";
+/// What helps a run that has made checkpoints of which none is left: it cannot be resumed.
+pub const RESTORE_CHECKPOINTS: &str = "restore the newest one from a backup (`latest` names it), or start a new run";
 /// A comparison's settings.
 pub const COMPARE_FILE: &str = "compare.ron";
 
@@ -54,6 +56,14 @@ pub fn checkpoints(folder: &Path) -> Vec<String> {
 pub fn newest_checkpoint(folder: &Path) -> Option<String> {
     let newest = std::fs::read_to_string(folder.join(LATEST_FILE)).ok()?;
     checkpoints(folder).into_iter().find(|name| name == newest.trim_end())
+}
+
+/// Whether a run has made checkpoints and none is left, not even one that was moved aside for its successor. A run that has
+/// made none yet has lost none: resumed, it begins again.
+pub fn has_lost_checkpoints(folder: &Path) -> bool {
+    let mut names = std::fs::read_dir(folder.join(CHECKPOINTS_FOLDER)).into_iter().flatten().flatten();
+    let is_left = |name: &str| name.trim_start_matches('.').starts_with("step-") && !name.ends_with(".tmp");
+    reached(folder) != Reached::Nothing && !names.any(|entry| is_left(&entry.file_name().to_string_lossy()))
 }
 
 /// Whether a folder is that of a run.
@@ -111,6 +121,22 @@ mod tests {
         for name in ["step-000008-iteration-0", "", "../checkpoints"] {
             write(name);
             assert_eq!(newest_checkpoint(folder.path()), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn checkpoints_are_lost_where_there_was_one_and_none_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = |name: &str| folder.path().join(CHECKPOINTS_FOLDER).join(name);
+        assert!(!has_lost_checkpoints(folder.path()), "it has made none yet");
+        std::fs::write(folder.path().join(LATEST_FILE), "step-000004-iteration-0").unwrap();
+        assert!(has_lost_checkpoints(folder.path()));
+        std::fs::create_dir_all(set(".step-000004-iteration-0.tmp")).unwrap();
+        assert!(has_lost_checkpoints(folder.path()), "half of one is none");
+        for left in ["step-000002-iteration-0", ".step-000004-iteration-0.old"] {
+            std::fs::create_dir(set(left)).unwrap();
+            assert!(!has_lost_checkpoints(folder.path()), "{left}");
+            std::fs::remove_dir(set(left)).unwrap();
         }
     }
 

@@ -6,6 +6,7 @@
 mod chart;
 pub mod comparison;
 pub mod console;
+mod ended;
 mod figures;
 mod health;
 mod html;
@@ -25,6 +26,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+pub use ended::Ended;
 pub use page::{objective, training};
 use run_files::RunFiles;
 

@@ -1,8 +1,8 @@
 //! The report: one HTML file that needs nothing else, for people who want to know how a run went.
 //!
-//! What was trained on what, warnings, held-out figures, curves, responses, time, settings. Everything that comes from
-//! the run's files is escaped; the page loads nothing, and a browser is told so. Next: [`super::training_charts`],
-//! [`super::responses`], [`super::figures`], [`super::health`].
+//! What ended it before its time, what was trained on what, warnings, held-out figures, curves, responses, time, settings.
+//! Everything that comes from the run's files is escaped; the page loads nothing, and a browser is told so. Next:
+//! [`super::ended`], [`super::training_charts`], [`super::responses`], [`super::figures`], [`super::health`].
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use super::figures::{evaluation_section, timing_section};
 use super::health::{Finding, findings};
 use super::html::{count, escape, table};
 use super::run_files::RunFiles;
-use super::{responses, training_charts};
+use super::{ended, responses, training_charts};
 use crate::config::{ObjectiveName, RunConfig, TrainConfig, VarianceReduction};
 
 const STYLE: &str = include_str!("page.css");
@@ -23,6 +23,7 @@ pub fn html(runs: &[RunFiles]) -> String {
     let run = &runs[0];
     let title = runs.iter().map(|run| escape(&run.name)).collect::<Vec<_>>().join(" \u{b7} ");
     let sections = [
+        ended::section(runs),
         facts(run),
         differences(runs),
         warnings(runs),
@@ -63,29 +64,30 @@ pub(super) fn document(title: &str, status: &str, main: &str, words: &str) -> St
 /// How far the run has come.
 fn status(run: &RunFiles) -> String {
     let (done, all) = run.stages_done();
+    let badge = |otherwise: &str| match &run.ended {
+        Some(ended) => format!("<span class=\"badge bad\">{}</span>", ended.in_short()),
+        None => format!("<span class=\"badge\">{otherwise}</span>"),
+    };
     match (run.updates.last(), run.evaluations.last()) {
         _ if run.is_finished() => {
             format!("<span class=\"badge good\">finished</span> {} updates.", count(run.updates.len()))
         }
         _ if done == all => {
-            "<span class=\"badge\">not finished</span> All stages are evaluated; the last checkpoint is \
-                             not saved yet."
-                .to_owned()
+            format!("{} All stages are evaluated; the last checkpoint is not saved yet.", badge("not finished"))
         }
         (Some(update), _) => format!(
-            "<span class=\"badge\">not finished</span> {done} of {all} stages are evaluated; the last update \
-             recorded is {} ({}, update {} of the stage).",
+            "{} {done} of {all} stages are evaluated; the last update recorded is {} ({}, update {} of the stage).",
+            badge("not finished"),
             update.total_step,
             escape(&update.stage),
             update.stage_step
         ),
-        (None, Some(row)) => format!(
-            "<span class=\"badge\">just begun</span> The {} is evaluated; no update is recorded yet.",
-            escape(&row.stage)
-        ),
+        (None, Some(row)) => {
+            format!("{} The {} is evaluated; no update is recorded yet.", badge("just begun"), escape(&row.stage))
+        }
+        (None, None) if run.ended.is_some() => format!("{} Nothing was recorded.", badge("just begun")),
         (None, None) => {
-            "<span class=\"badge\">just begun</span> Nothing is recorded yet: come back when the start is evaluated."
-                .to_owned()
+            format!("{} Nothing is recorded yet: come back when the start is evaluated.", badge("just begun"))
         }
     }
 }

@@ -12,6 +12,7 @@ use std::time::UNIX_EPOCH;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::ended::Ended;
 use super::responses::{Responses, read_responses};
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
@@ -41,6 +42,8 @@ pub struct RunFiles {
     pub iterations: Vec<Iteration>,
     pub timing: Vec<TimingRow>,
     pub reached: Reached,
+    /// None if the run goes on or is finished.
+    pub ended: Option<Ended>,
     /// When the run folder was made, seconds since 1970.
     pub began_s: f64,
 }
@@ -78,6 +81,7 @@ impl RunFiles {
             iterations: read_iterations(folder, about.as_ref())?,
             timing: read_rows(&folder.join(TIMING_FILE))?,
             reached: reached(folder),
+            ended: Ended::read(folder)?,
             began_s: modified_s(&environment_path)?,
             config,
             config_text,
@@ -137,7 +141,7 @@ impl RunFiles {
     /// where a copy of the folder does not name the latest checkpoint.
     pub fn is_finished(&self) -> bool {
         let (done, all) = self.stages_done();
-        done == all && matches!(self.reached, Reached::Nothing | Reached::End)
+        done == all && self.ended.is_none() && matches!(self.reached, Reached::Nothing | Reached::End)
     }
 }
 
@@ -157,7 +161,10 @@ fn modified_s(path: &Path) -> Result<f64> {
 }
 
 /// None if there is no such file.
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+///
+/// # Errors
+/// [`Error::Input`] if it does not read.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     match fs::read_to_string(path) {
         Ok(text) => serde_json::from_str(&text).map(Some).map_err(|error| Error::input(path, error.to_string())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

@@ -66,13 +66,34 @@ fn split(points: &[Point], breaks: &[f64]) -> Vec<Vec<Point>> {
 }
 
 /// Each point becomes the mean of the up to `window` points around it.
+///
+/// A sum over a window is one over the end of a block and one over the start of the next: linear in the number of points, and
+/// without differences of long sums, which a spike or a NaN would spoil far beyond its windows.
 fn running_mean(points: &[Point], window: usize) -> Vec<Point> {
     let half = window / 2;
+    let block_len = 2 * half + 1;
+    let from_start: Vec<f64> = points.chunks(block_len).flat_map(|block| running_sums(block.iter())).collect();
+    let to_end: Vec<f64> =
+        points.chunks(block_len).flat_map(|block| running_sums(block.iter().rev()).into_iter().rev()).collect();
     let mean = |i: usize| {
-        let around = &points[i.saturating_sub(half)..(i + half + 1).min(points.len())];
-        around.iter().map(|point| point.y).sum::<f64>() / around.len() as f64
+        let (first, last) = (i.saturating_sub(half), (i + half).min(points.len() - 1));
+        let sum = match (first % block_len, first / block_len == last / block_len) {
+            (0, _) => from_start[last],
+            (_, true) => to_end[first], // the curve ends here
+            (_, false) => to_end[first] + from_start[last],
+        };
+        sum / (last + 1 - first) as f64
     };
     (0..points.len()).map(|i| Point { x: points[i].x, y: mean(i) }).collect()
+}
+
+/// The sums of the first, of the first two, and so on.
+fn running_sums<'a>(points: impl Iterator<Item = &'a Point>) -> Vec<f64> {
+    let add = |sum: &mut f64, point: &Point| {
+        *sum += point.y;
+        Some(*sum)
+    };
+    points.scan(0.0, add).collect()
 }
 
 /// Shares [`MAX_POINTS`] among the stretches by their length.
@@ -140,5 +161,28 @@ mod tests {
         assert_eq!(series.window, 3);
         assert_eq!(series.smooth[0][39], Point { x: 39.0, y: 9.0 });
         assert_eq!(series.smooth[1][..2], [Point { x: 40.0, y: 40.5 }, Point { x: 41.0, y: 41.0 }]);
+    }
+
+    #[test]
+    fn a_running_mean_is_that_of_the_points_around_whatever_lies_elsewhere() {
+        let rough = |i: usize| match i {
+            40 => 1e30,
+            70 => f64::NAN,
+            100 => f64::INFINITY,
+            _ => (i as f64).sin(),
+        };
+        for (num_points, window) in [(0, 3), (1, 1), (1, 9), (5, 9), (7, 3), (9, 3), (130, 1), (130, 7), (131, 40)] {
+            let points = points(num_points, rough);
+            let half = window / 2;
+            let means = running_mean(&points, window);
+            assert_eq!(means.len(), num_points);
+            for (i, mean) in means.iter().enumerate() {
+                let around = &points[i.saturating_sub(half)..(i + half + 1).min(num_points)];
+                let expected = around.iter().map(|point| point.y).sum::<f64>() / around.len() as f64;
+                let is_same = mean.y == expected || mean.y.is_nan() && expected.is_nan();
+                let is_near = (mean.y - expected).abs() <= 1e-12 * expected.abs().max(1.0);
+                assert!(mean.x == i as f64 && (is_same || is_near), "{num_points}, {window}: {mean:?}, {expected}");
+            }
+        }
     }
 }

@@ -238,6 +238,7 @@ mod tests {
             iterations: Vec::new(),
             timing: Vec::new(),
             reached: Reached::Nothing,
+            ended: None,
             began_s: 0.0,
         };
         let drawn = Drawn::new(&run);

@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::formats::atomic_write::{create_folder, remove, sync_folder};
 use crate::formats::safetensors::{HostTensor, TensorToWrite, open_safetensors, write_tensors};
 use crate::model::{CausalLm, weights};
-use crate::records::run_folder::{LATEST_FILE, Reached, reached};
+use crate::records::run_folder::{LATEST_FILE, RESTORE_CHECKPOINTS, Reached, reached};
 use progress::{Order, VERSION};
 
 pub(super) use crate::records::run_folder::CHECKPOINTS_FOLDER as FOLDER;
@@ -157,7 +157,7 @@ pub fn load_newest(run_dir: &RunDir, warn: &dyn Fn(String)) -> Result<Option<Sav
         }
         None if reached(run_dir.path()) != Reached::Nothing => {
             Err(Error::input(run_dir.join(FOLDER), "its checkpoints are gone; all else of the run is as it was")
-                .with_hint("restore the newest one from a backup (`latest` names it), or start a new run"))
+                .with_hint(RESTORE_CHECKPOINTS))
         }
         None => Ok(None),
     }

@@ -9,7 +9,7 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::policy::{MODEL_FOLDER, Policy};
-use crate::records::run_folder::{Reached, reached};
+use crate::records::run_folder::{RESTORE_CHECKPOINTS, Reached, has_lost_checkpoints, reached};
 use crate::report::console::Console;
 use crate::report::shell::shell_path;
 
@@ -69,7 +69,7 @@ fn where_all_are(run_dir: &RunDir) -> String {
             "all were removed, the model too: a comparison with `keep_models: false` keeps none".to_owned()
         }
         (Reached::Checkpoint | Reached::Comparison, false) => {
-            "all were removed; restore the newest one from a backup (`latest` names it), or start a new run".to_owned()
+            format!("all were removed; {RESTORE_CHECKPOINTS}")
         }
     }
 }
@@ -83,9 +83,14 @@ pub fn aligned(run_dir: &RunDir, config: &RunConfig) -> Result<Saved> {
     let stage = if config.compares_sft() { Stage::ContinuedSft } else { Stage::Done };
     let is_aligned = |saved: &Saved| saved.progress.stage == stage && saved.progress.stage_steps == 0;
     let Some(saved) = checkpoint::all(run_dir)?.into_iter().flatten().find(is_aligned) else {
-        let hint = "finish the run with `gsil resume`; where it is finished, `--format hf` exports the merged model";
-        let message = "no checkpoint is that of the aligned model";
-        return Err(Error::input(run_dir.join(checkpoint::FOLDER), message).with_hint(hint));
+        let error = Error::input(run_dir.join(checkpoint::FOLDER), "no checkpoint is that of the aligned model");
+        let has_model = run_dir.join(MODEL_FOLDER).exists();
+        return Err(match has_lost_checkpoints(run_dir.path()) && !has_model {
+            true => error.with_hint(where_all_are(run_dir)),
+            false => error.with_hint(
+                "finish the run with `gsil resume`; where it is finished, `--format hf` exports the merged model",
+            ),
+        });
     };
     checkpoint::open(&saved.folder)
 }

@@ -43,12 +43,13 @@ pub mod signals;
 pub(crate) mod sources;
 pub mod step;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::{ObjectiveConfig, ObjectiveName, TrainConfig};
 use crate::data::examples::Example;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::eval::{self, Judged, ReferenceRow};
 use crate::formats::atomic_write::replace_file;
 use crate::formats::file_system::Disk;
@@ -59,6 +60,7 @@ use crate::formats::safetensors::write_tensors;
 use crate::model::{CausalLm, weights};
 use crate::objective::Objective;
 use crate::policy::MODEL_FOLDER;
+use crate::records::ending::Ending;
 use crate::records::evaluation::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow, StageRows};
 use crate::records::run_folder::{Reached, reached};
 use crate::records::self_generation::iteration_folder;
@@ -66,6 +68,7 @@ use binding::{Binding, policy_hash};
 use checkpoint::{Progress, Stage, check_finite};
 use fit::Fit;
 use pairs::Pair;
+use reporting::{ending_of_panic, now};
 use run_dir::RunDir;
 use setup::Run;
 
@@ -95,17 +98,22 @@ pub fn results_if_finished(path: &Path) -> Result<Option<Vec<EvaluationRow>>> {
 }
 
 impl Run {
-    /// Trains from where the run stands to its end and returns its evaluations in order.
+    /// Trains from where the run stands to its end and returns its evaluations in order. What ends it before is told by the
+    /// report until the run is gone on with.
     ///
     /// # Errors
     /// [`crate::Error::Stopped`] after a signal, with everything saved; [`crate::Error::Training`] for numbers that must not
     /// be trained on; device and disk errors. The last checkpoint is then intact.
     pub fn train(mut self, model: CausalLm) -> Result<Vec<EvaluationRow>> {
-        let ended = self.train_stages(model);
-        if matches!(ended, Ok(()) | Err(Error::Training { .. })) {
-            self.report(); // that the run is finished, or the updates and responses that the error came of
+        // Graphics libraries panic when memory runs out: the report says that, too.
+        let ended = catch_unwind(AssertUnwindSafe(|| self.forget_ending().and_then(|()| self.train_stages(model))));
+        match &ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.remember_ending(&Ending::of(error, now())),
+            Err(panic) => self.remember_ending(&ending_of_panic(&**panic)),
         }
-        ended.and_then(|()| self.dir.read_lines(EVALUATIONS_FILE))
+        self.report(); // that the run is finished, or the updates and responses that the error came of
+        ended.unwrap_or_else(|panic| resume_unwind(panic)).and_then(|()| self.dir.read_lines(EVALUATIONS_FILE))
     }
 
     /// Every stage that is left.

@@ -1,15 +1,20 @@
 //! What the run folder tells beyond checkpoints and figures: what the model and data are like, how long each phase
 //! took, and the report made of it all.
 
+use std::any::Any;
 use std::time::Instant;
+
+use chrono::Local;
 
 use super::collapse;
 use super::setup::Run;
 use crate::data::examples::Example;
+use crate::device::error_of_panic;
 use crate::error::Result;
 use crate::formats::json_lines::json_line;
 use crate::model::{CausalLm, weights};
 use crate::records::about::{ABOUT_FILE, About, SampleRow};
+use crate::records::ending::{ENDING_FILE, Ending};
 use crate::records::timing::{TIMING_FILE, TimingRow};
 use crate::report::write_report;
 
@@ -58,10 +63,61 @@ impl Run {
         result.and_then(|value| told.map(|()| value))
     }
 
+    /// Writes down what ended the run before its time, for the report. What fails in that hides no error: that is the one to
+    /// end with.
+    pub(super) fn remember_ending(&self, ending: &Ending) {
+        if let Err(error) = json_line(ending).and_then(|line| self.dir.write(ENDING_FILE, &line)) {
+            self.console.warn(format!("the report will not say why the run ended: {error}"));
+        }
+    }
+
+    /// The run goes on: what once ended it is not its state any more.
+    pub(super) fn forget_ending(&self) -> Result<()> {
+        if self.dir.join(ENDING_FILE).exists() {
+            self.dir.remove(ENDING_FILE)?;
+            self.report();
+        }
+        Ok(())
+    }
+
     /// Writes the report as far as the run has come. A report that fails is no reason to end a run.
     pub(super) fn report(&self) {
         if let Err(error) = write_report(self.dir.path(), &[]) {
             self.console.warn(format!("the report was not written: {error}"));
         }
+    }
+}
+
+/// The time as an [`Ending`] has it.
+pub(super) fn now() -> String {
+    Local::now().format("%Y-%m-%d %H:%M:%S %:z").to_string()
+}
+
+/// The end by a panic: a device's that ran out of memory or is lost, or our own mistake.
+pub(super) fn ending_of_panic(payload: &(dyn Any + Send)) -> Ending {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    match error_of_panic(text) {
+        Some(error) => Ending::of(&error, now()),
+        None => Ending {
+            message: format!("internal: {text}; this is a bug in gsil"),
+            hint: Some("please report it with what the command said".to_owned()),
+            exit_code: 1,
+            when: now(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_that_ends_a_run_is_a_devices_error_or_a_bug() {
+        let ending = |payload: Box<dyn Any + Send>| ending_of_panic(&*payload);
+        let lost = ending(Box::new("device lost".to_owned()));
+        assert_eq!((lost.exit_code, lost.message.contains("was lost")), (4, true), "{lost:?}");
+        let bug = ending(Box::new("index out of bounds"));
+        assert_eq!((bug.exit_code, bug.message.as_str()), (1, "internal: index out of bounds; this is a bug in gsil"));
     }
 }

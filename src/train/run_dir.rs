@@ -8,6 +8,7 @@
 //! evaluations.jsonl         a line for each stage: its figures
 //! evaluation_rows.jsonl     a line for each stage: the figures of every row
 //! timing.jsonl              a line for each phase of a stage: its seconds; training stands in metrics.jsonl
+//! ended.json                what ended the run before its time, until it is gone on with
 //! report.html               all of this to look at; written anew as the run goes, and by `gsil report`
 //! tb/                       the same scalars for TensorBoard
 //! task/                     the built-in word problems: model and data

@@ -22,7 +22,7 @@ use crate::formats::file_system::Disk;
 use crate::formats::hub;
 use crate::policy::MODEL_FOLDER;
 use crate::policy::{Policy, Wanted};
-use crate::records::run_folder::{Reached, reached};
+use crate::records::run_folder::{RESTORE_CHECKPOINTS, Reached, has_lost_checkpoints, reached};
 use crate::records::self_generation::{SELF_GENERATED_FILE, iteration_folder};
 use crate::report::console::Console;
 use crate::report::shell::shell_path;
@@ -186,6 +186,7 @@ fn why_there_are_none(config: &RunConfig, path: &Path) -> String {
         Reached::Comparison | Reached::End => {
             "they were removed: put back the run's folder iteration-000 and those after it".to_owned()
         }
+        _ if has_lost_checkpoints(path) => format!("its checkpoints are gone, too: {RESTORE_CHECKPOINTS}"),
         _ => format!("none is complete yet: gsil resume {}", shell_path(path)),
     }
 }

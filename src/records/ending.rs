@@ -1,0 +1,38 @@
+//! `ended.json`: what ended a run before its time.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// The file in a run folder, from the moment that an error or a signal ends the run to that when it is gone on with.
+pub const ENDING_FILE: &str = "ended.json";
+
+/// What the run's command said when it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    pub message: String,
+    /// What helps, if that is known.
+    pub hint: Option<String>,
+    /// See [`Error::exit_code`].
+    pub exit_code: i32,
+    /// Date and time where the run was, with the offset from UTC.
+    pub when: String,
+}
+
+impl Ending {
+    /// The ending by this error, at this time.
+    pub fn of(error: &Error, when: String) -> Self {
+        let hint = error.hint().map(str::to_owned);
+        Ending { message: error.to_string(), hint, exit_code: error.exit_code(), when }
+    }
+
+    /// Whether a signal asked for it, after which everything is saved.
+    pub fn is_stop(&self) -> bool {
+        self.exit_code > 128
+    }
+
+    /// Whether the run's own numbers ended it: a resumed run would come to the same.
+    pub fn is_of_training(&self) -> bool {
+        self.exit_code == Error::training("").exit_code()
+    }
+}
