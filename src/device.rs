@@ -47,6 +47,23 @@ pub fn adapter(name: &str) -> Option<Adapter> {
     if is_card(name) { adapter_of(name) } else { None }
 }
 
+/// A graphics card with what its numbers may depend on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Card {
+    pub name: String,
+    /// Name and version, as far as they are known, and the API.
+    pub driver: String,
+}
+
+/// The card behind a device's name; None for processors and where there is none.
+pub fn card(name: &str) -> Option<Card> {
+    let card =
+        adapter(name).map(|Adapter { name, driver, api, .. }| Card { name, driver: format!("{driver} | {api}") });
+    #[cfg(any(feature = "cuda", feature = "rocm"))]
+    let card = card.or_else(|| vendor::card(name));
+    card
+}
+
 /// Opens the device called `name`: `auto`, `flex` (or `cpu`), `ndarray`, `wgpu` or `wgpu:N`, and so with `cuda` and `rocm`.
 ///
 /// # Errors
@@ -401,5 +418,12 @@ mod tests {
             assert_eq!(description(&device.name), Some(device.description));
         }
         assert_eq!(description("wgpu:99"), None);
+    }
+
+    #[test]
+    fn processors_and_devices_that_are_not_there_are_no_cards() {
+        for name in [processor(), "ndarray", "cuda:99", "rocm:99"] {
+            assert_eq!(card(name), None, "{name}");
+        }
     }
 }

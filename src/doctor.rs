@@ -1,7 +1,7 @@
 //! A device put to the test: the work of a training run on a tiny model, compared with the CPU.
 //!
 //! Graphics drivers exist that report success and compute garbage, and training then learns garbage. So the first run on
-//! an adapter and driver begins with [`ensure_sound`]; `gsil doctor` shows the same examination. The model is a grouped-query
+//! a card and driver begins with [`ensure_sound`]; `gsil doctor` shows the same examination. The model is a grouped-query
 //! Llama whose matrices have few different shapes, because a card compiles a program for each. Next: [`crate::cli`].
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::config::{ObjectiveConfig, OptimizerName, TrainConfig};
 use crate::data::batch::{Batch, Sequence};
-use crate::device::{self, Adapter};
+use crate::device::{self, Card};
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::replace_text;
 use crate::formats::file_system::Disk;
@@ -91,20 +91,20 @@ pub fn examine(device_name: &str) -> Result<Vec<Check>> {
     ])
 }
 
-/// Stops before a run on a device that computes garbage. An adapter with its driver is examined once; the verdict is kept in
-/// the user's cache folder. Processors are taken at their word.
+/// Stops before a run on a device that computes garbage. A card with its driver is examined once; the verdict is kept in the
+/// user's cache folder. Processors are taken at their word.
 ///
 /// # Errors
 /// [`Error::Device`] naming the first check that failed.
 pub fn ensure_sound(device_name: &str, console: &Console) -> Result<()> {
-    let Some(adapter) = device::adapter(device_name) else { return Ok(()) };
+    let Some(card) = device::card(device_name) else { return Ok(()) };
     let verdicts = Verdicts::of_user();
-    if verdicts.holds_sound(&adapter) {
+    if verdicts.holds_sound(&card) {
         return Ok(());
     }
-    console.say(format!("first use of {}: comparing it with the CPU (once for each driver)", adapter.name));
+    console.say(format!("first use of {}: comparing it with the CPU (once for each driver)", card.name));
     verdict(device_name, &examine(device_name)?)?;
-    verdicts.keep_sound(&adapter);
+    verdicts.keep_sound(&card);
     Ok(())
 }
 
@@ -269,7 +269,7 @@ fn largest_difference(numbers: &Numbers, expected: &Numbers) -> f64 {
     if same_sizes { worst } else { f64::INFINITY }
 }
 
-/// Adapters that were found sound: one line each in a file of the user's cache folder.
+/// Cards that were found sound: one line each in a file of the user's cache folder.
 struct Verdicts(Option<PathBuf>);
 
 impl Verdicts {
@@ -278,20 +278,19 @@ impl Verdicts {
     }
 
     /// What makes a verdict void when it changes.
-    fn key(adapter: &Adapter) -> String {
-        let Adapter { name, driver, api, .. } = adapter;
-        format!("{name} | {driver} | {api} | gsil {}", env!("CARGO_PKG_VERSION")).replace('\n', " ")
+    fn key(Card { name, driver }: &Card) -> String {
+        format!("{name} | {driver} | gsil {}", env!("CARGO_PKG_VERSION")).replace('\n', " ")
     }
 
-    fn holds_sound(&self, adapter: &Adapter) -> bool {
+    fn holds_sound(&self, card: &Card) -> bool {
         let text = self.0.as_ref().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
-        text.lines().any(|line| line == Self::key(adapter))
+        text.lines().any(|line| line == Self::key(card))
     }
 
     /// A verdict that cannot be kept is found again at the next run.
-    fn keep_sound(&self, adapter: &Adapter) {
+    fn keep_sound(&self, card: &Card) {
         let Some(path) = &self.0 else { return };
-        let text = fs::read_to_string(path).unwrap_or_default() + &Self::key(adapter) + "\n";
+        let text = fs::read_to_string(path).unwrap_or_default() + &Self::key(card) + "\n";
         let folder = path.parent().unwrap_or(Path::new("."));
         let _ = fs::create_dir_all(folder).is_ok().then(|| replace_text(&Disk, path, &text));
     }
@@ -301,14 +300,8 @@ impl Verdicts {
 mod tests {
     use super::*;
 
-    fn adapter(driver: &str) -> Adapter {
-        Adapter {
-            name: "a card".to_owned(),
-            driver: driver.to_owned(),
-            api: "Vulkan".to_owned(),
-            max_buffer_bytes: 1 << 30,
-            has_f16: false,
-        }
+    fn card(driver: &str) -> Card {
+        Card { name: "a card".to_owned(), driver: driver.to_owned() }
     }
 
     #[test]
@@ -362,9 +355,9 @@ mod tests {
     fn a_verdict_holds_for_one_driver() {
         let folder = tempfile::tempdir().unwrap();
         let verdicts = Verdicts(Some(folder.path().join("gsil/sound_devices")));
-        assert!(!verdicts.holds_sound(&adapter("1.0")));
-        verdicts.keep_sound(&adapter("1.0"));
-        assert!(verdicts.holds_sound(&adapter("1.0")));
-        assert!(!verdicts.holds_sound(&adapter("1.1")));
+        assert!(!verdicts.holds_sound(&card("1.0")));
+        verdicts.keep_sound(&card("1.0"));
+        assert!(verdicts.holds_sound(&card("1.0")));
+        assert!(!verdicts.holds_sound(&card("1.1")));
     }
 }

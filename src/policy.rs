@@ -79,7 +79,7 @@ impl Policy {
         max_length: usize,
         console: &Console,
     ) -> Result<Vec<Example>> {
-        let (examples, dropped) = self.preparation(max_length).examples(&wanted.read(files, console)?)?;
+        let (examples, dropped) = self.preparation(max_length).examples(&wanted.read(files, console)?, &mut |_| {})?;
         if dropped.total() > 0 {
             let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
             console.warn(format!("{}: {dropped}", names.join(", ")));

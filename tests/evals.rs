@@ -212,7 +212,7 @@ fn a_misspelt_evaluation_is_told_the_one_that_was_meant() {
     let unknown = said(&["zzz"]);
     assert!(unknown.contains("hint: the evaluations are gsm8k, multiple-choice, "), "{unknown}");
     let file = said(&["rows.jsonl"]);
-    assert!(file.contains("hint: data is given with --data rows.jsonl"), "{file}");
+    assert!(file.contains("hint: data is given once, with --data: "), "{file}");
     fs::create_dir(folder.path().join("gsm8k")).unwrap(); // the data may lie in a folder of this name
     let misplaced = gsil(folder.path(), &["eval", "--model", "m", "--data", "d", "gsm8k"]).failed(2);
     assert!(misplaced.contains("`gsm8k` must stand right after `eval`"), "{misplaced}");

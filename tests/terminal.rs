@@ -288,7 +288,8 @@ fn init_gives_every_row_room_with_its_longer_response() {
     };
     // The long row stands last: the first ones alone would not tell of it.
     fs::write(folder.path().join("rows.jsonl"), row(1).repeat(3000) + &row(150)).unwrap();
-    gsil(folder.path(), &["init", "--model", "tiny", "--data", "rows.jsonl"]).succeeded();
+    let said = gsil(folder.path(), &["init", "--model", "tiny", "--data", "rows.jsonl"]).succeeded().stderr;
+    assert!(said.contains("tokenizing 3001 of 3001 rows in "), "{said}");
     let written = read(&folder.path().join("gsil.ron"));
     // 1 + 150 tokens, up to a multiple of 32; an answer of 64 needs less.
     assert!(written.contains("max_length: 160, // tokens; the longest row has 151, "), "{written}");

@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Command, CommandFactory, FromArgMatches};
+use clap::{Arg, Command, CommandFactory, FromArgMatches};
 
 use super::keys::Keys;
-use super::paths::{Kind, kind_of, path_among_settings};
+use super::paths::{Kind, kind_unless_text, path_among_settings};
 use super::{Cli, bench, eval, inspect, score};
 use crate::config::{is_named, key_named, place_of_own_key};
 use crate::error::{Error, Result};
@@ -43,7 +43,7 @@ fn advised(error: &clap::Error, words: &[String]) -> Option<Error> {
         ErrorKind::InvalidSubcommand if words.first().is_some_and(|verb| verb == "inspect") => {
             let file = text(error, ContextKind::InvalidSubcommand)?;
             let others: Vec<String> = words[1..].iter().map(|word| shell_word(word)).collect();
-            names_file(file).then(|| {
+            kind_unless_text(file).map(|_| {
                 Error::usage(format!("`{file}` is nothing that inspect knows"))
                     .with_hint(format!("data is inspected with: gsil inspect data {}", others.join(" ")))
             })
@@ -60,7 +60,7 @@ fn flag_to_go_on(error: &clap::Error, words: &[String]) -> Option<Error> {
     let (_, name) = verb_of(&cli, words);
     let hint = match name.as_str() {
         "train" | "" => {
-            let given = value_of(flag, words).filter(|value| names_file(value));
+            let given = value_of(flag, words).filter(|value| kind_unless_text(value).is_some());
             let run = given.or_else(|| value_of("--output", words)).unwrap_or("RUN");
             format!("a stopped run is continued with: gsil resume {}", shell_word(run))
         }
@@ -95,11 +95,6 @@ fn unknown_flag(error: &clap::Error, words: &[String]) -> Option<Error> {
     Some(unexpected.with_hint(format!("settings are written key=value: {setting}{more}")))
 }
 
-/// Whether a word is likelier a path than anything else.
-fn names_file(word: &str) -> bool {
-    Path::new(word).exists() || (word.contains(['.', '/']) && !word.contains(' '))
-}
-
 /// A path as a word of its own where a flag is wanted, or with a flag where a word is.
 fn without_or_with_its_flag(error: &clap::Error, words: &[String]) -> Option<Error> {
     let given = text(error, ContextKind::InvalidArg)?;
@@ -118,19 +113,37 @@ fn without_or_with_its_flag(error: &clap::Error, words: &[String]) -> Option<Err
 
 /// How a verb that takes no such word is given it, if it can be.
 fn flag_for(word: &str, verb: &Command, words: &[String]) -> Option<String> {
-    let is_there = Path::new(word).exists();
-    let is_text = word.contains(' ') && !is_there; // whatever else stands in it
-    if word.contains('=') && !is_there && !is_text {
+    if word.contains('=') && !word.contains(' ') && !Path::new(word).exists() {
         return None; // a setting, and the verb has none
     }
-    let takes = |flag: &str| verb.get_arguments().any(|argument| argument.get_long() == Some(flag));
-    let is_given = |flag: &str| words.iter().any(|word| word.split('=').next() == Some(format!("--{flag}").as_str()));
-    match kind_of(word).filter(|_| !is_text).map(Kind::key) {
-        None => takes("prompt").then(|| "a prompt is given with --prompt, in quotes if it has spaces".to_owned()),
-        Some(flag) => {
-            (takes(flag) && !is_given(flag)).then(|| format!("it is given with a flag: --{flag} {}", shell_word(word)))
-        }
+    let kind = kind_unless_text(word);
+    let flag = kind.map_or("prompt", Kind::key);
+    let argument = verb.get_arguments().find(|argument| argument.get_long() == Some(flag))?;
+    let instead = in_place_of_others(argument, verb, words);
+    match kind {
+        None => Some(format!("a prompt is given with --prompt{instead}, in quotes if it has spaces")),
+        Some(_) if is_given(argument, words) => None,
+        Some(_) => Some(format!("it is given with a flag{instead}: --{flag} {}", shell_word(word))),
     }
+}
+
+/// Whether these words have the argument's flag.
+pub(super) fn is_given(argument: &Arg, words: &[String]) -> bool {
+    let flag = argument.get_long().map(|long| format!("--{long}"));
+    words.iter().any(|word| word.split('=').next() == flag.as_deref())
+}
+
+/// ` in place of --prompt`: what has to go from these words for the verb to take the argument. Empty if nothing has to.
+pub(super) fn in_place_of_others(argument: &Arg, verb: &Command, words: &[String]) -> String {
+    let excludes = |one: &Arg, other: &Arg| verb.get_arg_conflicts_with(one).contains(&other);
+    let share_a_group = |other: &Arg| {
+        let mut groups = verb.get_groups().filter(|group| !(*group).clone().is_multiple());
+        groups.any(|group| [argument, other].iter().all(|one| group.get_args().any(|id| id == one.get_id())))
+    };
+    let given = verb.get_arguments().filter(|other| *other != argument && is_given(other, words));
+    let excluded = given.filter(|other| excludes(argument, other) || excludes(other, argument) || share_a_group(other));
+    let flags: Vec<String> = excluded.filter_map(|other| Some(format!("--{}", other.get_long()?))).collect();
+    if flags.is_empty() { String::new() } else { format!(" in place of {}", flags.join(" and ")) }
 }
 
 /// What follows a flag, after `=` or as the next word.
@@ -341,6 +354,25 @@ mod tests {
             "init --model m train.lr=1e-4",
         ] {
             assert_eq!(said(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_flag_that_the_verb_refuses_beside_another_is_advised_in_its_place() {
+        for (line, hint) in [
+            ("generate --prompt Hi rows.jsonl", "it is given with a flag in place of --prompt: --data rows.jsonl"),
+            ("generate rows.jsonl --prompt=Hi", "it is given with a flag in place of --prompt: --data rows.jsonl"),
+            (
+                "generate --data rows.jsonl Hello",
+                "a prompt is given with --prompt in place of --data, in quotes if it has spaces",
+            ),
+            (
+                "eval humaneval --data d --samples s.jsonl runs/night",
+                "it is given with a flag in place of --samples: --model runs/night",
+            ),
+        ] {
+            let said = said(line).unwrap_or_default();
+            assert!(said.ends_with(&format!(" | {hint}")), "{line}: {said}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::{ArgMatches, CommandFactory};
 
 use super::Cli;
-use super::parsing::{Settings, settings_of, verb_of};
+use super::parsing::{Settings, in_place_of_others, is_given, settings_of, verb_of};
 use crate::error::Error;
 use crate::records::run_folder::holds_run;
 use crate::report::shell::shell_word;
@@ -36,8 +36,14 @@ pub(super) enum Kind {
     Model,
 }
 
+/// What a word that may be text as well is the path of: one with spaces is text, unless such a path is there.
+pub(super) fn kind_unless_text(word: &str) -> Option<Kind> {
+    let is_text = word.contains(' ') && !Path::new(word).exists();
+    if is_text { None } else { kind_of(word) }
+}
+
 /// None: the word is no path.
-pub(super) fn kind_of(word: &str) -> Option<Kind> {
+fn kind_of(word: &str) -> Option<Kind> {
     let path = Path::new(word);
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     match ending.as_str() {
@@ -80,7 +86,10 @@ impl Kind {
         let is_setting = !matches!(self, Kind::Config) && matches!(settings_of(words), Some(Settings::All));
         let given = match verb.get_arguments().find(|argument| argument.get_id() == key) {
             Some(argument) if argument.is_positional() => format!("once, as the first word after `gsil {name}`"),
-            Some(_) => format!("with --{key} {}", shell_word(word)),
+            Some(argument) if is_given(argument, words) => format!("once, with --{key}"),
+            Some(argument) => {
+                format!("with --{key} {}{}", shell_word(word), in_place_of_others(argument, verb, words))
+            }
             None if is_setting => format!("as {}", shell_word(&format!("{key}={word}"))),
             None => return format!("`gsil {name}` takes no {noun}: leave it out"),
         };
@@ -111,7 +120,9 @@ mod tests {
             ("train src", "a model is given with --model src"),
             ("estimate Cargo.toml", &format!("data is given with --data Cargo.toml{WHOLE}")),
             ("train --model m rows.JSONL", &format!("data is given with --data rows.JSONL{WHOLE}")),
-            ("eval --model m --data d x/y.parquet", &format!("data is given with --data x/y.parquet{WHOLE}")),
+            ("eval --model m --data d x/y.parquet", &format!("data is given once, with --data{WHOLE}")),
+            ("train --config=a.ron b.ron", "a configuration is given once, with --config"),
+            ("bench --layers 2 runs/a", "a model is given with --model runs/a in place of --layers"),
             (
                 "inspect data a.jsonl b.jsonl --model m",
                 &format!("data is given once, as the first word after `gsil inspect data`{WHOLE}"),

@@ -5,7 +5,7 @@
 //! (`row_shapes.rs`), and what is wrong with quotation marks (`csv_quotes.rs`).
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use super::csv_quotes::{Garbled, Quotes};
 use super::json_rows::{BYTE_ORDER_MARK, check_content};
 use super::problem::{Parsed, Problem, SAVE_AS_UTF8};
 use super::row_keys::{OTHER_SEPARATOR, SEPARATORS};
-use super::rows::{MAX_ROW_BYTES, Object, Take};
+use super::rows::{MAX_ROW_BYTES, Object, Read, Take};
 use super::strict_json;
 use crate::error::{Error, Result};
 use crate::formats::data_file::FileKind;
@@ -36,14 +36,9 @@ const JSON_COLUMNS: [&str; 9] = [
 /// More columns than this are no table of texts.
 const MAX_COLUMNS: usize = 4096;
 
-/// Hands every row to `take` with the line that it starts on, until it answers false. Columns that may be
-/// no list are text. Memory is bounded by the longest row of the file.
-pub(super) fn for_each_record(
-    path: &Path,
-    delimiter: u8,
-    may_be_list: &dyn Fn(&str) -> bool,
-    take: &mut Take<'_>,
-) -> Result<()> {
+/// Hands every row to `take` with the line that it starts on, until it answers false. A column that is not wanted is there
+/// with its name alone. Columns that may be no list are text. Memory is bounded by the longest row of the file.
+pub(super) fn for_each_record(path: &Path, delimiter: u8, read: &Read<'_>, take: &mut Take<'_>) -> Result<()> {
     let mut file = BufReader::new(File::open(path).map_err(Error::reading(path))?);
     let start = file.fill_buf().map_err(Error::reading(path))?;
     check_start(start, path)?;
@@ -67,7 +62,7 @@ pub(super) fn for_each_record(
         let lines = lines(&reader, &record);
         let (line, row) = match reader.get_mut().garbled_until(*lines.end()) {
             Some(garbled) => (garbled.line, Err(garbled_cell(&garbled, names.len()))),
-            None => (*lines.start(), object(&names, &record, may_be_list)),
+            None => (*lines.start(), object(&names, &record, read)),
         };
         if !take(line, row)? {
             break;
@@ -78,7 +73,7 @@ pub(super) fn for_each_record(
 
 /// Reads the next record; false at the end. A file that ends within quotation marks is refused, whatever may be skipped:
 /// which rows the open mark has swallowed is not known.
-fn read_record<R: Read>(reader: &mut Reader<Quotes<R>>, record: &mut ByteRecord, path: &Path) -> Result<bool> {
+fn read_record<R: io::Read>(reader: &mut Reader<Quotes<R>>, record: &mut ByteRecord, path: &Path) -> Result<bool> {
     let read = reader.read_byte_record(record);
     let is_read = read.map_err(|error| Error::input(path, format!("cannot read: {error}")))?;
     match reader.get_ref().unclosed() {
@@ -92,7 +87,7 @@ fn read_record<R: Read>(reader: &mut Reader<Quotes<R>>, record: &mut ByteRecord,
 }
 
 /// The lines of the record that was read last: blank lines before it do not count.
-fn lines<R: Read>(reader: &Reader<Quotes<R>>, record: &ByteRecord) -> RangeInclusive<usize> {
+fn lines<R: io::Read>(reader: &Reader<Quotes<R>>, record: &ByteRecord) -> RangeInclusive<usize> {
     let position = reader.position();
     let break_after = usize::from(!reader.get_ref().ends_without_break(position.byte()));
     let last = (position.line() as usize).saturating_sub(break_after);
@@ -144,7 +139,7 @@ fn names(header: &ByteRecord, path: &Path) -> Result<Vec<String>> {
 }
 
 /// `None` for a blank line.
-fn object(names: &[String], record: &ByteRecord, may_be_list: &dyn Fn(&str) -> bool) -> Parsed<Option<Object>> {
+fn object(names: &[String], record: &ByteRecord, read: &Read<'_>) -> Parsed<Option<Object>> {
     if record.as_slice().len() > MAX_ROW_BYTES {
         return Err(Problem::new(format!("the row is longer than {} MiB", MAX_ROW_BYTES >> 20))
             .with_hint("is a quotation mark missing?"));
@@ -161,7 +156,7 @@ fn object(names: &[String], record: &ByteRecord, may_be_list: &dyn Fn(&str) -> b
         }));
     }
     let cells = record.iter().enumerate().map(|(i, cell)| without_return(cell, i + 1 == names.len()));
-    let values = names.iter().zip(cells).map(|(name, cell)| Ok((name.clone(), value(name, cell, may_be_list(name))?)));
+    let values = names.iter().zip(cells).map(|(name, cell)| Ok((name.clone(), value(name, cell, read)?)));
     values.collect::<Parsed<_>>().map(Some)
 }
 
@@ -174,9 +169,12 @@ fn without_return(cell: &[u8], is_last: bool) -> &[u8] {
     cell.strip_suffix(b"\r").filter(|_| is_last).unwrap_or(cell)
 }
 
-fn value(name: &str, cell: &[u8], may_be_list: bool) -> Parsed<Value> {
+fn value(name: &str, cell: &[u8], read: &Read<'_>) -> Parsed<Value> {
+    if !read.is_wanted(name) {
+        return Ok(Value::Null);
+    }
     let text = std::str::from_utf8(cell).map_err(|_| Problem::field(name, "not UTF-8").with_hint(SAVE_AS_UTF8))?;
-    if !may_be_list || !JSON_COLUMNS.contains(&name) && !is_list_of_messages(text) {
+    if !read.may_be_list(name) || !JSON_COLUMNS.contains(&name) && !is_list_of_messages(text) {
         return Ok(text.into());
     }
     if text.trim().is_empty() {
@@ -328,6 +326,15 @@ mod tests {
         for content in [b"prompt,response\nna\xefve,a\n".as_slice(), b"prompt,r\xe9ponse\na,b\n"] {
             assert_eq!(hint("rows.csv", content), "is the file in another encoding? Save it as UTF-8");
         }
+    }
+
+    #[test]
+    fn a_cell_that_is_not_utf_8_matters_only_in_a_column_that_is_read() {
+        let content = b"prompt,response,note\na,b,na\xefve\n";
+        assert_eq!(read(content).unwrap()[0].demonstration, Some(Response::Text("b".into())));
+        let columns = |prompt: &str| Columns { prompt: prompt.into(), response: Some("response".into()) };
+        assert_eq!(read_columns(content, &columns("prompt")).unwrap().len(), 1);
+        assert_eq!(read_columns(content, &columns("note")).unwrap_err(), ", line 2, `note`: not UTF-8");
     }
 
     #[test]

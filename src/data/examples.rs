@@ -14,6 +14,9 @@ use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::formats::data_file::FileKind;
 
+/// Rows that are shared out among the threads before their progress is told: enough to keep all of them busy.
+const ROWS_AT_A_TIME: usize = 256;
+
 /// A prompt with its responses, as token ids that the model can read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Example {
@@ -80,15 +83,16 @@ pub struct Preparation<'a> {
 }
 
 impl Preparation<'_> {
-    /// Tokenizes rows for training, in the order of the files.
+    /// Tokenizes rows for training, in the order of the files. `on_rows` is told of every few hundred rows that are done, for
+    /// a progress bar.
     ///
     /// # Errors
     /// [`Error::Input`] with the line for the first row that is refused (see [`Outcome`]), and if no row is left.
-    pub fn examples(&self, files: &[FileRows]) -> Result<(Vec<Example>, Dropped)> {
+    pub fn examples(&self, files: &[FileRows], on_rows: &mut dyn FnMut(u64)) -> Result<(Vec<Example>, Dropped)> {
         let mut examples = Vec::new();
         let mut dropped = self.none_dropped();
         let rows = files.iter().flat_map(|file| file.rows.iter().map(move |row| (file, row)));
-        for (outcome, (file, row)) in self.outcomes(files).into_iter().zip(rows) {
+        for (outcome, (file, row)) in self.outcomes(files, on_rows).into_iter().zip(rows) {
             match outcome? {
                 Ok(example) => examples.push(example),
                 Err(reason) => {
@@ -119,14 +123,17 @@ impl Preparation<'_> {
         Dropped { max_length, is_limited_by_context, ..Dropped::default() }
     }
 
-    /// What becomes of every row.
-    pub fn outcomes(&self, files: &[FileRows]) -> Vec<Outcome> {
+    /// What becomes of every row; `on_rows` as in [`Self::examples`].
+    pub fn outcomes(&self, files: &[FileRows], on_rows: &mut dyn FnMut(u64)) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         for FileRows { path, rows } in files {
             let encoder = RowEncoder { tokenizer: self.tokenizer, vocab_size: self.vocab_size, path };
-            let first = outcomes.len();
-            let prepare = |(i, row): (usize, &Row)| prepare_example(&encoder, first + i, row, self.max_length);
-            outcomes.extend(rows.par_iter().enumerate().map(prepare).collect::<Vec<_>>());
+            for rows in rows.chunks(ROWS_AT_A_TIME) {
+                let first = outcomes.len();
+                let prepare = |(i, row): (usize, &Row)| prepare_example(&encoder, first + i, row, self.max_length);
+                outcomes.extend(rows.par_iter().enumerate().map(prepare).collect::<Vec<_>>());
+                on_rows(rows.len() as u64);
+            }
         }
         outcomes
     }
@@ -291,7 +298,7 @@ mod tests {
 
     fn prepare(rows: &[Row], max_length: usize) -> Result<(Vec<Example>, Dropped)> {
         let file = FileRows { path: "rows.jsonl".into(), rows: rows.to_vec() };
-        limited_to(max_length).examples(&[file])
+        limited_to(max_length).examples(&[file], &mut |_| {})
     }
 
     fn limited_to(max_length: usize) -> Preparation<'static> {
@@ -356,7 +363,7 @@ mod tests {
         assert_eq!(dropped.to_string(), format!("2 rows dropped: 2 without a demonstration ({first})"));
         let file = |name: &str, rows: &[Row]| FileRows { path: name.into(), rows: rows.to_vec() };
         let files = [file("a.jsonl", &rows[..1]), file("b.jsonl", &rows[2..])];
-        let (_, dropped) = limited_to(4).examples(&files).unwrap();
+        let (_, dropped) = limited_to(4).examples(&files, &mut |_| {}).unwrap();
         let first = "the first: b.jsonl, line 3, keys prompt";
         assert_eq!(dropped.to_string(), format!("1 row dropped: 1 without a demonstration ({first})"));
     }
@@ -367,11 +374,22 @@ mod tests {
         let good = ids_row(1, &[1], Some(&[2]), None);
         let preparation = limited_to(4);
         let files = [file("a.jsonl", &[good.clone(), good.clone()]), file("b.jsonl", &[good])];
-        let (examples, _) = preparation.examples(&files).unwrap();
+        let (examples, _) = preparation.examples(&files, &mut |_| {}).unwrap();
         assert_eq!(examples.iter().map(|example| example.index).collect::<Vec<_>>(), [0, 1, 2]);
         let bad = file("b.parquet", &[ids_row(3, &[1], Some(&[10]), None)]);
-        let error = preparation.examples(&[files[0].clone(), bad]).unwrap_err().to_string();
+        let error = preparation.examples(&[files[0].clone(), bad], &mut |_| {}).unwrap_err().to_string();
         assert!(error.starts_with("b.parquet, row 3: token id 10"), "{error}");
+    }
+
+    #[test]
+    fn progress_is_told_on_the_way_and_many_rows_are_numbered_as_few_are() {
+        let num_rows = 2 * ROWS_AT_A_TIME + 1;
+        let mut told = Vec::new();
+        let row = ids_row(1, &[1], Some(&[2]), None);
+        let file = FileRows { path: "rows.jsonl".into(), rows: vec![row; num_rows] };
+        let (examples, _) = limited_to(4).examples(&[file], &mut |count| told.push(count)).unwrap();
+        assert!(examples.iter().map(|example| example.index).eq(0..num_rows));
+        assert_eq!(told, [ROWS_AT_A_TIME as u64, ROWS_AT_A_TIME as u64, 1]);
     }
 
     #[test]
@@ -388,7 +406,8 @@ mod tests {
     #[test]
     fn a_row_beyond_the_models_context_is_not_said_to_be_beyond_a_setting() {
         let file = FileRows { path: "rows.jsonl".into(), rows: vec![ids_row(1, &[1, 1], Some(&[2, 2]), None)] };
-        let error = Preparation { is_limited_by_context: true, ..limited_to(3) }.examples(&[file]).unwrap_err();
+        let error =
+            Preparation { is_limited_by_context: true, ..limited_to(3) }.examples(&[file], &mut |_| {}).unwrap_err();
         assert!(error.to_string().ends_with("1 longer than the model's context (3 tokens) with the demonstration"));
         assert_eq!(error.hint(), Some("shorten the rows, or take a model with a longer context"));
     }

@@ -24,7 +24,7 @@ pub struct FieldRow {
     fields: Arc<str>,
 }
 
-/// The rows of some files, one after another: at most the first `max_rows`. Only these `fields` are read of a Parquet file;
+/// The rows of some files, one after another: at most the first `max_rows`. Only these `fields` are read of a table;
 /// JSON Lines may be compressed with gzip, if the name ends in `.gz`.
 ///
 /// # Errors

@@ -180,7 +180,7 @@ impl<'a> Prepared<'a> {
         let is_one_of_many = files.len() > 1;
         let rows = |file: &'a FileRows| file.rows.iter().map(move |row| (file.place(row, is_one_of_many), file, row));
         let rows: Vec<_> = files.iter().flat_map(rows).collect();
-        let outcomes = preparation.outcomes(files);
+        let outcomes = preparation.outcomes(files, &mut |_| {});
         let is_example = |outcome: &Outcome| matches!(outcome, Ok(Ok(_)));
         // Only what is left out has to be made again, without the limit.
         let left_out = rows.iter().zip(&outcomes).filter(|(_, outcome)| !is_example(outcome));
@@ -188,7 +188,7 @@ impl<'a> Prepared<'a> {
             .map(|((_, file, row), _)| FileRows { path: file.path.clone(), rows: vec![(*row).clone()] })
             .collect();
         let unlimited = Preparation { max_length: usize::MAX, ..preparation };
-        let mut again = unlimited.outcomes(&left_out).into_iter();
+        let mut again = unlimited.outcomes(&left_out, &mut |_| {}).into_iter();
         let whole = |outcome: &Outcome| match outcome {
             Ok(Ok(example)) => Some(example.clone()),
             _ => again.next()?.ok()?.ok(),

@@ -206,7 +206,7 @@ pub(super) enum Read<'a> {
 }
 
 impl Read<'_> {
-    fn is_wanted(&self, name: &str) -> bool {
+    pub(super) fn is_wanted(&self, name: &str) -> bool {
         match self {
             Read::Rows(Some(Columns { prompt, response })) => name == prompt || response.as_deref() == Some(name),
             Read::Rows(None) => KEYS.contains(&name),
@@ -215,7 +215,7 @@ impl Read<'_> {
     }
 
     /// Whether a cell of CSV may be a list of messages or of ids. The fields of an evaluation see to their lists themselves.
-    fn may_be_list(&self, name: &str) -> bool {
+    pub(super) fn may_be_list(&self, name: &str) -> bool {
         match self {
             Read::Rows(Some(_)) => self.is_wanted(name),
             Read::Rows(None) => self.is_wanted(name) && !TEXT_KEYS.contains(&name),
@@ -224,23 +224,21 @@ impl Read<'_> {
     }
 }
 
-/// Hands every row to `take` as the JSON object that it is or would be. Of a Parquet file only the columns that are read
-/// have values.
+/// Hands every row to `take` as the JSON object that it is or would be. Of a table only the columns that are read have
+/// values.
 pub(super) fn for_each_object(path: &Path, read: &Read<'_>, take: &mut Take<'_>) -> Result<()> {
-    let is_wanted = |name: &str| read.is_wanted(name);
-    let may_be_list = |name: &str| read.may_be_list(name);
     match FileKind::of(path) {
         FileKind::JsonLines => json_rows::for_each_line(path, take),
         FileKind::Json => json_rows::for_each_of_document(path, take),
         #[cfg(feature = "tables")]
-        FileKind::Csv => super::csv_rows::for_each_record(path, b',', &may_be_list, take),
+        FileKind::Csv => super::csv_rows::for_each_record(path, b',', read, take),
         #[cfg(feature = "tables")]
-        FileKind::Tsv => super::csv_rows::for_each_record(path, b'\t', &may_be_list, take),
+        FileKind::Tsv => super::csv_rows::for_each_record(path, b'\t', read, take),
         #[cfg(feature = "tables")]
-        FileKind::Parquet => super::parquet_rows::for_each_row(path, &is_wanted, take),
+        FileKind::Parquet => super::parquet_rows::for_each_row(path, &|name| read.is_wanted(name), take),
         #[cfg(not(feature = "tables"))]
         FileKind::Csv | FileKind::Tsv | FileKind::Parquet => {
-            let _ = (is_wanted, may_be_list);
+            let _ = |name: &str| read.is_wanted(name) || read.may_be_list(name);
             Err(Error::input(path, "this program was built without the feature `tables`, which reads such files")
                 .with_hint("build it with `--features tables`, or write the rows as JSON Lines (.jsonl)"))
         }

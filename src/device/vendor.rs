@@ -2,11 +2,12 @@
 //!
 //! Both look for the driver's libraries when a device is first used, and panic where there are none: that is "no device" here.
 
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use burn::tensor::{Device, DeviceType};
 
-use super::DeviceInfo;
+use super::{Card, DeviceInfo};
 use crate::error::{Error, Result};
 
 /// Makes a device and waits until it answers.
@@ -44,6 +45,21 @@ pub fn list() -> Vec<DeviceInfo> {
             .map(move |(i, device)| DeviceInfo { name: format!("{kind}:{i}"), description: describe(&device) })
     };
     kinds.into_iter().flat_map(of_kind).collect()
+}
+
+/// The card behind `cuda`, `rocm:1` and so on. The version of its driver is known where Linux tells it; there alone another
+/// driver makes another card.
+pub fn card(name: &str) -> Option<Card> {
+    let (api, version_file) = match name.split(':').next()? {
+        "cuda" => ("CUDA", "/proc/driver/nvidia/version"),
+        "rocm" => ("ROCm", "/sys/module/amdgpu/version"),
+        _ => return None,
+    };
+    let listed = super::listed_name(name);
+    let card = list().into_iter().find(|device| device.name == listed)?;
+    let text = fs::read_to_string(version_file).unwrap_or_default();
+    let version = text.lines().next().unwrap_or("driver of unknown version").trim();
+    Some(Card { name: card.description, driver: format!("{version} | {api}") })
 }
 
 fn describe(device: &Device) -> String {

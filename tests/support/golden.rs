@@ -49,7 +49,7 @@ pub fn pairs() -> Vec<Pair> {
     let rows = read_rows(&path, None, None).unwrap();
     let preparation =
         Preparation { tokenizer: None, vocab_size: VOCAB_SIZE, max_length: NUM_TOKENS, is_limited_by_context: false };
-    let (examples, _) = preparation.examples(&[FileRows { path, rows }]).unwrap();
+    let (examples, _) = preparation.examples(&[FileRows { path, rows }], &mut |_| {}).unwrap();
     let reference = numbers(&values()["reference_log_prob"]);
     let num_pairs = examples.len();
     let scored = |token_ids: &[u32], row: usize| ScoredResponse {

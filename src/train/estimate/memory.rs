@@ -171,6 +171,25 @@ pub fn memory(subject: &Subject<'_>) -> Memory {
     Memory { phases, largest_tensor_bytes: largest }
 }
 
+/// Sequences that are decoded side by side, in tokens.
+#[derive(Clone, Copy)]
+struct Slots {
+    num_slots: usize,
+    longest_prompt: usize,
+    /// The longest prompt with its response.
+    capacity: usize,
+}
+
+impl Slots {
+    fn of(rows: &[RowLengths], num_slots: usize, whole: impl Fn(&RowLengths) -> usize) -> Self {
+        Slots {
+            num_slots,
+            longest_prompt: rows.iter().map(|row| row.prompt).max().unwrap_or(0),
+            capacity: rows.iter().map(whole).max().unwrap_or(0),
+        }
+    }
+}
+
 /// The subject with what every phase begins from.
 struct Arithmetic<'a> {
     subject: &'a Subject<'a>,
@@ -338,14 +357,18 @@ impl<'a> Arithmetic<'a> {
             None => (generation.batch_size.min(num_answers), usize::MAX),
         };
         let response = |row: &RowLengths| longest_response(config, row, model.max_position_embeddings).min(most_tokens);
-        let capacity = rows.iter().map(|row| row.prompt + response(row)).max().unwrap_or(0);
-        self.phase(Phase::SelfGenerate, &self.decoding(num_slots, capacity, generation.weights))
+        let slots = Slots::of(rows, num_slots, |row| row.prompt + response(row));
+        self.phase(Phase::SelfGenerate, &self.decoding(slots, generation.weights))
     }
 
     /// Packed weights with one matrix on its way to them, or with the cache and the buffers of a pass: one is over before the
     /// other begins. The log-probs of what was decoded are checked by scoring, which takes less.
-    fn decoding(&self, num_slots: usize, capacity: usize, format: WeightFormat) -> Vec<(Part, u64)> {
+    ///
+    /// On other devices than the CPU a pass reads all prompts of a batch at once, padded to the longest, and attention makes
+    /// the scores of all of them. On the CPU each row is attended to by itself, and its scores are few.
+    fn decoding(&self, slots: Slots, format: WeightFormat) -> Vec<(Part, u64)> {
         let Subject { model, is_flex, .. } = *self.subject;
+        let Slots { num_slots, longest_prompt, capacity } = slots;
         // On the CPU heads and tokens are filled up to whole panels.
         let (of_head, of_tokens) =
             if is_flex { (ops::MOST_PANEL_COLUMNS, ops::MOST_PANEL_COLUMNS) } else { (1, SPAN_TOKENS) };
@@ -353,8 +376,10 @@ impl<'a> Arithmetic<'a> {
         let cache = tokens * self.sizes.cached_token(of_head);
         let logits = NUMBER * (num_slots * model.vocab_size) as u64;
         if !is_flex {
-            let prompt = (num_slots * capacity) as u64 * self.sizes.passing_forward();
-            return vec![(Part::Activations, prompt), (Part::LogProbs, logits), (Part::KvCache, cache)];
+            let prompts = (num_slots * capacity) as u64 * self.sizes.passing_forward();
+            let looks = num_slots * longest_prompt * longest_prompt.next_multiple_of(SPAN_TOKENS);
+            let scores = looks as u64 * self.sizes.passing_scores();
+            return vec![(Part::Activations, prompts + scores), (Part::LogProbs, logits), (Part::KvCache, cache)];
         }
         let pass = PASS_ROWS.max(num_slots) as u64 * self.sizes.passing_forward();
         let packed = (Part::PackedWeights, self.sizes.packed(format));
@@ -373,9 +398,9 @@ impl<'a> Arithmetic<'a> {
         if num_answered > 0 {
             let limit = config.evaluation.max_new_tokens.unwrap_or(config.generation.max_new_tokens);
             let len = |row: &RowLengths| (row.prompt + limit).min(model.max_position_embeddings);
-            let capacity = held_out.iter().take(num_answered).map(len).max().unwrap_or(0);
-            let num_slots = config.generation.batch_size.min(num_answered);
-            let answering = self.decoding(num_slots, capacity, WeightFormat::F32);
+            let answered = &held_out[..num_answered.min(held_out.len())];
+            let slots = Slots::of(answered, config.generation.batch_size.min(num_answered), len);
+            let answering = self.decoding(slots, WeightFormat::F32);
             let sum = |parts: &[(Part, u64)]| parts.iter().map(|(_, bytes)| bytes).sum::<u64>();
             parts = if sum(&answering) > sum(&parts) { answering } else { parts };
         }

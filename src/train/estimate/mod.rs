@@ -136,6 +136,7 @@ mod tests {
     use crate::model::ModelConfig;
     use crate::train::changes::CHANGEABLE;
     use batches::RowLengths;
+    use memory::Part;
     use serde_json::json;
     use std::path::Path;
 
@@ -198,6 +199,24 @@ mod tests {
         let server = "server.url=http://localhost:8000/v1";
         assert!(generating(&[server]) < generating(&[]));
         assert_eq!(generating(&[server, "generation.batch_size=32"]), generating(&[server]));
+    }
+
+    #[test]
+    fn other_devices_than_the_cpu_hold_the_scores_of_a_whole_batch_of_prompts() {
+        let activations = |prompt: usize, is_flex: bool| {
+            with_subject(&["generation.batch_size=8", "generation.max_new_tokens=12"], |subject| {
+                let rows = vec![RowLengths { prompt, demonstration: 100, given: None }; 32];
+                let phases = memory(&Subject { rows: &rows, is_flex, ..*subject }).phases;
+                let generating = phases.iter().find(|phase| phase.phase == Phase::SelfGenerate).unwrap();
+                generating.of(Part::Activations)
+            })
+        };
+        // f32: of a row two hidden states of 64, gate, up and their product of 128.
+        let row = 4 * (2 * 64 + 3 * 128);
+        // 4 heads, before softmax and after it, and one mask; keys up to a multiple of 32.
+        assert_eq!(activations(500, false), 8 * 512 * row + 8 * 500 * 512 * 4 * (2 * 4 + 1));
+        assert_eq!(activations(20, false), 8 * 32 * row + 8 * 20 * 32 * 4 * (2 * 4 + 1));
+        assert_eq!(activations(500, true), activations(20, true));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use crate::config::{LoraConfig, WeightFormat};
 use crate::model::ModelConfig;
+use crate::model::config::LayerType;
 
 /// Everything is f32, but for copies of the weights for decoding.
 pub(super) const NUMBER: u64 = 4;
@@ -104,6 +105,15 @@ impl Sizes<'_> {
         let ModelConfig { hidden_size: d, intermediate_size: inner, .. } = *self.model;
         let (q, kv) = (self.model.query_size(), self.model.key_value_size());
         NUMBER * (2 * d + (3 * inner).max(3 * q + 2 * kv)) as u64
+    }
+
+    /// The same in attention over a cache (`model::cache`), of one new token of one sequence and one token that it looks at:
+    /// its scores in every query head, as softmax gets them and as it gives them, and a mask for each type of layer. Of a
+    /// whole pass these are `[B, H, T, S]` twice and `[B, 1, T, S]`.
+    pub fn passing_scores(&self) -> u64 {
+        let ModelConfig { num_attention_heads: heads, layer_types, .. } = self.model;
+        let num_masks = if layer_types.contains(&LayerType::Sliding) { 2 } else { 1 };
+        NUMBER * (2 * heads + num_masks) as u64
     }
 
     /// One row of hidden states.
