@@ -287,12 +287,7 @@ mod gpu {
         let adapters = adapters();
         let count = adapters.len();
         let index = index.or_else(first_card).unwrap_or(0);
-        let device = adapters.into_iter().nth(index).ok_or_else(|| {
-            Error::device(name, format!("no such graphics adapter ({count} found)")).with_hint(
-                "install a Vulkan driver (Debian: mesa-vulkan-drivers libvulkan1), or use --device flex; a run that \
-                     has begun goes on only on its own device",
-            )
-        })?;
+        let device = adapters.into_iter().nth(index).ok_or_else(|| no_such_adapter(name, count))?;
         let started = catch_unwind(AssertUnwindSafe(|| device.sync()));
         let why = match started {
             Ok(Ok(())) => return Ok(device),
@@ -305,9 +300,29 @@ mod gpu {
         ))
     }
 
+    fn no_such_adapter(name: &str, num_found: usize) -> Error {
+        let advice = match num_found {
+            0 => "install a Vulkan driver (Debian: mesa-vulkan-drivers libvulkan1), or use --device flex",
+            _ => "they count from 0: `gsil devices` lists them",
+        };
+        Error::device(name, format!("no such graphics adapter ({num_found} found)"))
+            .with_hint(format!("{advice}; a run that has begun goes on only on its own device"))
+    }
+
     #[cfg(test)]
     mod tests {
         use super::*;
+
+        #[test]
+        fn a_driver_is_advised_where_there_is_no_adapter_and_the_list_where_the_number_is_too_high() {
+            for (num_found, advised, not_advised) in
+                [(0, "Vulkan driver", "count from 0"), (1, "count from 0", "driver")]
+            {
+                let error = no_such_adapter("wgpu:1", num_found);
+                let hint = error.hint().unwrap();
+                assert!(hint.contains(advised) && !hint.contains(not_advised), "{num_found}: {hint}");
+            }
+        }
 
         #[test]
         fn a_card_is_preferred_to_a_part_of_the_processor_and_software_never_taken() {

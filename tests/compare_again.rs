@@ -8,7 +8,7 @@ use serde_json::json;
 use tempfile::tempdir;
 
 use crate::compare::{cell, compare, unfinish, with_own_model};
-use crate::support::binary::{read, read_json, write_rows};
+use crate::support::binary::{read, read_json, text, write_rows};
 use crate::support::recipe::edit_first_line;
 
 const ONE_METHOD: &str = r#"[(name: "gsil")]"#;
@@ -90,6 +90,32 @@ fn a_comparison_that_was_moved_with_its_model_and_rows_goes_on() {
     fs::rename(&new, &third).unwrap();
     let stderr = compare(&third, &[]).failed(2);
     assert!(stderr.contains("base.model: ") && stderr.contains("base.data: "), "{stderr}");
+}
+
+#[test]
+fn what_alone_was_moved_is_missed_and_found_as_the_hint_says() {
+    let folder = tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    with_own_model(folder.path(), ONE_METHOD);
+    compare(folder.path(), &[]).succeeded();
+    unfinish(&cell(&path("grid"), "gsil", 0), LAST_CHECKPOINT);
+    add_a_seed(folder.path());
+    let compare =
+        |settings: &[String]| compare(folder.path(), &settings.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut moved = Vec::new();
+    for (key, name) in [("model", "tiny"), ("data", "rows.jsonl"), ("evaluation.data", "held_out.jsonl")] {
+        let absolute = text(dunce::canonicalize(path(name)).unwrap());
+        fs::rename(path(name), path(&format!("moved-{name}"))).unwrap();
+        for more in [None, Some(format!("{key}={absolute}"))] {
+            let stderr = compare(&moved.iter().cloned().chain(more).collect::<Vec<_>>()).failed(3);
+            let expected = format!("{name}: is not there any more; the comparison began with it as `{key}`");
+            assert!(stderr.contains(&expected) && stderr.contains(&format!("with {key}=NEW_PLACE")), "{stderr}");
+        }
+        moved.push(format!("{key}=moved-{name}"));
+    }
+    let stderr = compare(&moved).succeeded().stderr;
+    assert!(stderr.contains("continuing at iteration 0, update 15"), "{stderr}");
+    assert_eq!(read_json(&path("grid/comparison.json"))["methods"][0]["seeds"], json!([0, 1]));
 }
 
 #[test]

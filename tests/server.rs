@@ -4,10 +4,13 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use gsil::data::tokenizer::Tokenizer;
@@ -295,6 +298,24 @@ fn the_key_goes_to_the_server_and_nowhere_else() {
         let bytes = fs::read(&file).unwrap();
         assert!(!bytes.windows(KEY.len()).any(|window| window == KEY.as_bytes()), "{}", file.display());
     }
+}
+
+#[test]
+fn a_server_that_asks_for_a_key_is_not_waited_for() {
+    let place = Workplace::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("server.url=http://{}/v1", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            lines.take_while(|line| !line.is_empty()).for_each(drop);
+            let reply = "HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 6\r\n\r\nno key";
+            stream.write_all(reply.as_bytes()).unwrap();
+        }
+    });
+    let stderr = place.train("run", &[&url, "server.ready_timeout_s=1"]).failed(4);
+    assert!(stderr.contains("HTTP 401: no key") && stderr.contains("hint: it asks for a key"), "{stderr}");
+    assert!(stderr.contains("GSIL_API_KEY") && !stderr.contains("waiting for the server"), "{stderr}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::plan::{Plan, cell_folder, start_folder};
 use super::{FAILED_FILE, FINISHED_FILE};
 use crate::config::{CompareConfig, RunConfig};
 use crate::error::{Error, Result};
+use crate::formats::hub;
 use crate::records::run_folder::{COMPARE_FILE, holds_run};
 use crate::train::changes::{CHANGEABLE, differences};
 use crate::train::results_if_finished;
@@ -54,15 +55,57 @@ impl Begun {
         }
     }
 
-    /// Refuses files of this machine that are not what the comparison began with; what they are now, None if it did not
-    /// keep what they were. Every byte is read, about a second for a GB.
+    /// Refuses files of this machine that are gone, or are not what the comparison began with; what they are now, None if
+    /// it did not keep what they were. Every byte is read, about a second for a GB.
     ///
     /// # Errors
     /// [`Error::Input`] that names the file.
-    pub fn check_sources(&self, base: &RunConfig) -> Result<Option<Fingerprints>> {
+    pub fn check_sources(&self, now: &CompareConfig) -> Result<Option<Fingerprints>> {
         let Some(kept) = &self.fingerprints else { return Ok(None) };
-        let found = Fingerprints::of(base)?;
-        kept.check_same(&found, base).map(|()| Some(found))
+        self.check_places(kept, now)?;
+        let found = Fingerprints::of(&now.base)?;
+        kept.check_same(&found, &now.base).map(|()| Some(found))
+    }
+
+    /// Refuses a place of this machine where nothing lies any more.
+    fn check_places(&self, kept: &Fingerprints, now: &CompareConfig) -> Result<()> {
+        let (old, new) = (&self.config.base, &now.base);
+        for (key, kept, old, new) in [
+            ("model", &kept.model, &old.model, &new.model),
+            ("data", &kept.data, &old.data, &new.data),
+            ("evaluation.data", &kept.held_out, &old.evaluation.data, &new.evaluation.data),
+        ] {
+            let (Some(_), Some(old), Some(new)) = (kept, old, new) else { continue };
+            if Path::new(new).exists() || (old == new && !self.needs(key, now)?) {
+                continue;
+            }
+            let problem = match Path::new(old).ends_with(new) {
+                true => format!("is not there any more; the comparison began with it as `{key}`"),
+                // Another setting, which is refused by its name.
+                false if hub::address(new)?.is_some() => continue,
+                false => format!("is not there; the comparison was run with {old} as `{key}`"),
+            };
+            return Err(Error::input(new, problem)
+                .with_hint(format!("put it back, or say where it lies now: the same command with {key}=NEW_PLACE")));
+        }
+        Ok(())
+    }
+
+    /// Whether something that is not finished reads what the base names as `key`.
+    fn needs(&self, key: &str, now: &CompareConfig) -> Result<bool> {
+        let readers: Vec<String> = match key == "model" && now.base.sft.is_some() {
+            true => now.seeds.iter().map(|seed| start_folder(*seed)).collect(),
+            false => {
+                let of_seed = |seed| (0..now.methods.len()).map(move |method| cell_folder(now, method, seed));
+                now.seeds.iter().copied().flat_map(of_seed).collect()
+            }
+        };
+        for folder in readers.iter().map(|name| self.folder.join(name)) {
+            if !is_finished(&folder, holds_run(&folder))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What is different in `plan` and may be.
@@ -172,7 +215,7 @@ fn check_unchanged(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Method;
+    use crate::config::{Method, TrainConfig};
     use crate::records::run_folder::CONFIG_FILE;
 
     fn config() -> CompareConfig {
@@ -240,6 +283,46 @@ mod tests {
         fs::remove_file(folder.path().join("cells/a/seed-2/latest")).unwrap();
         write("cells/a/seed-2", FINISHED_FILE);
         assert_eq!(failed(), None, "one is finished");
+    }
+
+    #[test]
+    fn a_place_where_nothing_lies_any_more_is_missed_by_its_key_while_something_needs_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("models/m").to_string_lossy().into_owned();
+        let with_model = |given: &str| {
+            let mut config = config();
+            config.base.model = Some(given.to_owned());
+            config
+        };
+        let kept = Fingerprints { model: Some("0a".to_owned()), ..Fingerprints::default() };
+        let begun = Begun { config: with_model(&place), fingerprints: None, folder: folder.path().to_owned() };
+        let said = |now: &CompareConfig| {
+            let error = begun.check_places(&kept, now).err()?;
+            assert!(error.hint().unwrap().contains("the same command with model=NEW_PLACE"));
+            Some(error.to_string())
+        };
+        for lost in ["models/m", &place] {
+            let expected = format!("{lost}: is not there any more; the comparison began with it as `model`");
+            assert_eq!(said(&with_model(lost)), Some(expected));
+        }
+        let expected = format!("mm: is not there; the comparison was run with {place} as `model`");
+        assert_eq!(said(&with_model("mm")), Some(expected));
+        for other in ["owner/model", &folder.path().to_string_lossy()] {
+            assert_eq!(said(&with_model(other)), None, "{other}");
+        }
+        let finish = |name: &str| {
+            fs::create_dir_all(folder.path().join(name)).unwrap();
+            fs::write(folder.path().join(name).join(FINISHED_FILE), "").unwrap();
+        };
+        let (mut with_starts, all) = (with_model(&place), config());
+        with_starts.base.sft = Some(TrainConfig::default());
+        assert!(said(&with_starts).is_some());
+        all.seeds.iter().for_each(|seed| finish(&start_folder(*seed)));
+        assert_eq!((said(&with_starts), said(&with_model(&place)).is_some()), (None, true));
+        for seed in &all.seeds {
+            (0..all.methods.len()).for_each(|method| finish(&cell_folder(&all, method, *seed)));
+        }
+        assert_eq!((said(&with_model(&place)), said(&with_model("models/m")).is_some()), (None, true));
     }
 
     #[test]

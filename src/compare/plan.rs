@@ -75,7 +75,7 @@ impl Plan {
             begun.map_or_else(|| Some(spell_date(Local::now())), |begun| begun.config.base.template_date.clone());
         config.base.template_date = config.base.template_date.or(date);
         // First: other rows make other numbers of updates, and those would be blamed on the settings.
-        let fingerprints = begun.map(|begun| begun.check_sources(&config.base)).transpose()?.flatten();
+        let fingerprints = begun.map(|begun| begun.check_sources(&config)).transpose()?.flatten();
         let mut counted = Counted::default();
         check_judged_rows(&config, (text, origin), &mut counted, console)?;
         let updates = updates_of_methods(&config, &mut counted, console)?;

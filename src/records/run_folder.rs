@@ -5,7 +5,6 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::evaluation::CONTINUED_SFT;
-use crate::error::{Error, Result};
 
 /// A run's settings.
 pub const CONFIG_FILE: &str = "config.ron";
@@ -71,22 +70,6 @@ pub fn holds_run(folder: &Path) -> bool {
     folder.join(CONFIG_FILE).is_file()
 }
 
-/// # Errors
-/// [`Error::Input`] if the folder is not there or holds no run.
-pub fn check_holds_run(folder: &Path) -> Result<()> {
-    if holds_run(folder) {
-        return Ok(());
-    }
-    std::fs::metadata(folder).map_err(Error::reading(folder))?;
-    Err(match folder.join(COMPARE_FILE).is_file() {
-        true => Error::input(folder, "is the folder of a comparison, not of a run")
-            .with_hint("comparison.html in it is its page; its runs are the folders cells/METHOD/seed-N"),
-        false => {
-            Error::input(folder, format!("holds no run (no {CONFIG_FILE})")).with_hint("start one with `gsil train`")
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,21 +121,5 @@ mod tests {
             assert!(!has_lost_checkpoints(folder.path()), "{left}");
             std::fs::remove_dir(set(left)).unwrap();
         }
-    }
-
-    #[test]
-    fn what_is_no_run_is_told_apart() {
-        let folder = tempfile::tempdir().unwrap();
-        let said = |name: &str| {
-            let error = check_holds_run(&folder.path().join(name)).unwrap_err();
-            format!("{error} {}", error.hint().unwrap_or_default())
-        };
-        std::fs::create_dir(folder.path().join("night")).unwrap();
-        assert!(said("night").contains("holds no run"));
-        assert!(said("nihgt").contains("cannot read") && said("nihgt").contains("did you mean"), "{}", said("nihgt"));
-        std::fs::write(folder.path().join("night").join(COMPARE_FILE), "").unwrap();
-        assert!(said("night").contains("comparison.html"));
-        std::fs::write(folder.path().join("night").join(CONFIG_FILE), "").unwrap();
-        check_holds_run(&folder.path().join("night")).unwrap();
     }
 }

@@ -14,11 +14,12 @@ use serde_json::Value;
 
 use super::ended::Ended;
 use super::responses::{Responses, read_responses};
+use super::shell::shell_path;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::records::about::{ABOUT_FILE, About};
 use crate::records::evaluation::{CONTINUED_SFT, EVALUATIONS_FILE, EvaluationRow, START};
-use crate::records::run_folder::{CONFIG_FILE, ENVIRONMENT_FILE, Reached, check_holds_run, reached};
+use crate::records::run_folder::{COMPARE_FILE, CONFIG_FILE, ENVIRONMENT_FILE, Reached, holds_run, reached};
 use crate::records::self_generation::{
     COUNTS_FILE, CountsRow, SELF_GENERATED_FILE, SelfGeneratedCounts, iteration_folder,
 };
@@ -145,6 +146,29 @@ impl RunFiles {
     }
 }
 
+/// Refuses what is no run, with what it is instead.
+///
+/// # Errors
+/// [`Error::Input`] if the folder is not there or holds no run.
+pub fn check_holds_run(folder: &Path) -> Result<()> {
+    if holds_run(folder) {
+        return Ok(());
+    }
+    fs::metadata(folder).map_err(Error::reading(folder))?;
+    let settings = folder.join(COMPARE_FILE);
+    Err(match settings.is_file() {
+        true => Error::input(folder, "is the folder of a comparison, not of a run").with_hint(format!(
+            "comparison.html in it is its page; its runs are the folders cells/METHOD/seed-N; to go on with it: gsil \
+             compare {} --output {}",
+            shell_path(&settings),
+            shell_path(folder)
+        )),
+        false => {
+            Error::input(folder, format!("holds no run (no {CONFIG_FILE})")).with_hint("start one with `gsil train`")
+        }
+    })
+}
+
 fn name_of(folder: &Path) -> String {
     let absolute = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
     absolute.file_name().map_or_else(|| absolute.display().to_string(), |name| name.to_string_lossy().into_owned())
@@ -210,4 +234,28 @@ fn read_iterations(folder: &Path, about: Option<&About>) -> Result<Vec<Iteration
         Ok(Iteration { number: row.iteration, counts: row.counts, responses: read_responses(&path, &shown)? })
     };
     rows.into_iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_run_is_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = |name: &str| {
+            let error = check_holds_run(&folder.path().join(name)).unwrap_err();
+            format!("{error} {}", error.hint().unwrap_or_default())
+        };
+        let night = folder.path().join("night");
+        fs::create_dir(&night).unwrap();
+        assert!(said("night").contains("holds no run"));
+        assert!(said("nihgt").contains("cannot read") && said("nihgt").contains("did you mean"), "{}", said("nihgt"));
+        let settings = night.join(COMPARE_FILE);
+        fs::write(&settings, "").unwrap();
+        let way_on = format!("gsil compare {} --output {}", shell_path(&settings), shell_path(&night));
+        assert!(said("night").contains("comparison.html") && said("night").contains(&way_on), "{}", said("night"));
+        fs::write(night.join(CONFIG_FILE), "").unwrap();
+        check_holds_run(&night).unwrap();
+    }
 }

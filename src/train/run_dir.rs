@@ -41,7 +41,8 @@ use crate::formats::atomic_write::{create_folder, folder_of, remove, replace_tex
 use crate::formats::file_system::FileSystem;
 use crate::formats::folder_lock::FolderLock;
 use crate::formats::json_lines;
-use crate::records::run_folder::{check_holds_run, holds_run};
+use crate::records::run_folder::holds_run;
+use crate::report::check_holds_run;
 use crate::report::shell::shell_path;
 
 /// What helps a run whose disk is full.

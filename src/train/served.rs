@@ -176,7 +176,7 @@ fn wait_for_model(run: &Run, config: &ServerConfig, server: &Server, own_name: O
     let started = Instant::now();
     let mut is_told = false;
     loop {
-        let chosen = server.models().and_then(|listed| {
+        let chosen = server.models()?.and_then(|listed| {
             choose_model(&listed, config.model.as_deref(), own_name)
                 .map_err(|message| Error::server(&config.url, message).with_hint("see server.model"))
         });

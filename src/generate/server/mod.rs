@@ -115,13 +115,21 @@ impl Server {
         Server { model, ..self }
     }
 
-    /// The names of the models that it lists, at the first try.
+    /// The names of the models that it lists, at the first try; or, inside, why it lists none yet.
     ///
     /// # Errors
-    /// [`Error::Server`].
-    pub fn models(&self) -> Result<Vec<String>> {
-        let listed = self.http.get("/models").and_then(|reply| read_models(&reply));
-        listed.map_err(|failure| self.error(failure.message).with_hint("is it running, and is server.url right?"))
+    /// [`Error::Server`] where no waiting helps: it wants a key, or another one.
+    pub fn models(&self) -> Result<Result<Vec<String>>> {
+        let reply = self.http.get("/models");
+        let wants_key = reply.as_ref().is_ok_and(|reply| matches!(reply.status, 401 | 403));
+        let listed = reply.and_then(|reply| read_models(&reply)).map_err(|failure| self.error(failure.message));
+        match listed {
+            Err(error) if wants_key => {
+                Err(error
+                    .with_hint("it asks for a key: give it in the environment, as GSIL_API_KEY (or OPENAI_API_KEY)"))
+            }
+            listed => Ok(listed.map_err(|error| error.with_hint("is it running, and is server.url right?"))),
+        }
     }
 
     /// Continues every prompt. `on_answer` hears of each answer as it comes, in any order; `check` is called several times
