@@ -215,3 +215,21 @@ fn a_run_on_top_of_a_run_names_the_model_of_the_first_as_its_base() {
     let best = exported(&second, "best-hf", "hf", &["--checkpoint", "best"]);
     assert_close(&log_prob(folder.path(), &best), start.max(end), TOLERANCE, "on the first run's model");
 }
+
+#[test]
+fn what_needs_a_base_model_that_was_moved_says_where_it_lay_and_works_once_it_is_back() {
+    let (folder, run) = forgetful_run(&[]);
+    fs::remove_dir_all(run.join("model")).unwrap(); // else pairs take its tokenizer
+    let [there, moved] = ["tiny", "moved"].map(|name| folder.path().join(name));
+    let needing_it = [("hf", &["--checkpoint", "best"][..]), ("pairs", &[])];
+    fs::rename(&there, &moved).unwrap();
+    for (format, options) in needing_it {
+        let said = export(folder.path(), &run, format, &folder.path().join("refused"), options).failed(3);
+        assert!(said.contains("tiny: is not there any more; the run began with it as `model`"), "{said}");
+        assert!(said.contains("hint: put it back there, or a link to it"), "{said}");
+    }
+    fs::rename(&moved, &there).unwrap();
+    for (format, options) in needing_it {
+        exported(&run, format, format, options);
+    }
+}

@@ -152,6 +152,36 @@ fn offline_takes_what_the_cache_has_and_names_what_it_lacks() {
 }
 
 #[test]
+fn a_run_that_began_offline_is_exported_with_what_is_fetched_and_resumed_so_where_it_is_told_to() {
+    let place = Place::new();
+    place.generate("o/tiny", &[]).succeeded();
+    let train =
+        ["train", "--model", "o/tiny", "--data", "rows.jsonl", "--device", "flex", "--output", "run", "--offline"];
+    let settings = ["generation.max_new_tokens=4", "generation.unfinished=mask", "train.batch_size=2", "train.lr=1e-3"];
+    place.run(&[&train[..], &settings].concat()).succeeded();
+    assert_says(&read(&place.path("run/config.ron")), &["offline: true"]);
+
+    fs::remove_dir_all(place.path("cache")).unwrap();
+    place.hub.seen();
+    let export = ["export", "run", "--checkpoint", "best", "--format", "hf", "--output", "best"];
+    let lacking = place.run(&[&export[..], &["--offline"]].concat()).failed(INPUT);
+    assert_says(&lacking, &["the cache lacks ", "hint: without --offline (and `offline: true` in the settings"]);
+    assert_eq!(place.hub.seen().len(), 0, "offline asks nobody");
+    place.run(&export).succeeded();
+
+    fs::remove_dir_all(place.path("cache")).unwrap();
+    // As a crash before the first checkpoint leaves it: all is done again.
+    fs::remove_dir_all(place.path("run/checkpoints")).unwrap();
+    fs::remove_file(place.path("run/latest")).unwrap();
+    place.hub.seen();
+    let lacking = place.run(&["resume", "run"]).failed(INPUT);
+    let hint = "hint: the run began offline; to fetch it: gsil resume run offline=false";
+    assert_says(&lacking, &["the cache lacks ", hint]);
+    assert_eq!(place.hub.seen().len(), 0, "offline asks nobody");
+    place.run(&["resume", "run", "offline=false"]).succeeded();
+}
+
+#[test]
 fn a_gguf_file_is_named_by_its_path_and_a_repository_of_them_lists_them() {
     let place = Place::new();
     export(place.folder.path(), &text_model(place.folder.path()), "gguf", &place.path("gguf"), &[]).succeeded();

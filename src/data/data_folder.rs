@@ -55,7 +55,7 @@ pub fn files_of(path: &Path, split: Split) -> Result<Vec<PathBuf>> {
     let mut folder = DataFolder::open(path)?;
     match folder.files.remove(&split) {
         Some(files) => Ok(files),
-        None => Err(folder.without(path, split)),
+        None => Err(folder.without(split)),
     }
 }
 
@@ -64,25 +64,20 @@ pub fn files_of(path: &Path, split: Split) -> Result<Vec<PathBuf>> {
 pub struct DataFolder {
     /// The files of each split, shards in their order.
     pub files: BTreeMap<Split, Vec<PathBuf>>,
+    /// Where was looked last.
+    path: PathBuf,
     found: Vec<String>,
 }
 
 impl DataFolder {
-    /// Looks for files of known names in `path`, and in its `data` folder if there are none.
+    /// Looks for files of known names in `path`, and in its `data` folder if there are none. There may be none at all.
     ///
     /// # Errors
-    /// [`Error::Input`] that lists what was found, if there is none, or two that could be meant, or a shard is missing.
+    /// [`Error::Input`] that lists what was found, if there are two that could be meant, or a shard is missing.
     pub fn open(path: &Path) -> Result<Self> {
         let own = Self::read(path)?;
         let inner = path.join("data");
-        if !own.files.is_empty() || !inner.is_dir() {
-            return own.non_empty(path);
-        }
-        Self::read(&inner)?.non_empty(&inner)
-    }
-
-    fn non_empty(self, path: &Path) -> Result<Self> {
-        if self.files.is_empty() { Err(self.without(path, Split::Train)) } else { Ok(self) }
+        if own.files.is_empty() && inner.is_dir() { Self::read(&inner) } else { Ok(own) }
     }
 
     fn read(path: &Path) -> Result<Self> {
@@ -96,18 +91,18 @@ impl DataFolder {
         for named in names.iter().filter_map(|name| Named::parse(name)) {
             ways.entry(named.split).or_default().entry(named.way.clone()).or_default().push(named);
         }
-        let mut folder = DataFolder { files: BTreeMap::new(), found: names };
+        let mut folder = DataFolder { files: BTreeMap::new(), path: path.to_owned(), found: names };
         for (split, ways) in ways {
             let mut ways = ways.into_values();
             let (Some(mut files), None) = (ways.next(), ways.next()) else {
                 let message = format!("several files could be the {} data", split.name());
-                return Err(folder.error(path, message).with_hint("move away all but one, or pass the file itself"));
+                return Err(folder.error(message).with_hint("move away all but one, or pass the file itself"));
             };
             // By number: names without leading zeros sort otherwise.
             files.sort_by_key(|named| named.shard);
             if let Some(problem) = missing_shard(&files) {
                 return Err(folder
-                    .error(path, problem)
+                    .error(problem)
                     .with_hint("download it again, or pass the files that are there as one"));
             }
             folder.files.insert(split, files.into_iter().map(|named| path.join(named.name)).collect());
@@ -115,18 +110,18 @@ impl DataFolder {
         Ok(folder)
     }
 
-    fn error(&self, path: &Path, message: String) -> Error {
+    fn error(&self, message: String) -> Error {
         let mut names: Vec<String> =
             self.found.iter().take(MAX_LISTED).map(|name| name.escape_debug().to_string()).collect();
         if self.found.len() > MAX_LISTED {
             names.push(format!("and {} more", self.found.len() - MAX_LISTED));
         }
         let found = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-        Error::input(path, format!("{message}; found: {found}"))
+        Error::input(&self.path, format!("{message}; found: {found}"))
     }
 
-    fn without(&self, path: &Path, split: Split) -> Error {
-        self.error(path, format!("no {} file in this folder", split.name()))
+    fn without(&self, split: Split) -> Error {
+        self.error(format!("no {} file in this folder", split.name()))
             .with_hint(format!(
                 "name it {0}.jsonl, {0}.csv or {0}.parquet, or pass the file itself; of a data set of the hub owner/name/FILE \
                  is one file, and shards under another name are joined first",
@@ -177,14 +172,19 @@ fn missing_shard(files: &[Named]) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// The names of the files of each split, or the error.
-    fn open(names: &[&str]) -> std::result::Result<Vec<(Split, Vec<String>)>, String> {
+    fn folder_of(names: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for name in names {
             let path = folder.path().join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "").unwrap();
         }
+        folder
+    }
+
+    /// The names of the files of each split, or the error.
+    fn open(names: &[&str]) -> std::result::Result<Vec<(Split, Vec<String>)>, String> {
+        let folder = folder_of(names);
         let name = |path: &PathBuf| path.strip_prefix(folder.path()).unwrap().to_string_lossy().replace('\\', "/");
         let opened = DataFolder::open(folder.path()).map_err(|error| error.to_string())?;
         Ok(opened.files.iter().map(|(split, files)| (*split, files.iter().map(name).collect())).collect())
@@ -214,13 +214,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_could_mean_two_things_is_refused_with_a_list() {
-        assert!(
-            open(&["a.jsonl", "notes.txt"])
-                .unwrap_err()
-                .ends_with("no train file in this folder; found: a.jsonl, notes.txt")
-        );
-        assert!(open(&[]).unwrap_err().ends_with("found: nothing"));
+    fn a_split_without_files_is_called_by_its_name_with_a_list_of_what_is_there() {
+        let refused = |names: &[&str], split: Split| {
+            let folder = folder_of(names);
+            let error = files_of(folder.path(), split).unwrap_err();
+            (error.to_string(), error.hint().unwrap().to_owned())
+        };
+        for (split, name) in [(Split::Train, "train"), (Split::Validation, "valid")] {
+            let (message, hint) = refused(&["a.jsonl", "notes.txt"], split);
+            assert!(
+                message.ends_with(&format!("no {name} file in this folder; found: a.jsonl, notes.txt")),
+                "{message}"
+            );
+            assert!(hint.starts_with(&format!("name it {name}.jsonl, ")), "{hint}");
+            assert!(refused(&[], split).0.ends_with("found: nothing"));
+        }
+        let (message, _) = refused(&["README.md", "data/train.jsonl"], Split::Validation);
+        let expected = "data: no valid file in this folder; found: train.jsonl";
+        assert!(message.ends_with(expected), "the folder is the one whose files are listed: {message}");
+        assert_eq!(files_of(folder_of(&["valid.jsonl"]).path(), Split::Validation).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_could_mean_two_things_is_refused_with_a_list() {
         for names in [["train.jsonl", "train.csv"], ["valid.jsonl", "validation.jsonl"]] {
             let error = open(&names).unwrap_err();
             assert!(error.contains("several files could be the") && error.contains(names[1]), "{error}");

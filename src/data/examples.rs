@@ -106,7 +106,7 @@ impl Preparation<'_> {
         }
         if examples.is_empty() {
             let path = files.first().map_or(Path::new("data"), |file| &file.path);
-            let error = Error::input(path, format!("no row is left to train on: {dropped}"));
+            let error = Error::input(path, format!("no row is left: {dropped}"));
             let is_length = dropped.no_demonstration + dropped.empty_response < dropped.total();
             return Err(match (is_length, self.is_limited_by_context) {
                 (false, _) => error,
@@ -397,7 +397,7 @@ mod tests {
         let error = prepare(&[ids_row(1, &[1, 1], Some(&[2, 2]), None)], 3).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "rows.jsonl: no row is left to train on: 1 row dropped: 1 longer than train.max_length (3 tokens) with the demonstration"
+            "rows.jsonl: no row is left: 1 row dropped: 1 longer than train.max_length (3 tokens) with the demonstration"
         );
         assert_eq!(error.hint(), Some("raise train.max_length, or shorten the rows"));
         assert_eq!(prepare(&[ids_row(1, &[1], None, None)], 3).unwrap_err().hint(), None);

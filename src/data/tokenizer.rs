@@ -62,7 +62,7 @@ impl Tokenizer {
         of_config.into_iter().chain(of_template).for_each(|id| tokenizer.add_eos_token_id(id));
         let Some(end_token_id) = of_template.or(of_config).or(tokenizer.eos_token_ids.first().copied()) else {
             return Err(Error::input(path, "no end token is known: a response could never end")
-                .with_hint("name it as `eos_token` in tokenizer_config.json or as `eos_token_id` in config.json"));
+                .with_hint(way_to_an_end_token(path)));
         };
         tokenizer.end_token_id = end_token_id;
         let prefix_token = bos_token.or(eos_token);
@@ -315,6 +315,13 @@ impl Tokenizer {
         if !self.eos_token_ids.contains(&id) {
             self.eos_token_ids.push(id);
         }
+    }
+}
+
+fn way_to_an_end_token(path: &Path) -> String {
+    match path.is_file() {
+        true => way_to_have(path, "an end token"),
+        false => "name it as `eos_token` in tokenizer_config.json or as `eos_token_id` in config.json".to_owned(),
     }
 }
 

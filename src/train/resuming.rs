@@ -48,7 +48,8 @@ impl Run {
         check_places(&config, &kept, path)?;
         let resumed = checkpoint::load_newest(&dir, &|problem| console.warn(problem))?;
         let wanted = RunConfig { offline: config.offline || changes.offline, ..with_task_paths(&config, &dir) };
-        let Sources { pinned, local } = Sources::find(&wanted, &console)?;
+        let Sources { pinned, local } =
+            Sources::find(&wanted, &console).map_err(|error| to_be_fetched(error, &config, changes, path))?;
         if config.word_problems.is_none() {
             (config.model, config.data, config.evaluation.data) = (pinned.model, pinned.data, pinned.evaluation.data);
         }
@@ -104,6 +105,16 @@ impl Run {
             number.is_some_and(|number| number >= num_begun)
         };
         dir.list("", is_later)?.iter().try_for_each(|name| dir.remove(name))
+    }
+}
+
+/// Says how a run that began offline fetches what the cache lacks by now: its settings keep `offline`.
+fn to_be_fetched(error: Error, config: &RunConfig, changes: &Changes, dir: &Path) -> Error {
+    match error {
+        // A comparison gives the settings of its cells itself.
+        Error::Input { .. } if config.offline && changes.settings.is_none() => error
+            .with_hint(format!("the run began offline; to fetch it: gsil resume {} offline=false", shell_path(dir))),
+        _ => error,
     }
 }
 

@@ -134,7 +134,7 @@ fn examples(run: &Run, data: Option<&str>, console: &Console) -> Result<(Policy,
     let aligned = run.dir.join(MODEL_FOLDER);
     let model = match aligned.exists() {
         true => aligned,
-        false => hub::model(run.config.model.as_deref().unwrap_or_default(), run.config.offline, console)?.path,
+        false => run.base_model(console)?,
     };
     let policy = Policy::open_for(&run.config, &model)?;
     let began_with = run.config.data.as_deref().unwrap_or_default();

@@ -19,6 +19,7 @@ use crate::train::kept;
 use crate::train::run_dir::RunDir;
 use crate::train::setup::with_task_paths;
 use crate::train::signals::StopRequest;
+use crate::train::sources::is_lost;
 
 /// A model, and the run that made it if there is one.
 pub(super) struct Source {
@@ -68,12 +69,11 @@ impl Source {
     /// itself.
     ///
     /// # Errors
-    /// [`Error::Input`] if the run has not come so far or its model was removed; for a checkpoint see [`hub::model`] and
-    /// [`Policy::open`].
+    /// [`Error::Input`] if the run has not come so far or its model was removed; for a checkpoint see [`Run::base_model`]
+    /// and [`Policy::open`].
     pub fn policy(&self, console: &Console) -> Result<Policy> {
         if let Some(run) = self.run.as_ref().filter(|run| run.checkpoint.is_some()) {
-            let model = run.config.model.as_deref().unwrap_or_default();
-            return Policy::open(&hub::model(model, run.config.offline, console)?.path);
+            return Policy::open(&run.base_model(console)?);
         }
         Policy::open(&self.path)
     }
@@ -124,12 +124,25 @@ impl Run {
         let config_path = dir.join(CONFIG_FILE);
         let text = std::fs::read_to_string(&config_path).map_err(Error::reading(&config_path))?;
         let mut config = with_task_paths(&RunConfig::from_ron(&text, &config_path.to_string_lossy())?, &dir);
-        config.offline |= offline;
+        config.offline = offline; // a run that began offline binds nobody who exports it later
         let checkpoint = checkpoint.map(|name| kept::choose(&dir, &config, name)).transpose()?;
         let mut evaluations: Vec<EvaluationRow> = dir.read_lines(EVALUATIONS_FILE)?;
         if let Some(saved) = &checkpoint {
             evaluations.retain(|row| row.total_steps <= saved.progress.total_steps);
         }
         Ok(Run { dir, config, evaluations, checkpoint })
+    }
+
+    /// Where the model lies that the run began with.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it lay on this machine and does no more; see [`hub::model`].
+    pub fn base_model(&self, console: &Console) -> Result<PathBuf> {
+        let began_with = self.config.model.as_deref().unwrap_or_default();
+        if is_lost(began_with) {
+            return Err(Error::input(began_with, "is not there any more; the run began with it as `model`")
+                .with_hint("put it back there, or a link to it"));
+        }
+        Ok(hub::model(began_with, self.config.offline, console)?.path)
     }
 }

@@ -18,12 +18,16 @@ const EOS: u32 = 4;
 const EOT: u32 = 7;
 
 fn load(template: Option<&str>, config: Value, eos_token_ids: &[u32]) -> Result<Tokenizer> {
+    load_at(Path::new("model"), template, config, eos_token_ids)
+}
+
+fn load_at(path: &Path, template: Option<&str>, config: Value, eos_token_ids: &[u32]) -> Result<Tokenizer> {
     let files = TokenizerFiles {
         tokenizer_json: TOKENIZER_JSON.to_vec(),
         tokenizer_config: config,
         chat_template: template.map(str::to_owned),
     };
-    Tokenizer::new(&files, Path::new("model"), eos_token_ids)
+    Tokenizer::new(&files, path, eos_token_ids)
 }
 
 fn marked() -> Value {
@@ -197,8 +201,12 @@ fn token_ids_pass_through_unchanged() {
 
 #[test]
 fn what_a_model_folder_lacks_is_said() {
-    let message = |result: Result<Tokenizer>| result.err().unwrap().to_string();
-    assert_eq!(message(load(None, json!({}), &[])), "model: no end token is known: a response could never end");
+    let error = load(None, json!({}), &[]).err().unwrap();
+    assert_eq!(error.to_string(), "model: no end token is known: a response could never end");
+    assert!(error.hint().unwrap().ends_with("as `eos_token_id` in config.json"), "{error:?}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = load_at(file.path(), None, json!({}), &[]).err().unwrap();
+    assert_eq!(error.hint(), Some("a GGUF file cannot be given an end token: take its Hugging Face folder"));
     let tokenizer = load(None, marked(), &[]).unwrap();
     let messages = Prompt::Messages(as_messages(&text("Hi")).unwrap());
     let error = tokenizer.encode_prompt(&messages).unwrap_err().to_string();

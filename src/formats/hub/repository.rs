@@ -96,7 +96,8 @@ impl<'a> Repository<'a> {
     }
 
     fn find_in_cache(&self) -> Result<Located> {
-        let hint = "without --offline (and HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE) it is fetched";
+        let hint = "without --offline (and `offline: true` in the settings, HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE) it \
+                    is fetched";
         let Some(commit) = self.cache.commit(self.address.revision()) else {
             let message =
                 format!("no such file or folder, and the cache has no revision `{}`", self.address.revision());
