@@ -292,7 +292,10 @@ fn rows_of_text_for_a_model_without_a_tokenizer_are_refused_with_advice() {
 fn a_model_without_an_end_token_is_refused_only_where_it_is_to_write_responses() {
     let folder = good_input();
     tiny_model_with(folder.path(), &[("eos_token_id", Value::Null)]);
-    assert_says(&train_refused(&folder, INPUT, &[]), &["names no end token", "hint: add eos_token_id to config.json"]);
+    assert_says(
+        &train_refused(&folder, INPUT, &[]),
+        &["names no end token", "hint: add `eos_token_id` to config.json; or set"],
+    );
     let pairs = "{\"prompt_ids\": [5, 6], \"chosen_ids\": [7, 8], \"rejected_ids\": [9]}\n";
     fs::write(folder.path().join("pairs.jsonl"), pairs).unwrap();
     for (rows, output, settings) in [

@@ -80,10 +80,12 @@ impl Begun {
                 continue;
             }
             let problem = match Path::new(old).ends_with(new) {
-                true => format!("is not there any more; the comparison began with it as `{key}`"),
+                true if !Path::new(old).exists() => {
+                    format!("is not there any more; the comparison began with it as `{key}`")
+                }
                 // Another setting, which is refused by its name.
                 false if hub::address(new)?.is_some() => continue,
-                false => format!("is not there; the comparison was run with {old} as `{key}`"),
+                _ => format!("is not there; the comparison was run with {old} as `{key}`"),
             };
             return Err(Error::input(new, problem)
                 .with_hint(format!("put it back, or say where it lies now: the same command with {key}=NEW_PLACE")));
@@ -310,6 +312,11 @@ mod tests {
         for other in ["owner/model", &folder.path().to_string_lossy()] {
             assert_eq!(said(&with_model(other)), None, "{other}");
         }
+        // A relative name, read from another folder than the one that the comparison began in.
+        fs::create_dir_all(&place).unwrap();
+        let expected = format!("models/m: is not there; the comparison was run with {place} as `model`");
+        assert_eq!(said(&with_model("models/m")), Some(expected));
+        fs::remove_dir(&place).unwrap();
         let finish = |name: &str| {
             fs::create_dir_all(folder.path().join(name)).unwrap();
             fs::write(folder.path().join(name).join(FINISHED_FILE), "").unwrap();

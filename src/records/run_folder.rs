@@ -70,6 +70,17 @@ pub fn holds_run(folder: &Path) -> bool {
     folder.join(CONFIG_FILE).is_file()
 }
 
+/// The comparison that a run is a cell of (`cells/METHOD/seed-N`) or the start of cells (`start/seed-N`).
+pub fn comparison_of(run: &Path) -> Option<&Path> {
+    let parent = run.parent()?;
+    let folder = match parent.ends_with("start") {
+        true => parent.parent(),
+        false => parent.parent().filter(|folder| folder.ends_with("cells"))?.parent(),
+    }?;
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    folder.join(COMPARE_FILE).is_file().then_some(folder)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +131,20 @@ mod tests {
             std::fs::create_dir(set(left)).unwrap();
             assert!(!has_lost_checkpoints(folder.path()), "{left}");
             std::fs::remove_dir(set(left)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_cell_and_a_start_know_their_comparison_and_another_run_near_its_settings_has_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |name: &str| comparison_of(&folder.path().join(name)).map(Path::to_owned);
+        assert_eq!(of("cells/gsil/seed-0"), None);
+        std::fs::write(folder.path().join(COMPARE_FILE), "").unwrap();
+        for inside in ["cells/gsil/seed-0", "start/seed-0"] {
+            assert_eq!(of(inside).as_deref(), Some(folder.path()), "{inside}");
+        }
+        for other in ["runs/night", "night", "runs/gsil/seed-0"] {
+            assert_eq!(of(other), None, "{other}");
         }
     }
 }

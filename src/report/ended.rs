@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::html::escape;
-use super::run_files::{RunFiles, read_json};
+use super::run_files::{RunFiles, read_json, to_go_on_with_comparison};
 use super::shell::shell_path;
 use crate::error::Result;
 use crate::records::ending::{ENDING_FILE, Ending};
-use crate::records::run_folder::{RESTORE_CHECKPOINTS, Reached, has_lost_checkpoints, reached};
+use crate::records::run_folder::{RESTORE_CHECKPOINTS, Reached, comparison_of, has_lost_checkpoints, reached};
 
 /// The end of a run that is not finished, and that nobody has gone on with since.
 #[derive(Debug)]
@@ -53,9 +53,10 @@ fn ways_on(ending: &Ending, folder: &Path) -> Vec<(&'static str, String)> {
     const WHAT_HELPS: &str = "What helps";
     const TO_GO_ON: &str = "To go on";
     let hint = ending.hint.clone().filter(|_| !ending.is_stop()).map(|hint| (WHAT_HELPS, hint));
-    let go_on = match has_lost_checkpoints(folder) {
-        true => format!("its checkpoints are gone: {RESTORE_CHECKPOINTS}"),
-        false => format!("gsil resume {}", shell_path(folder)),
+    let go_on = match comparison_of(folder) {
+        _ if has_lost_checkpoints(folder) => format!("its checkpoints are gone: {RESTORE_CHECKPOINTS}"),
+        Some(comparison) => to_go_on_with_comparison(comparison),
+        None => format!("gsil resume {}", shell_path(folder)),
     };
     match (ending.is_of_training(), hint) {
         (true, Some(hint)) => vec![hint],
@@ -86,7 +87,7 @@ pub fn section(runs: &[RunFiles]) -> String {
 mod tests {
     use super::*;
     use crate::error::Error;
-    use crate::records::run_folder::LATEST_FILE;
+    use crate::records::run_folder::{COMPARE_FILE, LATEST_FILE};
 
     /// What is said of a run in a folder `night` whose newest checkpoint has this name, if it has one.
     fn lines(error: &Error, latest: Option<&str>) -> Vec<String> {
@@ -118,6 +119,15 @@ mod tests {
         assert_eq!(diverged[1..], ["what helps: start a new run with other settings: resumed, it comes to the same"]);
         let lost = lines(&gone, Some("step-000004-iteration-0"));
         assert_eq!(lost[2], format!("to go on: its checkpoints are gone: {RESTORE_CHECKPOINTS}"));
+    }
+
+    #[test]
+    fn a_cell_is_gone_on_with_by_its_comparison() {
+        let grid = tempfile::tempdir().unwrap();
+        std::fs::write(grid.path().join(COMPARE_FILE), "").unwrap();
+        let ending = Ending::of(&Error::Stopped { signal: 15, hint: None }, String::new());
+        let ways_on = ways_on(&ending, &grid.path().join("cells/gsil/seed-0"));
+        assert_eq!(ways_on, [("To go on", to_go_on_with_comparison(grid.path()))]);
     }
 
     #[test]

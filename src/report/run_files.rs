@@ -146,6 +146,11 @@ impl RunFiles {
     }
 }
 
+/// The command that goes on with the comparison in a folder.
+pub fn to_go_on_with_comparison(folder: &Path) -> String {
+    format!("gsil compare {} --output {}", shell_path(&folder.join(COMPARE_FILE)), shell_path(folder))
+}
+
 /// Refuses what is no run, with what it is instead.
 ///
 /// # Errors
@@ -155,13 +160,10 @@ pub fn check_holds_run(folder: &Path) -> Result<()> {
         return Ok(());
     }
     fs::metadata(folder).map_err(Error::reading(folder))?;
-    let settings = folder.join(COMPARE_FILE);
-    Err(match settings.is_file() {
+    Err(match folder.join(COMPARE_FILE).is_file() {
         true => Error::input(folder, "is the folder of a comparison, not of a run").with_hint(format!(
-            "comparison.html in it is its page; its runs are the folders cells/METHOD/seed-N; to go on with it: gsil \
-             compare {} --output {}",
-            shell_path(&settings),
-            shell_path(folder)
+            "comparison.html in it is its page; its runs are the folders cells/METHOD/seed-N; to go on with it: {}",
+            to_go_on_with_comparison(folder)
         )),
         false => {
             Error::input(folder, format!("holds no run (no {CONFIG_FILE})")).with_hint("start one with `gsil train`")

@@ -19,6 +19,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval;
+use crate::formats::way_to_have;
 use crate::generate::check_weight_format;
 use crate::model::{CausalLm, weights};
 use crate::objective::Objective;
@@ -90,9 +91,13 @@ impl Inputs {
         let writes_responses =
             config.iterations > 0 && !are_given && Objective::new(&config.objective).needs_self_generated();
         if policy.eos_token_ids.is_empty() && writes_responses && config.generation.unfinished == Unfinished::Drop {
-            return Err(Error::input(&policy.files.path, "names no end token: no response could ever be finished")
-                .at("config.json, field `eos_token_id`")
-                .with_hint("add eos_token_id to config.json, or set generation.unfinished=mask"));
+            let path = &policy.files.path;
+            let way = match path.is_file() {
+                true => way_to_have(path, "one"),
+                false => "add `eos_token_id` to config.json".to_owned(),
+            };
+            return Err(Error::input(path, "names no end token: no response could ever be finished")
+                .with_hint(format!("{way}; or set generation.unfinished=mask")));
         }
         let program_bytes = program_bytes(policy.tokenizer.as_ref().map_or(0, Tokenizer::vocab_size));
         Ok(Inputs { device_name, device, policy, examples, held_out, limits, program_bytes })

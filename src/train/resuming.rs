@@ -108,11 +108,12 @@ impl Run {
     }
 }
 
-/// Says how a run that began offline fetches what the cache lacks by now: its settings keep `offline`.
+/// Says how a run that began offline fetches what the cache lacks by now: its settings keep `offline`. Beside other changes
+/// something else may be wrong.
 fn to_be_fetched(error: Error, config: &RunConfig, changes: &Changes, dir: &Path) -> Error {
     match error {
         // A comparison gives the settings of its cells itself.
-        Error::Input { .. } if config.offline && changes.settings.is_none() => error
+        Error::Input { .. } if config.offline && changes.settings.is_none() && changes.overrides.is_empty() => error
             .with_hint(format!("the run began offline; to fetch it: gsil resume {} offline=false", shell_path(dir))),
         _ => error,
     }

@@ -41,7 +41,7 @@ use crate::formats::atomic_write::{create_folder, folder_of, remove, replace_tex
 use crate::formats::file_system::FileSystem;
 use crate::formats::folder_lock::FolderLock;
 use crate::formats::json_lines;
-use crate::records::run_folder::holds_run;
+use crate::records::run_folder::{comparison_of, holds_run};
 use crate::report::check_holds_run;
 use crate::report::shell::shell_path;
 
@@ -247,7 +247,10 @@ impl RunDir {
     /// Says how much was needed and how much is free, if an error says that the disk is full.
     pub fn with_space(&self, error: Error, needed_bytes: u64) -> Error {
         match with_space(self.files(), &self.path, error, needed_bytes) {
-            full @ Error::DiskFull { .. } if holds_run(&self.path) => full.with_hint(MOVE_THE_RUN),
+            // A comparison would train a cell that was moved anew where it was.
+            full @ Error::DiskFull { .. } if holds_run(&self.path) && comparison_of(&self.path).is_none() => {
+                full.with_hint(MOVE_THE_RUN)
+            }
             other => other,
         }
     }
@@ -284,6 +287,19 @@ mod tests {
         assert!(!hint().contains("resume it there"), "there is no run yet");
         dir.write("config.ron", "()").unwrap();
         assert!(hint().contains("move the run folder to another disk and resume it there"));
+    }
+
+    #[test]
+    fn a_cell_of_a_comparison_whose_disk_is_full_is_not_moved_alone() {
+        let grid = tempfile::tempdir().unwrap();
+        fs::write(grid.path().join("compare.ron"), "()").unwrap();
+        let cell = grid.path().join("cells/gsil/seed-0");
+        fs::create_dir_all(cell.parent().unwrap()).unwrap();
+        let dir = create(&cell).unwrap();
+        dir.write("config.ron", "()").unwrap();
+        let error = dir.with_space(Error::writing("write", &cell)(ErrorKind::StorageFull.into()), 10);
+        let hint = error.hint().unwrap();
+        assert!(hint.starts_with("free some space") && !hint.contains("move"), "{hint}");
     }
 
     #[test]

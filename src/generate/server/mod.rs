@@ -126,7 +126,9 @@ impl Server {
         match listed {
             Err(error) if wants_key => {
                 Err(error
-                    .with_hint("it asks for a key: give it in the environment, as GSIL_API_KEY (or OPENAI_API_KEY)"))
+                    .with_hint(
+                        "it asks for a key, or for another one than it got: of the environment GSIL_API_KEY is sent, or else OPENAI_API_KEY",
+                    ))
             }
             listed => Ok(listed.map_err(|error| error.with_hint("is it running, and is server.url right?"))),
         }
