@@ -56,10 +56,7 @@ impl Check {
 fn guarded<T>(work: impl FnOnce() -> Result<T>) -> std::result::Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| error.to_string()),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            Err(text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("the driver panicked").to_owned())
-        }
+        Err(panic) => Err(device::text_of_panic(&*panic).unwrap_or("the driver panicked").to_owned()),
     }
 }
 

@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
-use crate::device::error_of_panic;
+use crate::device::{error_of_panic, text_of_panic};
 use crate::error::{Error, Result};
 
 /// The last panic: what it said and where. The hook writes it, since only the hook learns the place.
@@ -42,9 +42,8 @@ pub fn catch(work: impl FnOnce() -> Result<()>) -> std::result::Result<(), Failu
         Ok(result) => result.map_err(|error| of_error(&error)),
         Err(payload) => {
             let recorded = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let message = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            let message = message.or_else(|| payload.downcast_ref::<String>().cloned());
-            let unrecorded = || Panic { message: message.unwrap_or_default(), location: "an unknown place".to_owned() };
+            let message = text_of_panic(&*payload).unwrap_or_default().to_owned();
+            let unrecorded = || Panic { message, location: "an unknown place".to_owned() };
             Err(of_panic(&recorded.unwrap_or_else(unrecorded)))
         }
     }

@@ -36,6 +36,7 @@ use crate::error::{Error, Result};
 use crate::policy::Policy;
 use crate::records::run_folder::{COMPARE_FILE, CONFIG_FILE, holds_run};
 use crate::report::shell::shell_path;
+use crate::report::to_go_on_with_comparison;
 
 /// Teach a small language model to imitate your demonstrations, on the computer you have.
 #[derive(Debug, Parser)]
@@ -190,9 +191,8 @@ fn read_config_file(path: &Path) -> Result<String> {
             .with_hint(format!("its settings are in {}; to go on with it: gsil resume {run}", file.display())));
     }
     if path.join(COMPARE_FILE).is_file() {
-        let (file, folder) = (shell_path(&path.join(COMPARE_FILE)), shell_path(path));
         return Err(Error::config(path.to_string_lossy(), "is the folder of a comparison, not a file of settings")
-            .with_hint(format!("to go on with it: gsil compare {file} --output {folder}")));
+            .with_hint(format!("to go on with it: {}", to_go_on_with_comparison(path))));
     }
     std::fs::read_to_string(path).map_err(|source| {
         let mistake = Error::config(path.to_string_lossy(), format!("cannot read: {source}"));

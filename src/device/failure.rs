@@ -1,6 +1,7 @@
 //! Graphics libraries report exhausted memory and lost devices by panicking, or in a long list of what then failed too:
 //! which texts those are, and what helps.
 
+use std::any::Any;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::Error;
@@ -38,6 +39,11 @@ const LOST: [&str; 4] = ["device lost", "device is lost", "devicelost", "poisone
 /// first of them is what helps.
 pub fn of_report(text: &str) -> Error {
     text.lines().find_map(|line| of_panic(line.trim())).unwrap_or_else(|| Error::device("current", text))
+}
+
+/// The text that a panic was raised with, if it is one.
+pub fn text_of_panic(payload: &(dyn Any + Send)) -> Option<&str> {
+    payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str))
 }
 
 /// The error behind a panic with this text; None if it is not the device's but our own mistake.

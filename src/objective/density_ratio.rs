@@ -75,7 +75,7 @@ impl DensityRatioLoss for Bernoulli {
 
 /// Squared error of the classifier's probability: `l1 = sigmoid(-u)^2`, `l0 = sigmoid(u)^2`. At u = 0 a pair costs 0.5.
 ///
-/// Bregman function `h(t) = 1 / (1 + t)`. The squares are computed as `exp(2 log_sigmoid)`, which rounds less near 0.
+/// Bregman function `h(t) = 1 / (1 + t) - 1`. The squares are computed as `exp(2 log_sigmoid)`, which rounds less near 0.
 /// The public trainer averages each side over the batch first; here the loss is per pair, with the same mean.
 /// Source: Xiao et al., EMNLP 2024 (arXiv 2410.10093).
 #[derive(Debug, Clone, Copy)]
@@ -143,7 +143,7 @@ impl DensityRatioLoss for Kliep {
 
 /// Least-squares importance fitting: `l1 = -exp(u)`, `l0 = exp(2u) / 2`. At u = 0 a pair costs -0.5.
 ///
-/// Bregman function `h(t) = (t - 1)^2 / 2`. Source: Xiao et al., EMNLP 2024 (arXiv 2410.10093).
+/// Bregman function `h(t) = t^2 / 2`; the usual `(t - 1)^2 / 2` differs by constants. Source: Xiao et al., EMNLP 2024 (arXiv 2410.10093).
 #[derive(Debug, Clone, Copy)]
 pub struct Lsif;
 

@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 pub use ended::Ended;
 pub use page::{objective, training};
 use run_files::RunFiles;
-pub use run_files::check_holds_run;
+pub use run_files::{check_holds_run, to_go_on_with_comparison};
 
 /// The page inside the run folder.
 pub const REPORT_FILE: &str = "report.html";

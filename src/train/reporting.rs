@@ -9,7 +9,7 @@ use chrono::Local;
 use super::collapse;
 use super::setup::Run;
 use crate::data::examples::Example;
-use crate::device::error_of_panic;
+use crate::device::{error_of_panic, text_of_panic};
 use crate::error::Result;
 use crate::formats::json_lines::json_line;
 use crate::model::{CausalLm, weights};
@@ -95,8 +95,7 @@ pub(super) fn now() -> String {
 
 /// The end by a panic: a device's that ran out of memory or is lost, or our own mistake.
 pub(super) fn ending_of_panic(payload: &(dyn Any + Send)) -> Ending {
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    let text = text_of_panic(payload).unwrap_or("no message");
     match error_of_panic(text) {
         Some(error) => Ending::of(&error, now()),
         None => Ending {
