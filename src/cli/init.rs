@@ -246,12 +246,13 @@ fn two_digits(value: f64) -> f64 {
 fn sections(choices: &Choices) -> String {
     let Choices { scale, scale_reason, max_length, length_reason, max_new_tokens, response_reason, .. } = choices;
     let Choices { batch_size, micro_batch_size, parameters, .. } = choices;
-    let (lora, lr) = match choices.lora {
-        true => (format!("    lora: (rank: 8, alpha: 16), // an adapter: {parameters} are many for a laptop\n"), 1e-4),
+    let lora = match choices.lora {
+        true => format!("    lora: (rank: 8, alpha: 16), // an adapter: {parameters} are many for a laptop\n"),
         false => {
-            ("    // lora: (rank: 8, alpha: 16), // an adapter instead of all weights: far less memory\n".into(), 1e-5)
+            "    // lora: (rank: 8, alpha: 16), // an adapter instead of all weights: far less memory\n".to_owned()
         }
     };
+    let (full, adapter) = (TrainConfig::DEFAULT_LR, TrainConfig::DEFAULT_LORA_LR);
     format!(
         "{lora}    objective: (
         name: bernoulli, // the loss
@@ -262,7 +263,7 @@ fn sections(choices: &Choices) -> String {
         batch_size: 16, // prompts answered side by side
     ),
     train: (
-        lr: {lr:e}, // the usual one for {what}
+        // lr: {lr:e}, // left out: {full:e} for all weights, {adapter:e} for an adapter
         epochs: 1, // more, and the answers are no longer the policy's own
         batch_size: {batch_size}, // pairs an update
         micro_batch_size: {micro_batch_size}, // pairs at once: lower it if memory runs out
@@ -277,13 +278,14 @@ fn sections(choices: &Choices) -> String {
     ),
 ",
         compared = if choices.has_marked_answers { "" } else { "// " },
-        what = if choices.lora { "an adapter" } else { "all weights" },
+        lr = if choices.lora { adapter } else { full },
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LoraConfig;
 
     fn choices(longest: usize, longest_response: usize, context: usize, num_rows: usize) -> Choices {
         let mean_response = longest_response as f64 / 2.0;
@@ -324,5 +326,18 @@ mod tests {
         assert_eq!([3, 30, 1000].map(|num_rows| choices(90, 40, 8192, num_rows).batch_size), [1, 3, 8]);
         let large = Measured { num_parameters: 1_500_000_000, context: 4096, num_rows: 100, ..Measured::default() };
         assert!(Choices::of(Some(&large)).lora && !choices(90, 40, 8192, 100).lora);
+    }
+
+    #[test]
+    fn the_rate_follows_what_is_trained_when_the_line_of_the_adapter_is_changed() {
+        let large = Measured { num_parameters: 1_500_000_000, context: 4096, num_rows: 100, ..Measured::default() };
+        for choices in [Choices::of(Some(&large)), choices(90, 40, 8192, 100)] {
+            let mut config = RunConfig::from_ron(&format!("(\n{})", sections(&choices)), "gsil.ron").unwrap();
+            assert_eq!(config.lora.is_some(), choices.lora);
+            config.lora = if choices.lora { None } else { Some(LoraConfig::default()) };
+            config.resolve();
+            let of_the_other = if choices.lora { TrainConfig::DEFAULT_LR } else { TrainConfig::DEFAULT_LORA_LR };
+            assert_eq!(config.train.lr, Some(of_the_other));
+        }
     }
 }

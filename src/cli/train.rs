@@ -230,7 +230,10 @@ fn say_where(console: &Console, dir: &Path) {
         console.say(format!("model   {}", model.display()));
     }
     if model.join("tokenizer.json").exists() {
-        let prompt = built_in_prompt(dir).unwrap_or_else(|| "..".to_owned());
-        console.say(format!("next    gsil generate --model {} --prompt \"{prompt}\"", shell_path(dir)));
+        let example = match built_in_prompt(dir) {
+            Some(prompt) => format!("--prompt \"{prompt}\" --temperature 0"), // its likeliest answer
+            None => "--prompt \"..\"".to_owned(),
+        };
+        console.say(format!("next    gsil generate --model {} {example}", shell_path(dir)));
     }
 }

@@ -121,6 +121,9 @@ fn candidates(subject: &Subject<'_>) -> Vec<Candidate> {
         differing.map(|(stage, _)| format!("{stage}.{key}={value}")).collect()
     };
     let longest = rows.iter().map(|row| longest_pair(config, row)).max().unwrap_or(0);
+    let adapter_lr = TrainConfig::DEFAULT_LORA_LR;
+    let to_an_adapter =
+        format!("an adapter instead of all weights; train.lr, unless it is set, becomes {adapter_lr:e}");
     let may_pack =
         |train: &TrainConfig| train.micro_batch_size > 1 && (train.max_tokens == 0 || train.max_tokens > longest);
     let if_true = |is_so: bool, assignment: &str| if is_so { vec![assignment.to_owned()] } else { Vec::new() };
@@ -153,7 +156,7 @@ fn candidates(subject: &Subject<'_>) -> Vec<Candidate> {
             "other updates, which need another train.lr",
             4,
         ),
-        (if_true(config.lora.is_none(), "lora.rank=8"), "an adapter instead of all weights, another train.lr", 4),
+        (if_true(config.lora.is_none(), "lora.rank=8"), &to_an_adapter, 4),
     ];
     let list = list.into_iter().filter(|(assignments, ..)| !assignments.is_empty());
     list.map(|(assignments, cost, weight)| Candidate { assignments, cost: cost.to_owned(), weight }).collect()
