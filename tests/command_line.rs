@@ -429,6 +429,34 @@ fn without_arguments_the_quickstart_is_run_and_with_a_model_the_defaults() {
 }
 
 #[test]
+fn settings_that_the_supervised_stage_does_not_read_are_said_in_a_run_of_it_alone() {
+    let folder = tempdir().unwrap();
+    let (model, device) = (text(ending_model(folder.path())), device());
+    write_rows(&folder.path().join("rows.jsonl"), 4);
+    let said = |verb: &[&str], settings: &[&str]| {
+        let given = ["--model", &model, "--data", "rows.jsonl", "--device", &device, "generation.max_new_tokens=12"];
+        gsil(folder.path(), &[verb, &given[..], settings].concat()).succeeded().stderr
+    };
+    const RECOMMENDED: [&str; 2] = ["iterations=0", "sft.epochs=3"];
+    const LOST: [&str; 4] = ["iterations=0", "sft.epochs=3", "train.lr=2e-4", "train.batch_size=4"];
+    let warning = "warning: iterations=0: the supervised stage does not read train.lr, train.batch_size; \
+                   it has sft.lr, sft.batch_size\n";
+    for verb in [&["train", "--dry-run"][..], &["estimate", "--no-time"], &["train", "--output", "run"]] {
+        assert_eq!(said(verb, &LOST).matches(warning).count(), 1, "{verb:?}");
+    }
+    for settings in [&RECOMMENDED[..], &["lora.rank=8", "train.lr=2e-4"]] {
+        let said = said(&["train", "--dry-run"], settings);
+        assert!(!said.contains("warning"), "{settings:?}: {said}");
+    }
+    // As of a run that was stopped before its first checkpoint.
+    fs::remove_dir_all(folder.path().join("run/checkpoints")).unwrap();
+    fs::remove_file(folder.path().join("run/latest")).unwrap();
+    let smaller = ["resume", "run", "--allow-changes", "train.micro_batch_size=1"];
+    let resumed = gsil(folder.path(), &smaller).succeeded().stderr;
+    assert!(resumed.contains("does not read train.lr, train.batch_size, train.micro_batch_size; it has"), "{resumed}");
+}
+
+#[test]
 fn flags_win_over_overrides_over_the_file_over_defaults() {
     let folder = tempdir().unwrap();
     fs::write(folder.path().join("run.ron"), "(seed: 1, device: \"ndarray\", model: \"of the file\", iterations: 5)")

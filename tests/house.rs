@@ -124,10 +124,11 @@ fn the_command_in_the_head_of_every_preset_is_one_that_runs() {
         let text = read(&path);
         let command = command_of(&text, "train");
         let words: Vec<&str> = command.iter().map(String::as_str).chain(["--dry-run"]).collect();
-        let printed = gsil(root, &words).succeeded().stdout;
+        let outcome = gsil(root, &words).succeeded();
+        assert!(!outcome.stderr.contains("warning"), "{command:?}: {}", outcome.stderr);
         let mut own = RunConfig::from_ron(&text, "preset").unwrap();
         own.resolve();
-        let configured = RunConfig::from_ron(&printed, "printed").unwrap();
+        let configured = RunConfig::from_ron(&outcome.stdout, "printed").unwrap();
         assert_eq!((configured.objective, configured.train), (own.objective, own.train), "{command:?}");
     }
 }

@@ -274,6 +274,14 @@ fn init_writes_a_configuration_that_trains_and_never_overwrites() {
     let stderr = gsil(folder.path(), &init).failed(2);
     assert!(stderr.contains("first.ron exists already"), "{stderr}");
     assert_eq!(read(&folder.path().join("first.ron")), written);
+    // The better beginning, as the file describes it: the same batches, and nothing that is said for nothing.
+    let supervised = written.replace("// sft: (", "sft: (").replace("iterations: 1,", "iterations: 0,");
+    fs::write(folder.path().join("supervised.ron"), &supervised).unwrap();
+    let dry = gsil(folder.path(), &["train", "--config", "supervised.ron", "--dry-run"]).succeeded();
+    assert!(!dry.stderr.contains("warning"), "{}", dry.stderr);
+    let config = RunConfig::from_ron(&dry.stdout, "printed").unwrap();
+    let sft = config.sft.unwrap();
+    assert_eq!((config.iterations, sft.epochs, sft.batch_size, sft.micro_batch_size), (0, 3, 5, 2), "{supervised}");
     let changes = ["--device", "flex", "--output", "run", "generation.unfinished=mask"];
     gsil(folder.path(), &[&["train", "--config", "first.ron"], &changes[..]].concat()).succeeded();
     assert!(folder.path().join("run/model/model.safetensors").exists());

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::train::{ConfigArgs, resolved_config};
+use super::train::{ConfigArgs, resolved_config, warn_of_unread};
 use super::{print_json, print_text};
 use crate::config::RunConfig;
 use crate::error::Result;
@@ -64,6 +64,7 @@ struct Time {
 pub(super) fn estimate(args: EstimateArgs) -> Result<()> {
     let config = resolved_config(&args.config, None)?;
     let console = Console::stderr();
+    warn_of_unread(&config, &console);
     let estimate = match config.word_problems.is_some() {
         false => Estimate::of(&config, args.no_time, &console)?,
         true => with_task(&config, |config| Estimate::of(config, args.no_time, &console))?,

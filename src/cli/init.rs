@@ -140,8 +140,9 @@ fn configuration(args: &InitArgs, measured: Option<&Measured>) -> String {
     }
     text +=
         &format!("    skip_bad_rows: {}, // true: damaged lines are counted and left out\n", args.rows.skip_bad_rows);
+    let choices = Choices::of(measured);
     text += "    iterations: 1, // of answering and learning: another one costs as much again\n";
-    text += "    // sft: (epochs: 3), // supervised training before them; alone, with iterations: 0, it is the better beginning\n";
+    text += &supervised(&choices);
     text += "    save_every: 50, // updates; a crash loses no more\n";
     text += "    keep_last: 3, // checkpoints\n";
     text += match measured {
@@ -150,7 +151,7 @@ fn configuration(args: &InitArgs, measured: Option<&Measured>) -> String {
         }
         _ => "    // keep_best: 1, // and the one that is best on held-out demonstrations: needs evaluation.data\n",
     };
-    text += &sections(&Choices::of(measured));
+    text += &sections(&choices);
     text + ")\n"
 }
 
@@ -241,6 +242,16 @@ impl Choices {
 
 fn two_digits(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
+}
+
+/// The supervised stage, to be switched on: fitted like `train`, of which it reads nothing but the length.
+fn supervised(choices: &Choices) -> String {
+    let Choices { batch_size, micro_batch_size, .. } = choices;
+    format!(
+        "    // Supervised training before them; alone, with iterations: 0, it is the better beginning. Of `train` below only
+    // max_length holds for it, too: its lr, batch_size, activation_checkpointing and all others are its own.
+    // sft: (epochs: 3, batch_size: {batch_size}, micro_batch_size: {micro_batch_size}),\n"
+    )
 }
 
 fn sections(choices: &Choices) -> String {

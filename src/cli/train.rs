@@ -88,10 +88,11 @@ pub(super) struct ResumeArgs {
 pub(super) fn train(args: TrainArgs) -> Result<()> {
     let TrainArgs { config: args, output, dry_run } = args;
     let config = resolved_config(&args, output.as_deref())?;
+    let console = Console::stderr();
+    warn_of_unread(&config, &console);
     if dry_run {
         return print_line(config.to_ron()?.trim_end());
     }
-    let console = Console::stderr();
     for name in config.device_names() {
         doctor::ensure_sound(device::resolve_name(name), &console)?;
     }
@@ -127,6 +128,7 @@ pub(super) fn resume(args: ResumeArgs) -> Result<()> {
     let (allow, offline) = (args.allow_changes, args.hub.offline);
     let changes = Changes { overrides: args.overrides, settings: None, allow, offline };
     let (run, model) = Run::resume(&args.dir, &changes, console)?;
+    warn_of_unread(run.config(), run.console());
     for name in run.device_names() {
         doctor::ensure_sound(name, run.console())?;
     }
@@ -164,6 +166,17 @@ pub(super) fn resolved_config(args: &ConfigArgs, output: Option<&Path>) -> Resul
     config.resolve();
     config.validate()?;
     Ok(config)
+}
+
+/// Warns of settings for iterations in a run that has none: its supervised stage reads the same keys in `sft`.
+pub(super) fn warn_of_unread(config: &RunConfig, console: &Console) {
+    let unread = config.unread_of_train();
+    if unread.is_empty() {
+        return;
+    }
+    let of = |section: &str| unread.iter().map(|key| format!("{section}.{key}")).collect::<Vec<_>>().join(", ");
+    let (read_in_iterations, read) = (of("train"), of("sft"));
+    console.warn(format!("iterations=0: the supervised stage does not read {read_in_iterations}; it has {read}"));
 }
 
 fn asks_for_own_data(args: &ConfigArgs) -> bool {

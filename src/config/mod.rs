@@ -217,6 +217,13 @@ impl RunConfig {
         rules::validate(self)
     }
 
+    /// What is set in `train` for nothing, without the section's name (`lr`): in a run without iterations the supervised stage
+    /// alone trains, and `sft` says something else there. `max_length` never is among them, for all rows are read with it.
+    /// The configuration is resolved.
+    pub fn unread_of_train(&self) -> Vec<String> {
+        rules::unread_of_train(self)
+    }
+
     /// The complete configuration as text, every key written out: `from_ron` of it gives an equal configuration.
     ///
     /// # Errors

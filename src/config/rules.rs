@@ -2,7 +2,7 @@
 //! [`super::ranges`].
 
 use super::ranges::{self, stages};
-use super::{LoraConfig, RunConfig, WeightFormat, WordProblemsConfig, size};
+use super::{LoraConfig, RunConfig, TrainConfig, WeightFormat, WordProblemsConfig, size};
 use crate::error::{Error, Result};
 
 /// See [`RunConfig::validate`].
@@ -131,6 +131,18 @@ fn check_iterations(config: &RunConfig) -> Result<()> {
     Ok(())
 }
 
+/// See [`RunConfig::unread_of_train`].
+pub(super) fn unread_of_train(config: &RunConfig) -> Vec<String> {
+    let (0, Some(sft)) = (config.iterations, &config.sft) else { return Vec::new() };
+    let mut unset = RunConfig { lora: config.lora.clone(), ..RunConfig::default() };
+    unset.resolve();
+    let tree = |stage: &TrainConfig| serde_json::to_value(stage).unwrap_or_default();
+    let (train, unset, sft) = (tree(&config.train), tree(&unset.train), tree(sft));
+    let keys = train.as_object().into_iter().flatten().map(|(key, _)| key.as_str());
+    let is_unread = |key: &&str| *key != "max_length" && train[*key] != unset[*key] && train[*key] != sft[*key];
+    keys.filter(is_unread).map(str::to_owned).collect()
+}
+
 /// Columns are named in pairs; the built-in task brings its own model and data.
 fn check_sources(config: &RunConfig) -> Result<()> {
     let columns = [("prompt_column", &config.prompt_column), ("response_column", &config.response_column)];
@@ -158,7 +170,7 @@ fn check_sources(config: &RunConfig) -> Result<()> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::config::{ServerConfig, TrainConfig};
+    use crate::config::ServerConfig;
 
     /// A valid configuration with every optional number set.
     pub(in crate::config) fn complete() -> RunConfig {
@@ -217,6 +229,24 @@ pub(super) mod tests {
         }
         for key in ["device", "output", "evaluation.answer_marker"] {
             assert_eq!(refusal(&[&format!("{key}= ")]), format!("{key}: must not be empty"));
+        }
+    }
+
+    #[test]
+    fn without_iterations_settings_of_train_are_unread_where_those_of_sft_are_others() {
+        let unread = |assignments: &[&str]| {
+            let mut config = RunConfig::default();
+            assignments.iter().for_each(|assignment| config.set(assignment).unwrap());
+            config.resolve();
+            config.unread_of_train()
+        };
+        let settings = ["sft.epochs=3", "train.lr=2e-4", "train.batch_size=4", "train.max_length=512"];
+        let with = |more: &[&str]| unread(&[&settings[..], more].concat());
+        assert_eq!(with(&["iterations=0"]), ["lr", "batch_size"], "rows are read with train.max_length");
+        assert_eq!(with(&["iterations=1"]), [""; 0], "the iteration reads them");
+        assert_eq!(with(&["iterations=0", "sft.batch_size=4"]), ["lr"], "the stage does what was asked for");
+        for rate in ["sft.epochs=3", "lora.rank=8", "sft.lr=2e-4"] {
+            assert_eq!(unread(&["iterations=0", "sft.epochs=3", rate]), [""; 0], "no rate of `train` was set");
         }
     }
 

@@ -168,6 +168,11 @@ impl Run {
         self.config.device_names().into_iter().map(device::resolve_name).collect()
     }
 
+    /// The settings, every default filled in.
+    pub fn config(&self) -> &RunConfig {
+        &self.config
+    }
+
     /// The run folder.
     pub fn folder(&self) -> &Path {
         self.dir.path()
