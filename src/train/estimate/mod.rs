@@ -235,6 +235,16 @@ mod tests {
     }
 
     #[test]
+    fn the_cost_of_a_change_names_no_rate_that_the_run_does_not_read() {
+        with_subject(&["iterations=0", "sft.micro_batch_size=1"], |subject| {
+            let found = changes(subject, &memory(subject));
+            let costs: Vec<&str> = found.iter().map(|change| change.cost.as_str()).collect();
+            assert_eq!(costs.iter().filter(|cost| cost.contains("learning rate")).count(), 2, "{found:?}");
+            assert!(!costs.concat().contains(".lr"), "{found:?}");
+        });
+    }
+
+    #[test]
     fn advice_for_a_run_that_has_begun_puts_first_what_may_change_in_it() {
         let words = with_subject(&[], |subject| advice(&changes(subject, &memory(subject)), true));
         let places = ["--allow-changes", "activation_checkpointing=true", "in a new run", "lora.rank=8", "is intact"]

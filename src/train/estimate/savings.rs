@@ -123,7 +123,7 @@ fn candidates(subject: &Subject<'_>) -> Vec<Candidate> {
     let longest = rows.iter().map(|row| longest_pair(config, row)).max().unwrap_or(0);
     let adapter_lr = TrainConfig::DEFAULT_LORA_LR;
     let to_an_adapter =
-        format!("an adapter instead of all weights; train.lr, unless it is set, becomes {adapter_lr:e}");
+        format!("an adapter instead of all weights; the learning rate, unless it is set, becomes {adapter_lr:e}");
     let may_pack =
         |train: &TrainConfig| train.micro_batch_size > 1 && (train.max_tokens == 0 || train.max_tokens > longest);
     let if_true = |is_so: bool, assignment: &str| if is_so { vec![assignment.to_owned()] } else { Vec::new() };
@@ -153,7 +153,7 @@ fn candidates(subject: &Subject<'_>) -> Vec<Candidate> {
         (in_stages(&|train| train.optimizer == OptimizerName::Adamw, "optimizer", "rmsprop"), "other updates", 3),
         (
             in_stages(&|train| train.optimizer != OptimizerName::Sgd, "optimizer", "sgd"),
-            "other updates, which need another train.lr",
+            "other updates, which need another learning rate",
             4,
         ),
         (if_true(config.lora.is_none(), "lora.rank=8"), &to_an_adapter, 4),
