@@ -430,6 +430,8 @@ fn without_arguments_the_quickstart_is_run_and_with_a_model_the_defaults() {
 
 #[test]
 fn settings_that_the_supervised_stage_does_not_read_are_said_in_a_run_of_it_alone() {
+    const RECOMMENDED: [&str; 2] = ["iterations=0", "sft.epochs=3"];
+    const LOST: [&str; 4] = ["iterations=0", "sft.epochs=3", "train.lr=2e-4", "train.batch_size=4"];
     let folder = tempdir().unwrap();
     let (model, device) = (text(ending_model(folder.path())), device());
     write_rows(&folder.path().join("rows.jsonl"), 4);
@@ -437,8 +439,6 @@ fn settings_that_the_supervised_stage_does_not_read_are_said_in_a_run_of_it_alon
         let given = ["--model", &model, "--data", "rows.jsonl", "--device", &device, "generation.max_new_tokens=12"];
         gsil(folder.path(), &[verb, &given[..], settings].concat()).succeeded().stderr
     };
-    const RECOMMENDED: [&str; 2] = ["iterations=0", "sft.epochs=3"];
-    const LOST: [&str; 4] = ["iterations=0", "sft.epochs=3", "train.lr=2e-4", "train.batch_size=4"];
     let warning = "warning: iterations=0: the supervised stage does not read train.lr, train.batch_size; \
                    it has sft.lr, sft.batch_size\n";
     for verb in [&["train", "--dry-run"][..], &["estimate", "--no-time"], &["train", "--output", "run"]] {

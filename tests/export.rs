@@ -272,7 +272,12 @@ fn an_mlx_export_spells_out_what_mlx_lm_assumes_otherwise() {
 
 /// A run on the model whose responses end; `overrides` as for `gsil train`.
 fn trained(folder: &Path, overrides: &[&str]) -> PathBuf {
-    let (model, device) = (text(ending_model(folder)), device());
+    trained_on(&ending_model(folder), folder, overrides)
+}
+
+/// The same of another model.
+fn trained_on(model: &Path, folder: &Path, overrides: &[&str]) -> PathBuf {
+    let (model, device) = (text(model), device());
     write_rows(&folder.join("rows.jsonl"), 6);
     let arguments = ["train", "--model", &model, "--data", "rows.jsonl", "--output", "run", "--device", &device];
     let settings = ["generation.max_new_tokens=12", "train.batch_size=3", "train.lr=1e-2"];
@@ -288,7 +293,9 @@ fn an_adapter_export_is_the_adapter_that_the_aligned_model_has_merged() {
         folder.path(),
         &["lora.rank=4", "lora.target_modules=[\"q_proj\", \"down_proj\"]", "continued_sft_lr=1e-2"],
     );
-    let output = exported(folder.path(), &run, "peft", &[]);
+    let output = folder.path().join("peft");
+    let said = export(folder.path(), &run, "peft", &output, &[]).succeeded().stderr;
+    assert!(!said.contains("GGUF"), "peft opens a folder: {said}");
     let config = read_json(&output.join("adapter_config.json"));
     assert_eq!((&config["r"], &config["lora_alpha"], &config["peft_type"]), (&json!(4), &json!(16), &json!("LORA")));
     assert_eq!(
@@ -320,6 +327,19 @@ fn an_adapter_export_is_the_adapter_that_the_aligned_model_has_merged() {
             );
         }
     }
+}
+
+#[test]
+fn an_adapter_on_a_gguf_file_comes_with_the_command_that_makes_a_base_for_peft() {
+    let folder = tempdir().unwrap();
+    let file = exported(folder.path(), &ending_model(folder.path()), "gguf", &["--dtype", "f32"]).join("model.gguf");
+    let run = trained_on(&file, folder.path(), &["lora.rank=2"]);
+    let said = export(folder.path(), &run, "peft", &folder.path().join("adapter"), &[]).succeeded().stderr;
+    let (_, hint) = said.split_once("peft cannot open a GGUF base: `gsil ").expect(&said);
+    let command: Vec<&str> = hint.split('`').next().unwrap().split(' ').collect();
+    gsil(folder.path(), &command).succeeded();
+    let (base, original) = (open_model(&folder.path().join("base")).unwrap(), open_model(&file).unwrap());
+    assert_tensors_within(&base, &original, |_, _| 0.0);
 }
 
 #[test]

@@ -38,6 +38,7 @@ use crate::model::ModelConfig;
 use crate::model::config::RopeScaling;
 use crate::policy::{Policy, aligned_model};
 use crate::report::console::Console;
+use crate::report::shell::shell_word;
 use crate::train::kept;
 
 #[derive(Debug, Args)]
@@ -294,7 +295,21 @@ fn adapter_folder(source: &Source, target: &Target, console: &Console) -> Result
         model_card: &ModelCard { source, target, library: "peft" }.text(&policy.config)?,
         precision: target.precision,
     };
-    adapter.write(&Disk, &target.output, tensors)
+    adapter.write(&Disk, &target.output, tensors)?;
+    if let Some(file) = gguf_base(run)? {
+        let command = format!("gsil export {} --format hf --output base", shell_word(file));
+        console.say(format!(
+            "peft cannot open a GGUF base: `{command}` makes a folder of it that peft takes in its place"
+        ));
+    }
+    Ok(())
+}
+
+/// The GGUF file that the run began with, if it was one, as a command takes it.
+fn gguf_base(run: &Run) -> Result<Option<&str>> {
+    let model = run.config.model.as_deref().unwrap_or_default();
+    let is_file = hub::address(model)?.map_or_else(|| Path::new(model).is_file(), |base| base.path.is_some());
+    Ok(is_file.then_some(model))
 }
 
 /// What peft opens the base model by: the hub's name and commit, or a path.

@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn the_cost_of_a_change_names_no_rate_that_the_run_does_not_read() {
-        with_subject(&["iterations=0", "sft.micro_batch_size=1"], |subject| {
+        with_subject(&["iterations=0", "sft.micro_batch_size=1", "train.micro_batch_size=1"], |subject| {
             let found = changes(subject, &memory(subject));
             let costs: Vec<&str> = found.iter().map(|change| change.cost.as_str()).collect();
             assert_eq!(costs.iter().filter(|cost| cost.contains("learning rate")).count(), 2, "{found:?}");
