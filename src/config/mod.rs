@@ -217,9 +217,9 @@ impl RunConfig {
         rules::validate(self)
     }
 
-    /// What is set in `train` for nothing, without the section's name (`lr`): in a run without iterations the supervised stage
-    /// alone trains, and `sft` says something else there. `max_length` never is among them, for all rows are read with it.
-    /// The configuration is resolved.
+    /// Keys (`lr`) that are set in `train` and train nothing: in a run without iterations there is the supervised stage alone,
+    /// and `sft` says something else. `max_length` never is among them, for all rows are read with it; `micro_batch_size`
+    /// and `max_tokens` may be, though held-out rows are scored by them. The configuration is resolved.
     pub fn unread_of_train(&self) -> Vec<String> {
         rules::unread_of_train(self)
     }
