@@ -12,7 +12,9 @@ mod memory;
 #[cfg(any(feature = "cuda", feature = "rocm"))]
 mod vendor;
 
-pub use failure::{of_panic as error_of_panic, of_report as error_of_report, remember_advice, text_of_panic};
+pub use failure::{
+    IN_A_COMPARISON, of_panic as error_of_panic, of_report as error_of_report, remember_advice, text_of_panic,
+};
 pub use memory::{HostMemory, resident_bytes};
 
 use burn::tensor::Device;

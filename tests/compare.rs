@@ -180,21 +180,22 @@ fn text_of(path: PathBuf) -> String {
 }
 
 #[test]
-fn a_killed_comparison_run_again_gives_the_same_tables() {
+fn a_killed_or_stopped_comparison_run_again_gives_the_same_tables() {
     // While the first start is made; in the middle of a cell; between cells.
     let moments = [
-        ("start/seed-0/metrics.jsonl", 3),
-        ("cells/bernoulli/seed-0/metrics.jsonl", 3),
-        ("cells/plain-sft/seed-3/evaluations.jsonl", 1),
+        ("start/seed-0/metrics.jsonl", 3, "KILL"),
+        ("cells/bernoulli/seed-0/metrics.jsonl", 3, "TERM"),
+        ("cells/plain-sft/seed-3/evaluations.jsonl", 1, "KILL"),
     ];
     let folder = world(GRID);
-    for (watched, num_lines) in moments {
+    for (watched, num_lines, signal) in moments {
         let path = folder.path().join("grid").join(watched);
         let mut child = command(folder.path(), &["compare", "grid.ron", "--output", "grid"]).spawn().unwrap();
         let count = || fs::read_to_string(&path).unwrap_or_default().lines().count();
         wait_until(&mut child, watched, || count() >= num_lines);
-        send(&child, "KILL");
-        assert_eq!(wait(child).code, None, "{watched}");
+        send(&child, signal);
+        let code = if signal == "KILL" { None } else { Some(143) };
+        assert_eq!(wait(child).code, code, "{watched}");
     }
     let outcome = compare(folder.path(), &[]).succeeded();
     assert!(!outcome.stderr.contains("cell 1 of 6"), "finished cells are left alone: {}", outcome.stderr);
@@ -216,6 +217,9 @@ fn a_signal_stops_the_comparison_and_says_how_to_go_on() {
     let outcome = wait(child);
     assert_eq!(outcome.code, Some(143), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("hint: the same command goes on in grid"), "{}", outcome.stderr);
+    let page = read(&folder.path().join("grid/comparison.html"));
+    let stopped = "<a href=\"cells/gsil-brier/seed-0/report.html\">GSIL, brier, seed 0</a> <small>stopped</small>";
+    assert!(page.contains(stopped) && page.contains("1 of 6 runs are finished"), "{page}");
 }
 
 #[test]
@@ -275,7 +279,10 @@ fn a_cell_that_must_not_be_trained_on_is_told_of_and_the_others_go_on() {
     );
     let table = read(&folder.path().join("grid/comparison.md"));
     assert!(table.contains("Failed: wild, seed 0: ") && table.contains("| sft "), "{table}");
-    assert!(read(&folder.path().join("grid/comparison.html")).contains("<small>failed</small>"));
+    // What helps stands in its own report.
+    let failed = "<a href=\"cells/wild/seed-0/report.html\">wild, seed 0</a> <small>failed</small>";
+    assert!(read(&folder.path().join("grid/comparison.html")).contains(failed));
+    assert!(read(&cell(&folder.path().join("grid"), "wild", 0).join("report.html")).contains("lower train.lr"));
 }
 
 #[test]
@@ -445,6 +452,10 @@ fn a_comparison_in_which_nothing_has_run_takes_other_settings() {
     with_own_model(folder.path(), r#"[(name: "gsil")]"#);
     compare(folder.path(), &["memory_limit=1MB"]).failed(4);
     assert!(folder.path().join("grid/compare.ron").exists(), "it was begun");
+    let page = read(&folder.path().join("grid/comparison.html"));
+    assert!(page.contains("0 of 1 runs are finished") && page.contains("There are no figures"), "{page}");
+    assert!(page.contains("<td>gsil, seed 0 <small>not finished</small></td>"), "no report is there: {page}");
+    assert!(!page.contains("<h2>Over the updates</h2>"), "{page}");
     compare(folder.path(), &["train.lr=2e-3"]).succeeded();
     assert!(read(&folder.path().join("grid/compare.ron")).contains("lr: 0.002"));
     let stderr = compare(folder.path(), &["train.lr=3e-3"]).failed(2);

@@ -19,6 +19,7 @@ mod page;
 pub mod plan;
 mod summary;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,7 +40,7 @@ use crate::train::run_dir::RunDir;
 use crate::train::setup::Run;
 use begun::Begun;
 use fingerprints::Fingerprints;
-use outcome::Outcome;
+use outcome::{CellOutcome, Outcome};
 use plan::{Cell, Plan, Start, cell_folder, start_folder};
 pub use summary::markdown as results;
 
@@ -81,8 +82,8 @@ impl Comparison {
         Ok(Comparison { dir, plan, console })
     }
 
-    /// Runs what is not finished, of one method if `only` names it, and writes the results after every cell. A cell that
-    /// must not be trained on is left, and told of in the results.
+    /// Runs what is not finished, of one method if `only` names it, and writes the results so far before every cell and
+    /// in the end, whatever that is. A cell that must not be trained on is left, and told of in the results.
     ///
     /// # Errors
     /// [`Error::Stopped`] after a signal; [`Error::Training`] in the end if a cell failed; device and disk errors.
@@ -95,10 +96,10 @@ impl Comparison {
             if folder.join(FINISHED_FILE).exists() {
                 continue;
             }
+            self.write_results(Some(cell))?;
             let name = &self.plan.config.methods[cell.method].name;
             self.console.say(format!("\ncell {} of {}: {name}, seed {}", i + 1, cells.len(), cell.seed));
-            let was_begun = holds_run(&folder);
-            match self.run_cell(cell, &folder) {
+            match self.told_in_the_page(&folder, || self.run_cell(cell, &folder)) {
                 Ok(()) => remove(&Disk, &folder.join(FAILED_FILE))?,
                 Err(error @ Error::Training { .. }) => {
                     let advice = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));
@@ -107,20 +108,31 @@ impl Comparison {
                     write_json(&Disk, &folder.join(FAILED_FILE), &json!({"message": error.to_string()}))?;
                     failed.push(*cell);
                 }
-                Err(error) => {
-                    if !was_begun && holds_run(&folder) {
-                        remove(&Disk, &folder.join(FAILED_FILE))?; // it was the start that had failed
-                    }
-                    return Err(self.with_room_for_all(error));
-                }
+                Err(error) => return Err(self.with_room_for_all(error)),
             }
-            self.write_results()?;
         }
-        let outcome = self.write_results()?;
+        let outcome = self.write_results(None)?;
         match failed.is_empty() {
             true => Ok(outcome),
             false => Err(self.told_of(&failed, cells.len())),
         }
+    }
+
+    /// Does a cell's work. If that ends the comparison, by an error or by the panic of a graphics library, the page
+    /// says so. What fails in writing it hides nothing: it is the first error that is to be mended.
+    fn told_in_the_page(&self, folder: &Path, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        let was_begun = holds_run(folder);
+        let ended = catch_unwind(AssertUnwindSafe(work));
+        if !matches!(ended, Ok(Ok(()) | Err(Error::Training { .. }))) {
+            let told = match !was_begun && holds_run(folder) {
+                true => remove(&Disk, &folder.join(FAILED_FILE)), // it was the start that had failed
+                false => Ok(()),
+            };
+            if let Err(error) = told.and_then(|()| self.write_results(None)) {
+                self.console.warn(format!("the comparison's page will not say how it ended: {error}"));
+            }
+        }
+        ended.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// The error of cells that failed, of `num_cells` that were to be run, and the ways on.
@@ -222,8 +234,11 @@ impl Comparison {
         }
     }
 
-    fn write_results(&self) -> Result<Outcome> {
-        let outcome = Outcome::read(&self.plan, self.dir.path())?;
+    /// What has become of the cells so far; the one that is `running` has not ended, whatever it did before.
+    fn write_results(&self, running: Option<&Cell>) -> Result<Outcome> {
+        let mut outcome = Outcome::read(&self.plan, self.dir.path())?;
+        let is_running = |own: &CellOutcome| running.is_some_and(|cell| own.is_of(cell));
+        outcome.cells.iter_mut().filter(|own| is_running(own)).for_each(|own| own.ended = None);
         summary::write(&self.dir, &outcome)?;
         Ok(outcome)
     }
@@ -250,8 +265,58 @@ fn discard(folder: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
-    use crate::config::CompareConfig;
+    use crate::config::{CompareConfig, Method};
+    use crate::records::ending::{ENDING_FILE, Ending};
+    use crate::records::run_folder::CONFIG_FILE;
+    use crate::report::REPORT_FILE;
+
+    #[test]
+    fn what_ends_a_comparison_in_a_cell_stands_in_its_page_and_is_hidden_by_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        let grid = parent.path().join("grid");
+        let dir = RunDir::create(Arc::new(Disk), &grid).unwrap();
+        let methods = vec![Method { name: "gsil".to_owned(), set: Vec::new() }];
+        let config = CompareConfig { seeds: vec![0], methods, ..CompareConfig::default() };
+        let cell = Cell { method: 0, seed: 0, config: RunConfig::default(), num_updates: 1 };
+        let plan = Plan { config, cells: vec![cell.clone()], fingerprints: None };
+        let comparison = Comparison { dir, plan, console: Console::stderr() };
+        let folder = comparison.folder_of(&cell);
+        let page = || fs::read_to_string(grid.join("comparison.html")).unwrap_or_default();
+
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(FAILED_FILE), r#"{"message": "its start diverged"}"#).unwrap();
+        let stop = || {
+            let stopped = Error::Stopped { signal: 15, hint: None };
+            let ending = serde_json::to_string(&Ending::of(&stopped, String::new())).unwrap();
+            for (file, text) in [(CONFIG_FILE, ""), (REPORT_FILE, ""), (ENDING_FILE, &ending)] {
+                fs::write(folder.join(file), text).unwrap();
+            }
+            Err(stopped)
+        };
+        assert!(matches!(comparison.told_in_the_page(&folder, stop), Err(Error::Stopped { .. })));
+        let run = r#"<a href="cells/gsil/seed-0/report.html">gsil, seed 0</a>"#;
+        assert!(page().contains(&format!("{run} <small>stopped</small>")), "{}", page());
+        assert!(page().contains("0 of 1 runs are finished") && !page().contains("its start diverged"), "{}", page());
+
+        let json = || fs::read_to_string(grid.join("comparison.json")).unwrap();
+        let when_stopped = json();
+        comparison.write_results(Some(&cell)).unwrap();
+        assert!(page().contains(&format!("{run} <small>not finished</small>")), "it goes on: {}", page());
+        assert_eq!(json(), when_stopped, "results are figures alone");
+
+        // A graphics library that ran out of memory.
+        let panicking = || comparison.told_in_the_page(&folder, || resume_unwind(Box::new("out of memory")));
+        assert!(catch_unwind(AssertUnwindSafe(panicking)).is_err());
+        assert!(page().contains(&format!("{run} <small>stopped</small>")), "{}", page());
+
+        fs::remove_file(grid.join("comparison.json")).unwrap();
+        fs::create_dir(grid.join("comparison.json")).unwrap();
+        assert!(comparison.write_results(None).is_err(), "a folder is in the way");
+        assert!(matches!(comparison.told_in_the_page(&folder, stop), Err(Error::Stopped { .. })));
+    }
 
     #[test]
     fn on_a_full_disk_the_comparison_is_moved_and_no_cell_alone() {

@@ -17,6 +17,7 @@ use crate::records::evaluation::{
     EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow, RowAnswer, RowFigures, StageRows,
 };
 use crate::records::figures::{GREEDY, HeldOutFigure, IN_FORMAT, LOG_PROB, SAMPLED};
+use crate::report::{Ended, REPORT_FILE};
 
 /// A figure that methods are compared by, and where a row has it: None if it has no such value.
 pub struct Compared {
@@ -49,13 +50,25 @@ pub struct CellOutcome {
     pub evaluations: Vec<EvaluationRow>,
     /// Why it ended before its time.
     pub failed: Option<String>,
+    /// What ended its run before its time, in a word or two; None if that goes on, was killed or is at its end.
+    #[serde(skip)]
+    pub ended: Option<&'static str>,
+    /// The report of its run lies in its folder.
+    #[serde(skip)]
+    pub has_report: bool,
     #[serde(skip)]
     pub last_rows: Vec<RowFigures>,
 }
 
 impl CellOutcome {
-    fn is_finished(&self) -> bool {
+    /// Nothing is left to do, and its figures are here.
+    pub fn is_finished(&self) -> bool {
         !self.evaluations.is_empty()
+    }
+
+    /// Whether this is what has become of the planned `cell`.
+    pub fn is_of(&self, cell: &Cell) -> bool {
+        (self.method_index, self.seed) == (cell.method, cell.seed)
     }
 
     /// Updates that it made.
@@ -190,6 +203,8 @@ fn read_cell(plan: &Plan, cell: &Cell, folder: &Path) -> Result<CellOutcome> {
     // As in `state_of_cell`: one that went on to its end may have kept the file of an earlier failure.
     let failure = if is_finished { None } else { fs::read(path.join(FAILED_FILE)).ok() };
     let failure: Option<Value> = failure.and_then(|text| serde_json::from_slice(&text).ok());
+    // A record that does not read is no reason to have no results: the run that is gone on with writes another.
+    let ended = Ended::read(&path).ok().flatten().map(|ended| ended.in_short());
     Ok(CellOutcome {
         method_index: cell.method,
         method: plan.config.methods[cell.method].name.clone(),
@@ -197,6 +212,8 @@ fn read_cell(plan: &Plan, cell: &Cell, folder: &Path) -> Result<CellOutcome> {
         folder: name,
         evaluations,
         failed: failure.and_then(|failure| failure["message"].as_str().map(str::to_owned)),
+        ended,
+        has_report: path.join(REPORT_FILE).is_file(),
         last_rows,
     })
 }

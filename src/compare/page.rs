@@ -68,10 +68,16 @@ fn cell_link(cell: &CellOutcome, used: &[usize]) -> CellLink {
         let value = cell.evaluations.last().and_then(|row| (figure.of)(&row.evaluation));
         spread_text(value.map(|mean| Spread { mean, deviation: None }), figure.is_share)
     };
+    let state = match cell.failed {
+        Some(_) => "failed",
+        None => cell.ended.unwrap_or("not finished"),
+    };
     CellLink {
         method: cell.method.clone(),
         seed: cell.seed,
         folder: cell.folder.clone(),
+        has_report: cell.has_report,
+        state: (!cell.is_finished()).then_some(state),
         figures: used.iter().map(text).collect(),
         failed: cell.failed.clone(),
     }

@@ -52,8 +52,8 @@ pub struct CompareConfig {
     /// Refuse methods that differ in their number of updates, and let responses that are left out change none. Default
     /// true: more updates are an advantage of their own.
     pub equal_updates: bool,
-    /// Keep the model and the last checkpoint of every finished cell. Default true; false keeps figures, responses and
-    /// reports, and the starts.
+    /// Keep the model and the last checkpoints (`base.keep_last`, 3 unless set) of every finished cell. Default true;
+    /// false keeps figures, responses and reports, and the starts.
     pub keep_models: bool,
 }
 

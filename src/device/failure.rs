@@ -29,6 +29,9 @@ pub fn remember_advice(on_memory: String, has_begun: bool) {
     *RUN.lock().unwrap_or_else(PoisonError::into_inner) = Some(RunAdvice { on_memory, has_begun });
 }
 
+/// Beside the command that resumes a run: a cell is gone on with by its comparison.
+pub const IN_A_COMPARISON: &str = "(in a comparison: the same `gsil compare` command)";
+
 /// What such panics say, in lower case, of memory that ran out.
 const OUT_OF_MEMORY: [&str; 6] =
     ["out of memory", "outofmemory", "can't allocate", "buffertoobig", "buffer too big", "not enough memory"];
@@ -62,10 +65,14 @@ fn of_panic_in(run: Option<&RunAdvice>, text: &str) -> Option<Error> {
         let error = Error::device("current", format!("was lost\n{text}"));
         error.with_hint(match run.is_some_and(|run| run.has_begun) {
             true => {
-                "continue with `gsil resume DIR`: the last checkpoint is intact. If it happens again: update the graphics \
-                 driver, or in a new run: --device flex"
+                format!(
+                    "continue with `gsil resume DIR` {IN_A_COMPARISON}: the last checkpoint is intact. If it happens \
+                     again: update the graphics driver, or in a new run: --device flex"
+                )
             }
-            false => "run the command again. If it happens again: update the graphics driver, or --device flex",
+            false => {
+                "run the command again. If it happens again: update the graphics driver, or --device flex".to_owned()
+            }
         })
     })
 }
@@ -120,6 +127,8 @@ mod tests {
                 let error = of_panic_in(run.as_ref(), text).unwrap();
                 assert_eq!(error.exit_code(), 4);
                 let hint = error.hint().unwrap();
+                let way_on = "`gsil resume DIR` (in a comparison: the same `gsil compare` command): ";
+                assert_eq!(hint.contains(way_on), is_resumed, "{text}: {hint}");
                 assert_eq!(hint.contains("gsil resume"), is_resumed, "{text}: {hint}");
                 assert!(hint.contains("--device flex"), "{text}: {hint}");
             }

@@ -1,5 +1,6 @@
 //! `ended.json`: what ended a run before its time.
 
+use chrono::Local;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -15,8 +16,13 @@ pub struct Ending {
     pub hint: Option<String>,
     /// See [`Error::exit_code`].
     pub exit_code: i32,
-    /// Date and time where the run was, with the offset from UTC.
+    /// See [`now`].
     pub when: String,
+}
+
+/// Date and time where this process is, with the offset from UTC: `2026-03-01 04:10:00 +01:00`.
+pub fn now() -> String {
+    Local::now().format("%Y-%m-%d %H:%M:%S %:z").to_string()
 }
 
 impl Ending {

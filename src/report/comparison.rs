@@ -1,6 +1,7 @@
 //! The page of a comparison: one file, drawn like the report of a run. Numbers come in words of the caller's, who knows their
 //! units; this draws and escapes them.
 
+use super::REPORT_FILE;
 use super::chart::{Axis, Chart, NUM_COLORS, Range};
 use super::html::{escape, table};
 use super::interval_chart::{Bar, interval_chart};
@@ -66,6 +67,10 @@ pub struct CellLink {
     pub method: String,
     pub seed: u64,
     pub folder: String,
+    /// Its own report is there to be linked to.
+    pub has_report: bool,
+    /// How it stands, in a word or two; None if it is finished.
+    pub state: Option<&'static str>,
     /// Its figures, in words.
     pub figures: Vec<String>,
     pub failed: Option<String>,
@@ -93,6 +98,11 @@ impl ComparisonPage {
 
     /// Means and deviations.
     fn summary(&self) -> String {
+        if self.figures.is_empty() {
+            return "<section><h2>After the last update</h2>\n<p class=\"note\">There are no figures: they come with \
+                    the first run that is finished.</p></section>\n"
+                .to_owned();
+        }
         let names =
             self.figures.iter().map(|f| format!("<span title=\"{}\">{}</span>", escape(&f.meaning), escape(&f.name)));
         let header: Vec<String> = ["method", "updates"].map(str::to_owned).into_iter().chain(names).collect();
@@ -175,6 +185,9 @@ impl ComparisonPage {
                 .to_html()
             })
             .collect();
+        if charts.is_empty() {
+            return String::new();
+        }
         format!("<section><h2>Over the updates</h2>\n<div class=\"charts\">\n{charts}</div></section>\n")
     }
 
@@ -183,11 +196,12 @@ impl ComparisonPage {
         let header: Vec<String> = ["run".to_owned()].into_iter().chain(names).collect();
         let row = |cell: &CellLink| -> Vec<String> {
             let name = format!("{}, seed {}", escape(&cell.method), cell.seed);
-            let link = match cell.figures.iter().any(|figure| figure != "-") {
-                true => format!("<a href=\"{}/report.html\">{name}</a>", escape(&cell.folder)),
-                false => format!("{name} <small>{}</small>", cell.failed.as_ref().map_or("not finished", |_| "failed")),
+            let link = match cell.has_report {
+                true => format!("<a href=\"{}/{REPORT_FILE}\">{name}</a>", escape(&cell.folder)),
+                false => name,
             };
-            [link].into_iter().chain(cell.figures.iter().map(|figure| escape(figure))).collect()
+            let state = cell.state.map_or_else(String::new, |state| format!(" <small>{state}</small>"));
+            [link + &state].into_iter().chain(cell.figures.iter().map(|figure| escape(figure))).collect()
         };
         let rows: Vec<Vec<String>> = self.cells.iter().map(row).collect();
         let failures: String = self

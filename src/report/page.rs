@@ -12,6 +12,7 @@ use super::html::{count, escape, table};
 use super::run_files::RunFiles;
 use super::{ended, responses, training_charts};
 use crate::config::{ObjectiveName, RunConfig, TrainConfig, VarianceReduction};
+use crate::records::ending::now;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -45,7 +46,8 @@ pub fn html(runs: &[RunFiles]) -> String {
     document(&title, &[status(run), scope(runs)].concat(), &sections.concat(), &words)
 }
 
-/// A page that needs nothing else. All parts are HTML.
+/// A page that needs nothing else. All parts are HTML. It says when it was written: nothing else tells the page of a
+/// run that was killed from that of one that goes on.
 pub(super) fn document(title: &str, status: &str, main: &str, words: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
@@ -55,9 +57,10 @@ pub(super) fn document(title: &str, status: &str, main: &str, words: &str) -> St
          <title>{title} \u{2013} gsil</title>\n<style>\n{STYLE}</style></head>\n\
          <body>\n<header><h1>{title}</h1>\n<p class=\"status\">{status}</p></header>\n\
          <main>\n{main}</main>\n\
-         <footer>Written by gsil {}. {words}</footer>\n\
+         <footer>Written by gsil {}, {}. {words}</footer>\n\
          <script>\n{SCRIPT}</script></body></html>\n",
-        env!("CARGO_PKG_VERSION")
+        env!("CARGO_PKG_VERSION"),
+        now()
     )
 }
 
@@ -273,7 +276,19 @@ fn settings(run: &RunFiles) -> String {
 
 #[cfg(test)]
 mod tests {
+    use chrono::{DateTime, Local};
+
     use super::*;
+
+    #[test]
+    fn a_page_says_when_it_was_written() {
+        let before = Local::now().timestamp();
+        let page = document("night", "", "", "Words.");
+        let (_, foot) = page.split_once(&format!("<footer>Written by gsil {}, ", env!("CARGO_PKG_VERSION"))).unwrap();
+        let (when, _) = foot.split_once(". Words.</footer>").unwrap();
+        let written = DateTime::parse_from_str(when, "%Y-%m-%d %H:%M:%S %:z").unwrap().timestamp();
+        assert!((before..=Local::now().timestamp()).contains(&written), "{when}");
+    }
 
     #[test]
     fn an_objective_is_named_with_every_number_that_it_reads() {

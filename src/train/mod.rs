@@ -60,7 +60,7 @@ use crate::formats::safetensors::write_tensors;
 use crate::model::{CausalLm, weights};
 use crate::objective::Objective;
 use crate::policy::MODEL_FOLDER;
-use crate::records::ending::Ending;
+use crate::records::ending::{Ending, now};
 use crate::records::evaluation::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow, StageRows};
 use crate::records::run_folder::{Reached, reached};
 use crate::records::self_generation::iteration_folder;
@@ -68,7 +68,7 @@ use binding::{Binding, policy_hash};
 use checkpoint::{Progress, Stage, check_finite};
 use fit::Fit;
 use pairs::Pair;
-use reporting::{ending_of_panic, now};
+use reporting::ending_of_panic;
 use run_dir::RunDir;
 use setup::Run;
 

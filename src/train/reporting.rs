@@ -4,8 +4,6 @@
 use std::any::Any;
 use std::time::Instant;
 
-use chrono::Local;
-
 use super::collapse;
 use super::setup::Run;
 use crate::data::examples::Example;
@@ -14,7 +12,7 @@ use crate::error::Result;
 use crate::formats::json_lines::json_line;
 use crate::model::{CausalLm, weights};
 use crate::records::about::{ABOUT_FILE, About, SampleRow};
-use crate::records::ending::{ENDING_FILE, Ending};
+use crate::records::ending::{ENDING_FILE, Ending, now};
 use crate::records::timing::{TIMING_FILE, TimingRow};
 use crate::report::write_report;
 
@@ -86,11 +84,6 @@ impl Run {
             self.console.warn(format!("the report was not written: {error}"));
         }
     }
-}
-
-/// The time as an [`Ending`] has it.
-pub(super) fn now() -> String {
-    Local::now().format("%Y-%m-%d %H:%M:%S %:z").to_string()
 }
 
 /// The end by a panic: a device's that ran out of memory or is lost, or our own mistake.

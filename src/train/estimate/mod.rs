@@ -17,6 +17,7 @@ use super::distributions;
 use super::optimizer::Optimizer;
 use super::retention::Keep;
 use crate::config::{RunConfig, TrainConfig};
+use crate::device::IN_A_COMPARISON;
 use crate::error::{Error, Result};
 use batches::most_response_tokens;
 use limits::Limits;
@@ -75,7 +76,7 @@ pub fn advice(changes: &[Change], has_begun: bool) -> String {
     let (now, anew) = (words(&|change| change.fits_resume), words(&|change| !change.fits_resume));
     let now = Some(now)
         .filter(|words| !words.is_empty())
-        .map(|words| format!("`gsil resume DIR --allow-changes` with {words}"));
+        .map(|words| format!("`gsil resume DIR --allow-changes` {IN_A_COMPARISON} with {words}"));
     let anew = Some(anew).filter(|words| !words.is_empty()).map(|words| format!("in a new run {words}"));
     let both: Vec<String> = now.into_iter().chain(anew).collect();
     format!("by the estimate, in the order of what saves most: {}. The last checkpoint is intact", both.join("; "))
@@ -305,7 +306,8 @@ mod tests {
                 memory_that_fits(&resumed, &limits, "flex").unwrap_err().hint().unwrap().to_owned()
             };
             let hint = refused(limit);
-            assert!(hint.contains("`gsil resume DIR --allow-changes` with ") && hint.contains("cheapest"), "{hint}");
+            let way_on = "`gsil resume DIR --allow-changes` (in a comparison: the same `gsil compare` command) with ";
+            assert!(hint.contains(way_on) && hint.contains("cheapest"), "{hint}");
             let hint = refused(20_000_000);
             assert!(hint.contains("all that may change in this run does not suffice"), "{hint}");
         });
