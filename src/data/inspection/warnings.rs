@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::Prepared;
-use crate::data::examples::Example;
+use crate::data::Unread;
+use crate::data::examples::{Example, FileRows};
 use crate::data::rows::{Response, Row};
 use crate::error::Result;
 
@@ -22,7 +23,7 @@ pub struct Warning {
 }
 
 impl Prepared<'_> {
-    pub(super) fn warnings(&self) -> Result<Vec<Warning>> {
+    pub(super) fn warnings(&self, files: &[FileRows]) -> Result<Vec<Warning>> {
         let tokenizer = self.preparation.tokenizer;
         let is_end = |id: Option<&u32>| id.is_some_and(|id| self.eos_token_ids.contains(id));
         let mut warnings = Vec::new();
@@ -49,7 +50,9 @@ impl Prepared<'_> {
             let tested = self.whole.iter().enumerate();
             tested.filter(|(_, example)| example.as_ref().is_some_and(test)).map(|(i, _)| i).collect()
         };
-        let in_text = self.rows.iter().enumerate().filter(|(_, (_, _, row))| ends_in_text(row)).map(|(i, _)| i);
+        let rows = |test: &dyn Fn(&Row) -> bool| -> Vec<usize> {
+            self.rows.iter().enumerate().filter(|(_, (_, _, row))| test(row)).map(|(i, _)| i).collect()
+        };
         let duplicates = self.duplicates();
         let kinds = [
             (
@@ -64,7 +67,7 @@ impl Prepared<'_> {
             ),
             (
                 "end_token_in_text",
-                in_text.collect(),
+                rows(&ends_in_text),
                 "the text of the response ends in the end token already; it is taken off and written once",
             ),
             (
@@ -81,6 +84,11 @@ impl Prepared<'_> {
                 warnings.push(Warning { kind, count: rows.len(), first, message: message.to_owned() });
             }
         }
+        let unread = |unread: Unread| {
+            let message = unread.message();
+            Warning { kind: "unread_instruction", count: unread.count, first: Some(unread.first), message }
+        };
+        warnings.extend(Unread::of(files).into_iter().map(unread));
         Ok(warnings)
     }
 
