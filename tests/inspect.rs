@@ -230,3 +230,17 @@ fn instructions_that_are_not_read_are_said_by_every_verb_that_reads_demonstratio
         assert!(warnings.iter().all(|warning| said.matches(warning).count() == 1), "{verb:?}: {said}");
     }
 }
+
+#[test]
+fn answers_before_the_last_of_a_conversation_are_counted_as_read_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    text_model(folder.path());
+    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+    let short = [turn("user", "Hi"), turn("assistant", "Yes")];
+    let long = [&short[..], &[turn("user", "One?"), turn("assistant", "One")]].concat();
+    let rows = format!("{}\n{}\n", json!({"messages": short}), json!({"messages": long}));
+    fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let page = gsil(folder.path(), &["inspect", "data", "rows.jsonl", "--model", "text"]).succeeded().stdout;
+    let warning = "the answers before the last are read, not learnt; to learn them, too, write a row that ends at each";
+    assert!(page.ends_with(&format!("\nwarning: 1 row: {warning} (the first: line 2)\n")), "{page}");
+}

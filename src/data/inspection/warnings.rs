@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Prepared;
 use crate::data::Unread;
 use crate::data::examples::{Example, FileRows};
-use crate::data::rows::{Response, Row};
+use crate::data::rows::{Prompt, Response, Row};
 use crate::error::Result;
 
 /// Something that looks wrong.
@@ -77,6 +77,11 @@ impl Prepared<'_> {
             ),
             ("duplicate", duplicates.rows, "prompt and response repeat an earlier row, token for token"),
             ("duplicate_prompt", duplicates.prompts, "the prompt repeats an earlier one, with another response"),
+            (
+                "earlier_answers",
+                rows(&has_earlier_answers),
+                "the answers before the last are read, not learnt; to learn them, too, write a row that ends at each",
+            ),
         ];
         for (kind, rows, message) in kinds {
             if let Some(first) = rows.first() {
@@ -109,6 +114,16 @@ impl Prepared<'_> {
             responses.push(response);
         }
         duplicates
+    }
+}
+
+/// Whether a conversation has answers that are part of the prompt.
+fn has_earlier_answers(row: &Row) -> bool {
+    match &row.prompt {
+        Prompt::Messages(messages) => {
+            row.demonstration.is_some() && messages.iter().any(|message| message.role == "assistant")
+        }
+        Prompt::Text(_) | Prompt::Ids(_) => false,
     }
 }
 
