@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 
 use crate::config::RunConfig;
+use crate::data::Unread;
 use crate::data::examples::{Example, FileRows, Preparation};
 use crate::data::rows::{Columns, read_good_rows, read_rows};
 use crate::data::tokenizer::Tokenizer;
@@ -68,7 +69,7 @@ impl Policy {
     }
 
     /// Reads data files as token ids for this model; prompt and response together have at most `max_length` tokens, and
-    /// fit the model's context. What is left out is counted and said.
+    /// fit the model's context. What is left out is counted and said, and so are instructions that are not read.
     ///
     /// # Errors
     /// [`Error::Input`] for a bad line, unless those are skipped; for a row that the tokenizer refuses; if no row is left.
@@ -79,7 +80,9 @@ impl Policy {
         max_length: usize,
         console: &Console,
     ) -> Result<Vec<Example>> {
-        let (examples, dropped) = self.preparation(max_length).examples(&wanted.read(files, console)?, &mut |_| {})?;
+        let rows = wanted.read(files, console)?;
+        say_unread(&rows, console);
+        let (examples, dropped) = self.preparation(max_length).examples(&rows, &mut |_| {})?;
         if dropped.total() > 0 {
             let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
             console.warn(format!("{}: {dropped}", names.join(", ")));
@@ -155,6 +158,14 @@ fn without_model(run: &Path) -> Error {
 fn compares_sft(run: &Path) -> bool {
     let text = std::fs::read_to_string(run.join(CONFIG_FILE)).unwrap_or_default();
     RunConfig::from_ron(&text, CONFIG_FILE).map_or(true, |config| config.compares_sft())
+}
+
+/// Warns of instructions in rows that are not read.
+pub fn say_unread(files: &[FileRows], console: &Console) {
+    for unread in Unread::of(files) {
+        let names: Vec<String> = files.iter().map(|file| file.path.display().to_string()).collect();
+        console.warn(format!("{}: {unread}", names.join(", ")));
+    }
 }
 
 /// Which rows of data files are read, and how.

@@ -194,3 +194,53 @@ fn a_row_that_the_tokenizer_refuses_is_named_as_training_names_it() {
         gsil(folder.path(), &["score", "--data", "rows.jsonl", "--model", "text", "--device", "flex"]).failed(3);
     assert!(stderr.contains("rows.jsonl, line 2: "), "{stderr}");
 }
+
+/// The second row's key is empty: nothing of it is lost.
+const SYSTEM: &str = "\
+{\"system\":\"Be X.\",\"prompt\":\"Hi\",\"completion\":\"Yes\"}
+{\"system\":\"\",\"prompt\":\"Hello\",\"completion\":\"No\"}
+{\"system\":\"Be Y.\",\"history\":[[\"a\",\"b\"]],\"instruction\":\"One?\",\"output\":\"One\"}
+";
+
+#[test]
+fn instructions_that_are_not_read_are_said_by_every_verb_that_reads_demonstrations() {
+    let folder = tempfile::tempdir().unwrap();
+    text_model(folder.path());
+    fs::write(folder.path().join("rows.jsonl"), SYSTEM).unwrap();
+    let inspect = ["inspect", "data", "rows.jsonl", "--model", "text"];
+    let system =
+        "`system` is not read: write it as a first message of role `system` in `messages` (the first: line 1)\n";
+    let history = "`history` is not read: write its turns into `messages` (the first: line 3)\n";
+    let page = gsil(folder.path(), &inspect).succeeded().stdout;
+    assert!(page.ends_with(&format!("\nwarning: 2 rows: {system}warning: 1 row: {history}")), "{page}");
+    let small = ["train.max_length=60", "generation.max_new_tokens=2", "generation.unfinished=mask"];
+    let estimate = [&["estimate", "--no-time", "--device", "flex"][..], &small].concat();
+    let train = [&["train", "--output", "run", "--device", "flex"][..], &small].concat();
+    for verb in [
+        &["init"][..],
+        &["score", "--device", "flex"],
+        &["eval", "--device", "flex", "evaluation.generate_rows=0"],
+        &estimate[..],
+        &train[..],
+        &["generate", "--device", "flex", "--max-new-tokens", "2"],
+    ] {
+        let said =
+            gsil(folder.path(), &[verb, &["--model", "text", "--data", "rows.jsonl"]].concat()).succeeded().stderr;
+        let warnings = [format!("rows.jsonl: 2 rows: {system}"), format!("rows.jsonl: 1 row: {history}")];
+        assert!(warnings.iter().all(|warning| said.matches(warning).count() == 1), "{verb:?}: {said}");
+    }
+}
+
+#[test]
+fn answers_before_the_last_of_a_conversation_are_counted_as_read_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    text_model(folder.path());
+    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+    let short = [turn("user", "Hi"), turn("assistant", "Yes")];
+    let long = [&short[..], &[turn("user", "One?"), turn("assistant", "One")]].concat();
+    let rows = format!("{}\n{}\n", json!({"messages": short}), json!({"messages": long}));
+    fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let page = gsil(folder.path(), &["inspect", "data", "rows.jsonl", "--model", "text"]).succeeded().stdout;
+    let warning = "the answers before the last are read, not learnt; to learn them, too, write a row that ends at each";
+    assert!(page.ends_with(&format!("\nwarning: 1 row: {warning} (the first: line 2)\n")), "{page}");
+}

@@ -115,6 +115,26 @@ fn a_column_that_a_parquet_file_lacks_is_an_error_that_lists_those_it_has() {
 
 #[cfg(feature = "tables")]
 #[test]
+fn instructions_in_columns_that_are_not_read_are_noted_and_are_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let unread = |path: &Path, columns: Option<&Columns>| -> Vec<Vec<&str>> {
+        read_rows(path, None, columns).unwrap().into_iter().map(|row| row.unread).collect()
+    };
+    let path = folder.path().join("rows.csv");
+    let cells = b"system,history,prompt,response\nBe X.,\"[{'role': 'user', 'content': 'a'}]\",Hi,Yes\n,[],Hello,No\n\xff,,One?,One\n";
+    fs::write(&path, cells).unwrap();
+    let columns = |response: &str| Columns { prompt: "prompt".to_owned(), response: Some(response.to_owned()) };
+    for columns in [None, Some(columns("response"))] {
+        assert_eq!(unread(&path, columns.as_ref()), [vec!["system", "history"], vec![], vec!["system"]]);
+    }
+    let path = fixture("tables/beside.parquet");
+    for columns in [None, Some(columns("completion"))] {
+        assert_eq!(unread(&path, columns.as_ref()), [vec!["system", "history"], vec![], vec![]]);
+    }
+}
+
+#[cfg(feature = "tables")]
+#[test]
 fn columns_without_a_known_name_are_named_with_the_flags_that_choose_them() {
     let folder = tempfile::tempdir().unwrap();
     text_model(folder.path());

@@ -16,7 +16,7 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::generate::sampler::{Sampling, answer_seed};
 use crate::generate::{Decoding, Event, Generator, Request, Response, in_order};
-use crate::policy::{Policy, Wanted};
+use crate::policy::{Policy, Wanted, say_unread};
 use crate::report::console::{Console, Unit};
 
 #[derive(Debug, Args)]
@@ -225,12 +225,14 @@ fn prompts(
     let files = match (prompt, data) {
         (Some(text), _) => {
             let prompt = Prompt::Text(text.clone());
-            let rows = vec![Row { line: 1, prompt, demonstration: None, self_generated: None, lone: None }];
+            let (demonstration, self_generated, lone, unread) = (None, None, None, Vec::new());
+            let rows = vec![Row { line: 1, prompt, demonstration, self_generated, lone, unread }];
             vec![FileRows { path: PathBuf::from("--prompt"), rows }]
         }
         (None, Some(path)) => wanted.read(&files_of(&path, Split::Train)?, console)?,
         (None, None) => return Err(Error::usage("give --prompt or --data")),
     };
+    say_unread(&files, console);
     let longest = policy.config.max_position_embeddings - 1;
     let mut prompts: Vec<(Prompt, PromptIds)> = Vec::new();
     for FileRows { path, rows } in &files {

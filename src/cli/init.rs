@@ -14,7 +14,7 @@ use crate::data::examples::Example;
 use crate::error::{Error, Result};
 use crate::eval::answer::strict_answer;
 use crate::eval::gsm8k::MARKER;
-use crate::policy::{Policy, Wanted};
+use crate::policy::{Policy, Wanted, say_unread};
 use crate::report::console::{Console, Unit};
 use crate::report::shell::shell_path;
 
@@ -95,6 +95,7 @@ fn measure(args: &InitArgs, console: &Console) -> Result<Option<Measured>> {
     let config = args.rows.over(RunConfig::default())?;
     let data = args.hub.data(data)?;
     let rows = Wanted::new(&config, None).read(&files_of(&data, Split::Train)?, console)?;
+    say_unread(&rows, console);
     let num_rows: usize = rows.iter().map(|file| file.rows.len()).sum();
     let mut bar = console.bar("tokenizing", num_rows as u64, Unit::Count("rows"));
     let (examples, dropped) = policy.preparation(usize::MAX).examples(&rows, &mut |count| bar.advance(count))?;

@@ -36,8 +36,9 @@ const JSON_COLUMNS: [&str; 9] = [
 /// More columns than this are no table of texts.
 const MAX_COLUMNS: usize = 4096;
 
-/// Hands every row to `take` with the line that it starts on, until it answers false. A column that is not wanted is there
-/// with its name alone. Columns that may be no list are text. Memory is bounded by the longest row of the file.
+/// Hands every row to `take` with the line that it starts on, until it answers false. A column that is neither wanted nor
+/// looked at is there with its name alone. Columns that may be no list are text. Memory is bounded by the longest row of
+/// the file.
 pub(super) fn for_each_record(path: &Path, delimiter: u8, read: &Read<'_>, take: &mut Take<'_>) -> Result<()> {
     let mut file = BufReader::new(File::open(path).map_err(Error::reading(path))?);
     let start = file.fill_buf().map_err(Error::reading(path))?;
@@ -170,6 +171,9 @@ fn without_return(cell: &[u8], is_last: bool) -> &[u8] {
 }
 
 fn value(name: &str, cell: &[u8], read: &Read<'_>) -> Parsed<Value> {
+    if read.is_looked_at(name) {
+        return Ok(String::from_utf8_lossy(cell).into());
+    }
     if !read.is_wanted(name) {
         return Ok(Value::Null);
     }

@@ -293,6 +293,7 @@ mod tests {
             demonstration: response(demonstration),
             self_generated: response(self_generated),
             lone: None,
+            unread: Vec::new(),
         }
     }
 

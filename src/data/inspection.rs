@@ -169,7 +169,7 @@ impl Inspection {
                 response: lengths(|example| example.demonstration_ids.len()),
                 total: lengths(Example::longest),
             },
-            warnings: prepared.warnings()?,
+            warnings: prepared.warnings(files)?,
             rows: (0..num_shown.min(prepared.rows.len())).map(|i| prepared.shown(i)).collect::<Result<_>>()?,
         })
     }

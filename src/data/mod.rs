@@ -29,6 +29,7 @@ mod strict_json;
 mod thrift;
 pub mod tokenizer;
 mod tokenizer_growth;
+mod unread;
 pub mod word_problems;
 
 pub use chat_template::ChatTemplate;
@@ -37,3 +38,4 @@ pub use examples::{Example, FileRows, Preparation, PromptIds, prepare_prompts};
 pub use row_keys::{LonePrompt, Misnamed};
 pub use rows::{Columns, Message, Prompt, Response, Row, read_good_rows, read_rows};
 pub use tokenizer::Tokenizer;
+pub use unread::Unread;

@@ -1,7 +1,7 @@
 //! Parquet files as JSON objects, one for each row.
 //!
-//! Only the columns that a shape reads are decoded. The Parquet library panics on some damaged files: that, too, is an
-//! error of the file; what cannot be caught is refused before (`parquet_limits.rs`).
+//! Only the columns that are wanted or looked at are decoded. The Parquet library panics on some damaged files: that,
+//! too, is an error of the file; what cannot be caught is refused before (`parquet_limits.rs`).
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,32 +18,33 @@ use serde_json::Value;
 
 use super::parquet_limits::Limits;
 use super::problem::{Parsed, Problem};
-use super::rows::{MAX_ROW_BYTES, Object, Take};
+use super::rows::{MAX_ROW_BYTES, Object, Read, Take};
 use crate::error::{Error, Result};
 
 const CONVERT: &str = "write it again with Snappy: python -c \"import pyarrow.parquet as p; p.write_table(p.read_table('OLD.parquet'), 'NEW.parquet')\"";
 
-/// Hands every row to `take`, counted from 1, until it answers false. A column that is not wanted is there with its
-/// name alone. Memory is bounded by the file's size.
-pub(super) fn for_each_row(path: &Path, is_wanted: &dyn Fn(&str) -> bool, take: &mut Take<'_>) -> Result<()> {
+/// Hands every row to `take`, counted from 1, until it answers false. A column that is neither wanted nor looked at
+/// is there with its name alone. Memory is bounded by the file's size.
+pub(super) fn for_each_row(path: &Path, read: &Read<'_>, take: &mut Take<'_>) -> Result<()> {
     let mut file = File::open(path).map_err(Error::reading(path))?;
     let limits = Limits::new(file.metadata().map_err(Error::reading(path))?.len());
     limits.check_footer(&mut file).map_err(|why| not_parquet(path, &why))?;
     let reader = guarded(path, || SerializedFileReader::new(file.try_clone()?))?;
     let metadata = reader.metadata();
     let names = guarded(path, || Ok(names(metadata)))?;
-    if !names.iter().any(|name| is_wanted(name)) {
+    if !names.iter().any(|name| read.is_wanted(name)) {
         take(1, Ok(Some(names.iter().map(|name| (name.clone(), Value::Null)).collect())))?;
         return Ok(());
     }
-    check_columns(&mut file, metadata, limits, is_wanted, path)?;
-    let mut rows = guarded(path, || RowIter::from_file(Some(projection(metadata, is_wanted)?), &reader))?;
+    let is_decoded = |name: &str| read.is_wanted(name) || read.is_looked_at(name);
+    check_columns(&mut file, metadata, limits, &is_decoded, path)?;
+    let mut rows = guarded(path, || RowIter::from_file(Some(projection(metadata, &is_decoded)?), &reader))?;
     let mut text_bytes = 0;
     for number in 1.. {
         let in_row = |error: Error| error.at(format!("row {number}"));
         let Some(row) = guarded(path, || rows.next().transpose()).map_err(in_row)? else { break };
         let mut num_bytes = 0;
-        let object = object(&names, row.into_columns(), &mut num_bytes);
+        let object = object(&names, row.into_columns(), read, &mut num_bytes);
         text_bytes += num_bytes as u64;
         if text_bytes > limits.max_text_bytes() {
             let message = format!("the rows hold more than {} bytes of text: is it damaged?", limits.max_text_bytes());
@@ -68,19 +69,19 @@ fn names(metadata: &ParquetMetaData) -> Vec<String> {
     metadata.file_metadata().schema().get_fields().iter().map(|field| field.name().to_owned()).collect()
 }
 
-/// The wanted columns alone, as a schema.
-fn projection(metadata: &ParquetMetaData, is_wanted: &dyn Fn(&str) -> bool) -> parquet::errors::Result<Type> {
+/// The decoded columns alone, as a schema.
+fn projection(metadata: &ParquetMetaData, is_decoded: &dyn Fn(&str) -> bool) -> parquet::errors::Result<Type> {
     let schema = metadata.file_metadata().schema();
-    let fields = schema.get_fields().iter().filter(|field| is_wanted(field.name())).map(Arc::clone).collect();
+    let fields = schema.get_fields().iter().filter(|field| is_decoded(field.name())).map(Arc::clone).collect();
     Type::group_type_builder(schema.name()).with_fields(fields).build()
 }
 
-/// Compression, counts and pages of every column that will be read.
+/// Compression, counts and pages of every column that will be decoded.
 fn check_columns(
     file: &mut File,
     metadata: &ParquetMetaData,
     limits: Limits,
-    is_wanted: &dyn Fn(&str) -> bool,
+    is_decoded: &dyn Fn(&str) -> bool,
     path: &Path,
 ) -> Result<()> {
     let num_rows = metadata
@@ -92,7 +93,7 @@ fn check_columns(
     }
     for column in metadata.row_groups().iter().flat_map(|group| group.columns()) {
         let name = column.column_path().parts().first().map(String::as_str).unwrap_or_default();
-        if !is_wanted(name) {
+        if !is_decoded(name) {
             continue;
         }
         let place = format!("column `{}`", name.escape_debug());
@@ -115,13 +116,17 @@ fn check_columns(
 }
 
 /// The row, and how many bytes it takes as JSON, more or less.
-fn object(names: &[String], columns: Vec<(String, Field)>, num_bytes: &mut usize) -> Parsed<Object> {
+fn object(names: &[String], columns: Vec<(String, Field)>, read: &Read<'_>, num_bytes: &mut usize) -> Parsed<Object> {
     let mut object: Object = names.iter().map(|name| (name.clone(), Value::Null)).collect();
     for (name, field) in columns {
-        let value = value(field, num_bytes).map_err(|kind| {
-            Problem::field(&name, format!("expected text, numbers, lists or structures, got {kind}"))
-        })?;
-        object.insert(name, value);
+        match value(field, num_bytes) {
+            Ok(value) => object.insert(name, value),
+            Err(_) if read.is_looked_at(&name) => continue,
+            Err(kind) => {
+                let message = format!("expected text, numbers, lists or structures, got {kind}");
+                return Err(Problem::field(&name, message));
+            }
+        };
     }
     Ok(object)
 }

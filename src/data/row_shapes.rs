@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::problem::{Parsed, Problem};
 use super::row_keys::{LonePrompt, check_columns, misnamed, unknown_shape};
 use super::rows::{Columns, Message, Object, Prompt, Response, Row};
+use super::unread::unread;
 
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
@@ -107,6 +108,7 @@ pub(super) fn parse_row(object: &Object, columns: Option<&Columns>, line: usize)
     let lone = parts.demonstration.is_none().then(|| Box::new(LonePrompt::of(object, shape)));
     Ok(Row {
         line,
+        unread: unread(object, columns, &parts.prompt),
         prompt: parts.prompt,
         demonstration: parts.demonstration,
         self_generated: parts.self_generated,

@@ -1,9 +1,9 @@
 //! Rows of training data: JSON, CSV or Parquet (told apart by the file's ending), in any of the shapes that people have.
 //!
 //! Whatever the file, a row is first a JSON object (`json_rows.rs`, `csv_rows.rs`, `parquet_rows.rs`). Its shape is
-//! recognised by its keys (next: `row_shapes.rs`) and becomes one [`Row`]; other keys are ignored. Nothing
-//! is guessed: a line that fits no shape stops the reading with its number, the field and what was expected, or is
-//! skipped and counted where the user says so.
+//! recognised by its keys (next: `row_shapes.rs`) and becomes one [`Row`]; other keys are not read, and those
+//! of instructions are noted (`unread.rs`). Nothing is guessed: a line that fits no shape stops the reading with its
+//! number, the field and what was expected, or is skipped and counted where the user says so.
 //! Not here: tokens ([`super::tokenizer`]) and lengths ([`super::examples`]).
 
 use std::fmt;
@@ -16,6 +16,7 @@ use super::json_rows;
 use super::problem::Parsed;
 use super::row_keys::{LonePrompt, check_header};
 use super::row_shapes::{KEYS, Shape, TEXT_KEYS, parse_row};
+use super::unread::UNREAD_KEYS;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::formats::data_file::FileKind;
@@ -63,6 +64,8 @@ pub struct Row {
     pub self_generated: Option<Response>,
     /// What a row without a demonstration has instead.
     pub lone: Option<Box<LonePrompt>>,
+    /// Keys with an instruction that is not read: see [`super::Unread`].
+    pub unread: Vec<&'static str>,
 }
 
 /// The longest row, as text.
@@ -214,6 +217,11 @@ impl Read<'_> {
         }
     }
 
+    /// Whether a column is not read and may hold an instruction: then it has its values, too, and no error is in them.
+    pub(super) fn is_looked_at(&self, name: &str) -> bool {
+        matches!(self, Read::Rows(_)) && !self.is_wanted(name) && UNREAD_KEYS.contains(&name)
+    }
+
     /// Whether a cell of CSV may be a list of messages or of ids. The fields of an evaluation see to their lists themselves.
     pub(super) fn may_be_list(&self, name: &str) -> bool {
         match self {
@@ -224,8 +232,8 @@ impl Read<'_> {
     }
 }
 
-/// Hands every row to `take` as the JSON object that it is or would be. Of a table only the columns that are read have
-/// values.
+/// Hands every row to `take` as the JSON object that it is or would be. Of a table only the columns that are read or
+/// looked at have values.
 pub(super) fn for_each_object(path: &Path, read: &Read<'_>, take: &mut Take<'_>) -> Result<()> {
     match FileKind::of(path) {
         FileKind::JsonLines => json_rows::for_each_line(path, take),
@@ -235,10 +243,10 @@ pub(super) fn for_each_object(path: &Path, read: &Read<'_>, take: &mut Take<'_>)
         #[cfg(feature = "tables")]
         FileKind::Tsv => super::csv_rows::for_each_record(path, b'\t', read, take),
         #[cfg(feature = "tables")]
-        FileKind::Parquet => super::parquet_rows::for_each_row(path, &|name| read.is_wanted(name), take),
+        FileKind::Parquet => super::parquet_rows::for_each_row(path, read, take),
         #[cfg(not(feature = "tables"))]
         FileKind::Csv | FileKind::Tsv | FileKind::Parquet => {
-            let _ = |name: &str| read.is_wanted(name) || read.may_be_list(name);
+            let _ = |name: &str| read.is_looked_at(name) || read.may_be_list(name);
             Err(Error::input(path, "this program was built without the feature `tables`, which reads such files")
                 .with_hint("build it with `--features tables`, or write the rows as JSON Lines (.jsonl)"))
         }

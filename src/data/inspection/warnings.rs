@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::Prepared;
-use crate::data::examples::Example;
-use crate::data::rows::{Response, Row};
+use crate::data::Unread;
+use crate::data::examples::{Example, FileRows};
+use crate::data::rows::{Prompt, Response, Row};
 use crate::error::Result;
 
 /// Something that looks wrong.
@@ -22,7 +23,7 @@ pub struct Warning {
 }
 
 impl Prepared<'_> {
-    pub(super) fn warnings(&self) -> Result<Vec<Warning>> {
+    pub(super) fn warnings(&self, files: &[FileRows]) -> Result<Vec<Warning>> {
         let tokenizer = self.preparation.tokenizer;
         let is_end = |id: Option<&u32>| id.is_some_and(|id| self.eos_token_ids.contains(id));
         let mut warnings = Vec::new();
@@ -49,7 +50,9 @@ impl Prepared<'_> {
             let tested = self.whole.iter().enumerate();
             tested.filter(|(_, example)| example.as_ref().is_some_and(test)).map(|(i, _)| i).collect()
         };
-        let in_text = self.rows.iter().enumerate().filter(|(_, (_, _, row))| ends_in_text(row)).map(|(i, _)| i);
+        let rows = |test: &dyn Fn(&Row) -> bool| -> Vec<usize> {
+            self.rows.iter().enumerate().filter(|(_, (_, _, row))| test(row)).map(|(i, _)| i).collect()
+        };
         let duplicates = self.duplicates();
         let kinds = [
             (
@@ -64,7 +67,7 @@ impl Prepared<'_> {
             ),
             (
                 "end_token_in_text",
-                in_text.collect(),
+                rows(&ends_in_text),
                 "the text of the response ends in the end token already; it is taken off and written once",
             ),
             (
@@ -74,6 +77,11 @@ impl Prepared<'_> {
             ),
             ("duplicate", duplicates.rows, "prompt and response repeat an earlier row, token for token"),
             ("duplicate_prompt", duplicates.prompts, "the prompt repeats an earlier one, with another response"),
+            (
+                "earlier_answers",
+                rows(&has_earlier_answers),
+                "the answers before the last are read, not learnt; to learn them, too, write a row that ends at each",
+            ),
         ];
         for (kind, rows, message) in kinds {
             if let Some(first) = rows.first() {
@@ -81,6 +89,11 @@ impl Prepared<'_> {
                 warnings.push(Warning { kind, count: rows.len(), first, message: message.to_owned() });
             }
         }
+        let unread = |unread: Unread| {
+            let message = unread.message();
+            Warning { kind: "unread_instruction", count: unread.count, first: Some(unread.first), message }
+        };
+        warnings.extend(Unread::of(files).into_iter().map(unread));
         Ok(warnings)
     }
 
@@ -101,6 +114,16 @@ impl Prepared<'_> {
             responses.push(response);
         }
         duplicates
+    }
+}
+
+/// Whether a conversation has answers that are part of the prompt.
+fn has_earlier_answers(row: &Row) -> bool {
+    match &row.prompt {
+        Prompt::Messages(messages) => {
+            row.demonstration.is_some() && messages.iter().any(|message| message.role == "assistant")
+        }
+        Prompt::Text(_) | Prompt::Ids(_) => false,
     }
 }
 

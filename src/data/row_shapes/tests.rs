@@ -5,14 +5,15 @@ use std::path::Path;
 use serde_json::json;
 
 use super::*;
+use crate::data::unread::UNREAD_KEYS;
 use crate::error::Error;
 use crate::formats::data_file::FileKind;
 
-/// The row, which is the same in a table that is read by columns: there all but [`KEYS`] are empty.
+/// The row, which is the same in a table that is read by columns: there all but [`KEYS`] and [`UNREAD_KEYS`] are empty.
 fn row(value: Value) -> Row {
     let object = value.as_object().unwrap();
     let row = parse_row(object, None, 1).unwrap();
-    let known = |key: &String| KEYS.contains(&key.as_str());
+    let known = |key: &String| KEYS.iter().chain(&UNREAD_KEYS).any(|known| known == key);
     let of_columns =
         object.iter().map(|(key, value)| (key.clone(), if known(key) { value.clone() } else { Value::Null }));
     assert_eq!(parse_row(&of_columns.collect(), None, 1).unwrap(), row, "is a key missing in KEYS?");
@@ -37,8 +38,14 @@ fn answer(text: &str) -> Option<Response> {
 
 #[test]
 fn every_shape_of_a_question_and_an_answer_is_the_same_row() {
-    let expected =
-        Row { line: 1, prompt: Prompt::Text("Q".into()), demonstration: answer("A"), self_generated: None, lone: None };
+    let expected = Row {
+        line: 1,
+        prompt: Prompt::Text("Q".into()),
+        demonstration: answer("A"),
+        self_generated: None,
+        lone: None,
+        unread: Vec::new(),
+    };
     for value in [
         json!({"prompt": "Q", "completion": "A"}),
         json!({"prompt": "Q", "response": "A", "rejected": null}),
@@ -59,7 +66,8 @@ fn every_shape_of_a_question_and_an_answer_is_the_same_row() {
 #[test]
 fn every_shape_of_a_conversation_is_the_same_row() {
     let prompt = Prompt::Messages(vec![user("Q")]);
-    let expected = Row { line: 1, prompt, demonstration: answer("A"), self_generated: None, lone: None };
+    let expected =
+        Row { line: 1, prompt, demonstration: answer("A"), self_generated: None, lone: None, unread: Vec::new() };
     let turns = json!([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]);
     for value in [
         json!({"messages": turns}),
