@@ -58,12 +58,12 @@ pub(super) fn unread(object: &Object, columns: Option<&Columns>, prompt: &Prompt
     UNREAD_KEYS.into_iter().filter(is_lost).collect()
 }
 
-/// Whether a value has a text that the prompt has not. Tables write empty lists as text.
+/// Whether a value has a text that the prompt has not. Tables, and lists of tools, write nothing as text.
 fn says_more(value: &Value, prompt: &Prompt) -> bool {
     match value {
         Value::String(text) => {
             let text = text.trim();
-            !["", "[]", "{}"].contains(&text)
+            !["", "[]", "{}", "null"].contains(&text)
                 && match prompt {
                     Prompt::Text(own) => !own.contains(text),
                     Prompt::Messages(messages) => !messages.iter().any(|message| message.content.contains(text)),
@@ -117,6 +117,7 @@ mod tests {
         let turns = json!([{"role": "system", "content": "Be X."}, {"role": "user", "content": "Q"}]);
         for value in [
             json!({"prompt": "Q", "system": "", "system_prompt": null, "history": [], "tools": "[]"}),
+            json!({"prompt": "Q", "tools": "null"}),
             json!({"prompt": "Q", "system": " \n", "history": [["", null]], "tools": {}}),
             json!({"prompt": "Q", "system": 7, "tools": false}),
             json!({"prompt": "Be X.\nQ", "system": "Be X."}),
