@@ -501,6 +501,15 @@ fn a_cell_that_was_finished_by_hand_is_left_as_it_is() {
 }
 
 #[test]
+fn the_card_of_a_cell_says_that_it_began_with_the_comparisons_start() {
+    let folder = tempdir().unwrap();
+    let output = folder.path().join("winner");
+    export(folder.path(), &cell(&grid(), "bernoulli", 0), "hf", &output, &[]).succeeded();
+    let card = read(&output.join("README.md"));
+    assert!(card.contains("| base model | the start of a comparison, trained by its supervised stage |"), "{card}");
+}
+
+#[test]
 fn a_moved_comparison_goes_on_from_its_start_where_that_is_now() {
     let folder = world(GRID);
     let moved = folder.path().join("grid");

@@ -50,7 +50,8 @@ pub struct CompareConfig {
     /// The name of the method that the others are measured against. Default none: the first.
     pub baseline: Option<String>,
     /// Refuse methods that differ in their number of updates, and let responses that are left out change none. Default
-    /// true: more updates are an advantage of their own.
+    /// true: more updates are an advantage of their own. A demonstration all of whose responses are left out is not trained
+    /// on (`generation.unfinished`): supervised training has it all the same.
     pub equal_updates: bool,
     /// Keep the model and the last checkpoints (`base.keep_last`, 3 unless set) of every finished cell. Default true;
     /// false keeps figures, responses and reports, and the starts.

@@ -57,7 +57,7 @@ pub enum WeightFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unfinished {
-    /// It is left out and counted.
+    /// It is left out and counted; with its demonstration, if no response to its prompt is left.
     Drop,
     /// Its tokens are kept and trained on like any others; only the end token that it lacks is not.
     Mask,
@@ -68,7 +68,8 @@ pub enum Unfinished {
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluationConfig {
     /// Held-out demonstrations: a file as for `data`. Default none: the valid files of a `data` folder, if it has any,
-    /// the test set of `word_problems`, else the first training rows, which are scored and not answered.
+    /// the test set of `word_problems`, else the first training rows, which are scored and not answered. Of preference pairs
+    /// the chosen response alone is judged.
     pub data: Option<String>,
     /// At most this many rows are scored. Default 200: minutes on a CPU.
     pub max_rows: usize,

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 pub use ended::Ended;
-pub use page::{objective, training};
+pub use page::{objective, samples, training};
 use run_files::RunFiles;
 pub use run_files::{check_holds_run, to_go_on_with_comparison};
 

@@ -159,6 +159,9 @@ pub fn objective(config: &RunConfig) -> Option<String> {
     if objective.sft_weight > 0.0 {
         text += &format!(", sft_weight {}", objective.sft_weight);
     }
+    if !objective.normalize {
+        text += ", not normalized";
+    }
     if objective.variance_reduction != VarianceReduction::None {
         text += &format!(", variance_reduction {}", objective.variance_reduction);
     }
@@ -173,12 +176,22 @@ pub fn training(config: &RunConfig) -> String {
     };
     let supervised = |sft: &TrainConfig| format!("{} of supervised training {}", length(sft), batches(sft));
     let (sft, num_iterations) = (config.sft.as_ref().map(supervised), config.iterations);
-    let iterations =
-        || format!("{} of {} {}", plural(num_iterations, "iteration"), length(&config.train), batches(&config.train));
+    let iterations = || {
+        let (length, batches, samples) = (length(&config.train), batches(&config.train), samples(config));
+        format!("{} of {length} {batches}{samples}", plural(num_iterations, "iteration"))
+    };
     match sft {
         Some(sft) if num_iterations == 0 => sft,
         Some(sft) => format!("{}; before them {sft}", iterations()),
         None => iterations(),
+    }
+}
+
+/// `, 4 responses to each prompt`; empty for one.
+pub fn samples(config: &RunConfig) -> String {
+    match config.generation.samples_per_prompt {
+        1 => String::new(),
+        count => format!(", {count} responses to each prompt"),
     }
 }
 
@@ -305,10 +318,26 @@ mod tests {
         let all = [power, "objective.name=bregman_power", "objective.shift=-0.5", "objective.sft_weight=0.1"];
         let expected = "bregman_power, scale 1, shift -0.5, power 0.3, sft_weight 0.1";
         assert_eq!(line(&all), named(expected));
+        let expected = "spin, scale 1, shift 0, not normalized";
+        assert_eq!(line(&["objective.name=spin", "objective.normalize=false"]), named(expected));
         for reduction in ["top_k(16)", "exact"] {
             let reduced = format!("objective.variance_reduction={reduction}");
             let expected = format!("bernoulli, scale 1, shift 0, variance_reduction {reduction}");
             assert_eq!(line(&[&reduced]), Some(expected));
+        }
+    }
+
+    #[test]
+    fn several_responses_to_each_prompt_are_said_where_responses_are_written() {
+        let line = |assignments: &[&str]| {
+            let mut config = RunConfig::default();
+            assignments.iter().for_each(|assignment| config.set(assignment).unwrap());
+            training(&config)
+        };
+        let several = "generation.samples_per_prompt=4";
+        assert!(line(&[several]).ends_with(", 4 responses to each prompt"), "{}", line(&[several]));
+        for without in [&[][..], &[several, "iterations=0", "sft.epochs=1"]] {
+            assert!(!line(without).contains("responses"), "{}", line(without));
         }
     }
 }

@@ -13,9 +13,10 @@ use crate::formats::hub;
 use crate::formats::quantize::Precision;
 use crate::model::ModelConfig;
 use crate::policy::Wanted;
+use crate::records::run_folder::comparison_of;
 use crate::records::self_generation::iteration_folder;
 use crate::report::console::Console;
-use crate::report::objective;
+use crate::report::{objective, samples};
 use crate::train::checkpoint::{Progress, Saved, Stage};
 use crate::train::self_generation::{DEMONSTRATIONS_FILE, DemonstrationRow};
 
@@ -81,6 +82,7 @@ fn of_run(run: &Run, size: &str, tensors: &str) -> Result<String> {
     let base = config.model.as_deref().map_or_else(|| "none".into(), public_name);
     let base = match config.word_problems {
         Some(_) => "random weights, made by the run itself".to_owned(),
+        None if is_start(config) => "the start of a comparison, trained by its supervised stage".to_owned(),
         None => format!("`{base}`"),
     };
     let rows = [
@@ -96,7 +98,7 @@ fn of_run(run: &Run, size: &str, tensors: &str) -> Result<String> {
         Some(objective) => vec![
             ("supervised stage before", sft),
             ("objective", objective),
-            ("iterations", format!("{}; in each: {}", config.iterations, stage(&config.train))),
+            ("iterations", format!("{}; in each: {}{}", config.iterations, stage(&config.train), samples(config))),
         ],
     };
     let checkpoint = run.checkpoint.iter().map(|saved| ("checkpoint", checkpoint(saved, config)));
@@ -109,6 +111,14 @@ fn of_run(run: &Run, size: &str, tensors: &str) -> Result<String> {
         metrics(run),
         limits(run)
     ))
+}
+
+/// Whether a run began with the model that a comparison made for its cells.
+fn is_start(config: &RunConfig) -> bool {
+    let start = config.model.as_deref().and_then(|model| Path::new(model).parent());
+    start.is_some_and(|start| {
+        start.parent().is_some_and(|folder| folder.ends_with("start")) && comparison_of(start).is_some()
+    })
 }
 
 /// What the model went through; at a checkpoint that may be less than the run did.
