@@ -84,6 +84,21 @@ fn a_missing_model_is_named() {
 }
 
 #[test]
+fn a_name_of_the_hub_without_its_owner_is_told_how_it_is_written() {
+    let folder = good_input();
+    assert_says(
+        &train_refused(&folder, INPUT, &["--model=gpt2"]),
+        &["gpt2: ", "hint: ", "owner/name (openai-community/gpt2)"],
+    );
+    for data in ["gsm8k", "https://huggingface.co/datasets/openai/gsm8k"] {
+        let stderr = train_refused(&folder, INPUT, &[&format!("--data={data}")]);
+        assert_says(&stderr, &[data, "hint: a data set of the hub is named owner/name (openai/gsm8k)"]);
+    }
+    let stderr = train_refused(&folder, INPUT, &["--data=rowz.jsonl"]);
+    assert_says(&stderr, &["rowz.jsonl", "hint: ", "rows.jsonl"]);
+}
+
+#[test]
 fn a_folder_without_a_model_is_named() {
     let folder = good_input();
     fs::create_dir(folder.path().join("empty")).unwrap();

@@ -255,6 +255,17 @@ fn a_model_of_the_hub_is_exported_under_its_name() {
 }
 
 #[test]
+fn a_data_set_without_files_that_are_read_is_told_of_its_copy_as_parquet() {
+    let place = Place::new();
+    place.hub.commit("datasets/o/zipped", [("train.jsonl.gz".to_owned(), Vec::new())].into());
+    let stderr = place.run(&["inspect", "data", "o/zipped", "--model", "local"]).failed(INPUT);
+    assert_says(
+        &stderr,
+        &["has no files of data that are read", "hint: known endings are ", ": o/zipped@refs/convert/parquet\n"],
+    );
+}
+
+#[test]
 fn what_exists_as_a_path_is_never_looked_for_on_the_hub() {
     let place = Place::new();
     fs::create_dir(place.path("o")).unwrap();

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -303,19 +303,56 @@ fn the_key_goes_to_the_server_and_nowhere_else() {
 #[test]
 fn a_server_that_asks_for_a_key_is_not_waited_for() {
     let place = Workplace::new();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("server.url=http://{}/v1", listener.local_addr().unwrap());
-    thread::spawn(move || {
-        for mut stream in listener.incoming().map_while(Result::ok) {
-            let lines = BufReader::new(&stream).lines().map_while(Result::ok);
-            lines.take_while(|line| !line.is_empty()).for_each(drop);
-            let reply = "HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 6\r\n\r\nno key";
-            stream.write_all(reply.as_bytes()).unwrap();
-        }
-    });
+    let url = format!("server.url=http://{}/v1", answering(|_| ("401 Unauthorized", "no key")));
     let stderr = place.train("run", &[&url, "server.ready_timeout_s=1"]).failed(4);
     assert!(stderr.contains("HTTP 401: no key") && stderr.contains("hint: it asks for a key"), "{stderr}");
     assert!(stderr.contains("GSIL_API_KEY") && !stderr.contains("waiting for the server"), "{stderr}");
+}
+
+/// As llama-server answers beside `/v1`: paths of the same names, another interface.
+#[test]
+fn an_address_without_v1_is_told_of_the_usual_one_whether_it_answers_or_not() {
+    let place = Workplace::new();
+    let other = answering(|request| match request.starts_with("GET") {
+        true => ("200 OK", r#"{"data": [{"id": "policy"}]}"#),
+        false => ("200 OK", r#"{"content": "x"}"#),
+    });
+    let nobody = answering(|_| ("404 Not Found", "no such path"));
+    for (address, run, way) in [
+        (&nobody, "nobody", format!("Most servers answer at http://{nobody}/v1\n")),
+        (
+            &other,
+            "other",
+            format!(
+                "hint: most servers answer at http://{other}/v1: gsil resume other --allow-changes server.url=http://{other}/v1\n"
+            ),
+        ),
+    ] {
+        let url = format!("server.url=http://{address}");
+        let stderr = place.train(run, &[&url, "server.ready_timeout_s=1", "server.max_retries=0"]).failed(4);
+        assert!(stderr.contains(&way), "{way}: {stderr}");
+    }
+}
+
+/// The address of a server that answers every request by its first line: the status and the body.
+fn answering(reply_to: impl Fn(&str) -> (&'static str, &'static str) + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut reader = BufReader::new(&stream);
+            let head = (&mut reader).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+            let head: Vec<String> = head.collect();
+            let len = |line: &String| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok();
+            let len = head.iter().find_map(len).unwrap_or(0);
+            std::io::copy(&mut reader.take(len), &mut std::io::sink()).unwrap();
+            let (status, body) = reply_to(head.first().map_or("", String::as_str));
+            let len = body.len();
+            let reply = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n{body}");
+            (&stream).write_all(reply.as_bytes()).unwrap();
+        }
+    });
+    address
 }
 
 #[test]

@@ -68,6 +68,10 @@ pub(super) fn misnamed(object: &Object, shape: Shape) -> Option<Misnamed> {
     let find = |key: &String| {
         let hint = match (near(key, read), near(key, elsewhere)) {
             (Some(name), _) => format!("did you mean `{name}`?"),
+            // As named columns the context would be lost.
+            (None, Some(_)) if object.contains_key("context") && matches!(shape, Shape::Instruction) => {
+                format!("beside `{prompt}` the response is `{}`, and `context` is `input`: rename both", read[0])
+            }
             (None, Some(_)) => {
                 format!("beside `{prompt}` the response is `{}`; or name the columns: {}", read[0], flags(prompt, key))
             }

@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::examples::FileRows;
 use super::rows::{Columns, Object, Prompt};
 
-/// Keys under which data sets keep instructions beside the prompt. They are looked at, never read.
-pub(super) const UNREAD_KEYS: [&str; 4] = ["system", "system_prompt", "history", "tools"];
+/// Keys under which data sets keep what belongs to the prompt. Where no shape reads them, they are looked at.
+pub(super) const UNREAD_KEYS: [&str; 6] = ["system", "system_prompt", "history", "tools", "context", "input"];
 
 /// Rows with an instruction under one of those keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,7 @@ impl Unread {
     pub fn message(&self) -> String {
         let way = match self.key {
             "history" => "write its turns into `messages`",
+            "context" | "input" => "write it into the prompt",
             _ => "write it as a first message of role `system` in `messages`",
         };
         format!("`{}` is not read: {way}", self.key)
@@ -102,12 +103,15 @@ mod tests {
                 vec!["system", "history"],
             ),
             (json!({"messages": turns, "tools": [{"name": "add"}]}), vec!["tools"]),
+            (json!({"question": "Q", "context": "CREATE TABLE t", "answer": "A"}), vec!["context"]),
         ] {
             assert_eq!(unread(value.clone(), None), keys, "{value}");
         }
         let columns = Columns { prompt: "question".into(), response: Some("response".into()) };
         let orca = json!({"system_prompt": "Be X.", "question": "Q", "response": "A"});
         assert_eq!(unread(orca.clone(), Some(&columns)), ["system_prompt"]);
+        let alpaca = json!({"instruction": "Add.", "input": "1 2", "question": "Q", "response": "A"});
+        assert_eq!(unread(alpaca, Some(&columns)), ["input"]);
         let columns = Columns { prompt: "system_prompt".into(), ..columns };
         assert!(unread(orca, Some(&columns)).is_empty(), "who names a column has it read");
     }
@@ -118,6 +122,8 @@ mod tests {
         for value in [
             json!({"prompt": "Q", "system": "", "system_prompt": null, "history": [], "tools": "[]"}),
             json!({"prompt": "Q", "tools": "null"}),
+            json!({"instruction": "Add.", "input": "1 2", "output": "3"}),
+            json!({"prompt": "From these words: W. Q", "context": "W.", "response": "A"}),
             json!({"prompt": "Q", "system": " \n", "history": [["", null]], "tools": {}}),
             json!({"prompt": "Q", "system": 7, "tools": false}),
             json!({"prompt": "Be X.\nQ", "system": "Be X."}),

@@ -77,8 +77,18 @@ pub struct ModelFiles {
 pub fn way_to_have(path: &Path, file: &str) -> String {
     match path.is_file() {
         true => format!("a GGUF file cannot be given {file}: take its Hugging Face folder"),
+        false if is_of_hub(path) => {
+            format!(
+                "take a model that has it, as `Instruct` versions do, or copy this folder and add {file} to the copy"
+            )
+        }
         false => format!("add {file} to the model folder"),
     }
+}
+
+/// Whether a folder is the hub's copy on this machine, which other programs read, too: `models--owner--name/snapshots/COMMIT`.
+fn is_of_hub(path: &Path) -> bool {
+    path.parent().is_some_and(|folder| folder.ends_with("snapshots"))
 }
 
 impl ModelFiles {
@@ -151,7 +161,8 @@ pub fn open_model(path: &Path) -> Result<ModelFiles> {
     }
     if !path.exists() {
         return Err(Error::input(path, "no such file or folder")
-            .with_hint("give a Hugging Face model folder (config.json and model.safetensors inside) or a .gguf file"));
+            .with_hint("give a Hugging Face model folder (config.json and model.safetensors inside), a .gguf file, or a model of the hub \
+                        as owner/name (openai-community/gpt2)"));
     }
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("safetensors") => {
@@ -259,6 +270,14 @@ mod tests {
         assert_eq!(error.exit_code(), 3);
         assert!(error.to_string().contains("no such file or folder"), "{error}");
         assert!(error.hint().is_some_and(|hint| hint.contains(".gguf")));
+    }
+
+    #[test]
+    fn what_lacks_in_a_copy_of_the_hub_is_not_added_to_what_other_programs_read() {
+        let way = |path: &str| way_to_have(Path::new(path), "chat_template.jinja");
+        assert_eq!(way("my-model"), "add chat_template.jinja to the model folder");
+        let of_hub = way("hub/models--o--base/snapshots/0123");
+        assert!(of_hub.ends_with("copy this folder and add chat_template.jinja to the copy"), "{of_hub}");
     }
 
     #[test]

@@ -204,11 +204,13 @@ fn the_answer_to_an_instruction_or_a_question_may_have_a_wrong_name() {
     assert_eq!(dolly.to_string(), "x.jsonl, line 1, `response`: unknown key beside `instruction`");
     assert_eq!(
         dolly.hint(),
-        Some(
-            "beside `instruction` the response is `output`; or name the columns: --prompt-column instruction --response-column response"
-        )
+        Some("beside `instruction` the response is `output`, and `context` is `input`: rename both")
     );
     let hint = |value: Value| error(value).hint().unwrap().to_owned();
+    assert_eq!(
+        hint(json!({"instruction": "Q", "response": "A"})),
+        "beside `instruction` the response is `output`; or name the columns: --prompt-column instruction --response-column response"
+    );
     assert_eq!(hint(json!({"instruction": "Q", "input": "", "ouput": "A"})), "did you mean `output`?");
     assert_eq!(hint(json!({"question": "Q", "answers": "A"})), "did you mean `answer`?");
     for unfinished in [

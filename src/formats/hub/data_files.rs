@@ -88,9 +88,10 @@ impl Repository<'_> {
         }
         if folders.is_empty() {
             let endings = FileKind::ENDINGS.map(|(ending, _)| format!(".{ending}")).join(", ");
-            return Err(self
-                .refused("the repository has no files of data that are read")
-                .with_hint(format!("known endings are {endings}")));
+            return Err(self.refused("the repository has no files of data that are read").with_hint(format!(
+                "known endings are {endings}; the hub has a copy of most data sets as Parquet: {}@refs/convert/parquet",
+                self.address.repository
+            )));
         }
         if let Some(path) = &self.address.path {
             return Err(self.has_no_file(listing, path));

@@ -28,6 +28,7 @@ mod settings;
 #[cfg(feature = "hub")]
 mod transfer;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 pub use self::address::Address;
@@ -85,7 +86,16 @@ pub fn model(given: &str, offline: bool, console: &Console) -> Result<Located> {
 /// # Errors
 /// As [`model`].
 pub fn data_set(given: &str, offline: bool, console: &Console) -> Result<Located> {
-    locate(given, address(given)?, Kind::DataSet, offline, console)
+    let address = address(given)?;
+    if address.is_none() && !Path::new(given).exists() {
+        let error = Error::reading(given)(ErrorKind::NotFound.into());
+        let is_path = Path::new(given).extension().is_some() || error.hint().is_some();
+        return Err(match is_path && !given.contains("://") {
+            true => error,
+            false => error.with_hint("a data set of the hub is named owner/name (openai/gsm8k)"),
+        });
+    }
+    locate(given, address, Kind::DataSet, offline, console)
 }
 
 fn locate(given: &str, address: Option<Address>, kind: Kind, offline: bool, console: &Console) -> Result<Located> {

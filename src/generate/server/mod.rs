@@ -115,6 +115,11 @@ impl Server {
         Server { model, ..self }
     }
 
+    /// The address below which most servers answer, if this is another one.
+    pub fn below_v1(&self) -> Option<String> {
+        (!self.url.ends_with("/v1")).then(|| format!("{}/v1", self.url))
+    }
+
     /// The names of the models that it lists, at the first try; or, inside, why it lists none yet.
     ///
     /// # Errors
@@ -130,7 +135,10 @@ impl Server {
                         "it asks for a key, or for another one than it got: of the environment GSIL_API_KEY is sent, or else OPENAI_API_KEY",
                     ))
             }
-            listed => Ok(listed.map_err(|error| error.with_hint("is it running, and is server.url right?"))),
+            listed => Ok(listed.map_err(|error| {
+                let below = self.below_v1().map_or_else(String::new, |url| format!(" Most servers answer at {url}"));
+                error.with_hint(format!("is it running, and is server.url right?{below}"))
+            })),
         }
     }
 

@@ -8,6 +8,7 @@ use crate::generate::sampler::Sampling;
 use crate::generate::server::{TextAnswer, TextRequest};
 use crate::generate::{Decoding, Event, Request, Response, generate};
 use crate::objective::log_probs;
+use crate::report::shell::shell_path;
 
 /// Prompts that are continued, from all over the data.
 pub(crate) const NUM_PROMPTS: usize = 8;
@@ -133,7 +134,7 @@ impl Served<'_> {
     /// The answers in the order of the requests.
     fn ask(&self, requests: Vec<TextRequest>) -> Result<Vec<TextAnswer>> {
         let mut answers = vec![None; requests.len()];
-        self.server.complete_all(
+        let asked = self.server.complete_all(
             requests,
             &|_| "a first question".to_owned(),
             &mut |i, answer| {
@@ -141,8 +142,16 @@ impl Served<'_> {
                 Ok(())
             },
             &|| self.run.stop.check(),
-        )?;
-        Ok(answers.into_iter().flatten().collect())
+        );
+        match (asked, self.server.below_v1()) {
+            (Ok(()), _) => Ok(answers.into_iter().flatten().collect()),
+            // Some servers have another interface there, with paths of the same names.
+            (Err(error @ Error::Server { hint: None, .. }), Some(url)) => Err(error.with_hint(format!(
+                "most servers answer at {url}: gsil resume {} --allow-changes server.url={url}",
+                shell_path(self.run.dir.path())
+            ))),
+            (Err(error), _) => Err(error),
+        }
     }
 }
 
