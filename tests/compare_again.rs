@@ -8,7 +8,7 @@ use serde_json::json;
 use tempfile::tempdir;
 
 use crate::compare::{cell, compare, unfinish, with_own_model};
-use crate::support::binary::{read, read_json, text, write_rows};
+use crate::support::binary::{gsil, read, read_json, text, write_rows};
 use crate::support::recipe::edit_first_line;
 
 const ONE_METHOD: &str = r#"[(name: "gsil")]"#;
@@ -90,6 +90,18 @@ fn a_comparison_that_was_moved_with_its_model_and_rows_goes_on() {
     fs::rename(&new, &third).unwrap();
     let stderr = compare(&third, &[]).failed(2);
     assert!(stderr.contains("base.model: ") && stderr.contains("base.data: "), "{stderr}");
+}
+
+#[test]
+fn a_finished_comparison_is_summed_up_again_though_its_held_out_rows_are_gone() {
+    let folder = tempdir().unwrap();
+    with_own_model(folder.path(), ONE_METHOD);
+    compare(folder.path(), &[]).succeeded();
+    fs::remove_file(folder.path().join("held_out.jsonl")).unwrap();
+    let again = ["compare", "grid/compare.ron", "--output", "grid"];
+    for options in [&["--dry-run"][..], &[]] {
+        gsil(folder.path(), &[&again[..], options].concat()).succeeded();
+    }
 }
 
 #[test]

@@ -319,12 +319,13 @@ fn an_address_without_v1_is_told_of_the_usual_one_whether_it_answers_or_not() {
     });
     let nobody = answering(|_| ("404 Not Found", "no such path"));
     for (address, run, way) in [
+        (&format!("{nobody}/v1/completions"), "pasted", format!("Most servers answer at http://{nobody}/v1\n")),
         (&nobody, "nobody", format!("Most servers answer at http://{nobody}/v1\n")),
         (
             &other,
             "other",
             format!(
-                "hint: most servers answer at http://{other}/v1: gsil resume other --allow-changes server.url=http://{other}/v1\n"
+                "hint: most servers answer at http://{other}/v1: gsil resume other --allow-changes server.url=http://{other}/v1 (in a "
             ),
         ),
     ] {

@@ -187,11 +187,13 @@ pub fn training(config: &RunConfig) -> String {
     }
 }
 
-/// `, 4 responses to each prompt`; empty for one.
+/// `, 4 responses to each prompt`; empty for one and for none.
 pub fn samples(config: &RunConfig) -> String {
     match config.generation.samples_per_prompt {
-        1 => String::new(),
-        count => format!(", {count} responses to each prompt"),
+        count if count > 1 && config.objective.name.needs_self_generated() => {
+            format!(", {count} responses to each prompt")
+        }
+        _ => String::new(),
     }
 }
 
@@ -336,7 +338,8 @@ mod tests {
         };
         let several = "generation.samples_per_prompt=4";
         assert!(line(&[several]).ends_with(", 4 responses to each prompt"), "{}", line(&[several]));
-        for without in [&[][..], &[several, "iterations=0", "sft.epochs=1"]] {
+        let supervised = [&[several, "iterations=0", "sft.epochs=1"][..], &[several, "objective.name=sft"]];
+        for without in [&[][..]].into_iter().chain(supervised) {
             assert!(!line(without).contains("responses"), "{}", line(without));
         }
     }

@@ -87,13 +87,14 @@ pub fn model(given: &str, offline: bool, console: &Console) -> Result<Located> {
 /// As [`model`].
 pub fn data_set(given: &str, offline: bool, console: &Console) -> Result<Located> {
     let address = address(given)?;
-    if address.is_none() && !Path::new(given).exists() {
+    let is_missing = |path: &Path| path.metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    if address.is_none() && !Path::new(given).is_absolute() && is_missing(Path::new(given)) {
+        // Any other path that is not there is refused by who reads it.
         let error = Error::reading(given)(ErrorKind::NotFound.into());
         let is_path = Path::new(given).extension().is_some() || error.hint().is_some();
-        return Err(match is_path && !given.contains("://") {
-            true => error,
-            false => error.with_hint("a data set of the hub is named owner/name (openai/gsm8k)"),
-        });
+        if given.contains("://") || !is_path {
+            return Err(error.with_hint("a data set of the hub is named owner/name (openai/gsm8k)"));
+        }
     }
     locate(given, address, Kind::DataSet, offline, console)
 }

@@ -117,7 +117,8 @@ impl Server {
 
     /// The address below which most servers answer, if this is another one.
     pub fn below_v1(&self) -> Option<String> {
-        (!self.url.ends_with("/v1")).then(|| format!("{}/v1", self.url))
+        let host = self.url.split_once("/v1/").map_or(self.url.as_str(), |(host, _)| host);
+        (!self.url.ends_with("/v1")).then(|| format!("{host}/v1"))
     }
 
     /// The names of the models that it lists, at the first try; or, inside, why it lists none yet.

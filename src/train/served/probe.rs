@@ -3,6 +3,7 @@
 use super::Served;
 use crate::data::batch::Sequence;
 use crate::data::examples::Example;
+use crate::device::IN_A_COMPARISON;
 use crate::error::{Error, Result};
 use crate::generate::sampler::Sampling;
 use crate::generate::server::{TextAnswer, TextRequest};
@@ -147,7 +148,7 @@ impl Served<'_> {
             (Ok(()), _) => Ok(answers.into_iter().flatten().collect()),
             // Some servers have another interface there, with paths of the same names.
             (Err(error @ Error::Server { hint: None, .. }), Some(url)) => Err(error.with_hint(format!(
-                "most servers answer at {url}: gsil resume {} --allow-changes server.url={url}",
+                "most servers answer at {url}: gsil resume {} --allow-changes server.url={url} {IN_A_COMPARISON}",
                 shell_path(self.run.dir.path())
             ))),
             (Err(error), _) => Err(error),
