@@ -333,7 +333,7 @@ fn an_adapter_export_is_the_adapter_that_the_aligned_model_has_merged() {
 fn an_adapter_on_a_gguf_file_comes_with_the_command_that_makes_a_base_for_peft() {
     let folder = tempdir().unwrap();
     let file = exported(folder.path(), &ending_model(folder.path()), "gguf", &["--dtype", "f32"]).join("model.gguf");
-    let run = trained_on(&file, folder.path(), &["lora.rank=2"]);
+    let run = trained_on(&file, folder.path(), &["lora.rank=2", "generation.unfinished=mask"]);
     let said = export(folder.path(), &run, "peft", &folder.path().join("adapter"), &[]).succeeded().stderr;
     let (_, hint) = said.split_once("peft cannot open a GGUF base: `gsil ").expect(&said);
     let command: Vec<&str> = hint.split('`').next().unwrap().split(' ').collect();
