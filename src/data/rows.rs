@@ -174,7 +174,7 @@ fn for_each_row(
     })
 }
 
-/// How many rows have which shape, in the order in which shapes first occur; rows that have none are left out.
+/// How many rows have which shape, in the order in which shapes first occur; bad rows are left out, whatever their keys.
 ///
 /// # Errors
 /// [`Error::Input`] for a file that cannot be read.
@@ -185,9 +185,10 @@ pub fn count_shapes(
 ) -> Result<Vec<(&'static str, usize)>> {
     let mut counts: Vec<(&'static str, usize)> = Vec::new();
     let mut num_rows = 0;
-    for_each_object(path, &Read::Rows(columns), &mut |_, object| {
+    for_each_object(path, &Read::Rows(columns), &mut |number, object| {
         if let Ok(Some(object)) = object
             && let Ok(shape) = Shape::of(&object, columns)
+            && parse_row(&object, columns, number).is_ok()
         {
             num_rows += 1;
             match counts.iter_mut().find(|(name, _)| *name == shape.name()) {
@@ -393,5 +394,17 @@ mod tests {
         assert!(
             read_good_rows(&path, None, None).unwrap_err().to_string().contains("no good rows: 2 bad lines skipped")
         );
+    }
+
+    #[test]
+    fn the_shapes_of_bad_rows_are_not_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        let bad = "{\"prompt\":\"q\",\"completion\":5}\n";
+        let good =
+            "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"a\"}]}\n";
+        std::fs::write(&path, bad.repeat(3) + &good.repeat(3)).unwrap();
+        assert_eq!(count_shapes(&path, None, None).unwrap(), [("messages", 3)]);
+        assert_eq!(count_shapes(&path, Some(2), None).unwrap(), [("messages", 2)]);
     }
 }
