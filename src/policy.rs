@@ -80,12 +80,18 @@ impl Policy {
         max_length: usize,
         console: &Console,
     ) -> Result<Vec<Example>> {
-        let rows = wanted.read(files, console)?;
-        say_unread(&rows, console);
-        let (examples, dropped) = self.preparation(max_length).examples(&rows, &mut |_| {})?;
+        self.examples(&wanted.read(files, console)?, max_length, console)
+    }
+
+    /// As [`Self::read_examples`], of rows that are read.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a row that the tokenizer refuses; if no row is left.
+    pub fn examples(&self, files: &[FileRows], max_length: usize, console: &Console) -> Result<Vec<Example>> {
+        say_unread(files, console);
+        let (examples, dropped) = self.preparation(max_length).examples(files, &mut |_| {})?;
         if dropped.total() > 0 {
-            let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
-            console.warn(format!("{}: {dropped}", names.join(", ")));
+            console.warn(format!("{}: {dropped}", names(files)));
         }
         Ok(examples)
     }
@@ -163,9 +169,13 @@ fn compares_sft(run: &Path) -> bool {
 /// Warns of instructions in rows that are not read.
 pub fn say_unread(files: &[FileRows], console: &Console) {
     for unread in Unread::of(files) {
-        let names: Vec<String> = files.iter().map(|file| file.path.display().to_string()).collect();
-        console.warn(format!("{}: {unread}", names.join(", ")));
+        console.warn(format!("{}: {unread}", names(files)));
     }
+}
+
+/// The files as a warning names them.
+fn names(files: &[FileRows]) -> String {
+    files.iter().map(|file| file.path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// Which rows of data files are read, and how.

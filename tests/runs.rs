@@ -426,14 +426,32 @@ fn rows_that_bring_a_rejected_response_are_trained_on_and_nothing_is_generated()
 }
 
 #[test]
-fn rows_of_which_only_some_bring_a_rejected_response_are_refused() {
+fn rows_of_which_only_some_bring_a_rejected_response_are_refused_before_and_by_the_run_but_not_by_score() {
     let folder = tempdir().unwrap();
-    let rows = "{\"prompt_ids\":[3],\"demonstration_ids\":[4],\"self_generated_ids\":[5]}\n{\"prompt_ids\":[3],\"response_ids\":[4]}\n";
-    fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let pair = "{\"prompt_ids\":[3],\"demonstration_ids\":[4],\"self_generated_ids\":[5]}\n";
+    let alone = "{\"prompt_ids\":[3],\"response_ids\":[4]}\n";
+    fs::create_dir(folder.path().join("data")).unwrap();
+    let shard = |i: usize| Path::new("data").join(format!("train-0000{i}-of-00002.jsonl"));
+    fs::write(folder.path().join(shard(0)), pair.repeat(2)).unwrap();
+    fs::write(folder.path().join(shard(1)), format!("{pair}\n{alone}")).unwrap();
     let model = text(golden("tiny_llama"));
-    let outcome = gsil(folder.path(), &["train", "--model", &model, "--data", "rows.jsonl", "--output", "run"]);
-    assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("row 1"), "{}", outcome.stderr);
+    let of_the_data = ["--model", &model, "--data", "data"];
+    // Counted with the lines of its own file, the blank one included.
+    let expected = format!("{}, line 3: the row brings no second (rejected) response", text(shard(1)));
+    for verb in [
+        &["train", "--output", "run", "--device", "flex"][..],
+        &["estimate", "--no-time", "--device", "flex"],
+        &["init"],
+    ] {
+        let stderr = gsil(folder.path(), &[verb, &of_the_data].concat()).failed(3);
+        assert!(stderr.contains(&expected), "{verb:?}: {stderr}");
+    }
+    let page = gsil(folder.path(), &["inspect", "data", "data", "--model", &model, "--json"]).succeeded().stdout;
+    let facts: Value = serde_json::from_str(&page).unwrap();
+    let warning = facts["warnings"].as_array().unwrap().iter().find(|warning| warning["kind"] == "some_rejected");
+    let warning = warning.unwrap_or_else(|| panic!("{facts}"));
+    assert_eq!((&warning["count"], &warning["first"]), (&json!(1), &json!(format!("{}, line 3", text(shard(1))))));
+    gsil(folder.path(), &[&["score", "--device", "flex"], &of_the_data[..]].concat()).succeeded();
 }
 
 #[test]

@@ -9,6 +9,7 @@ use clap::Args;
 use super::hub::HubArgs;
 use super::{RowArgs, print_line};
 use crate::config::{RunConfig, TrainConfig};
+use crate::data::check_second_responses;
 use crate::data::data_folder::{DataFolder, Split, files_of};
 use crate::data::examples::Example;
 use crate::error::{Error, Result};
@@ -103,6 +104,8 @@ fn measure(args: &InitArgs, console: &Console) -> Result<Option<Measured>> {
     if dropped.total() > 0 {
         console.warn(dropped.to_string());
     }
+    // Training leaves the longer ones out before it looks.
+    check_second_responses(&rows, examples.iter().filter(|example| example.longest() <= LONGEST_MAX_LENGTH))?;
     let responses = || examples.iter().map(|example| example.demonstration_ids.len());
     let texts = || examples.iter().filter_map(|example| example.demonstration_text.as_deref());
     let num_marked = texts().filter(|text| strict_answer(text, MARKER).is_some()).count();

@@ -14,7 +14,8 @@ use super::run_data::DataFiles;
 use super::served;
 use super::setup::{evaluation_settings, num_tokens_multiple};
 use crate::config::{EvaluationConfig, RunConfig, Unfinished};
-use crate::data::examples::Example;
+use crate::data::check_second_responses;
+use crate::data::examples::{Example, FileRows};
 use crate::data::tokenizer::Tokenizer;
 use crate::device;
 use crate::error::{Error, Result};
@@ -66,18 +67,12 @@ impl Inputs {
         };
         let policy = Policy::open_for(config, Path::new(&needed(&config.model, "model")?))?;
         let files = DataFiles::find(config, &needed(&config.data, "data")?, console)?;
-        let read = |files: &[PathBuf], max_rows| {
-            policy.read_examples(files, &Wanted::new(config, max_rows), config.train.max_length, console)
-        };
-        let examples = read(&files.train, config.max_rows)?;
-        if let Some(row) =
-            examples.iter().find(|e| e.self_generated_ids.is_some() != examples[0].self_generated_ids.is_some())
-        {
-            let message = "some rows bring a second (rejected) response and some do not";
-            return Err(Error::input(&files.train[0], message)
-                .at(format!("row {}, counted from 0", row.index))
-                .with_hint("give one to every row, or to none: then the policy generates its own"));
-        }
+        let read = |files: &[PathBuf], max_rows| Wanted::new(config, max_rows).read(files, console);
+        let prepare = |rows: &[FileRows]| policy.examples(rows, config.train.max_length, console);
+        let rows = read(&files.train, config.max_rows)?;
+        let examples = prepare(&rows)?;
+        check_second_responses(&rows, &examples)?;
+        drop(rows); // their texts may be large
         served::check(config, &policy, &examples)?;
         let are_given = examples.iter().any(|example| example.self_generated_ids.is_some());
         distributions::check(config, &policy.config, are_given)?;
@@ -86,7 +81,7 @@ impl Inputs {
             let examples = examples[..EvaluationConfig::NUM_PROBE_ROWS.min(examples.len())].to_vec();
             HeldOut { examples, settings: eval::Settings { generate_rows: 0, held_out: false, ..settings } }
         } else {
-            HeldOut { examples: read(&files.held_out, Some(config.evaluation.max_rows))?, settings }
+            HeldOut { examples: prepare(&read(&files.held_out, Some(config.evaluation.max_rows))?)?, settings }
         };
         let writes_responses =
             config.iterations > 0 && !are_given && Objective::new(&config.objective).needs_self_generated();

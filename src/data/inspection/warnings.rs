@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::Prepared;
-use crate::data::Unread;
 use crate::data::examples::{Example, FileRows};
 use crate::data::rows::{Prompt, Response, Row};
+use crate::data::{Unread, unlike_the_first};
 use crate::error::Result;
 
 /// Something that looks wrong.
@@ -53,6 +53,7 @@ impl Prepared<'_> {
         let rows = |test: &dyn Fn(&Row) -> bool| -> Vec<usize> {
             self.rows.iter().enumerate().filter(|(_, (_, _, row))| test(row)).map(|(i, _)| i).collect()
         };
+        let kept = self.outcomes.iter().filter_map(|outcome| outcome.as_ref().ok()?.as_ref().ok());
         let duplicates = self.duplicates();
         let kinds = [
             (
@@ -81,6 +82,11 @@ impl Prepared<'_> {
                 "earlier_answers",
                 rows(&has_earlier_answers),
                 "the answers before the last are read, not learnt; to learn them, too, write a row that ends at each",
+            ),
+            (
+                "some_rejected",
+                unlike_the_first(kept),
+                "a second (rejected) response where the first row that is used has none, or none where it has one: training refuses such data; give one to every row, or to none",
             ),
         ];
         for (kind, rows, message) in kinds {
