@@ -244,3 +244,26 @@ fn answers_before_the_last_of_a_conversation_are_counted_as_read_alone() {
     let warning = "the answers before the last are read, not learnt; to learn them, too, write a row that ends at each";
     assert!(page.ends_with(&format!("\nwarning: 1 row: {warning} (the first: line 2)\n")), "{page}");
 }
+
+#[test]
+fn shapes_are_those_of_the_rows_that_are_read_of_a_pipe_too() {
+    let folder = tempfile::tempdir().unwrap();
+    text_model(folder.path());
+    let turns = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]);
+    let good = json!({"messages": turns}).to_string() + "\n";
+    let rows = json!({"prompt": "Hi", "completion": 5}).to_string() + "\n" + &good.repeat(2);
+    fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let inspect = ["inspect", "data", "rows.jsonl", "--model", "text", "--skip-bad-rows", "--json"];
+    let facts: Value = serde_json::from_str(&gsil(folder.path(), &inspect).succeeded().stdout).unwrap();
+    assert_eq!(facts["shapes"], json!([{"shape": "messages", "count": 2}]));
+    #[cfg(unix)]
+    {
+        let pipe = folder.path().join("pipe.jsonl");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let writer = std::thread::spawn(move || fs::write(pipe, good));
+        let inspect = ["inspect", "data", "pipe.jsonl", "--model", "text", "--json"];
+        let facts: Value = serde_json::from_str(&gsil(folder.path(), &inspect).succeeded().stdout).unwrap();
+        assert_eq!(facts["shapes"], json!([{"shape": "messages", "count": 1}]));
+        writer.join().unwrap().unwrap();
+    }
+}

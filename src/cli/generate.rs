@@ -226,7 +226,7 @@ fn prompts(
         (Some(text), _) => {
             let prompt = Prompt::Text(text.clone());
             let (demonstration, self_generated, lone, unread) = (None, None, None, Vec::new());
-            let rows = vec![Row { line: 1, prompt, demonstration, self_generated, lone, unread }];
+            let rows = vec![Row { line: 1, shape: "prompt", prompt, demonstration, self_generated, lone, unread }];
             vec![FileRows { path: PathBuf::from("--prompt"), rows }]
         }
         (None, Some(path)) => wanted.read(&files_of(&path, Split::Train)?, console)?,

@@ -14,7 +14,7 @@ use super::{RowArgs, print_line, print_text};
 use crate::config::RunConfig;
 use crate::data::data_folder::{Split, files_of};
 use crate::data::inspection::Inspection;
-use crate::data::rows::count_shapes;
+use crate::data::rows::Row;
 use crate::error::{Error, Result};
 use crate::policy::{Policy, Wanted};
 use crate::report::console::Console;
@@ -110,12 +110,10 @@ fn facts(args: &DataArgs) -> Result<Facts> {
     let files = files_of(&args.hub.data(&args.data)?, Split::Train)?;
     let rows = wanted.read(&files, &Console::stderr())?;
     let mut shapes: Vec<ShapeCount> = Vec::new();
-    for file in &rows {
-        for (shape, count) in count_shapes(&file.path, Some(file.rows.len()), wanted.columns.as_ref())? {
-            match shapes.iter_mut().find(|known| known.shape == shape) {
-                Some(known) => known.count += count,
-                None => shapes.push(ShapeCount { shape, count }),
-            }
+    for Row { shape, .. } in rows.iter().flat_map(|file| &file.rows) {
+        match shapes.iter_mut().find(|known| known.shape == *shape) {
+            Some(known) => known.count += 1,
+            None => shapes.push(ShapeCount { shape, count: 1 }),
         }
     }
     let preparation = policy.preparation(config.train.max_length);

@@ -289,6 +289,7 @@ mod tests {
         let response = |ids: Option<&[u32]>| ids.map(|ids| Response::Ids(ids.to_vec()));
         Row {
             line,
+            shape: "token ids",
             prompt: Prompt::Ids(prompt.to_vec()),
             demonstration: response(demonstration),
             self_generated: response(self_generated),

@@ -108,6 +108,7 @@ pub(super) fn parse_row(object: &Object, columns: Option<&Columns>, line: usize)
     let lone = parts.demonstration.is_none().then(|| Box::new(LonePrompt::of(object, shape)));
     Ok(Row {
         line,
+        shape: shape.name(),
         unread: unread(object, columns, &parts.prompt),
         prompt: parts.prompt,
         demonstration: parts.demonstration,

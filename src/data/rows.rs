@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::json_rows;
 use super::problem::Parsed;
 use super::row_keys::{LonePrompt, check_header};
-use super::row_shapes::{KEYS, Shape, TEXT_KEYS, parse_row};
+use super::row_shapes::{KEYS, TEXT_KEYS, parse_row};
 use super::unread::UNREAD_KEYS;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
@@ -56,6 +56,8 @@ pub enum Response {
 pub struct Row {
     /// The line in the file, counted from 1, blank lines included; the row, where rows are not lines (Parquet, a JSON list).
     pub line: usize,
+    /// What its keys make of it, as a person would say it: `question and answer`.
+    pub shape: &'static str,
     /// What the model is given.
     pub prompt: Prompt,
     /// The response to imitate; absent in files that are only prompts.
@@ -172,33 +174,6 @@ fn for_each_row(
                 .map_err(|problem| problem.into_error(path, kind, number)),
         )
     })
-}
-
-/// How many rows have which shape, in the order in which shapes first occur; bad rows are left out, whatever their keys.
-///
-/// # Errors
-/// [`Error::Input`] for a file that cannot be read.
-pub fn count_shapes(
-    path: &Path,
-    max_rows: Option<usize>,
-    columns: Option<&Columns>,
-) -> Result<Vec<(&'static str, usize)>> {
-    let mut counts: Vec<(&'static str, usize)> = Vec::new();
-    let mut num_rows = 0;
-    for_each_object(path, &Read::Rows(columns), &mut |number, object| {
-        if let Ok(Some(object)) = object
-            && let Ok(shape) = Shape::of(&object, columns)
-            && parse_row(&object, columns, number).is_ok()
-        {
-            num_rows += 1;
-            match counts.iter_mut().find(|(name, _)| *name == shape.name()) {
-                Some((_, count)) => *count += 1,
-                None => counts.push((shape.name(), 1)),
-            }
-        }
-        Ok(max_rows.is_none_or(|max_rows| num_rows < max_rows))
-    })?;
-    Ok(counts)
 }
 
 /// Which columns of a table are read.
@@ -394,17 +369,5 @@ mod tests {
         assert!(
             read_good_rows(&path, None, None).unwrap_err().to_string().contains("no good rows: 2 bad lines skipped")
         );
-    }
-
-    #[test]
-    fn the_shapes_of_bad_rows_are_not_counted() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rows.jsonl");
-        let bad = "{\"prompt\":\"q\",\"completion\":5}\n";
-        let good =
-            "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"a\"}]}\n";
-        std::fs::write(&path, bad.repeat(3) + &good.repeat(3)).unwrap();
-        assert_eq!(count_shapes(&path, None, None).unwrap(), [("messages", 3)]);
-        assert_eq!(count_shapes(&path, Some(2), None).unwrap(), [("messages", 2)]);
     }
 }

@@ -38,6 +38,7 @@ mod tests {
         let response = Response::Ids(vec![2]);
         Row {
             line,
+            shape: "token ids",
             prompt: Prompt::Ids(vec![1]),
             demonstration: Some(response.clone()),
             self_generated: brings_second.then_some(response),

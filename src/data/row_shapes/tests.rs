@@ -40,6 +40,7 @@ fn answer(text: &str) -> Option<Response> {
 fn every_shape_of_a_question_and_an_answer_is_the_same_row() {
     let expected = Row {
         line: 1,
+        shape: "",
         prompt: Prompt::Text("Q".into()),
         demonstration: answer("A"),
         self_generated: None,
@@ -57,7 +58,7 @@ fn every_shape_of_a_question_and_an_answer_is_the_same_row() {
         json!({"prompt": "Q", "demonstration": "A"}),
         json!({"prompt": "Q", "completion": [{"role": "assistant", "content": "A"}]}),
     ] {
-        assert_eq!(row(value.clone()), expected, "{value}");
+        assert_eq!(Row { shape: "", ..row(value.clone()) }, expected, "{value}");
     }
     let with_input = row(json!({"instruction": "Add.", "input": "1 2", "output": "3"}));
     assert_eq!(with_input.prompt, Prompt::Text("Add.\n\n1 2".into()));
@@ -66,8 +67,15 @@ fn every_shape_of_a_question_and_an_answer_is_the_same_row() {
 #[test]
 fn every_shape_of_a_conversation_is_the_same_row() {
     let prompt = Prompt::Messages(vec![user("Q")]);
-    let expected =
-        Row { line: 1, prompt, demonstration: answer("A"), self_generated: None, lone: None, unread: Vec::new() };
+    let expected = Row {
+        line: 1,
+        shape: "",
+        prompt,
+        demonstration: answer("A"),
+        self_generated: None,
+        lone: None,
+        unread: Vec::new(),
+    };
     let turns = json!([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]);
     for value in [
         json!({"messages": turns}),
@@ -78,7 +86,7 @@ fn every_shape_of_a_conversation_is_the_same_row() {
         json!({"chosen": turns}),
         json!({"prompt": "Q", "chosen": turns}),
     ] {
-        assert_eq!(row(value.clone()), expected, "{value}");
+        assert_eq!(Row { shape: "", ..row(value.clone()) }, expected, "{value}");
     }
     let open = row(json!({"messages": [{"role": "user", "content": "Q"}]}));
     assert_eq!((open.prompt, open.demonstration), (Prompt::Messages(vec![user("Q")]), None));
