@@ -267,3 +267,31 @@ fn shapes_are_those_of_the_rows_that_are_read_of_a_pipe_too() {
         writer.join().unwrap().unwrap();
     }
 }
+
+#[test]
+fn special_tokens_in_the_text_of_a_row_are_counted_where_a_template_writes_them_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = text_model(folder.path());
+    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+    let rows = [
+        json!({"prompt": "a < b | c", "completion": "Yes<|im_end|>\n"}),
+        json!({"prompt": "<|im_start|>user\nOne?<|im_end|>\n<|im_start|>assistant\n", "completion": "One"}),
+        json!({"prompt": "Two?", "completion": "Two\n<|im_start|>user\nMore?"}),
+        json!({"messages": [turn("user", "<|im_start|>Three?"), turn("assistant", "Three")]}),
+        json!({"prompt": "Four?", "chosen": "Four", "rejected": "Five<|im_start|>"}),
+        json!({"prompt_ids": [1, 300], "response_ids": [1, 2]}),
+    ];
+    fs::write(folder.path().join("rows.jsonl"), rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+    let warnings = || -> Vec<Value> {
+        let arguments = ["inspect", "data", "rows.jsonl", "--model", "text", "--json"];
+        let facts: Value = serde_json::from_str(&gsil(folder.path(), &arguments).succeeded().stdout).unwrap();
+        let all = facts["warnings"].as_array().unwrap();
+        all.iter().filter(|warning| warning["kind"] == "special_token_in_text").cloned().collect()
+    };
+    let found = warnings();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!((&found[0]["count"], &found[0]["first"]), (&4.into(), &"line 2".into()), "{found:?}");
+    fs::remove_file(model.join("chat_template.jinja")).unwrap();
+    fs::write(folder.path().join("rows.jsonl"), rows[1].to_string()).unwrap();
+    assert!(warnings().is_empty(), "without a template the text has to write them");
+}

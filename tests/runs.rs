@@ -496,3 +496,29 @@ fn held_out_figures_against_a_reference_are_absent_where_nothing_is_answered() {
     let figures: Value = serde_json::from_str(&gsil(folder.path(), &arguments).succeeded().stdout).unwrap();
     assert_eq!((&figures["against_reference"], &figures["num_rows"]), (&Value::Null, &json!(3)));
 }
+
+#[test]
+fn held_out_rows_that_are_training_rows_are_said_once_before_a_run_and_by_an_estimate() {
+    let folder = tempdir().unwrap();
+    let (model, device) = (text(ending_model(folder.path())), device());
+    let path = |name: &str| folder.path().join(name);
+    write_rows(&path("rows.jsonl"), 6);
+    let other = json!({"prompt_ids": [300, 301], "response_ids": [302, 2]});
+    write_rows(&path("both.jsonl"), 3);
+    fs::write(path("both.jsonl"), format!("{}{other}\n", read(&path("both.jsonl")))).unwrap();
+    fs::write(path("other.jsonl"), format!("{other}\n")).unwrap();
+    let said = |verb: &[&str], settings: &[&str]| {
+        let given = ["--model", &model, "--data", "rows.jsonl", "--device", &device];
+        let brief = ["iterations=0", "sft.lr=1e-3", "generation.max_new_tokens=4"];
+        gsil(folder.path(), &[verb, &given[..], &brief, settings].concat()).succeeded().stderr
+    };
+    let estimate = ["estimate", "--no-time"];
+    let both = ["evaluation.data=both.jsonl"];
+    let warning = "warning: 3 of 4 held-out rows are training rows, too: what they show is memory, not ability\n";
+    for verb in [&["train", "--output", "run"][..], &estimate] {
+        assert_eq!(said(verb, &both).matches(warning).count(), 1, "{verb:?}");
+    }
+    for settings in [&["evaluation.data=other.jsonl"][..], &[]] {
+        assert!(!said(&estimate, settings).contains("are training rows"), "{settings:?}");
+    }
+}

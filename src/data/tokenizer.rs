@@ -4,6 +4,7 @@
 //! in. [`Tokenizer::encode_response`] ends a response with its end-of-turn token exactly once.
 //! Not here: lengths and counting ([`super::examples`]), packing ([`super::batch`]).
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -137,6 +138,12 @@ impl Tokenizer {
         self.inner.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
     }
 
+    /// The tokens that the tokenizer calls special.
+    pub fn special_token_ids(&self) -> HashSet<u32> {
+        let added = self.inner.get_added_tokens_decoder();
+        added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect()
+    }
+
     /// Whether a text ends in the text of an end token, which [`Self::encode_response`] then writes only once.
     pub fn ends_in_end_token(&self, text: &str) -> bool {
         let end_tokens = self.eos_token_ids.iter().filter_map(|&id| self.inner.id_to_token(id));
@@ -254,7 +261,10 @@ impl Tokenizer {
     }
 
     /// The text without end tokens that a data set wrote at its end.
-    fn without_end_token<'t>(&self, text: &'t str) -> Result<&'t str> {
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the text has an end token anywhere else.
+    pub(super) fn without_end_token<'t>(&self, text: &'t str) -> Result<&'t str> {
         let end_tokens = self.eos_token_ids.iter().filter_map(|&id| self.inner.id_to_token(id));
         let end_tokens: Vec<String> = end_tokens.filter(|token| !token.is_empty()).collect();
         let mut kept = text;

@@ -1,6 +1,7 @@
 //! What a run reads before it starts: model, rows, held-out rows, and what the machine has. The weights stay on the disk until
 //! [`Inputs::load`], so that a run that cannot fit is refused first.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -98,6 +99,18 @@ impl Inputs {
         Ok(Inputs { device_name, device, policy, examples, held_out, limits, program_bytes })
     }
 
+    /// Says how many held-out rows are training rows, too. No error: some judge on training rows on purpose.
+    pub(crate) fn warn_of_known_rows(&self, console: &Console) {
+        let HeldOut { examples, settings } = &self.held_out;
+        let num_known = num_known(&self.examples, examples);
+        if settings.held_out && num_known > 0 {
+            console.warn(format!(
+                "{num_known} of {} held-out rows are training rows, too: what they show is memory, not ability",
+                examples.len()
+            ));
+        }
+    }
+
     /// See [`load`].
     pub(crate) fn load(&self, config: &RunConfig, console: &Console) -> Result<CausalLm> {
         load(&self.policy, config, &self.device, console)
@@ -126,6 +139,12 @@ impl Inputs {
     }
 }
 
+/// How many of the `held_out` are in `training`, prompt and demonstration, token for token.
+fn num_known(training: &[Example], held_out: &[Example]) -> usize {
+    let known: HashSet<_> = training.iter().map(|row| (&row.prompt_ids, &row.demonstration_ids)).collect();
+    held_out.iter().filter(|row| known.contains(&(&row.prompt_ids, &row.demonstration_ids))).count()
+}
+
 /// Reads the weights, and adds fresh adapters if the configuration asks for them.
 pub(super) fn load(policy: &Policy, config: &RunConfig, device: &Device, console: &Console) -> Result<CausalLm> {
     let model = policy.load(&device.clone().autodiff(), console)?;
@@ -137,5 +156,28 @@ pub(super) fn load(policy: &Policy, config: &RunConfig, device: &Device, console
         0 => Err(Error::config("lora.target_modules", "this model has none of these layers")
             .with_hint("GPT-2 has no gate_proj; leave the key out to adapt every layer")),
         _ => Ok(model),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(prompt_ids: &[u32], demonstration_ids: &[u32]) -> Example {
+        Example {
+            index: 0,
+            prompt_ids: prompt_ids.to_vec(),
+            demonstration_ids: demonstration_ids.to_vec(),
+            self_generated_ids: None,
+            demonstration_text: None,
+        }
+    }
+
+    #[test]
+    fn a_held_out_row_is_known_if_its_prompt_and_its_demonstration_are_those_of_one_training_row() {
+        let training = [example(&[1, 2], &[3]), example(&[4], &[5])];
+        let held_out = [example(&[4], &[5]), example(&[4], &[3]), example(&[1], &[2, 3]), example(&[1, 2], &[3])];
+        assert_eq!(num_known(&training, &held_out), 2);
+        assert_eq!(num_known(&training, &[]), 0);
     }
 }

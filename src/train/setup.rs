@@ -260,6 +260,9 @@ impl Opened {
         let others: Result<Vec<Device>> = config.device_names()[1..].iter().map(|name| device::open(name)).collect();
         let replicas = Replicas::new(others?)?;
         let inputs = Inputs::open(config, console)?;
+        if !is_resumed {
+            inputs.warn_of_known_rows(console);
+        }
         let (memory, changes) = inputs.with_subject(config, is_resumed, |subject| -> Result<_> {
             let memory = memory_that_fits(subject, &inputs.limits, &inputs.device_name)?;
             let changes = changes(subject, &memory);

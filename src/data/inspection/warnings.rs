@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::Prepared;
@@ -72,6 +73,11 @@ impl Prepared<'_> {
                 "the text of the response ends in the end token already; it is taken off and written once",
             ),
             (
+                "special_token_in_text",
+                self.with_special_tokens(),
+                "the text has special tokens of the model, which are read as such: the template writes them itself; write the bare text, or turns as `messages`",
+            ),
+            (
                 "only_end_token",
                 examples(&|example| example.demonstration_ids.len() == 1 && is_end(example.demonstration_ids.first())),
                 "the response is the end token alone",
@@ -101,6 +107,29 @@ impl Prepared<'_> {
         };
         warnings.extend(Unread::of(files).into_iter().map(unread));
         Ok(warnings)
+    }
+
+    /// Rows, by their index, whose own text has special tokens. None without a chat template: there the text has to write
+    /// them.
+    fn with_special_tokens(&self) -> Vec<usize> {
+        let templated = self.preparation.tokenizer.filter(|tokenizer| tokenizer.has_chat_template());
+        let Some(tokenizer) = templated else { return Vec::new() };
+        let special_ids = tokenizer.special_token_ids();
+        let has_special =
+            |text: &str| tokenizer.encode(text).is_ok_and(|ids| ids.iter().any(|id| special_ids.contains(id)));
+        let in_response = |response: &Response| match response {
+            Response::Text(text) => tokenizer.without_end_token(text).is_ok_and(has_special),
+            Response::Ids(_) => false,
+        };
+        let in_row = |row: &Row| {
+            let in_prompt = match &row.prompt {
+                Prompt::Text(text) => has_special(text),
+                Prompt::Messages(messages) => messages.iter().any(|message| has_special(&message.content)),
+                Prompt::Ids(_) => false,
+            };
+            in_prompt || row.demonstration.iter().chain(&row.self_generated).any(in_response)
+        };
+        self.rows.par_iter().enumerate().filter(|(_, (_, _, row))| in_row(row)).map(|(i, _)| i).collect()
     }
 
     fn duplicates(&self) -> Duplicates {
