@@ -1,10 +1,16 @@
 //! `gsil inspect data`: the page, and that its figures are those of training.
 
 use std::fs;
+#[cfg(unix)]
+use std::io::Write;
 use std::path::Path;
+#[cfg(unix)]
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
+#[cfg(unix)]
+use crate::support::binary::{command, wait};
 use crate::support::binary::{ending_model, gsil, text, text_model, write_rows};
 
 const ROWS: &str = r#"{"prompt":"Hello","completion":"Hi there"}
@@ -258,13 +264,11 @@ fn shapes_are_those_of_the_rows_that_are_read_of_a_pipe_too() {
     assert_eq!(facts["shapes"], json!([{"shape": "messages", "count": 2}]));
     #[cfg(unix)]
     {
-        let pipe = folder.path().join("pipe.jsonl");
-        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        let writer = std::thread::spawn(move || fs::write(pipe, good));
-        let inspect = ["inspect", "data", "pipe.jsonl", "--model", "text", "--json"];
-        let facts: Value = serde_json::from_str(&gsil(folder.path(), &inspect).succeeded().stdout).unwrap();
+        let inspect = ["inspect", "data", "/dev/stdin", "--model", "text", "--json"];
+        let mut child = command(folder.path(), &inspect).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(good.as_bytes()).unwrap();
+        let facts: Value = serde_json::from_str(&wait(child).succeeded().stdout).unwrap();
         assert_eq!(facts["shapes"], json!([{"shape": "messages", "count": 1}]));
-        writer.join().unwrap().unwrap();
     }
 }
 

@@ -325,7 +325,7 @@ fn an_address_without_v1_is_told_of_the_usual_one_whether_it_answers_or_not() {
             &other,
             "other",
             format!(
-                "hint: most servers answer at http://{other}/v1: gsil resume other --allow-changes server.url=http://{other}/v1 (in a "
+                "hint: most servers answer at http://{other}/v1: `gsil resume other --allow-changes` (in a comparison: the same `gsil compare` command) with server.url=http://{other}/v1\n"
             ),
         ),
     ] {

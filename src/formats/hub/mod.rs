@@ -87,12 +87,13 @@ pub fn model(given: &str, offline: bool, console: &Console) -> Result<Located> {
 /// As [`model`].
 pub fn data_set(given: &str, offline: bool, console: &Console) -> Result<Located> {
     let address = address(given)?;
-    let is_missing = |path: &Path| path.metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    let is_url = given.contains("://"); // which Windows calls no name of a file, where others do not find it
+    let is_missing = |path: &Path| path.metadata().is_err_and(|error| is_url || error.kind() == ErrorKind::NotFound);
     if address.is_none() && !Path::new(given).is_absolute() && is_missing(Path::new(given)) {
         // Any other path that is not there is refused by who reads it.
         let error = Error::reading(given)(ErrorKind::NotFound.into());
         let is_path = Path::new(given).extension().is_some() || error.hint().is_some();
-        if given.contains("://") || !is_path {
+        if is_url || !is_path {
             return Err(error.with_hint("a data set of the hub is named owner/name (openai/gsm8k)"));
         }
     }

@@ -148,7 +148,7 @@ impl Served<'_> {
             (Ok(()), _) => Ok(answers.into_iter().flatten().collect()),
             // Some servers have another interface there, with paths of the same names.
             (Err(error @ Error::Server { hint: None, .. }), Some(url)) => Err(error.with_hint(format!(
-                "most servers answer at {url}: gsil resume {} --allow-changes server.url={url} {IN_A_COMPARISON}",
+                "most servers answer at {url}: `gsil resume {} --allow-changes` {IN_A_COMPARISON} with server.url={url}",
                 shell_path(self.run.dir.path())
             ))),
             (Err(error), _) => Err(error),
