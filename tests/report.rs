@@ -314,6 +314,24 @@ fn a_page_says_at_its_top_which_error_ended_which_of_its_runs() {
     assert!(page.contains(FINISHED) && !page.contains("ended in an error"), "{page}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_page_for_a_pipe_or_a_device_is_written_to_it_and_not_in_its_place() {
+    use std::os::unix::fs::FileTypeExt;
+
+    let folder = tempdir().unwrap();
+    write_run(folder.path(), 3);
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || read(&pipe)
+    });
+    gsil(folder.path(), &["report", ".", "--output", "pipe"]).succeeded();
+    assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo(), "a file took its place");
+    assert!(reader.join().unwrap().ends_with("</html>\n"));
+}
+
 /// The aligned model is written after the last evaluation, and may fail to be.
 #[test]
 fn a_run_is_called_finished_only_once_its_last_checkpoint_is_saved() {

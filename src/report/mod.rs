@@ -69,8 +69,12 @@ fn read_runs(folder: &Path, others: &[PathBuf]) -> Result<Vec<RunFiles>> {
     Ok(runs)
 }
 
-/// Under another name first, so that a browser never sees half a page; what a crash leaves of it goes when the run resumes.
+/// Under another name first, so that a browser never sees half a page; what a crash leaves of it goes when the run resumes. A
+/// device or a pipe is written to: a file must not take the place of `/dev/null`.
 fn write_page(runs: &[RunFiles], path: &Path) -> Result<()> {
+    if path.metadata().is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        return fs::write(path, page::html(runs)).map_err(Error::writing("write", path));
+    }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.tmp-{}", std::process::id()));
     let written = fs::write(&temporary, page::html(runs))
