@@ -82,7 +82,7 @@ const START_FILES: [&str; 2] = [START_FILE, HELD_OUT_FILE];
 /// continued.
 ///
 /// # Errors
-/// [`Error::Input`] if the folder holds no run or does not read, [`Error::Locked`].
+/// [`crate::Error::Input`] if the folder holds no run or does not read, [`crate::Error::Locked`].
 pub fn results_if_finished(path: &Path) -> Result<Option<Vec<EvaluationRow>>> {
     let dir = RunDir::open(Arc::new(Disk), path)?;
     let is_done = match checkpoint::all(&dir)?.pop() {
