@@ -316,9 +316,8 @@ impl Tokenizer {
         let probe = "A short answer.";
         let rendered = template.render(&[message("user", "A question?"), message("assistant", probe)], false)?;
         let Some((_, after)) = rendered.rsplit_once(probe) else { return Ok(None) };
-        let specials = self.inner.get_added_tokens_decoder();
         let first = self.encode(after.trim_start())?.first().copied();
-        Ok(first.filter(|id| specials.get(id).is_some_and(|token| token.special)))
+        Ok(first.filter(|id| self.special_token_ids().contains(id)))
     }
 
     fn add_eos_token_id(&mut self, id: u32) {

@@ -295,6 +295,12 @@ mod tests {
 
     use super::*;
 
+    fn configured(assignments: &[&str]) -> RunConfig {
+        let mut config = RunConfig::default();
+        assignments.iter().for_each(|assignment| config.set(assignment).unwrap());
+        config
+    }
+
     #[test]
     fn a_page_says_when_it_was_written() {
         let before = Local::now().timestamp();
@@ -307,11 +313,7 @@ mod tests {
 
     #[test]
     fn an_objective_is_named_with_every_number_that_it_reads() {
-        let line = |assignments: &[&str]| {
-            let mut config = RunConfig::default();
-            assignments.iter().for_each(|assignment| config.set(assignment).unwrap());
-            objective(&config)
-        };
+        let line = |assignments: &[&str]| objective(&configured(assignments));
         let named = |text: &str| Some(text.to_owned());
         assert_eq!(line(&[]), named("bernoulli, scale 1, shift 0"));
         assert_eq!(line(&["iterations=0"]), None);
@@ -331,11 +333,7 @@ mod tests {
 
     #[test]
     fn several_responses_to_each_prompt_are_said_where_responses_are_written() {
-        let line = |assignments: &[&str]| {
-            let mut config = RunConfig::default();
-            assignments.iter().for_each(|assignment| config.set(assignment).unwrap());
-            training(&config)
-        };
+        let line = |assignments: &[&str]| training(&configured(assignments));
         let several = "generation.samples_per_prompt=4";
         assert!(line(&[several]).ends_with(", 4 responses to each prompt"), "{}", line(&[several]));
         let supervised = [&[several, "iterations=0", "sft.epochs=1"][..], &[several, "objective.name=sft"]];

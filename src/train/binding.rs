@@ -128,13 +128,14 @@ fn settings_hash(config: &RunConfig, device_name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::ServerConfig;
     use crate::formats::file_system::Disk;
     use std::sync::Arc;
 
-    fn example(prompt_ids: &[u32], demonstration_ids: &[u32]) -> Example {
+    /// A demonstration of these tokens.
+    pub fn example(prompt_ids: &[u32], demonstration_ids: &[u32]) -> Example {
         Example {
             index: 0,
             prompt_ids: prompt_ids.to_vec(),

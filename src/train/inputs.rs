@@ -161,17 +161,8 @@ pub(super) fn load(policy: &Policy, config: &RunConfig, device: &Device, console
 
 #[cfg(test)]
 mod tests {
+    use super::super::binding::tests::example;
     use super::*;
-
-    fn example(prompt_ids: &[u32], demonstration_ids: &[u32]) -> Example {
-        Example {
-            index: 0,
-            prompt_ids: prompt_ids.to_vec(),
-            demonstration_ids: demonstration_ids.to_vec(),
-            self_generated_ids: None,
-            demonstration_text: None,
-        }
-    }
 
     #[test]
     fn a_held_out_row_is_known_if_its_prompt_and_its_demonstration_are_those_of_one_training_row() {

@@ -8,7 +8,7 @@ use super::checkpoint::{self, Progress, Stage};
 use super::environment::{self, Kept, began_with, check_same_base, check_same_held_out, check_same_rows};
 use super::run_dir::RunDir;
 use super::setup::{Opened, Run, with_task_paths};
-use super::sources::{Sources, is_lost};
+use super::sources::{Sources, is_lost, lost};
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::formats::file_system::{Disk, FileSystem};
@@ -123,9 +123,9 @@ fn to_be_fetched(error: Error, config: &RunConfig, changes: &Changes, dir: &Path
 /// other ones.
 fn check_places(config: &RunConfig, kept: &Kept, dir: &Path) -> Result<()> {
     let places = [("model", &config.model), ("data", &config.data), ("evaluation.data", &config.evaluation.data)];
-    let lost =
+    let found =
         places.into_iter().find_map(|(key, place)| Some((key, place.as_deref().filter(|place| is_lost(place))?)));
-    match lost {
+    match found {
         None => Ok(()),
         Some((key, place)) => {
             let hint = match kept.tells(key, config) {
@@ -133,7 +133,7 @@ fn check_places(config: &RunConfig, kept: &Kept, dir: &Path) -> Result<()> {
                 false => "put it back there, or a link to it: this run of an older version cannot tell another one"
                     .to_owned(),
             };
-            Err(Error::input(place, format!("is not there any more; the run began with it as `{key}`")).with_hint(hint))
+            Err(lost(key, place).with_hint(hint))
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::config::RunConfig;
 use crate::device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::formats::hub::{self, Located};
 use crate::report::console::Console;
 
@@ -58,6 +58,11 @@ fn set(pinned: &mut Option<String>, local: &mut Option<String>, located: Option<
 pub(crate) fn is_lost(place: &str) -> bool {
     let path = Path::new(place);
     path.is_absolute() && !path.exists()
+}
+
+/// Says that what a run began with as `key` lies no more at `place`.
+pub(crate) fn lost(key: &str, place: &str) -> Error {
+    Error::input(place, format!("is not there any more; the run began with it as `{key}`"))
 }
 
 /// So that the run can be resumed from anywhere. A name of the hub is no path and stays.

@@ -116,9 +116,7 @@ fn of_run(run: &Run, size: &str, tensors: &str) -> Result<String> {
 /// Whether a run began with the model that a comparison made for its cells.
 fn is_start(config: &RunConfig) -> bool {
     let start = config.model.as_deref().and_then(|model| Path::new(model).parent());
-    start.is_some_and(|start| {
-        start.parent().is_some_and(|folder| folder.ends_with("start")) && comparison_of(start).is_some()
-    })
+    start.is_some_and(|start| comparison_of(start).is_some_and(|folder| start.starts_with(folder.join("start"))))
 }
 
 /// What the model went through; at a checkpoint that may be less than the run did.

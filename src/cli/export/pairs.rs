@@ -29,7 +29,7 @@ use crate::report::shell::shell_path;
 use crate::train::environment::check_same_rows;
 use crate::train::pairs::{Pair, make_pairs};
 use crate::train::self_generation::{DEMONSTRATIONS_FILE, DemonstrationRow, SelfGeneratedRow};
-use crate::train::sources::is_lost;
+use crate::train::sources::{is_lost, lost};
 
 /// One line.
 #[derive(Serialize)]
@@ -139,8 +139,7 @@ fn examples(run: &Run, data: Option<&str>, console: &Console) -> Result<(Policy,
     let policy = Policy::open_for(&run.config, &model)?;
     let began_with = run.config.data.as_deref().unwrap_or_default();
     if data.is_none() && is_lost(began_with) {
-        return Err(Error::input(began_with, "is not there any more; the run began with it as `data`")
-            .with_hint("if it was moved: the same command with --data NEW_PLACE"));
+        return Err(lost("data", began_with).with_hint("if it was moved: the same command with --data NEW_PLACE"));
     }
     let data = hub::data_set(data.unwrap_or(began_with), run.config.offline, console)?.path;
     let files = files_of(&data, Split::Train)?;

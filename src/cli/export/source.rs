@@ -19,7 +19,7 @@ use crate::train::kept;
 use crate::train::run_dir::RunDir;
 use crate::train::setup::with_task_paths;
 use crate::train::signals::StopRequest;
-use crate::train::sources::is_lost;
+use crate::train::sources::{is_lost, lost};
 
 /// A model, and the run that made it if there is one.
 pub(super) struct Source {
@@ -140,8 +140,7 @@ impl Run {
     pub fn base_model(&self, console: &Console) -> Result<PathBuf> {
         let began_with = self.config.model.as_deref().unwrap_or_default();
         if is_lost(began_with) {
-            return Err(Error::input(began_with, "is not there any more; the run began with it as `model`")
-                .with_hint("put it back there, or a link to it"));
+            return Err(lost("model", began_with).with_hint("put it back there, or a link to it"));
         }
         Ok(hub::model(began_with, self.config.offline, console)?.path)
     }
