@@ -8,6 +8,8 @@
 compile_error!("gsil compares graphics cards with the CPU: build with `--features flex` or `--features ndarray` too");
 
 mod failure;
+#[cfg(feature = "wgpu")]
+mod gpu;
 mod memory;
 #[cfg(any(feature = "cuda", feature = "rocm"))]
 mod vendor;
@@ -15,7 +17,7 @@ mod vendor;
 pub use failure::{
     IN_A_COMPARISON, of_panic as error_of_panic, of_report as error_of_report, remember_advice, text_of_panic,
 };
-pub use memory::{HostMemory, resident_bytes};
+pub use memory::{HostMemory, keep_freed_memory, resident_bytes};
 
 use burn::tensor::Device;
 
@@ -90,28 +92,6 @@ fn kind_and_index(name: &str) -> Option<(&str, Option<usize>)> {
         None => Some((name, None)),
         Some((kind, index)) => Some((kind, Some(index.parse().ok()?))),
     }
-}
-
-/// Asks glibc to keep freed memory for the next operation instead of giving large blocks back to the system. A step of
-/// training takes and frees the same few hundred megabytes over and over; fetching their pages anew costs up to two seconds
-/// a step in a virtual machine. To be called once, before the first thread. Other systems' allocators are left as they are.
-///
-/// Returns whether it was done.
-pub fn keep_freed_memory() -> bool {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        let never = libc::c_int::MAX;
-        let settings = [
-            (libc::M_MMAP_MAX, 0), // every block from the heap: blocks that are mapped by themselves are unmapped when freed
-            (libc::M_TRIM_THRESHOLD, never),
-            (libc::M_TOP_PAD, 64 << 20),
-            (libc::M_ARENA_MAX, 1), // else a thread's heap ends at 64 MiB
-        ];
-        // SAFETY: mallopt only sets the allocator's parameters.
-        settings.into_iter().all(|(parameter, value)| unsafe { libc::mallopt(parameter, value) } == 1)
-    }
-    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-    false
 }
 
 /// True for the name of a graphics card. Many small kernels of changing shape are costly there, so that batches are padded
@@ -217,136 +197,6 @@ fn ndarray() -> Result<Device> {
 #[cfg(not(feature = "ndarray"))]
 fn ndarray() -> Result<Device> {
     Err(not_compiled_in("ndarray", "ndarray"))
-}
-
-#[cfg(feature = "wgpu")]
-mod gpu {
-    use super::{Adapter, DeviceInfo};
-    use crate::error::{Error, Result};
-    use burn::tensor::{Device, DeviceType};
-    use std::future::Future;
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-    use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
-
-    /// Adapters in Burn's order. A missing or broken driver may panic inside the graphics library: that is "none".
-    fn adapters() -> Vec<Device> {
-        catch_unwind(|| Device::enumerate(DeviceType::Wgpu).into_vec()).unwrap_or_default()
-    }
-
-    fn describe(device: &Device) -> String {
-        let identity = catch_unwind(AssertUnwindSafe(|| device.identity())).ok().flatten();
-        identity.map_or_else(|| "unknown adapter".to_owned(), |identity| identity.name.to_string())
-    }
-
-    pub fn list() -> Vec<DeviceInfo> {
-        let adapters = adapters();
-        let named = adapters.iter().enumerate();
-        named.map(|(i, d)| DeviceInfo { name: format!("wgpu:{i}"), description: describe(d) }).collect()
-    }
-
-    /// What wgpu says of the adapter with the given place in Burn's order: the first one of the same name.
-    pub fn adapter(index: Option<usize>) -> Option<Adapter> {
-        let devices = adapters();
-        let name = describe(devices.get(index.or_else(first_card).unwrap_or(0))?);
-        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-        let named = |backends| {
-            let mut listing = pin!(instance.enumerate_adapters(backends));
-            let Poll::Ready(listed) = listing.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
-                return None;
-            };
-            listed.into_iter().find(|adapter| adapter.get_info().name == name)
-        };
-        // Burn falls back on OpenGL where nothing else has the card. It is asked last: it loads libraries of its own.
-        let found = named(wgpu::Backends::PRIMARY).or_else(|| named(wgpu::Backends::GL))?;
-        let info = found.get_info();
-        Some(Adapter {
-            name: info.name,
-            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
-            api: format!("{:?}", info.backend),
-            max_buffer_bytes: max_buffer_bytes(&found.limits()),
-            has_f16: found.features().contains(wgpu::Features::SHADER_F16),
-        })
-    }
-
-    /// Burn gives a shader whole buffers, and so makes none that is too large to be bound.
-    fn max_buffer_bytes(limits: &wgpu::Limits) -> u64 {
-        limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
-    }
-
-    /// The card that is taken where none is named: software adapters have to be asked for.
-    pub fn first_card() -> Option<usize> {
-        preferred(&adapters().iter().map(|device| format!("{device:?}")).collect::<Vec<_>>())
-    }
-
-    /// The first that is no part of the processor; else the first that is not a processor playing one.
-    fn preferred(adapters: &[String]) -> Option<usize> {
-        let discrete = adapters.iter().position(|adapter| adapter.contains("DiscreteGpu"));
-        discrete.or_else(|| adapters.iter().position(|adapter| !adapter.contains("Cpu")))
-    }
-
-    pub fn open(name: &str, index: Option<usize>) -> Result<Device> {
-        let adapters = adapters();
-        let count = adapters.len();
-        let index = index.or_else(first_card).unwrap_or(0);
-        let device = adapters.into_iter().nth(index).ok_or_else(|| no_such_adapter(name, count))?;
-        let started = catch_unwind(AssertUnwindSafe(|| device.sync()));
-        let why = match started {
-            Ok(Ok(())) => return Ok(device),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "the driver failed".to_owned(),
-        };
-        Err(Error::device(name, format!("does not start: {why}")).with_hint(
-            "update the graphics driver, try another device (`gsil devices`), or use --device flex; a run that has begun \
-             goes on only on its own device",
-        ))
-    }
-
-    fn no_such_adapter(name: &str, num_found: usize) -> Error {
-        let advice = match num_found {
-            0 => "install a Vulkan driver (Debian: mesa-vulkan-drivers libvulkan1), or use --device flex",
-            _ => "they count from 0: `gsil devices` lists them",
-        };
-        Error::device(name, format!("no such graphics adapter ({num_found} found)"))
-            .with_hint(format!("{advice}; a run that has begun goes on only on its own device"))
-    }
-
-    #[cfg(test)]
-    mod tests {
-        use super::*;
-
-        #[test]
-        fn a_driver_is_advised_where_there_is_no_adapter_and_the_list_where_the_number_is_too_high() {
-            for (num_found, advised, not_advised) in
-                [(0, "Vulkan driver", "count from 0"), (1, "count from 0", "driver")]
-            {
-                let error = no_such_adapter("wgpu:1", num_found);
-                let hint = error.hint().unwrap();
-                assert!(hint.contains(advised) && !hint.contains(not_advised), "{num_found}: {hint}");
-            }
-        }
-
-        #[test]
-        fn a_card_is_preferred_to_a_part_of_the_processor_and_software_never_taken() {
-            for (adapters, expected) in [
-                (&["IntegratedGpu(0)", "Cpu", "DiscreteGpu(0)", "DiscreteGpu(1)"][..], Some(2)),
-                (&["Cpu", "VirtualGpu(0)", "IntegratedGpu(0)"], Some(1)),
-                (&["Cpu"], None),
-                (&[], None),
-            ] {
-                let adapters: Vec<String> = adapters.iter().map(|kind| format!("Device {{ Wgpu({kind}) }}")).collect();
-                assert_eq!(preferred(&adapters), expected, "{adapters:?}");
-            }
-        }
-
-        #[test]
-        fn the_largest_buffer_is_one_that_can_be_made_and_bound() {
-            for (max_storage_buffer_binding_size, max_buffer_size) in [(3, 4), (4, 3)] {
-                let limits = wgpu::Limits { max_storage_buffer_binding_size, max_buffer_size, ..Default::default() };
-                assert_eq!(max_buffer_bytes(&limits), 3);
-            }
-        }
-    }
 }
 
 #[cfg(feature = "wgpu")]

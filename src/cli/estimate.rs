@@ -20,8 +20,9 @@ use crate::train::estimate::time::{PhaseSeconds, Speed, WITHOUT_SERVER, Work};
 use crate::train::estimate::{OTHER_MODEL, bytes, disk_bytes, phase_name};
 use crate::train::inputs::Inputs;
 use crate::train::run_dir::RunDir;
-use crate::train::setup::{make_task, num_tokens_multiple, with_task_paths};
+use crate::train::setup::num_tokens_multiple;
 use crate::train::sources::Sources;
+use crate::train::task::{make_task, with_task_paths};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:

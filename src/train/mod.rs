@@ -22,6 +22,7 @@ pub mod distributions;
 pub mod environment;
 pub mod estimate;
 pub mod fit;
+mod header;
 pub(crate) mod inputs;
 pub mod kept;
 pub mod manifest;
@@ -42,6 +43,7 @@ mod sharing;
 pub mod signals;
 pub(crate) mod sources;
 pub mod step;
+pub mod task;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;

@@ -10,34 +10,28 @@ use burn::tensor::Device;
 use super::binding::frozen_hash;
 use super::checkpoint::Saved;
 use super::environment;
-use super::estimate::limits::Limits;
 use super::estimate::memory::Memory;
 use super::estimate::savings::{Change, changes};
-use super::estimate::time::{Standing, WITHOUT_SERVER, Work};
-use super::estimate::{advice, bytes, disk_bytes, memory_that_fits, phase_name};
+use super::estimate::{advice, disk_bytes, memory_that_fits};
 use super::inputs::{HeldOut, Inputs};
 use super::replicas::Replicas;
 use super::retention::Keep;
 use super::run_dir::RunDir;
 use super::signals::StopRequest;
 use super::sources::{Sources, pin_devices};
-use crate::config::{RunConfig, TrainConfig, WordProblemsConfig, spell_date};
+use super::task::{make_task, with_task_paths};
+use crate::config::{RunConfig, TrainConfig, spell_date};
 use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
-use crate::data::word_problems::{self, make_word_problems};
 use crate::device;
 use crate::error::Result;
 use crate::eval;
 use crate::formats::ModelFiles;
 use crate::formats::file_system::{Disk, FileSystem};
-use crate::formats::hf_folder::ModelFolder;
-use crate::formats::quantize::Precision;
-use crate::model::{CausalLm, ModelConfig, weights};
+use crate::model::CausalLm;
 use crate::policy::Policy;
 use crate::records::run_folder::{CONFIG_FILE, ENVIRONMENT_FILE};
 use crate::report::console::Console;
-use crate::report::table::duration;
-use crate::report::{objective, training};
 
 /// Batches are padded to a multiple of this many tokens where every new shape costs a compilation.
 const FEW_SHAPES_MULTIPLE: usize = 32;
@@ -186,72 +180,6 @@ impl Run {
     pub(super) fn score_batch_size(&self) -> usize {
         score_batch_size(&self.config)
     }
-
-    /// What a person wants to know before the first step.
-    fn say_header(&self, model: &CausalLm, memory: &Memory, limits: &Limits) -> Result<()> {
-        let config = model.config();
-        let trained = weights::num_trained_parameters(model);
-        let console = &self.console;
-        console.say(format!(
-            "model      {} ({} parameters, {} trained)",
-            self.config.model.as_deref().map_or_else(|| self.files.path.display().to_string(), str::to_owned),
-            millions(config.num_parameters()),
-            millions(trained)
-        ));
-        let held_out = self.held_out.examples.len();
-        let is_held_out = if self.held_out.settings.held_out { "held out" } else { "of them scored before and after" };
-        console.say(format!("data       {} demonstrations, {held_out} {is_held_out}", self.examples.len()));
-        if self.config.keep_best > 0 && !self.held_out.settings.held_out {
-            console.warn(format!(
-                "keep_best: there are no held-out rows (evaluation.data), so the best checkpoint is the one that gives the \
-                 first {held_out} training rows the highest log-prob"
-            ));
-        }
-        console.say(match objective(&self.config) {
-            None => format!("training   {}", training(&self.config)),
-            Some(objective) => format!("objective  {objective}; iterations: {}", self.config.iterations),
-        });
-        let devices = match self.config.devices.len() {
-            0 | 1 => self.device_name.clone(),
-            _ => format!("{}; training steps on {}", self.device_name, self.config.devices.join(", ")),
-        };
-        console.say(format!("device     {devices}"));
-        console.say(format!("run folder {}", self.dir.path().display()));
-        let (peak, phase) = (bytes(memory.peak_bytes()), phase_name(memory.peak().phase));
-        console.say(format!("memory     about {peak} at its peak ({phase}); {}", limits.describe()));
-        if limits.available_bytes.is_some_and(|free| memory.peak_bytes() > free) {
-            console.warn("the run needs more memory than is free now: close other programs, or see `gsil estimate`");
-        }
-        let work = self.work()?;
-        let speed = work.measure_speed(model, self.num_tokens_multiple)?;
-        let seconds = work.seconds(speed).iter().map(|phase| phase.seconds).sum();
-        let what = if self.resumed.is_some() { "what is left" } else { "the whole run" };
-        let part = if work.is_without_server() { format!(" {WITHOUT_SERVER}") } else { String::new() };
-        console.say(format!("time       about {} for {what}{part}, at the speed just measured", duration(seconds)));
-        if console.is_interactive() {
-            console.say("to stop    Ctrl-C: the work in hand is ended and saved; a second one ends the run at once");
-        }
-        Ok(())
-    }
-
-    /// What is left to do.
-    fn work(&self) -> Result<Work<'_>> {
-        let standing = match &self.resumed {
-            Some(Saved { progress, .. }) => Some(Standing {
-                stage: progress.stage,
-                stage_steps: progress.stage_steps,
-                num_responses: self.num_responses(progress.stage)?,
-            }),
-            None => None,
-        };
-        Ok(Work {
-            config: &self.config,
-            examples: &self.examples,
-            num_held_out: self.held_out.examples.len(),
-            num_answered: self.held_out.num_answered(),
-            standing,
-        })
-    }
 }
 
 impl Opened {
@@ -345,51 +273,6 @@ pub fn evaluation_settings(config: &RunConfig, policy: &Policy, device_name: &st
         generate_batch_size: config.generation.batch_size,
         eos_token_ids: policy.eos_token_ids.clone(),
         seed: config.seed,
-    }
-}
-
-/// The built-in word problems lie inside the run folder.
-pub fn with_task_paths(config: &RunConfig, dir: &RunDir) -> RunConfig {
-    let mut config = config.clone();
-    if config.word_problems.is_some() {
-        let path = |name: &str| Some(dir.join("task").join(name).to_string_lossy().into_owned());
-        config.model = path("model");
-        config.data = path("train.jsonl");
-        config.evaluation.data = path("test.jsonl");
-    }
-    config
-}
-
-/// Makes the word problems and a model with random weights.
-pub(crate) fn make_task(config: &RunConfig, dir: &RunDir, device: &Device) -> Result<()> {
-    let Some(task) = &config.word_problems else { return Ok(()) };
-    let folder = dir.join("task");
-    dir.create_folder("task")?;
-    let problems = make_word_problems(config.seed, task.num_train, task.num_test, task.slip_probability);
-    word_problems::write_rows(folder.join("train.jsonl"), &problems.train)?;
-    word_problems::write_rows(folder.join("test.jsonl"), &problems.test)?;
-    let model_folder = folder.join("model");
-    let tokenizer = word_problems::tokenizer_files();
-    let vocab_size = Tokenizer::new(&tokenizer, &model_folder, &[])?.vocab_size();
-    let WordProblemsConfig { hidden_size, num_layers, num_heads, intermediate_size, .. } = *task;
-    let json = word_problems::model_config(vocab_size, hidden_size, num_layers, num_heads, intermediate_size);
-    let model_config = ModelConfig::from_json(&json, None, &model_folder)?;
-    let model = weights::initialize(&model_config, config.seed, device)?;
-    let beside_weights = ModelFolder {
-        config: &json,
-        generation_config: None,
-        tokenizer: Some(&tokenizer),
-        model_card: None,
-        precision: Precision::F32,
-    };
-    beside_weights.write(dir.files(), &model_folder, weights::tensors_to_write(&model))
-}
-
-/// `134.5 million`.
-fn millions(count: usize) -> String {
-    match count {
-        0..10_000 => count.to_string(),
-        _ => format!("{:.2} million", count as f64 / 1e6),
     }
 }
 

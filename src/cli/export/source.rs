@@ -17,9 +17,9 @@ use crate::report::console::Console;
 use crate::train::checkpoint::Saved;
 use crate::train::kept;
 use crate::train::run_dir::RunDir;
-use crate::train::setup::with_task_paths;
 use crate::train::signals::StopRequest;
 use crate::train::sources::{is_lost, lost};
+use crate::train::task::with_task_paths;
 
 /// A model, and the run that made it if there is one.
 pub(super) struct Source {
