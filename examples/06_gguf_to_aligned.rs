@@ -69,7 +69,7 @@ pub fn align(folder: &Path, gguf: &Path, data: &Path, changes: &[impl AsRef<str>
     let aligned = Policy::open(&folder.join("run"))?;
     aligned.write_gguf(&folder.join("aligned.gguf"), Precision::F16)?;
     let row = |EvaluationRow { stage, evaluation, .. }: &EvaluationRow| {
-        let accuracy = evaluation.against_reference.map(|against| against.implicit_reward_accuracy);
+        let accuracy = evaluation.against_reference.and_then(|against| against.implicit_reward_accuracy);
         vec![stage.clone(), number(Some(evaluation.demonstration_log_prob_per_token)), percent(accuracy)]
     };
     let rows: Vec<Vec<String>> = stages.iter().map(row).collect();

@@ -193,21 +193,30 @@ fn against_reference(
         .map(|(example, row)| Sequence { prompt_ids: &example.prompt_ids, response_ids: &row.response.token_ids })
         .collect();
     let self_generated = score(model, &sequences, settings, &mut |_| check())?;
-    Ok(compared(log_probs, &self_generated, reference))
+    Ok(compared(examples, log_probs, &self_generated, reference))
 }
 
 /// The policy's log-probs of demonstrations and of the reference's responses beside those of the reference itself.
-fn compared(demonstrations: &[f64], self_generated: &[f64], reference: &[ReferenceRow]) -> AgainstReference {
+fn compared(
+    examples: &[Example],
+    demonstrations: &[f64],
+    self_generated: &[f64],
+    reference: &[ReferenceRow],
+) -> AgainstReference {
     let num_rows = self_generated.len().max(1) as f64;
-    let (mut right, mut sum1, mut sum0) = (0, 0.0, 0.0);
-    for ((policy1, policy0), row) in demonstrations.iter().zip(self_generated).zip(reference) {
+    let (mut num_right, mut num_others, mut sum1, mut sum0) = (0, 0, 0.0, 0.0);
+    for (((example, policy1), policy0), row) in examples.iter().zip(demonstrations).zip(self_generated).zip(reference) {
         let (r1, r0) = (policy1 - row.demonstration_log_prob, policy0 - row.response.log_prob());
-        right += usize::from(r1 > r0);
+        // Of one and the same response the two differ by rounding alone.
+        if row.response.token_ids != example.demonstration_ids {
+            num_others += 1;
+            num_right += usize::from(r1 > r0);
+        }
         sum1 += r1;
         sum0 += r0;
     }
     AgainstReference {
-        implicit_reward_accuracy: right as f64 / num_rows,
+        implicit_reward_accuracy: (num_others > 0).then(|| num_right as f64 / num_others as f64),
         log_ratio_demonstration: sum1 / num_rows,
         log_ratio_self_generated: sum0 / num_rows,
     }
@@ -333,12 +342,28 @@ mod tests {
                 finished: true,
             },
         };
+        let demonstrated = |demonstration_ids: &[u32]| Example {
+            index: 0,
+            prompt_ids: vec![7],
+            demonstration_ids: demonstration_ids.to_vec(),
+            self_generated_ids: None,
+            demonstration_text: None,
+        };
+        let examples = [&[3, 2][..], &[4, 2], &[5, 2], &[6, 2]].map(demonstrated);
         let reference = [row(-6.0, &[-1.0, -2.0]), row(-3.0, &[-4.0]), row(-5.0, &[-2.0])];
         // Log-ratios of demonstrations: 2, -1, 0; of responses: 1, -3, 0. The last demonstration has no reference.
-        let against = compared(&[-4.0, -4.0, -5.0, -9.0], &[-2.0, -7.0, -2.0], &reference);
+        let against = compared(&examples, &[-4.0, -4.0, -5.0, -9.0], &[-2.0, -7.0, -2.0], &reference);
         assert_eq!(against.log_ratio_demonstration, 1.0 / 3.0);
         assert_eq!(against.log_ratio_self_generated, -2.0 / 3.0);
-        assert_eq!(against.implicit_reward_accuracy, 2.0 / 3.0, "0 is not above 0");
+        assert_eq!(against.implicit_reward_accuracy, Some(2.0 / 3.0), "0 is not above 0");
+
+        // The first response is the demonstration: nothing can be told apart there.
+        let with_same = [demonstrated(&[2, 2]), demonstrated(&[4, 2])];
+        let accuracy = |rows: usize| {
+            compared(&with_same[..rows], &[-4.0, -4.0], &[-2.0, -7.0][..rows], &reference[..rows])
+                .implicit_reward_accuracy
+        };
+        assert_eq!((accuracy(2), accuracy(1)), (Some(1.0), None));
     }
 
     #[test]

@@ -53,8 +53,9 @@ pub struct Evaluation {
 /// of which there are [`Answers::num_rows`], and not of all that [`Evaluation::num_rows`] counts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct AgainstReference {
-    /// Share of answered rows whose demonstration has the larger log-ratio.
-    pub implicit_reward_accuracy: f64,
+    /// Share of the rows answered otherwise than demonstrated whose demonstration has the larger log-ratio; None if there are
+    /// none.
+    pub implicit_reward_accuracy: Option<f64>,
     /// Mean over answered rows, nats.
     pub log_ratio_demonstration: f64,
     pub log_ratio_self_generated: f64,

@@ -24,7 +24,8 @@ pub const LOG_PROB: HeldOutFigure = HeldOutFigure {
 };
 pub const ACCURACY: HeldOutFigure = HeldOutFigure {
     name: "accuracy",
-    meaning: "answered rows whose demonstration gained more log-prob than the own response of the policy before iteration 0",
+    meaning: "rows that the policy before iteration 0 answered otherwise than demonstrated: those whose demonstration \
+              gained more log-prob than that answer",
     is_share: true,
     of: |evaluation| against(evaluation, |figures| figures.implicit_reward_accuracy),
 };
@@ -32,13 +33,13 @@ pub const LOG_RATIO: HeldOutFigure = HeldOutFigure {
     name: "log-ratio",
     meaning: "log-ratio of the answered rows' demonstrations, nats: above 0 they are likelier than before iteration 0",
     is_share: false,
-    of: |evaluation| against(evaluation, |figures| figures.log_ratio_demonstration),
+    of: |evaluation| against(evaluation, |figures| Some(figures.log_ratio_demonstration)),
 };
 pub const OWN_RESPONSES: HeldOutFigure = HeldOutFigure {
     name: "own responses",
     meaning: "log-ratio of the responses to the answered rows by the policy before iteration 0, nats",
     is_share: false,
-    of: |evaluation| against(evaluation, |figures| figures.log_ratio_self_generated),
+    of: |evaluation| against(evaluation, |figures| Some(figures.log_ratio_self_generated)),
 };
 pub const IN_FORMAT: HeldOutFigure = HeldOutFigure {
     name: "in format",
@@ -77,8 +78,8 @@ pub const ENDED: HeldOutFigure = HeldOutFigure {
     of: |evaluation| greedy(evaluation, |answers| Some(answers.finished)),
 };
 
-fn against(evaluation: &Evaluation, figure: fn(&AgainstReference) -> f64) -> Option<f64> {
-    evaluation.against_reference.as_ref().map(figure)
+fn against(evaluation: &Evaluation, figure: fn(&AgainstReference) -> Option<f64>) -> Option<f64> {
+    evaluation.against_reference.as_ref().and_then(figure)
 }
 
 fn greedy(evaluation: &Evaluation, figure: fn(&Answers) -> Option<f64>) -> Option<f64> {
@@ -130,7 +131,7 @@ mod tests {
             sampled: None,
         };
         let against = AgainstReference {
-            implicit_reward_accuracy: 0.2,
+            implicit_reward_accuracy: Some(0.2),
             log_ratio_demonstration: 0.3,
             log_ratio_self_generated: 0.4,
         };

@@ -57,7 +57,8 @@ pub struct LogRatios {
     pub max_abs_log_ratio_demonstration: f64,
     pub max_abs_log_ratio_self_generated: f64,
     /// Share of pairs in which the demonstration's log-ratio is the larger one; with several responses a pair counts in parts.
-    pub implicit_reward_accuracy: f64,
+    /// Responses that are the demonstration are left out; None if all are.
+    pub implicit_reward_accuracy: Option<f64>,
     /// Mean of demonstration's less self-generated response's log-ratio.
     pub log_ratio_margin: f64,
 }

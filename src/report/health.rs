@@ -241,7 +241,7 @@ mod tests {
                 log_ratio_self_generated: part * self_generated + noise,
                 max_abs_log_ratio_demonstration: 10.0,
                 max_abs_log_ratio_self_generated: 10.0,
-                implicit_reward_accuracy: 0.5,
+                implicit_reward_accuracy: Some(0.5),
                 log_ratio_margin: part * (demonstration - self_generated),
             });
             update

@@ -69,7 +69,7 @@ fn of_update(update: &UpdateRow) -> Vec<(String, f64)> {
         ("log_ratio_demonstration", of_ratios(|ratios| ratios.log_ratio_demonstration)),
         ("log_ratio_self_generated", of_ratios(|ratios| ratios.log_ratio_self_generated)),
         ("log_ratio_margin", of_ratios(|ratios| ratios.log_ratio_margin)),
-        ("implicit_reward_accuracy", of_ratios(|ratios| ratios.implicit_reward_accuracy)),
+        ("implicit_reward_accuracy", metrics.log_ratios.and_then(|ratios| ratios.implicit_reward_accuracy)),
         ("grad_norm", Some(metrics.grad_norm)),
         ("lr", Some(metrics.lr)),
         ("num_clamped", Some(metrics.num_clamped)),

@@ -52,10 +52,10 @@ const ITERATIONS: [Kind; 6] = [
     },
     Kind {
         title: "Implicit-reward accuracy",
-        note: "Share of an update's pairs in which the demonstration gained more than the self-generated response. \
-               At the first update of an iteration nothing has been gained.",
+        note: "Share of an update's pairs in which the demonstration gained more than the self-generated response, where \
+               that is another. At the first update of an iteration nothing has been gained.",
         y_range: Range::Share,
-        curves: &[("accuracy", |metrics| Some(metrics.log_ratios?.implicit_reward_accuracy))],
+        curves: &[("accuracy", |metrics| metrics.log_ratios?.implicit_reward_accuracy)],
     },
     Kind {
         title: "Log-prob of demonstrations per token",

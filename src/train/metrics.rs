@@ -1,7 +1,7 @@
 //! Signs of health: what the pairs of an update gave, the numbers that are logged of it, and those that must stop a
 //! run.
 
-use super::pairs::Pair;
+use super::pairs::{Pair, ScoredResponse};
 use crate::records::update::{LogRatios, StepMetrics};
 
 /// What an update's pairs gave, collected over its micro-batches.
@@ -14,6 +14,8 @@ pub struct PairValues {
     log_ratio_demonstration: Vec<f64>,
     /// Of each pair, one for each of its responses; empty in supervised stages.
     log_ratios_self_generated: Vec<Vec<f64>>,
+    /// Of each of them, whether the response is the demonstration, token for token.
+    are_demonstrations: Vec<Vec<bool>>,
     demonstration_log_prob: f64,
     demonstration_tokens: usize,
     self_generated_tokens: usize,
@@ -53,6 +55,8 @@ impl PairValues {
             let log_probs = pair.self_generated.iter().zip(values.by_ref());
             let log_ratios = log_probs.map(|(response, log_prob)| log_prob - response.reference_log_prob);
             self.log_ratios_self_generated.push(log_ratios.collect());
+            let is_demonstration = |response: &ScoredResponse| response.token_ids == pair.demonstration.token_ids;
+            self.are_demonstrations.push(pair.self_generated.iter().map(is_demonstration).collect());
         }
     }
 
@@ -92,7 +96,7 @@ impl PairValues {
             loss_demonstration: mean(&self.loss_demonstration),
             loss_self_generated: mean(&self.loss_self_generated),
             demonstration_log_prob_per_token: self.demonstration_log_prob / self.demonstration_tokens.max(1) as f64,
-            log_ratios: log_ratios(&self.log_ratio_demonstration, &self.log_ratios_self_generated),
+            log_ratios: self.log_ratios(),
             grad_norm,
             lr,
             num_clamped: self.num_clamped,
@@ -100,26 +104,38 @@ impl PairValues {
             seconds,
         }
     }
-}
 
-/// From one log-ratio of each pair's demonstration and those of its self-generated responses. None if there are none.
-fn log_ratios(demonstration: &[f64], self_generated: &[Vec<f64>]) -> Option<LogRatios> {
-    if self_generated.is_empty() {
-        return None;
+    /// None in supervised stages.
+    fn log_ratios(&self) -> Option<LogRatios> {
+        let (demonstration, self_generated) = (&self.log_ratio_demonstration, &self.log_ratios_self_generated);
+        if self_generated.is_empty() {
+            return None;
+        }
+        let of_pairs: Vec<f64> = self_generated.iter().map(|own| mean(own)).collect();
+        let (log_ratio_demonstration, log_ratio_self_generated) = (mean(demonstration), mean(&of_pairs));
+        Some(LogRatios {
+            log_ratio_demonstration,
+            log_ratio_self_generated,
+            max_abs_log_ratio_demonstration: max_abs(demonstration),
+            max_abs_log_ratio_self_generated: max_abs(self_generated.iter().flatten()),
+            implicit_reward_accuracy: self.accuracy(),
+            log_ratio_margin: log_ratio_demonstration - log_ratio_self_generated,
+        })
     }
-    let is_larger =
-        |r1: f64, own: &Vec<f64>| mean(&own.iter().map(|r0| f64::from(u8::from(r1 > *r0))).collect::<Vec<_>>());
-    let shares: Vec<f64> = demonstration.iter().zip(self_generated).map(|(r1, own)| is_larger(*r1, own)).collect();
-    let of_pairs: Vec<f64> = self_generated.iter().map(|own| mean(own)).collect();
-    let (log_ratio_demonstration, log_ratio_self_generated) = (mean(demonstration), mean(&of_pairs));
-    Some(LogRatios {
-        log_ratio_demonstration,
-        log_ratio_self_generated,
-        max_abs_log_ratio_demonstration: max_abs(demonstration),
-        max_abs_log_ratio_self_generated: max_abs(self_generated.iter().flatten()),
-        implicit_reward_accuracy: mean(&shares),
-        log_ratio_margin: log_ratio_demonstration - log_ratio_self_generated,
-    })
+
+    /// Log-ratios of one and the same response differ by rounding alone: nothing can be told apart there.
+    fn accuracy(&self) -> Option<f64> {
+        let sides = self.log_ratio_demonstration.iter().zip(&self.log_ratios_self_generated);
+        let shares: Vec<f64> = sides
+            .zip(&self.are_demonstrations)
+            .filter_map(|((r1, own), are_demonstrations)| {
+                let others = own.iter().zip(are_demonstrations).filter(|(_, is_demonstration)| !**is_demonstration);
+                let is_larger: Vec<f64> = others.map(|(r0, _)| f64::from(u8::from(r1 > r0))).collect();
+                (!is_larger.is_empty()).then(|| mean(&is_larger))
+            })
+            .collect();
+        (!shares.is_empty()).then(|| mean(&shares))
+    }
 }
 
 fn mean(values: &[f64]) -> f64 {
@@ -154,10 +170,21 @@ mod tests {
         assert_eq!(supervised.exploded(), None, "no reference, no ratio");
     }
 
+    /// The log-ratios of pairs whose responses, but those named in `are_demonstrations`, are other than the demonstration.
+    fn ratios(demonstration: &[f64], self_generated: &[&[f64]], are_demonstrations: &[&[bool]]) -> LogRatios {
+        let values = PairValues {
+            log_ratio_demonstration: demonstration.to_vec(),
+            log_ratios_self_generated: self_generated.iter().map(|own| own.to_vec()).collect(),
+            are_demonstrations: are_demonstrations.iter().map(|of_pair| of_pair.to_vec()).collect(),
+            ..PairValues::default()
+        };
+        values.log_ratios().unwrap()
+    }
+
     #[test]
     fn accuracy_counts_pairs_whose_demonstration_gained_more() {
-        let ratios = log_ratios(&[1.0, -2.0, 0.5], &[-2.5, -1.0, 0.5].map(|r0| vec![r0])).unwrap();
-        assert_eq!(ratios.implicit_reward_accuracy, 1.0 / 3.0);
+        let ratios = ratios(&[1.0, -2.0, 0.5], &[&[-2.5], &[-1.0], &[0.5]], &[&[false][..]; 3]);
+        assert_eq!(ratios.implicit_reward_accuracy, Some(1.0 / 3.0));
         assert_eq!((ratios.log_ratio_demonstration, ratios.log_ratio_self_generated), (-0.5 / 3.0, -3.0 / 3.0));
         assert!((ratios.log_ratio_margin - 2.5 / 3.0).abs() < 1e-12, "{}", ratios.log_ratio_margin);
         assert_eq!((ratios.max_abs_log_ratio_demonstration, ratios.max_abs_log_ratio_self_generated), (2.0, 2.5));
@@ -165,10 +192,24 @@ mod tests {
 
     #[test]
     fn a_pair_counts_once_however_many_responses_it_has() {
-        let ratios = log_ratios(&[1.0, -1.0], &[vec![0.0, 2.0, 0.5, -4.5], vec![3.0]]).unwrap();
-        assert_eq!(ratios.implicit_reward_accuracy, (0.75 + 0.0) / 2.0);
+        let ratios = ratios(&[1.0, -1.0], &[&[0.0, 2.0, 0.5, -4.5], &[3.0]], &[&[false; 4], &[false]]);
+        assert_eq!(ratios.implicit_reward_accuracy, Some((0.75 + 0.0) / 2.0));
         assert_eq!(ratios.log_ratio_self_generated, (-0.5 + 3.0) / 2.0);
         assert_eq!(ratios.max_abs_log_ratio_self_generated, 4.5);
+    }
+
+    #[test]
+    fn responses_that_are_the_demonstration_are_left_out_of_the_accuracy() {
+        let accuracy = |are_demonstrations: [&[bool]; 2]| {
+            ratios(&[1.0, 1.0], &[&[1.0 - 1e-6, 2.0], &[1.0 + 1e-6]], &are_demonstrations).implicit_reward_accuracy
+        };
+        assert_eq!(accuracy([&[true, false], &[true]]), Some(0.0));
+        assert_eq!(accuracy([&[false, true], &[true]]), Some(1.0));
+        assert_eq!(accuracy([&[true, true], &[true]]), None);
+        let mut values = PairValues::default();
+        let (same, other) = (pair_of_lengths(1, 2, &[2]), pair_of_lengths(1, 2, &[3]));
+        values.add(&[&same, &other], &[1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.0, -4.0, -4.0, -5.0, -3.0]);
+        assert_eq!(values.accuracy(), Some(0.0), "of the second pair alone");
     }
 
     #[test]
@@ -199,6 +240,6 @@ mod tests {
         // The references' log-probs are 0.
         let ratios = metrics.log_ratios.unwrap();
         assert_eq!((ratios.log_ratio_demonstration, ratios.log_ratio_self_generated), (-3.75, (-4.0 - 2.0) / 2.0));
-        assert_eq!(ratios.implicit_reward_accuracy, (0.5 + 0.0) / 2.0);
+        assert_eq!(ratios.implicit_reward_accuracy, Some((0.5 + 0.0) / 2.0));
     }
 }
