@@ -69,7 +69,8 @@ impl Policy {
     }
 
     /// Reads data files as token ids for this model; prompt and response together have at most `max_length` tokens, and
-    /// fit the model's context. What is left out is counted and said, and so are instructions that are not read.
+    /// fit the model's context. What is left out is counted and said, and so are instructions that are not read and text that
+    /// the tokenizer does not know.
     ///
     /// # Errors
     /// [`Error::Input`] for a bad line, unless those are skipped; for a row that the tokenizer refuses; if no row is left.
@@ -93,7 +94,25 @@ impl Policy {
         if dropped.total() > 0 {
             console.warn(format!("{}: {dropped}", names(files)));
         }
+        let rows = examples.iter().map(|example| [&example.prompt_ids[..], &example.demonstration_ids]);
+        self.say_unknown(files, rows, console);
         Ok(examples)
+    }
+
+    /// Warns of rows, given as token ids, with text that the tokenizer does not know.
+    pub fn say_unknown<'i, const N: usize>(
+        &self,
+        files: &[FileRows],
+        rows: impl Iterator<Item = [&'i [u32]; N]>,
+        console: &Console,
+    ) {
+        let Some(tokenizer) = &self.tokenizer else { return };
+        let has_unknown = |row: &[&[u32]; N]| row.iter().any(|ids| tokenizer.has_unknown(ids));
+        let count = rows.filter(has_unknown).count();
+        if count > 0 {
+            let rows = if count == 1 { "row" } else { "rows" };
+            console.warn(format!("{}: {count} {rows} with {}", names(files), tokenizer.about_unknown()));
+        }
     }
 
     /// How rows become examples for this model.

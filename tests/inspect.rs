@@ -7,11 +7,12 @@ use std::path::Path;
 #[cfg(unix)]
 use std::process::Stdio;
 
+use gsil::data::word_problems::{make_word_problems, tokenizer_files, write_rows as write_problems};
 use serde_json::{Value, json};
 
 #[cfg(unix)]
 use crate::support::binary::{command, wait};
-use crate::support::binary::{ending_model, gsil, text, text_model, write_rows};
+use crate::support::binary::{device, ending_model, gsil, text, text_model, write_rows};
 
 const ROWS: &str = r#"{"prompt":"Hello","completion":"Hi there"}
 {"messages":[{"role":"user","content":"Name one."},{"role":"assistant","content":"One<|im_end|>"}]}
@@ -270,6 +271,48 @@ fn shapes_are_those_of_the_rows_that_are_read_of_a_pipe_too() {
         let facts: Value = serde_json::from_str(&wait(child).succeeded().stdout).unwrap();
         assert_eq!(facts["shapes"], json!([{"shape": "messages", "count": 1}]));
     }
+}
+
+#[test]
+fn text_that_the_tokenizer_does_not_know_is_told_wherever_rows_or_prompts_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = text_model(folder.path());
+    let files = tokenizer_files();
+    fs::remove_file(model.join("chat_template.jinja")).unwrap();
+    fs::write(model.join("tokenizer.json"), &files.tokenizer_json).unwrap();
+    fs::write(model.join("tokenizer_config.json"), files.tokenizer_config.to_string()).unwrap();
+    let rows = folder.path().join("rows.jsonl");
+    let known = make_word_problems(0, 2, 0, 0.0).train;
+    write_problems(&rows, &known).unwrap();
+    let warnings = || -> Vec<Value> {
+        let arguments = ["inspect", "data", "rows.jsonl", "--model", "text", "--json"];
+        let facts: Value = serde_json::from_str(&gsil(folder.path(), &arguments).succeeded().stdout).unwrap();
+        facts["warnings"].as_array().unwrap().clone()
+    };
+    assert_eq!(warnings(), Vec::<Value>::new());
+    let with_unknown = fs::read_to_string(&rows).unwrap() + "{\"prompt\":\"Is Paris big ?\",\"completion\":\"Yes\"}\n";
+    fs::write(&rows, with_unknown).unwrap();
+    let found = warnings();
+    assert_eq!((found.len(), &found[0]["kind"]), (1, &"unknown_text".into()), "{found:?}");
+    assert_eq!((&found[0]["count"], &found[0]["first"]), (&1.into(), &"line 3".into()), "{found:?}");
+
+    const TOLD: &str = "1 row with text that the model's tokenizer does not know: `<unk>` stands in its place";
+    let told = |arguments: &[&str]| gsil(folder.path(), arguments).succeeded().stderr.contains(TOLD);
+    assert!(told(&["init", "--model", "text", "--data", "rows.jsonl", "--output", "gsil.ron"]));
+    assert!(told(&[
+        "eval",
+        "--model",
+        "text",
+        "--data",
+        "rows.jsonl",
+        "evaluation.generate_rows=0",
+        "--device",
+        &device()
+    ]));
+    let generate = |prompt: &str| {
+        told(&["generate", "--model", "text", "--prompt", prompt, "--max-new-tokens", "1", "--device", &device()])
+    };
+    assert!(generate("Is Paris big ?") && !generate(&known[0].prompt));
 }
 
 #[test]

@@ -241,6 +241,7 @@ fn prompts(
         let own = own.into_iter().map(|ids| PromptIds { index: first + ids.index, ..ids });
         prompts.extend(rows.iter().map(|row| row.prompt.clone()).zip(own));
     }
+    policy.say_unknown(&files, prompts.iter().map(|(_, prompt)| [&prompt.prompt_ids[..]]), console);
     Ok(prompts)
 }
 

@@ -104,6 +104,8 @@ fn measure(args: &InitArgs, console: &Console) -> Result<Option<Measured>> {
     if dropped.total() > 0 {
         console.warn(dropped.to_string());
     }
+    let ids = examples.iter().map(|example| [&example.prompt_ids[..], &example.demonstration_ids]);
+    policy.say_unknown(&rows, ids, console);
     // Training leaves the longer ones out before it looks.
     check_second_responses(&rows, examples.iter().filter(|example| example.longest() <= LONGEST_MAX_LENGTH))?;
     let responses = || examples.iter().map(|example| example.demonstration_ids.len());

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Local};
 use serde_json::Value;
+use tokenizers::ModelWrapper;
 
 use super::chat_template::ChatTemplate;
 use super::rows::{Message, Prompt, Response};
@@ -29,6 +30,8 @@ pub struct Tokenizer {
     eos_token_ids: Vec<u32>,
     /// The one that is written where the template writes none: the template's own, else that of `tokenizer_config`.
     end_token_id: u32,
+    /// What stands for text that the tokenizer does not know; byte-level ones know all text.
+    unknown_token_id: Option<u32>,
     chat_template: Option<ChatTemplate>,
     path: PathBuf,
 }
@@ -54,6 +57,7 @@ impl Tokenizer {
             prefix_token_id: None,
             eos_token_ids: eos_token_ids.to_vec(),
             end_token_id: 0,
+            unknown_token_id: None,
             chat_template,
             path: path.to_owned(),
             inner,
@@ -66,6 +70,10 @@ impl Tokenizer {
                 .with_hint(way_to_an_end_token(path)));
         };
         tokenizer.end_token_id = end_token_id;
+        let unknown_token = unknown_token(tokenizer.inner.get_model(), files);
+        let unknown_token_id = unknown_token.and_then(|token| tokenizer.inner.token_to_id(&token));
+        // Some models end their responses with it: there it says nothing.
+        tokenizer.unknown_token_id = unknown_token_id.filter(|id| !tokenizer.eos_token_ids.contains(id));
         let prefix_token = bos_token.or(eos_token);
         tokenizer.prefix_token_id = prefix_token.and_then(|token| tokenizer.inner.token_to_id(token));
         let add_bos = files.tokenizer_config.get("add_bos_token").and_then(Value::as_bool);
@@ -133,15 +141,29 @@ impl Tokenizer {
         &self.eos_token_ids
     }
 
-    /// Whether a token is one that the tokenizer calls special.
-    pub fn is_special(&self, id: u32) -> bool {
-        self.inner.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
+    /// Whether token ids have the one that stands for text which the tokenizer does not know.
+    pub fn has_unknown(&self, ids: &[u32]) -> bool {
+        self.unknown_token_id.is_some_and(|unknown| ids.contains(&unknown))
     }
 
-    /// The tokens that the tokenizer calls special.
+    /// What becomes of text that the tokenizer does not know.
+    pub fn about_unknown(&self) -> String {
+        let token = self.unknown_token_id.and_then(|id| self.inner.id_to_token(id)).unwrap_or_default();
+        format!(
+            "text that the model's tokenizer does not know: `{token}` stands in its place, in what is read and in what is learnt"
+        )
+    }
+
+    /// Whether a token is one that the tokenizer calls special, other than that for unknown text.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special_token_ids().contains(&id)
+    }
+
+    /// The tokens that the tokenizer calls special, but the one for unknown text, which stands for what is no token.
     pub fn special_token_ids(&self) -> HashSet<u32> {
         let added = self.inner.get_added_tokens_decoder();
-        added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect()
+        let special = added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id);
+        special.filter(|id| Some(*id) != self.unknown_token_id).collect()
     }
 
     /// Whether a text ends in the text of an end token, which [`Self::encode_response`] then writes only once.
@@ -345,6 +367,17 @@ fn load(
     inner.with_padding(None);
     let largest_id = inner.get_vocab(true).into_values().max();
     Ok((inner, largest_id))
+}
+
+/// What the library writes for text that it does not know.
+fn unknown_token(model: &ModelWrapper, files: &TokenizerFiles) -> Option<String> {
+    match model {
+        ModelWrapper::BPE(model) => model.get_unk_token().clone(),
+        ModelWrapper::WordLevel(model) => Some(model.unk_token.clone()),
+        ModelWrapper::WordPiece(model) => Some(model.unk_token.clone()),
+        // It knows a number only.
+        ModelWrapper::Unigram(_) => files.special_token("unk_token").map(str::to_owned),
+    }
 }
 
 /// The beginning of a turn, with all that the template writes before the response `text`, and without what follows it: the

@@ -101,6 +101,16 @@ impl Prepared<'_> {
                 warnings.push(Warning { kind, count: rows.len(), first, message: message.to_owned() });
             }
         }
+        if let Some(tokenizer) = tokenizer {
+            let has_unknown = |example: &Example| {
+                tokenizer.has_unknown(&example.prompt_ids) || tokenizer.has_unknown(&example.demonstration_ids)
+            };
+            let rows = examples(&has_unknown);
+            if let Some(first) = rows.first() {
+                let (first, message) = (Some(self.rows[*first].0.clone()), tokenizer.about_unknown());
+                warnings.push(Warning { kind: "unknown_text", count: rows.len(), first, message });
+            }
+        }
         let unread = |unread: Unread| {
             let message = unread.message();
             Warning { kind: "unread_instruction", count: unread.count, first: Some(unread.first), message }

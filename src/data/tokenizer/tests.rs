@@ -61,6 +61,23 @@ fn text_becomes_the_same_ids_as_in_python_and_comes_back() {
 }
 
 #[test]
+fn a_token_for_unknown_text_is_known_unless_responses_end_with_it() {
+    let mut json: Value = serde_json::from_slice(TOKENIZER_JSON).unwrap();
+    let mut has_unknown = |unknown: Value, eos_token_ids: &[u32]| {
+        json["model"]["unk_token"] = unknown;
+        let tokenizer_json = serde_json::to_vec(&json).unwrap();
+        let files = TokenizerFiles { tokenizer_json, tokenizer_config: json!({}), chat_template: None };
+        let tokenizer = Tokenizer::new(&files, Path::new("model"), eos_token_ids).unwrap();
+        let has_unknown = tokenizer.has_unknown(&[64, ENDOFTEXT]);
+        assert_eq!(tokenizer.is_special(ENDOFTEXT), !has_unknown);
+        has_unknown
+    };
+    assert!(has_unknown(json!("<|endoftext|>"), &[IM_END]));
+    assert!(!has_unknown(json!("<|endoftext|>"), &[ENDOFTEXT]));
+    assert!(!has_unknown(Value::Null, &[IM_END]));
+}
+
+#[test]
 fn an_end_token_is_no_text_of_a_response_though_the_tokenizer_does_not_call_it_special() {
     let mut json: Value = serde_json::from_slice(TOKENIZER_JSON).unwrap();
     let token = json["added_tokens"].as_array_mut().unwrap().iter_mut().find(|token| token["id"] == IM_END).unwrap();
