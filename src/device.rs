@@ -15,7 +15,8 @@ mod memory;
 mod vendor;
 
 pub use failure::{
-    IN_A_COMPARISON, of_panic as error_of_panic, of_report as error_of_report, remember_advice, text_of_panic,
+    IN_A_COMPARISON, of_panic as error_of_panic, of_report as error_of_report, remember_advice, remember_panic,
+    text_of_panic,
 };
 pub use memory::{HostMemory, keep_freed_memory, resident_bytes};
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use crate::support::binary::{Random, gsil, text};
-use crate::support::flex;
+use crate::support::{devices, flex};
 
 /// The shape of a random model.
 #[derive(Clone, Copy)]
@@ -200,6 +200,20 @@ fn what_does_not_fit_is_refused_before_anything_is_made_and_the_advice_fits() {
     let saved = |value: &Value| value["saved_bytes"].as_u64().unwrap();
     for change in estimated["changes"].as_array().unwrap() {
         assert_eq!(saved(change) + change["peak_bytes"].as_u64().unwrap(), estimated["peak_bytes"].as_u64().unwrap());
+    }
+}
+
+#[test]
+fn the_programs_own_memory_counts_on_a_processor_alone() {
+    let folder = tempdir().unwrap();
+    model(folder.path(), DEEP);
+    write_rows(&folder.path().join("rows.jsonl"), 4, 64, true);
+    for device in devices() {
+        let arguments = ["estimate", "--model", "model", "--data", "rows.jsonl", "--no-time", "--json"];
+        let arguments = [&arguments[..], &["--device", &device.name, "train.batch_size=1", "train.micro_batch_size=1"]];
+        let estimated = gsil(folder.path(), &arguments.concat()).succeeded().json_lines().remove(0);
+        let program = estimated["memory"][0]["parts"]["program"].as_u64().unwrap();
+        assert_eq!(program > 10_000_000, device.is_cpu(), "{}: {estimated}", device.name);
     }
 }
 

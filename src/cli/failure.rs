@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
-use crate::device::{error_of_panic, text_of_panic};
+use crate::device::{error_of_panic, remember_panic, text_of_panic};
 use crate::error::{Error, Result};
 
 /// The last panic: what it said and where. The hook writes it, since only the hook learns the place.
@@ -31,6 +31,7 @@ pub struct Failure {
 pub fn record_panics() {
     std::panic::set_hook(Box::new(|info| {
         let message = info.payload_as_str().unwrap_or("no message").to_owned();
+        remember_panic(&message);
         let location = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
         *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(Panic { message, location });
     }));

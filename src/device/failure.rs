@@ -38,10 +38,31 @@ const OUT_OF_MEMORY: [&str; 6] =
 /// The same of a device that is gone. A poisoned lock is what a panic in the device's own thread leaves behind.
 const LOST: [&str; 4] = ["device lost", "device is lost", "devicelost", "poisoned"];
 
+/// The first panic that said that memory ran out. A device's own thread catches its panics and goes on: what the command then
+/// meets are the failures that followed, which do not name it.
+static MEMORY_PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// To be told of every panic of every thread.
+pub fn remember_panic(text: &str) {
+    if says(text, &OUT_OF_MEMORY) {
+        MEMORY_PANIC.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| text.to_owned());
+    }
+}
+
+fn memory_panic() -> Option<String> {
+    MEMORY_PANIC.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
 /// The error that a device reports when it is asked for results: one failure drags others along, the line that names the
 /// first of them is what helps.
 pub fn of_report(text: &str) -> Error {
-    text.lines().find_map(|line| of_panic(line.trim())).unwrap_or_else(|| Error::device("current", text))
+    of_report_after(memory_panic().as_deref(), text)
+}
+
+fn of_report_after(memory_panic: Option<&str>, text: &str) -> Error {
+    let line = |phrases: &[&str]| text.lines().map(str::trim).find(|line| says(line, phrases));
+    let cause = line(&OUT_OF_MEMORY).or(memory_panic).or_else(|| line(&LOST));
+    cause.and_then(of_text).unwrap_or_else(|| Error::device("current", text))
 }
 
 /// The text that a panic was raised with, if it is one.
@@ -51,17 +72,28 @@ pub fn text_of_panic(payload: &(dyn Any + Send)) -> Option<&str> {
 
 /// The error behind a panic with this text; None if it is not the device's but our own mistake.
 pub fn of_panic(text: &str) -> Option<Error> {
-    of_panic_in(RUN.lock().unwrap_or_else(PoisonError::into_inner).as_ref(), text)
+    of_panic_after(memory_panic().as_deref(), text)
 }
 
-fn of_panic_in(run: Option<&RunAdvice>, text: &str) -> Option<Error> {
+fn of_panic_after(memory_panic: Option<&str>, text: &str) -> Option<Error> {
+    of_text(memory_panic.filter(|_| !says(text, &OUT_OF_MEMORY)).unwrap_or(text))
+}
+
+fn of_text(text: &str) -> Option<Error> {
+    of_text_in(RUN.lock().unwrap_or_else(PoisonError::into_inner).as_ref(), text)
+}
+
+fn says(text: &str, phrases: &[&str]) -> bool {
     let lower = text.to_lowercase();
-    let says = |phrases: &[&str]| phrases.iter().any(|phrase| lower.contains(phrase));
-    if says(&OUT_OF_MEMORY) {
+    phrases.iter().any(|phrase| lower.contains(phrase))
+}
+
+fn of_text_in(run: Option<&RunAdvice>, text: &str) -> Option<Error> {
+    if says(text, &OUT_OF_MEMORY) {
         let error = Error::device("current", format!("ran out of memory\n{text}"));
         return Some(error.with_hint(run.map_or(GENERAL_ADVICE, |run| &run.on_memory)));
     }
-    says(&LOST).then(|| {
+    says(text, &LOST).then(|| {
         let error = Error::device("current", format!("was lost\n{text}"));
         error.with_hint(match run.is_some_and(|run| run.has_begun) {
             true => {
@@ -93,14 +125,14 @@ mod tests {
             "Can't allocate buffer of size 8589934592",
             "Not enough memory left.",
         ] {
-            let error = of_panic_in(None, text).unwrap();
+            let error = of_text_in(None, text).unwrap();
             assert_eq!(error.exit_code(), 4);
             assert!(error.to_string().contains(text), "{error}");
             let hint = error.hint().unwrap();
             assert!(hint.contains("--batch-size 1") && hint.contains("--device flex"), "{hint}");
             assert!(!hint.contains("resume") && !hint.contains("checkpoint"), "there is no run: {hint}");
             for run in [run(false), run(true)] {
-                assert_eq!(of_panic_in(Some(&run), text).unwrap().hint(), Some(run.on_memory.as_str()));
+                assert_eq!(of_text_in(Some(&run), text).unwrap().hint(), Some(run.on_memory.as_str()));
             }
         }
     }
@@ -117,6 +149,31 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_ran_out_in_the_devices_own_thread_is_told_of_what_failed_after_it() {
+        let first = Some("wgpu error: Out of Memory");
+        let report = "An error happened during execution\nCaused by:\n  The bytes were never written (failure #176)\n  \
+                      couldn't find resource for that handle: Memory location was never initialized";
+        for error in [
+            of_report_after(first, report),
+            of_report_after(first, "The device is poisoned"),
+            of_panic_after(first, "called `Result::unwrap()` on an `Err` value: BufferAsyncError").unwrap(),
+        ] {
+            assert!(error.to_string().ends_with("ran out of memory\nwgpu error: Out of Memory"), "{error}");
+            assert!(error.hint().is_some(), "{error}");
+        }
+        let named = of_report_after(first, "can't allocate buffer of size: 256");
+        assert!(named.to_string().ends_with("\ncan't allocate buffer of size: 256"), "its own words first: {named}");
+    }
+
+    #[test]
+    fn a_device_that_was_lost_because_memory_ran_out_ran_out_of_memory() {
+        let error = of_report_after(None, "The device is poisoned\nCaused by:\n  Unknown: Out of memory");
+        assert!(error.to_string().ends_with("ran out of memory\nUnknown: Out of memory"), "{error}");
+        let lost = of_report_after(None, "An error\nCaused by:\n  The device is poisoned");
+        assert!(lost.to_string().ends_with("was lost\nThe device is poisoned"), "{lost}");
+    }
+
+    #[test]
     fn a_lost_device_is_an_error_that_says_how_to_go_on_where_there_is_a_run_to_resume() {
         for text in [
             "wgpu error: Validation Error\nParent device is lost",
@@ -124,7 +181,7 @@ mod tests {
             "PoisonError { .. }: poisoned",
         ] {
             for (run, is_resumed) in [(None, false), (Some(run(false)), false), (Some(run(true)), true)] {
-                let error = of_panic_in(run.as_ref(), text).unwrap();
+                let error = of_text_in(run.as_ref(), text).unwrap();
                 assert_eq!(error.exit_code(), 4);
                 let hint = error.hint().unwrap();
                 let way_on = "`gsil resume DIR` (in a comparison: the same `gsil compare` command): ";

@@ -95,7 +95,10 @@ impl Inputs {
             return Err(Error::input(path, "names no end token: no response could ever be finished")
                 .with_hint(format!("{way}; or set generation.unfinished=mask")));
         }
-        let program_bytes = program_bytes(policy.tokenizer.as_ref().map_or(0, Tokenizer::vocab_size));
+        let program_bytes = match device::is_card(&device_name) {
+            true => 0, // it lies in the machine's own memory
+            false => program_bytes(policy.tokenizer.as_ref().map_or(0, Tokenizer::vocab_size)),
+        };
         Ok(Inputs { device_name, device, policy, examples, held_out, limits, program_bytes })
     }
 

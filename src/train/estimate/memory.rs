@@ -44,7 +44,7 @@ pub struct Subject<'a> {
     pub held_out: &'a [RowLengths],
     /// Held-out rows that are answered at each evaluation.
     pub num_answered: usize,
-    /// What the process holds before it reads the weights: see [`super::program::program_bytes`].
+    /// What the process holds before it reads the weights, of the device's memory: see [`super::program::program_bytes`].
     pub program_bytes: u64,
     /// The fast CPU backend: weights are packed for decoding, and its tensors are this process's memory.
     pub is_flex: bool,
