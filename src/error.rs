@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 /// What helps where writing fails, whatever is written.
 const FREE_SPACE: &str = "free some space, or use another disk; what was saved before is intact";
 
+/// What helps where a text is in UTF-16, mostly by a shell's doing.
+pub(crate) const NEEDS_UTF8: &str = "text has to be UTF-8; `>` of Windows PowerShell 5 writes UTF-16 and spoils letters that are \
+                                     not English: write it again from cmd or PowerShell 7.4";
+
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -85,7 +89,12 @@ impl Error {
     pub fn reading(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_owned();
         move |source| {
-            let hint = (source.kind() == ErrorKind::NotFound).then(|| where_it_may_be(&path)).flatten();
+            let hint = match source.kind() {
+                ErrorKind::NotFound => where_it_may_be(&path),
+                // The standard library's words for a text that is no UTF-8.
+                ErrorKind::InvalidData if source.to_string().contains("UTF-8") => Some(NEEDS_UTF8.to_owned()),
+                _ => None,
+            };
             Error::Input { message: format!("cannot read: {source}"), path, place: None, hint }
         }
     }
@@ -256,6 +265,15 @@ mod tests {
         assert!(hint(Error::server("http://s", "is gone")).unwrap().ends_with(", then run it again"));
         assert_eq!(hint(Error::server("http://s", "is gone").with_hint("start it")).unwrap(), "start it");
         assert_eq!(hint(Error::training("diverged")), None);
+    }
+
+    #[test]
+    fn a_text_in_another_encoding_is_to_be_saved_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gsil.ron");
+        std::fs::write(&path, b"\xff\xfe(\0)\0").unwrap();
+        let error = std::fs::read_to_string(&path).map_err(Error::reading(&path)).unwrap_err();
+        assert_eq!(error.hint(), Some(NEEDS_UTF8), "{error}");
     }
 
     #[test]

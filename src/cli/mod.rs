@@ -22,6 +22,7 @@ mod report;
 #[cfg(target_os = "linux")]
 mod sandbox;
 mod score;
+mod shells;
 mod train;
 
 use std::io::Write;

@@ -8,6 +8,7 @@ use clap::{Arg, Command, CommandFactory, FromArgMatches};
 
 use super::keys::Keys;
 use super::paths::{Kind, kind_unless_text, path_among_settings};
+use super::shells::left_by_the_shell;
 use super::{Cli, bench, eval, inspect, score};
 use crate::config::{is_named, key_named, place_of_own_key};
 use crate::error::{Error, Result};
@@ -16,11 +17,14 @@ use crate::report::shell::shell_word;
 /// Reads the command line. Help, the version and most mistakes are printed by the parser, which ends the program.
 ///
 /// # Errors
-/// [`Error::Usage`] for mistakes whose mending the parser does not know; [`Error::Config`] for a file or folder among
-/// the settings.
+/// [`Error::Usage`] for mistakes whose mending the parser does not know, and for what a shell should have replaced;
+/// [`Error::Config`] for a file or folder among the settings.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli> {
     let words: Vec<OsString> = words.into_iter().collect();
     let given: Vec<String> = words.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    if let Some(error) = left_by_the_shell(&given) {
+        return Err(error);
+    }
     let parsed = Cli::command().try_get_matches_from(&words).and_then(|matches| {
         let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut Cli::command()))?;
         Ok((cli, matches))

@@ -10,6 +10,7 @@ mod compare;
 mod objective;
 mod overrides;
 mod parse;
+mod paths;
 mod ranges;
 mod rules;
 mod sampling;
@@ -19,6 +20,7 @@ mod training;
 
 pub(crate) use compare::place_of_own_key;
 pub(crate) use overrides::{is_named, key_named, key_of, nearest};
+pub(crate) use paths::mistake_in_path;
 
 pub use compare::{CompareConfig, Method};
 pub use objective::{ObjectiveConfig, ObjectiveName, VarianceReduction};

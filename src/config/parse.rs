@@ -10,6 +10,7 @@ use ron::ser::PrettyConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::paths::DOUBLE_BACKSLASH;
 use super::{RunConfig, overrides, ranges};
 use crate::error::{Error, Result};
 
@@ -110,6 +111,7 @@ fn value_hint(error: &ron::Error, found: &str, before: &str) -> Option<&'static 
     match (error, found) {
         (_, "none") => Some("leave the key out, or write None where there may be none"),
         (ron::Error::ExpectedIdentifier, _) => Some("names such as `bernoulli` go without quotes"),
+        (ron::Error::InvalidEscape(_), _) => Some(DOUBLE_BACKSLASH),
         (ron::Error::ExpectedComma, _) => Some("is a comma missing, or a whole number needed?"),
         (ron::Error::ExpectedStructLike, _) if before.ends_with("top_k") => Some("a number belongs to it: top_k(16)"),
         _ => None,
@@ -206,6 +208,16 @@ mod tests {
         assert!(error_of("(train: (data: \"d\"))").ends_with("| `data` belongs in no section but beside them"));
         assert!(error_of("(train: (seed: 1))").ends_with("| `seed` belongs in no section but beside them"));
         assert!(error_of("(train: (zzz: 1))").contains("| known here: `lr`, `epochs`, "));
+    }
+
+    #[test]
+    fn a_backslash_in_quotes_is_to_be_written_twice() {
+        for text in [r#"(model: "C:\Users\me\smollm")"#, r#"(data: "D:\data.jsonl")"#] {
+            let error = error_of(text);
+            assert!(error.contains(":1:") && error.ends_with(&format!("| {DOUBLE_BACKSLASH}")), "{error}");
+        }
+        let written = RunConfig::from_ron(r##"(model: r"C:\Users\me")"##, "run.ron").unwrap();
+        assert_eq!(written.model.unwrap(), r"C:\Users\me");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which settings can work together: what joins several keys, and texts that must say something. The range of each number:
 //! [`super::ranges`].
 
+use super::paths::mistake_in_path;
 use super::ranges::{self, stages};
 use super::{LoraConfig, RunConfig, TrainConfig, WeightFormat, WordProblemsConfig, size};
 use crate::error::{Error, Result};
@@ -57,6 +58,17 @@ fn check_texts(config: &RunConfig) -> Result<()> {
     for (key, text) in texts {
         if text.is_some_and(|text| text.trim().is_empty()) {
             return Err(Error::config(key, "must not be empty"));
+        }
+    }
+    let paths = [
+        ("model", &config.model),
+        ("data", &config.data),
+        ("output", &config.output),
+        ("evaluation.data", &config.evaluation.data),
+    ];
+    for (key, path) in paths {
+        if let Some((mistake, advice)) = path.as_deref().and_then(mistake_in_path) {
+            return Err(Error::config(key, mistake).with_hint(advice));
         }
     }
     if config.devices.iter().any(|name| name.trim().is_empty()) {
@@ -198,6 +210,14 @@ pub(super) mod tests {
             config.set(assignment).unwrap();
         }
         config.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_path_that_only_a_shell_understands_is_refused() {
+        for key in ["model", "data", "output", "evaluation.data"] {
+            let refused = refusal(&[&format!("{key}=~/x")]);
+            assert_eq!(refused, format!("{key}: `~` stands for nothing here: only a shell replaces it"));
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::problem::{Parsed, Problem, SAVE_AS_UTF8};
 use super::row_keys::{OTHER_SEPARATOR, SEPARATORS};
 use super::rows::{MAX_ROW_BYTES, Object, Read, Take};
 use super::strict_json;
-use crate::error::{Error, Result};
+use crate::error::{Error, NEEDS_UTF8, Result};
 use crate::formats::data_file::FileKind;
 
 /// Columns whose cells are JSON.
@@ -110,7 +110,7 @@ fn garbled_cell(garbled: &Garbled, num_columns: usize) -> Problem {
 fn check_start(start: &[u8], path: &Path) -> Result<()> {
     check_content(start, path)?;
     if start.starts_with(b"\xFF\xFE") || start.starts_with(b"\xFE\xFF") {
-        return Err(Error::input(path, "the file is UTF-16").with_hint("save it as UTF-8"));
+        return Err(Error::input(path, "the file is UTF-16").with_hint(NEEDS_UTF8));
     }
     match start.trim_ascii_start() {
         [b'{', ..] | [b'[', b'{', ..] => Err(Error::input(path, "the content is JSON, not a table")

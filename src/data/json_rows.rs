@@ -16,7 +16,7 @@ use super::problem::{Parsed, Problem, SAVE_AS_UTF8};
 use super::row_shapes::kind;
 use super::rows::{MAX_ROW_BYTES, Object, Take};
 use super::strict_json::{self, UniqueKeys};
-use crate::error::{Error, Result};
+use crate::error::{Error, NEEDS_UTF8, Result};
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 /// A small compressed file can hold a huge one.
@@ -86,7 +86,7 @@ fn parse_line(bytes: &[u8], line: usize) -> Parsed<Option<Object>> {
     }
     let is_utf16 = line == 1 && (bytes.starts_with(b"\xFF\xFE") || bytes.starts_with(b"\xFE\xFF"));
     if is_utf16 {
-        return Err(Problem::new("the file is UTF-16").with_hint("save it as UTF-8"));
+        return Err(Problem::new("the file is UTF-16").with_hint(NEEDS_UTF8));
     }
     let mark = if line == 1 && bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
     let text = std::str::from_utf8(&bytes[mark..])
