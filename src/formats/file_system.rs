@@ -7,6 +7,8 @@ use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 /// What writes need. Nothing is durable before it is synced: a file's content by [`OpenFile::sync`], the names in a folder
 /// (new, renamed, removed) by [`FileSystem::sync_folder`].
@@ -41,6 +43,27 @@ impl OpenFile for File {
     }
 }
 
+/// Before each further try of a rename or a removal, milliseconds. Windows refuses them while another program has the file,
+/// or one of the folder's, open; virus scanners and indexers open new files for a moment. Other systems do not mind.
+const PAUSES: &[u64] = if cfg!(windows) { &[10, 50, 200, 500, 1000, 2000] } else { &[] };
+
+/// Does `work`, and again after each pause while access is refused.
+fn patiently(pauses: &[u64], mut work: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    /// Windows' `ERROR_SHARING_VIOLATION`, which has no kind of its own.
+    const IS_OPEN_ELSEWHERE: Option<i32> = Some(32);
+    for &pause in pauses {
+        match work() {
+            Err(error)
+                if error.kind() == io::ErrorKind::PermissionDenied || error.raw_os_error() == IS_OPEN_ELSEWHERE =>
+            {
+                thread::sleep(Duration::from_millis(pause));
+            }
+            result => return result,
+        }
+    }
+    work()
+}
+
 /// The file system of this machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Disk;
@@ -63,11 +86,11 @@ impl FileSystem for Disk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
+        patiently(PAUSES, || fs::rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+        patiently(PAUSES, || if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) })
     }
 
     /// Does nothing where folders cannot be opened (Windows).
@@ -84,5 +107,28 @@ impl FileSystem for Disk {
     #[cfg(not(unix))]
     fn free_bytes(&self, _: &Path) -> Option<u64> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_program_has_open_is_tried_again_and_other_errors_are_not() {
+        let tries = |num_refusals: usize, refusal: fn() -> io::Error| {
+            let mut num_tries = 0;
+            let result = patiently(&[0, 0], || {
+                num_tries += 1;
+                if num_tries > num_refusals { Ok(()) } else { Err(refusal()) }
+            });
+            (num_tries, result.is_ok())
+        };
+        let denied = || io::ErrorKind::PermissionDenied.into();
+        assert_eq!(tries(0, denied), (1, true));
+        assert_eq!(tries(2, denied), (3, true));
+        assert_eq!(tries(2, || io::Error::from_raw_os_error(32)), (3, true));
+        assert_eq!(tries(3, denied), (3, false), "it ends");
+        assert_eq!(tries(1, || io::ErrorKind::NotFound.into()), (1, false));
     }
 }

@@ -19,7 +19,7 @@ use super::Kind;
 use super::address::{Address, is_commit};
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::{folder_of, replace_text, sibling};
-use crate::formats::file_system::Disk;
+use crate::formats::file_system::{Disk, FileSystem};
 
 /// One repository in the cache.
 pub(super) struct RepositoryCache {
@@ -113,7 +113,7 @@ impl RepositoryCache {
         let up = "../".repeat(2 + name.matches('/').count());
         let temporary = sibling(&path, "link")?;
         let link = make_link(&PathBuf::from(format!("{up}blobs/{etag}")), &self.blob(etag), &temporary);
-        link.and_then(|()| fs::rename(&temporary, &path)).map_err(Error::writing("link", &path))
+        link.and_then(|()| Disk.rename(&temporary, &path)).map_err(Error::writing("link", &path))
     }
 }
 

@@ -101,7 +101,7 @@ impl<'a> Part<'a> {
     pub fn put_in_place(self, path: &Path) -> Result<()> {
         self.file.sync_all().map_err(|error| self.disk_error(error))?;
         drop(self.file);
-        fs::rename(&self.path, path).map_err(Error::writing("put in place", path))?;
+        Disk.rename(&self.path, path).map_err(Error::writing("put in place", path))?;
         sync_folder(&Disk, folder_of(path))
     }
 
