@@ -17,6 +17,9 @@
 //! forms, and that the best u is `log p / q`, as for every h. What the choice of h changes is the pull on a demonstration
 //! that the policy finds unlikely: bounded for bernoulli, exponential here.
 //!
+//! A loop of your own takes it in place of bernoulli: that of `03_bandit`, or one over `gsil::train::step` for a language
+//! model. For `gsil train` it needs a name: CONTRIBUTING.md, "How to add a loss".
+//!
 //! Run with `cargo run --release --example 04_own_h`. Next: `05_own_kernel`.
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 //! Bregman density-ratio estimation turns a convex h into a loss whose best value is the true ratio: `l1 = -h'(t)`,
 //! `l0 = t h'(t) - h(t)`, with `t = exp(u)`. Every choice of h has the same optimum; they differ in which errors they
 //! mind. Source: Sugiyama, Suzuki, Kanamori, "Density-ratio matching under the Bregman divergence", 2012. Next:
-//! [`super::Objective::custom`], which trains with it.
+//! [`super::Objective::custom`], which a training loop of your own takes; `gsil train` takes losses that have a name.
 
 use burn::tensor::Tensor;
 
