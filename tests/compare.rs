@@ -531,7 +531,8 @@ fn a_moved_comparison_goes_on_from_its_start_where_that_is_now() {
 fn the_page_has_every_method_and_run_and_asks_the_network_for_nothing() {
     let page = read(&grid().join("comparison.html"));
     for (name, folder) in METHODS {
-        assert!(page.contains(&format!("<td>{name}</td>")), "{name}");
+        // Two seeds, eight updates.
+        assert!(page.contains(&format!("<td>{name}</td><td>2</td><td>8</td>")), "{name}");
         assert!(page.contains(&format!("href=\"cells/{folder}/seed-3/report.html\"")), "{name}");
     }
     // Figures: log-prob, greedy, sampled, in format; intervals of the two that are no baseline.

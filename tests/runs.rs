@@ -484,6 +484,13 @@ fn answers_are_compared_only_where_demonstrations_have_one() {
     let (share, said) = evaluated("");
     assert_eq!(share, Value::Null);
     assert!(said.contains("no demonstration has `Answer:`, one space and a number"), "{said}");
+
+    let (with_number, without) =
+        (json!({"prompt": "1", "response": "Answer: 2"}), json!({"prompt": "1", "response": "2"}));
+    fs::write(folder.path().join("mixed.jsonl"), format!("{with_number}\n{without}\n{with_number}\n")).unwrap();
+    let arguments = ["eval", "--model", &model, "--data", "mixed.jsonl", "evaluation.answer_marker=Answer:"];
+    let said = gsil(folder.path(), &[&arguments[..], &["--device", &device()]].concat()).succeeded().stderr;
+    assert!(said.contains("1 of 3 demonstrations have not `Answer:`, one space and a number: no answer to"), "{said}");
 }
 
 #[test]

@@ -5,7 +5,9 @@
 //! drawn once for all seeds (rows and seeds are crossed; Owen, "The pigeonhole bootstrap", 2007); where each seed has rows of its
 //! own, anew for each. The interval holds the middle 95% of the resampled means.
 //!
-//! Few seeds say little: with one, the interval is that of the rows alone; with fewer than about five it is too narrow.
+//! Few seeds say little: with one, the interval is that of the rows alone. Where seeds differ more than rows, that of n seeds
+//! is the normal interval times sqrt((n - 1) / n) where Student's would be right: it holds the truth 84 times in 100 for five
+//! seeds, 75 for three, 90 for ten.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};

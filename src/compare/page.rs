@@ -17,6 +17,7 @@ pub(super) fn page(outcome: &Outcome, title: &str) -> ComparisonPage {
         baseline: outcome.baseline.clone(),
         seeds: outcome.seeds.clone(),
         settings: outcome.methods.iter().map(|method| (method.name.clone(), method.set.join("  "))).collect(),
+        num_seeds: outcome.methods.iter().map(|method| method.seeds.len()).collect(),
         num_updates: outcome.methods.iter().map(|method| method.num_updates).collect(),
         kind_of_figures: kind_of_figures(outcome),
         figures: used.iter().map(|i| compared_figure(outcome, *i)).collect(),

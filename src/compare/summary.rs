@@ -86,7 +86,10 @@ pub(super) fn sureness(outcome: &Outcome) -> String {
     };
     let few = match outcome.num_paired_seeds() {
         1 => " With one seed they say nothing about another.",
-        2..5 => " With so few seeds they are too narrow.",
+        2..10 => {
+            " With so few seeds they are too narrow: where seeds differ more than rows, those of five seeds hold the truth \
+             84 times in 100, those of three 75."
+        }
         _ => "",
     };
     format!(

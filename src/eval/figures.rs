@@ -109,7 +109,11 @@ impl Report {
         let rows: Vec<Vec<String>> = self.figures.iter().map(row).collect();
         let rows_word = if self.num_rows == 1 { "row" } else { "rows" };
         let head = format!("{}, {} {rows_word}", self.evaluation, self.num_rows);
-        format_table(&[&head, "figure", "95% interval"], &rows)
+        let table = format_table(&[&head, "figure", "95% interval"], &rows);
+        match self.figures.values().any(|figure| figure.interval == Method::NormalOverTokens && figure.low.is_some()) {
+            true => table + "Intervals over the tokens of one text, which are not independent: they are too narrow.\n",
+            false => table,
+        }
     }
 }
 
@@ -156,5 +160,11 @@ mod tests {
         let table = report.table();
         assert!(table.contains("2.0000                 -"), "{table}");
         assert!(table.contains("1.0000  0.2065 to 1.0000"), "{table}");
+        assert!(!table.contains("too narrow"), "{table}");
+        let over_tokens = |standard_error| {
+            Report::new("x", 1, [("a", Figure::around(2.0, standard_error, Method::NormalOverTokens))]).table()
+        };
+        assert!(over_tokens(Some(0.1)).contains("not independent: they are too narrow"));
+        assert!(!over_tokens(None).contains("too narrow"), "there is no interval");
     }
 }

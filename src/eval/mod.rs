@@ -111,24 +111,20 @@ pub fn evaluate(
         None => None,
     };
     let answered = &examples[..settings.generate_rows.min(examples.len())];
-    let answers = |temperature: f64| -> Result<(Option<Answers>, Vec<RowAnswer>)> {
+    let answers = |temperature: f64| -> Result<(Option<Answers>, Vec<RowAnswer>, usize)> {
         if answered.is_empty() {
-            return Ok((None, Vec::new()));
+            return Ok((None, Vec::new(), 0));
         }
         let label = if temperature == 0.0 { "greedy" } else { "sampled" };
         let responses = respond(&model, answered, temperature, settings, (label, console), check)?;
         let rows = judge_rows(answered, &responses, tokenizer, settings.answer_marker.as_deref())?;
-        Ok((Some(rows.answers(&responses)), rows.rows))
+        Ok((Some(rows.answers(&responses)), rows.rows, rows.num_without_number))
     };
-    let (greedy, greedy_rows) = answers(0.0)?;
-    if let (Some(marker), Some(Answers { exact_match: None, .. }), Some(_)) =
-        (&settings.answer_marker, &greedy, tokenizer)
-    {
-        console.warn(format!(
-            "no demonstration has `{marker}`, one space and a number: no answers are compared (evaluation.answer_marker)"
-        ));
+    let (greedy, greedy_rows, num_without_number) = answers(0.0)?;
+    if let (Some(marker), Some(of_greedy), Some(_)) = (&settings.answer_marker, &greedy, tokenizer) {
+        warn_of_number(marker, of_greedy, num_without_number, console);
     }
-    let (sampled, sampled_rows) = if settings.sampled { answers(1.0)? } else { (None, Vec::new()) };
+    let (sampled, sampled_rows, _) = if settings.sampled { answers(1.0)? } else { (None, Vec::new(), 0) };
     let row = |(i, (example, log_prob)): (usize, (&Example, &f64))| RowFigures {
         index: example.index,
         num_tokens: example.demonstration_ids.len(),
@@ -256,9 +252,25 @@ fn respond(
     Ok(responses.into_iter().flatten().collect())
 }
 
+/// Says which answers can be compared with no demonstration.
+fn warn_of_number(marker: &str, answers: &Answers, num_without_number: usize, console: &Console) {
+    match (answers.exact_match, num_without_number) {
+        (None, _) => console.warn(format!(
+            "no demonstration has `{marker}`, one space and a number: no answers are compared (evaluation.answer_marker)"
+        )),
+        (Some(_), 0) => {}
+        (Some(_), num) => console.warn(format!(
+            "{num} of {} demonstrations have not `{marker}`, one space and a number: no answer to them counts as right",
+            answers.num_rows
+        )),
+    }
+}
+
 /// What each answer is like.
 struct JudgedAnswers {
     rows: Vec<RowAnswer>,
+    /// Rows whose demonstration has no number after the marker.
+    num_without_number: usize,
     /// Rows whose last number is right; None where that says nothing.
     num_flexible: Option<usize>,
 }
@@ -292,10 +304,11 @@ fn judge_rows(
     let unread =
         |response: &Response| RowAnswer { finished: response.finished, ends_in_answer: None, exact_match: None };
     let (Some(tokenizer), Some(marker)) = (tokenizer, marker) else {
-        return Ok(JudgedAnswers { rows: responses.iter().map(unread).collect(), num_flexible: None });
+        let rows: Vec<RowAnswer> = responses.iter().map(unread).collect();
+        return Ok(JudgedAnswers { num_without_number: rows.len(), rows, num_flexible: None });
     };
-    let (mut rows, mut num_flexible) = (Vec::new(), 0);
-    let (mut strict_makes_sense, mut flexible_makes_sense) = (false, false);
+    let (mut rows, mut num_without_number, mut num_flexible) = (Vec::new(), 0, 0);
+    let mut flexible_makes_sense = false;
     for (example, response) in examples.iter().zip(responses) {
         let text = tokenizer.decode(&response.token_ids)?;
         let demonstration = match &example.demonstration_text {
@@ -308,16 +321,17 @@ fn judge_rows(
             (Some(answer), Some(truth)) => answers_agree(answer, truth),
             _ => false,
         };
-        strict_makes_sense |= truth.is_some();
+        num_without_number += usize::from(truth.is_none());
         flexible_makes_sense |= agrees(flexible_answer(&demonstration));
         num_flexible += usize::from(agrees(flexible_answer(&text)));
         let exact_match = Some(agrees(strict_answer(&text, marker)));
         rows.push(RowAnswer { finished: response.finished, ends_in_answer: Some(ends), exact_match });
     }
-    if !strict_makes_sense {
+    if num_without_number == rows.len() {
         rows.iter_mut().for_each(|row| row.exact_match = None);
     }
-    Ok(JudgedAnswers { rows, num_flexible: flexible_makes_sense.then_some(num_flexible) })
+    let num_flexible = flexible_makes_sense.then_some(num_flexible);
+    Ok(JudgedAnswers { rows, num_without_number, num_flexible })
 }
 
 /// The text's last marker is followed by a number and nothing else.

@@ -19,6 +19,8 @@ pub struct ComparisonPage {
     pub seeds: Vec<u64>,
     /// Name and overrides of each method.
     pub settings: Vec<(String, String)>,
+    /// Finished seeds of each method, which its means rest on.
+    pub num_seeds: Vec<usize>,
     /// Updates of each method.
     pub num_updates: Vec<usize>,
     /// Whether they are of held-out rows, in words.
@@ -105,12 +107,15 @@ impl ComparisonPage {
         }
         let names =
             self.figures.iter().map(|f| format!("<span title=\"{}\">{}</span>", escape(&f.meaning), escape(&f.name)));
-        let header: Vec<String> = ["method", "updates"].map(str::to_owned).into_iter().chain(names).collect();
+        let header: Vec<String> = ["method", "seeds", "updates"].map(str::to_owned).into_iter().chain(names).collect();
         let starts = self.figures.iter().map(|figure| escape(&figure.start));
-        let start: Vec<String> = ["start", "0"].map(str::to_owned).into_iter().chain(starts).collect();
+        let start: Vec<String> = ["start", "", "0"].map(str::to_owned).into_iter().chain(starts).collect();
         let rows = self.settings.iter().enumerate().map(|(i, (name, _))| {
             let figures = self.figures.iter().map(|figure| escape(&figure.methods[i].spread));
-            [escape(name), self.num_updates[i].to_string()].into_iter().chain(figures).collect()
+            [escape(name), self.num_seeds[i].to_string(), self.num_updates[i].to_string()]
+                .into_iter()
+                .chain(figures)
+                .collect()
         });
         let rows: Vec<Vec<String>> = std::iter::once(start).chain(rows).collect();
         let meanings: String =
