@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 /// What helps where writing fails, whatever is written.
 const FREE_SPACE: &str = "free some space, or use another disk; what was saved before is intact";
 
-/// What helps where a text is in UTF-16, mostly by a shell's doing.
-pub(crate) const NEEDS_UTF8: &str = "text has to be UTF-8; `>` of Windows PowerShell 5 writes UTF-16 and spoils letters that are \
-                                     not English: write it again from cmd or PowerShell 7.4";
+/// What helps where a text is not UTF-8.
+pub(crate) const NEEDS_UTF8: &str = "save it as UTF-8; what `>` of Windows PowerShell 5 wrote (UTF-16, letters that are not \
+                                     English spoilt), write again from cmd or PowerShell 7.4";
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;

@@ -100,6 +100,28 @@ fn a_page_says_how_many_rows_were_answered_also_where_no_answers_are_compared() 
 }
 
 #[test]
+fn a_page_says_on_how_many_rows_the_accuracy_rests_where_some_answers_are_the_demonstration() {
+    let folder = tempdir().unwrap();
+    write_run(folder.path(), 4);
+    let page = |num_compared: Value| {
+        let mut after = evaluation("iteration 0", 4);
+        after["evaluation"]["against_reference"] = json!({
+            "implicit_reward_accuracy": 0.75, "num_compared": num_compared, "log_ratio_demonstration": 1.0,
+            "log_ratio_self_generated": -1.0,
+        });
+        write_lines(&folder.path().join("evaluations.jsonl"), &[evaluation("start", 0), after]);
+        report(folder.path(), &[])
+    };
+    let some = page(json!(16));
+    assert!(some.contains("With 50 answers a share near one half is known to \u{b1}7.1 points"));
+    assert!(some.contains(" Accuracy rests on 16 of these, where the answer before iteration 0 differs from the "));
+    assert!(some.contains("demonstration: \u{b1}12.5 points."));
+    for unknown_or_all in [Value::Null, json!(50)] {
+        assert!(!page(unknown_or_all).contains("Accuracy rests on"));
+    }
+}
+
+#[test]
 fn a_page_that_cannot_be_put_in_place_leaves_nothing_beside_the_place() {
     let folder = tempdir().unwrap();
     write_run(&folder.path().join("run"), 4);

@@ -212,6 +212,7 @@ fn compared(
         sum0 += r0;
     }
     AgainstReference {
+        num_compared: Some(num_others),
         implicit_reward_accuracy: (num_others > 0).then(|| num_right as f64 / num_others as f64),
         log_ratio_demonstration: sum1 / num_rows,
         log_ratio_self_generated: sum0 / num_rows,
@@ -378,6 +379,8 @@ mod tests {
                 .implicit_reward_accuracy
         };
         assert_eq!((accuracy(2), accuracy(1)), (Some(1.0), None));
+        assert_eq!(against.num_compared, Some(3));
+        assert_eq!(compared(&with_same, &[-4.0, -4.0], &[-2.0, -7.0], &reference[..2]).num_compared, Some(1));
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct AgainstReference {
     /// Share of the rows answered otherwise than demonstrated whose demonstration has the larger log-ratio; None if there are
     /// none.
     pub implicit_reward_accuracy: Option<f64>,
+    /// The rows that it is a share of. None in what earlier versions wrote.
+    pub num_compared: Option<usize>,
     /// Mean over answered rows, nats.
     pub log_ratio_demonstration: f64,
     pub log_ratio_self_generated: f64,

@@ -24,8 +24,8 @@ pub const LOG_PROB: HeldOutFigure = HeldOutFigure {
 };
 pub const ACCURACY: HeldOutFigure = HeldOutFigure {
     name: "accuracy",
-    meaning: "rows that the policy before iteration 0 answered otherwise than demonstrated: those whose demonstration \
-              gained more log-prob than that answer",
+    meaning: "answered rows whose demonstration gained more log-prob than the answer of the policy before iteration 0, of \
+              those where the two differ",
     is_share: true,
     of: |evaluation| against(evaluation, |figures| figures.implicit_reward_accuracy),
 };
@@ -132,6 +132,7 @@ mod tests {
         };
         let against = AgainstReference {
             implicit_reward_accuracy: Some(0.2),
+            num_compared: Some(4),
             log_ratio_demonstration: 0.3,
             log_ratio_self_generated: 0.4,
         };

@@ -64,7 +64,10 @@ pub fn evaluation_section(runs: &[RunFiles]) -> String {
 
 /// [`rows_judged`] in one sentence for all runs that were evaluated; run by run where they differ.
 fn rows_judged_of(runs: &[RunFiles]) -> String {
-    let of_run = |run: &RunFiles| Some((escape(&run.name), rows_judged(&run.evaluations.first()?.evaluation)));
+    let of_run = |run: &RunFiles| {
+        let rows = rows_judged(&run.evaluations.first()?.evaluation);
+        Some((escape(&run.name), rows + &rows_compared(run)))
+    };
     let sentences: Vec<(String, String)> = runs.iter().filter_map(of_run).collect();
     match sentences.split_first() {
         Some(((_, first), others)) if others.iter().all(|(_, other)| other == first) => first.clone(),
@@ -83,13 +86,32 @@ fn rows_judged(evaluation: &Evaluation) -> String {
         None | Some(Answers { num_rows: 0, .. }) => String::new(),
         Some(Answers { num_rows, exact_match: None, .. }) => format!(" {num_rows} of them were answered."),
         Some(Answers { num_rows, .. }) => {
-            let points = 50.0 / (num_rows as f64).sqrt();
             format!(
-                " With {num_rows} answers a share near one half is known to \u{b1}{points:.1} points (one standard error)."
+                " With {num_rows} answers a share near one half is known to {} (one standard error).",
+                standard_error(num_rows)
             )
         }
     };
     which + &answers
+}
+
+/// The same of the accuracy, which rests on fewer rows; nothing where all answers differ from their demonstrations.
+fn rows_compared(run: &RunFiles) -> String {
+    let first = run.evaluations.iter().find_map(|row| Some((&row.evaluation, row.evaluation.against_reference?)));
+    let Some((evaluation, against)) = first else { return String::new() };
+    let num_answers = evaluation.greedy.map(|answers| answers.num_rows);
+    match against.num_compared {
+        Some(num) if Some(num) != num_answers && num > 0 => format!(
+            " Accuracy rests on {num} of these, where the answer before iteration 0 differs from the demonstration: {}.",
+            standard_error(num)
+        ),
+        _ => String::new(),
+    }
+}
+
+/// Of a share near one half.
+fn standard_error(num_rows: usize) -> String {
+    format!("\u{b1}{:.1} points", 50.0 / (num_rows as f64).sqrt())
 }
 
 /// What a run spends its time on, in the order of an iteration.

@@ -57,7 +57,7 @@ def main():
         stage = row["stage"]
         prefix = "gsil" if stage.startswith("iteration ") else stage.replace(" ", "_")
         for name in NAMES:
-            if name in row:
+            if row.get(name) is not None:
                 written, expected = scalars[f"{prefix}/{name}"][row["total_step"]], row[name]
                 if differ(written, expected):
                     sys.exit(f"{prefix}/{name} at {row['total_step']}: {written}, expected {expected}")
