@@ -1,4 +1,5 @@
-//! Instructions under keys that no shape reads: a model that is trained without them never saw them, so they are counted.
+//! What rows say under keys that no shape reads, instructions above all: a model that is trained without it never saw
+//! it, so it is counted.
 
 use std::fmt;
 
@@ -7,10 +8,17 @@ use serde_json::Value;
 use super::examples::FileRows;
 use super::rows::{Columns, Object, Prompt};
 
-/// Keys under which data sets keep what belongs to the prompt. Where no shape reads them, they are looked at.
-pub(super) const UNREAD_KEYS: [&str; 6] = ["system", "system_prompt", "history", "tools", "context", "input"];
+/// Whether an answer is a good one, in rows of KTO. A class may have this name, too, but is not written as false.
+pub(super) const LABEL: &str = "label";
+/// The second response of a preference, which columns that are named leave out.
+const REJECTED: &str = "rejected";
 
-/// Rows with an instruction under one of those keys.
+/// Keys under which data sets keep what belongs to the prompt, and those of a response. Where no shape reads them, they
+/// are looked at.
+pub(super) const UNREAD_KEYS: [&str; 8] =
+    ["system", "system_prompt", "history", "tools", "context", "input", LABEL, REJECTED];
+
+/// Rows that say something under one of those keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unread {
     /// The key.
@@ -33,14 +41,26 @@ impl Unread {
         UNREAD_KEYS.into_iter().filter_map(of_key).collect()
     }
 
+    /// Whether it tells of a response: to those who read prompts alone it is nothing.
+    pub fn is_of_response(&self) -> bool {
+        [LABEL, REJECTED].contains(&self.key)
+    }
+
     /// What is lost, and what to do.
     pub fn message(&self) -> String {
+        let what = match self.key {
+            LABEL => "is false",
+            REJECTED => "is not read with named columns",
+            _ => "is not read",
+        };
         let way = match self.key {
+            LABEL => "such an answer is taken as a demonstration like any other; leave these rows out",
+            REJECTED => "rename them to `prompt` and `chosen`, and name none",
             "history" => "write its turns into `messages`",
             "context" | "input" => "write it into the prompt",
             _ => "write it as a first message of role `system` in `messages`",
         };
-        format!("`{}` is not read: {way}", self.key)
+        format!("`{}` {what}: {way}", self.key)
     }
 }
 
@@ -51,28 +71,44 @@ impl fmt::Display for Unread {
     }
 }
 
-/// Those keys of a row that say what its prompt does not. Token ids are the whole prompt.
+/// Those keys of a row that say what is not read otherwise. Token ids are the whole prompt.
 pub(super) fn unread(object: &Object, columns: Option<&Columns>, prompt: &Prompt) -> Vec<&'static str> {
     let is_named =
         |key: &str| columns.is_some_and(|named| named.prompt == key || named.response.as_deref() == Some(key));
-    let is_lost = |key: &&str| !is_named(key) && object.get(*key).is_some_and(|value| says_more(value, prompt));
+    let names_response = columns.is_some_and(|named| named.response.is_some());
+    let is_lost = |key: &&str| {
+        object.get(*key).filter(|_| !is_named(key)).is_some_and(|value| match *key {
+            LABEL => *value == Value::Bool(false),
+            REJECTED => names_response && holds_text(value),
+            _ => says_more(value, prompt),
+        })
+    };
     UNREAD_KEYS.into_iter().filter(is_lost).collect()
 }
 
-/// Whether a value has a text that the prompt has not. Tables, and lists of tools, write nothing as text.
+/// Whether a value has a text that the prompt has not.
 fn says_more(value: &Value, prompt: &Prompt) -> bool {
+    has_text(value, &|text| match prompt {
+        Prompt::Text(own) => !own.contains(text),
+        Prompt::Messages(messages) => !messages.iter().any(|message| message.content.contains(text)),
+        Prompt::Ids(_) => false,
+    })
+}
+
+/// Whether a value has any text.
+pub(super) fn holds_text(value: &Value) -> bool {
+    has_text(value, &|_| true)
+}
+
+/// Whether a value has a text that is looked for. Tables, and lists of tools, write nothing as text.
+fn has_text(value: &Value, is_looked_for: &dyn Fn(&str) -> bool) -> bool {
     match value {
         Value::String(text) => {
             let text = text.trim();
-            !["", "[]", "{}", "null"].contains(&text)
-                && match prompt {
-                    Prompt::Text(own) => !own.contains(text),
-                    Prompt::Messages(messages) => !messages.iter().any(|message| message.content.contains(text)),
-                    Prompt::Ids(_) => false,
-                }
+            !["", "[]", "{}", "null"].contains(&text) && is_looked_for(text)
         }
-        Value::Array(items) => items.iter().any(|item| says_more(item, prompt)),
-        Value::Object(fields) => fields.values().any(|field| says_more(field, prompt)),
+        Value::Array(items) => items.iter().any(|item| has_text(item, is_looked_for)),
+        Value::Object(fields) => fields.values().any(|field| has_text(field, is_looked_for)),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
@@ -114,6 +150,45 @@ mod tests {
         assert_eq!(unread(alpaca, Some(&columns)), ["input"]);
         let columns = Columns { prompt: "system_prompt".into(), ..columns };
         assert!(unread(orca, Some(&columns)).is_empty(), "who names a column has it read");
+    }
+
+    #[test]
+    fn an_answer_with_a_label_that_is_false_is_noted_and_any_other_label_is_not() {
+        let turns = json!([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]);
+        for value in [
+            json!({"prompt": "Q", "completion": "A", "label": false}),
+            json!({"prompt": [turns[0]], "completion": [turns[1]], "label": false}),
+            json!({"messages": turns, "label": false}),
+            json!({"prompt_ids": [1], "response_ids": [2], "label": false}),
+        ] {
+            assert_eq!(unread(value.clone(), None), [LABEL], "{value}");
+        }
+        for label in [json!(true), json!(0), json!(1), json!("false"), json!("spam"), json!(null), json!([false])] {
+            assert!(unread(json!({"prompt": "Q", "completion": "A", "label": label}), None).is_empty(), "{label}");
+        }
+        let row = json!({"q": "Q", "a": "A", "label": false});
+        let columns = Columns { prompt: "q".into(), response: Some("a".into()) };
+        assert_eq!(unread(row, Some(&columns)), [LABEL]);
+        let (columns, row) = (Columns { response: Some("label".into()), ..columns }, json!({"q": "Q", "label": "A"}));
+        assert!(unread(row, Some(&columns)).is_empty());
+    }
+
+    #[test]
+    fn a_rejected_response_beside_named_columns_is_noted_where_a_response_is_named() {
+        let columns = Columns { prompt: "question".into(), response: Some("chosen".into()) };
+        // The prompt has its words, and it is lost nonetheless.
+        let row = json!({"question": "Yes or no?", "chosen": "Yes", "rejected": "no"});
+        assert_eq!(unread(row.clone(), Some(&columns)), [REJECTED]);
+        let with = |rejected: Value| json!({"question": "Q", "chosen": "A", "rejected": rejected});
+        assert_eq!(unread(with(json!([{"role": "assistant", "content": "B"}])), Some(&columns)), [REJECTED]);
+        for empty in [json!(null), json!(""), json!([])] {
+            assert!(unread(with(empty), Some(&columns)).is_empty());
+        }
+        let prompts = Columns { response: None, ..columns.clone() };
+        assert!(unread(row.clone(), Some(&prompts)).is_empty());
+        let itself = Columns { response: Some(REJECTED.into()), ..columns };
+        assert!(unread(row, Some(&itself)).is_empty());
+        assert!(unread(json!({"prompt": "Q", "chosen": "A", "rejected": "B"}), None).is_empty());
     }
 
     #[test]
