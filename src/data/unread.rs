@@ -6,6 +6,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::examples::FileRows;
+use super::row_shapes::KEYS;
 use super::rows::{Columns, Object, Prompt};
 
 /// Whether an answer is a good one, in rows of KTO. A class may have this name, too, but is not written as false.
@@ -17,6 +18,9 @@ const REJECTED: &str = "rejected";
 /// are looked at.
 pub(super) const UNREAD_KEYS: [&str; 8] =
     ["system", "system_prompt", "history", "tools", "context", "input", LABEL, REJECTED];
+
+/// Keys of a message with what the assistant thought before it answered.
+const THOUGHTS: [&str; 2] = ["reasoning_content", "thinking"];
 
 /// Rows that say something under one of those keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,12 +42,12 @@ impl Unread {
             let (file, row) = with_key.next()?;
             Some(Unread { key, count: 1 + with_key.count(), first: file.place(row, files.len() > 1) })
         };
-        UNREAD_KEYS.into_iter().filter_map(of_key).collect()
+        UNREAD_KEYS.into_iter().chain(THOUGHTS).filter_map(of_key).collect()
     }
 
     /// Whether it tells of a response: to those who read prompts alone it is nothing.
     pub fn is_of_response(&self) -> bool {
-        [LABEL, REJECTED].contains(&self.key)
+        [LABEL, REJECTED].contains(&self.key) || THOUGHTS.contains(&self.key)
     }
 
     /// What is lost, and what to do.
@@ -51,6 +55,7 @@ impl Unread {
         let what = match self.key {
             LABEL => "is false",
             REJECTED => "is not read with named columns",
+            key if THOUGHTS.contains(&key) => "of a message is not read",
             _ => "is not read",
         };
         let way = match self.key {
@@ -58,6 +63,7 @@ impl Unread {
             REJECTED => "rename them to `prompt` and `chosen`, and name none",
             "history" => "write its turns into `messages`",
             "context" | "input" => "write it into the prompt",
+            key if THOUGHTS.contains(&key) => "write it into `content`",
             _ => "write it as a first message of role `system` in `messages`",
         };
         format!("`{}` {what}: {way}", self.key)
@@ -83,7 +89,22 @@ pub(super) fn unread(object: &Object, columns: Option<&Columns>, prompt: &Prompt
             _ => says_more(value, prompt),
         })
     };
-    UNREAD_KEYS.into_iter().filter(is_lost).collect()
+    let is_read = |key: &str| columns.map_or(KEYS.contains(&key), |_| is_named(key));
+    let has_ids = matches!(prompt, Prompt::Ids(_));
+    let is_thought_lost = |key: &&str| !has_ids && has_thoughts(object, key, is_read);
+    UNREAD_KEYS.into_iter().filter(is_lost).chain(THOUGHTS.into_iter().filter(is_thought_lost)).collect()
+}
+
+/// Whether an assistant's message in a value that is read has a text under this key that its content has not.
+fn has_thoughts(object: &Object, key: &str, is_read: impl Fn(&str) -> bool) -> bool {
+    let lists = object.iter().filter(|(name, _)| is_read(name)).filter_map(|(_, value)| value.as_array());
+    let is_lost = |message: &Value| {
+        let text = |names: [&str; 2]| names.into_iter().find_map(|name| message.get(name)?.as_str());
+        let content = text(["content", "value"]).unwrap_or_default();
+        matches!(text(["role", "from"]), Some("assistant" | "gpt"))
+            && message.get(key).is_some_and(|value| has_text(value, &|thought| !content.contains(thought)))
+    };
+    lists.flatten().any(is_lost)
 }
 
 /// Whether a value has a text that the prompt has not.
@@ -189,6 +210,36 @@ mod tests {
         let itself = Columns { response: Some(REJECTED.into()), ..columns };
         assert!(unread(row, Some(&itself)).is_empty());
         assert!(unread(json!({"prompt": "Q", "chosen": "A", "rejected": "B"}), None).is_empty());
+    }
+
+    #[test]
+    fn thoughts_of_an_assistant_that_its_content_has_not_are_noted() {
+        let turn =
+            |key: &str, thought: Value| json!({"role": "assistant", "content": "<think>T</think>A", key: thought});
+        let question = json!({"role": "user", "content": "Q", "thinking": "not the assistant's"});
+        for key in THOUGHTS {
+            let lost = turn(key, json!("U"));
+            for value in [
+                json!({"messages": [question, lost]}),
+                json!({"messages": [question, lost, question, turn(key, json!(null))]}),
+                json!({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A", key: "U"}]}),
+                json!({"prompt": "Q", "completion": [lost]}),
+                json!({"prompt": "Q", "chosen": [lost], "rejected": "B"}),
+            ] {
+                assert_eq!(unread(value.clone(), None), [key], "{value}");
+            }
+            for thought in [json!(null), json!(""), json!("T"), json!(["T"])] {
+                let value = json!({"messages": [question, turn(key, thought)]});
+                assert!(unread(value.clone(), None).is_empty(), "{value}");
+            }
+            let columns = Columns { prompt: "q".into(), response: Some("a".into()) };
+            assert_eq!(unread(json!({"q": "Q", "a": [lost]}), Some(&columns)), [key]);
+            assert!(unread(json!({"q": "Q", "a": "A", "messages": [lost]}), Some(&columns)).is_empty());
+            assert!(unread(json!({"prompt_ids": [1], "response_ids": [2], "messages": [lost]}), None).is_empty());
+        }
+        let said = |key| Unread { key, count: 1, first: "line 2".into() }.to_string();
+        let expected = "1 row: `thinking` of a message is not read: write it into `content` (the first: line 2)";
+        assert_eq!(said("thinking"), expected);
     }
 
     #[test]

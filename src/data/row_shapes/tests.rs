@@ -104,6 +104,24 @@ fn both_sides_of_a_pair_are_kept() {
 }
 
 #[test]
+fn a_message_with_a_tool_call_is_refused_and_one_without_any_is_read() {
+    let with = |content: Value, key: &str, calls: Value| json!({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": content, key: calls}]});
+    let call = json!({"name": "add", "arguments": "{\"a\": 1}"});
+    let calls = json!([{"id": "1", "type": "function", "function": call}]);
+    for content in [json!(null), json!(""), json!("calling now")] {
+        for (key, calls) in [("tool_calls", &calls), ("function_call", &call)] {
+            let error = error(with(content.clone(), key, calls.clone()));
+            assert_eq!(error.to_string(), format!("x.jsonl, line 1, `messages[1].{key}`: tool calls are not read"));
+            assert_eq!(error.hint(), Some("write the call into `content` as the model should write it"));
+        }
+    }
+    let no_call = json!({"name": null, "arguments": null});
+    for (key, none) in [("tool_calls", json!(null)), ("tool_calls", json!([])), ("function_call", no_call)] {
+        assert_eq!(row(with(json!("A"), key, none)).demonstration, answer("A"));
+    }
+}
+
+#[test]
 fn ids_may_stand_in_every_place() {
     let ids = row(json!({"prompt_ids": [1, 2], "demonstration_ids": [3], "self_generated_ids": [4294967295_u32]}));
     assert_eq!(ids.prompt, Prompt::Ids(vec![1, 2]));
