@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use super::problem::{Parsed, Problem};
-use super::row_keys::{LonePrompt, check_columns, misnamed, unknown_shape};
+use super::row_keys::{LonePrompt, check_columns, misnamed, misnamed_prompt, unknown_shape};
 use super::rows::{Columns, Message, Object, Prompt, Response, Row};
 use super::unread::{holds_text, unread};
 
@@ -213,7 +213,10 @@ fn preference_row(object: &Object) -> Parsed<Parts> {
     }
     let before = if chosen.before.is_empty() { rejected_before } else { chosen.before };
     let prompt = if before.is_empty() {
-        prompt(object, "prompt")?
+        prompt(object, "prompt").map_err(|problem| match misnamed_prompt(object) {
+            Some(hint) => problem.with_hint(hint),
+            None => problem,
+        })?
     } else {
         if present(object, "prompt").is_some() && !is_part_of(&prompt(object, "prompt")?, &before) {
             return Err(Problem::field("prompt", "differs from the turns before the last of `chosen`"));

@@ -249,6 +249,23 @@ fn the_answer_to_an_instruction_or_a_question_may_have_a_wrong_name() {
 }
 
 #[test]
+fn the_prompt_of_a_preference_under_the_name_of_another_shape_is_to_be_renamed() {
+    let mend = "mend the line, or pass --skip-bad-rows to leave out such lines";
+    for (value, hint) in [
+        (json!({"system": "", "question": "Q", "chosen": "A", "rejected": "B"}), "rename `question` to `prompt`"),
+        (json!({"instruction": "Q", "input": "", "chosen": "A"}), "rename `instruction` to `prompt`"),
+        (json!({"instruction": "Q", "input": "I", "chosen": "A"}), "write `instruction` and `input` into `prompt`"),
+        (json!({"input": "Q", "chosen": "A", "rejected": "B"}), "rename `input` to `prompt`"),
+        (json!({"question": null, "chosen": "A"}), mend),
+        (json!({"prompt": null, "question": "Q", "chosen": "A"}), mend),
+    ] {
+        let error = error(value.clone());
+        assert_eq!(error.to_string(), "x.jsonl, line 1, `prompt`: missing", "{value}");
+        assert_eq!(error.hint(), Some(hint), "{value}");
+    }
+}
+
+#[test]
 fn an_empty_prompt_is_told_as_empty_and_not_as_misspelt() {
     for row in [
         json!({"prompt": null, "response": "A"}),
