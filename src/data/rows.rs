@@ -2,8 +2,8 @@
 //!
 //! Whatever the file, a row is first a JSON object (`json_rows.rs`, `csv_rows.rs`, `parquet_rows.rs`). Its shape is
 //! recognised by its keys (next: `row_shapes.rs`) and becomes one [`Row`]; other keys are not read, and what they say
-//! of prompt or response is noted (`unread.rs`). Nothing is guessed: a line that fits no shape stops the reading with its
-//! number, the field and what was expected, or is skipped and counted where the user says so.
+//! of prompt or response is noted (`unread.rs`). Nothing is guessed: a line that fits no shape stops the reading with
+//! its number, the field and what was expected, or is skipped and counted where the user says so.
 //! Not here: tokens ([`super::tokenizer`]) and lengths ([`super::examples`]).
 
 use std::fmt;

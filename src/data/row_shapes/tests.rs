@@ -105,7 +105,10 @@ fn both_sides_of_a_pair_are_kept() {
 
 #[test]
 fn a_message_with_a_tool_call_is_refused_and_one_without_any_is_read() {
-    let with = |content: Value, key: &str, calls: Value| json!({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": content, key: calls}]});
+    let with = |content: Value, key: &str, calls: Value| {
+        let answer = json!({"role": "assistant", "content": content, key: calls});
+        json!({"messages": [{"role": "user", "content": "Q"}, answer]})
+    };
     let call = json!({"name": "add", "arguments": "{\"a\": 1}"});
     let calls = json!([{"id": "1", "type": "function", "function": call}]);
     for content in [json!(null), json!(""), json!("calling now")] {
