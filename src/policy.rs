@@ -69,8 +69,8 @@ impl Policy {
     }
 
     /// Reads data files as token ids for this model; prompt and response together have at most `max_length` tokens, and
-    /// fit the model's context. What is left out is counted and said, and so are instructions that are not read and text that
-    /// the tokenizer does not know.
+    /// fit the model's context. What is left out is counted and said, and so is what is not read and text that the
+    /// tokenizer does not know.
     ///
     /// # Errors
     /// [`Error::Input`] for a bad line, unless those are skipped; for a row that the tokenizer refuses; if no row is left.
@@ -185,9 +185,16 @@ fn compares_sft(run: &Path) -> bool {
     RunConfig::from_ron(&text, CONFIG_FILE).map_or(true, |config| config.compares_sft())
 }
 
-/// Warns of instructions in rows that are not read.
+/// Warns of what rows say that is not read.
 pub fn say_unread(files: &[FileRows], console: &Console) {
     for unread in Unread::of(files) {
+        console.warn(format!("{}: {unread}", names(files)));
+    }
+}
+
+/// Warns of what rows say of their prompts that is not read.
+pub fn say_unread_of_prompts(files: &[FileRows], console: &Console) {
+    for unread in Unread::of(files).into_iter().filter(|unread| !unread.is_of_response()) {
         console.warn(format!("{}: {unread}", names(files)));
     }
 }

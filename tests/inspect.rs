@@ -239,6 +239,24 @@ fn instructions_that_are_not_read_are_said_by_every_verb_that_reads_demonstratio
 }
 
 #[test]
+fn a_label_that_is_false_is_said_by_verbs_that_read_answers_and_not_by_generate() {
+    let folder = tempfile::tempdir().unwrap();
+    text_model(folder.path());
+    let row = |label: bool| json!({"prompt": "Hi", "completion": "Yes", "label": label}).to_string() + "\n";
+    fs::write(folder.path().join("rows.jsonl"), row(true) + &row(false).repeat(2)).unwrap();
+    let label = "2 rows: `label` is false: such an answer is taken as a demonstration like any other; \
+                 leave these rows out (the first: line 2)\n";
+    let page = gsil(folder.path(), &["inspect", "data", "rows.jsonl", "--model", "text"]).succeeded().stdout;
+    assert!(page.ends_with(&format!("\nwarning: {label}")), "{page}");
+    let said = |verb: &[&str]| {
+        let common = ["--model", "text", "--data", "rows.jsonl", "--device", "flex"];
+        gsil(folder.path(), &[verb, &common].concat()).succeeded().stderr
+    };
+    assert!(said(&["score"]).contains(&format!("rows.jsonl: {label}")));
+    assert!(!said(&["generate", "--max-new-tokens", "2"]).contains("label"));
+}
+
+#[test]
 fn answers_before_the_last_of_a_conversation_are_counted_as_read_alone() {
     let folder = tempfile::tempdir().unwrap();
     text_model(folder.path());

@@ -135,6 +135,26 @@ fn instructions_in_columns_that_are_not_read_are_noted_and_are_no_error() {
 
 #[cfg(feature = "tables")]
 #[test]
+fn labels_that_are_false_and_rejected_responses_beside_named_columns_are_noted_in_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.csv");
+    let unread = |columns: Option<&Columns>| -> Vec<Vec<&str>> {
+        read_rows(&path, None, columns).unwrap().into_iter().map(|row| row.unread).collect()
+    };
+    let columns = |response: &str| Columns { prompt: "prompt".to_owned(), response: Some(response.to_owned()) };
+    let labels = ["True", "False", "FALSE", "false", "0", "", "falsehood"];
+    let rows: String = labels.iter().map(|label| format!("Hi,{label},Yes\n")).collect();
+    fs::write(&path, format!("prompt,label,response\n{rows}")).unwrap();
+    let noted = labels.map(|label| if label.to_lowercase() == "false" { vec!["label"] } else { vec![] });
+    assert_eq!(unread(None), noted);
+    assert_eq!(unread(Some(&columns("response"))), noted);
+    assert!(unread(Some(&columns("label"))).iter().all(Vec::is_empty));
+    fs::write(&path, "prompt,chosen,rejected\nHi,Yes,No\nHi,Yes,\n").unwrap();
+    assert_eq!(unread(Some(&columns("chosen"))), [vec!["rejected"], vec![]]);
+}
+
+#[cfg(feature = "tables")]
+#[test]
 fn columns_without_a_known_name_are_named_with_the_flags_that_choose_them() {
     let folder = tempfile::tempdir().unwrap();
     text_model(folder.path());

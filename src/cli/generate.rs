@@ -16,7 +16,7 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::generate::sampler::{Sampling, answer_seed};
 use crate::generate::{Decoding, Event, Generator, Request, Response, in_order};
-use crate::policy::{Policy, Wanted, say_unread};
+use crate::policy::{Policy, Wanted, say_unread_of_prompts};
 use crate::report::console::{Console, Unit};
 
 #[derive(Debug, Args)]
@@ -232,7 +232,7 @@ fn prompts(
         (None, Some(path)) => wanted.read(&files_of(&path, Split::Train)?, console)?,
         (None, None) => return Err(Error::usage("give --prompt or --data")),
     };
-    say_unread(&files, console);
+    say_unread_of_prompts(&files, console);
     let longest = policy.config.max_position_embeddings - 1;
     let mut prompts: Vec<(Prompt, PromptIds)> = Vec::new();
     for FileRows { path, rows } in &files {

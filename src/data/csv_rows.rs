@@ -18,6 +18,7 @@ use super::problem::{Parsed, Problem, SAVE_AS_UTF8};
 use super::row_keys::{OTHER_SEPARATOR, SEPARATORS};
 use super::rows::{MAX_ROW_BYTES, Object, Read, Take};
 use super::strict_json;
+use super::unread::LABEL;
 use crate::error::{Error, NEEDS_UTF8, Result};
 use crate::formats::data_file::FileKind;
 
@@ -172,7 +173,10 @@ fn without_return(cell: &[u8], is_last: bool) -> &[u8] {
 
 fn value(name: &str, cell: &[u8], read: &Read<'_>) -> Parsed<Value> {
     if read.is_looked_at(name) {
-        return Ok(String::from_utf8_lossy(cell).into());
+        let text = String::from_utf8_lossy(cell);
+        // A table has only the word, in the writing of JSON, of Python or of a spreadsheet.
+        let is_false = name == LABEL && ["false", "False", "FALSE"].contains(&text.trim());
+        return Ok(if is_false { false.into() } else { text.into() });
     }
     if !read.is_wanted(name) {
         return Ok(Value::Null);

@@ -5,6 +5,7 @@
 use super::problem::{Parsed, Problem};
 use super::row_shapes::{LEADING_KEYS, Shape};
 use super::rows::{Columns, Object};
+use super::unread::holds_text;
 use crate::config::nearest;
 
 /// The commonest shapes of a row, as a person would write them.
@@ -81,6 +82,20 @@ pub(super) fn misnamed(object: &Object, shape: Shape) -> Option<Misnamed> {
         Some(Misnamed { key: key.clone(), message, hint })
     };
     object.keys().find_map(find)
+}
+
+/// What to do where the prompt of a preference is missing and seems to have the name that it has in other shapes.
+pub(super) fn misnamed_prompt(object: &Object) -> Option<String> {
+    if object.contains_key("prompt") {
+        return None;
+    }
+    let has = |key: &&str| object.get(*key).is_some_and(|value| !value.is_null());
+    let key = ["question", "instruction", "input"].into_iter().find(has)?;
+    let has_input = object.get("input").is_some_and(holds_text);
+    Some(match key {
+        "instruction" if has_input => "write `instruction` and `input` into `prompt`".to_owned(),
+        key => format!("rename `{key}` to `prompt`"),
+    })
 }
 
 /// The known key that differs from `key` by a slip or two, or by its capitals.

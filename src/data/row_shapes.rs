@@ -5,9 +5,9 @@
 use serde_json::Value;
 
 use super::problem::{Parsed, Problem};
-use super::row_keys::{LonePrompt, check_columns, misnamed, unknown_shape};
+use super::row_keys::{LonePrompt, check_columns, misnamed, misnamed_prompt, unknown_shape};
 use super::rows::{Columns, Message, Object, Prompt, Response, Row};
-use super::unread::unread;
+use super::unread::{holds_text, unread};
 
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
@@ -213,7 +213,10 @@ fn preference_row(object: &Object) -> Parsed<Parts> {
     }
     let before = if chosen.before.is_empty() { rejected_before } else { chosen.before };
     let prompt = if before.is_empty() {
-        prompt(object, "prompt")?
+        prompt(object, "prompt").map_err(|problem| match misnamed_prompt(object) {
+            Some(hint) => problem.with_hint(hint),
+            None => problem,
+        })?
     } else {
         if present(object, "prompt").is_some() && !is_part_of(&prompt(object, "prompt")?, &before) {
             return Err(Problem::field("prompt", "differs from the turns before the last of `chosen`"));
@@ -329,9 +332,18 @@ fn parse_turns(
             return Err(Problem::field(&format!("{place}.{role_key}"), format!("unknown role {shown:?}"))
                 .with_hint(format!("the roles are {}", ROLES.join(", "))));
         };
+        refuse_calls(object, &place, content_key)?;
         Ok(Message { role: known.to_owned(), content: get(content_key)? })
     };
     items.iter().enumerate().map(turn).collect()
+}
+
+/// A call that is not read would be lost, and the content beside it is often empty.
+fn refuse_calls(message: &Object, place: &str, content_key: &str) -> Parsed<()> {
+    let is_call = |key: &&str| message.get(*key).is_some_and(holds_text);
+    let Some(key) = ["tool_calls", "function_call"].into_iter().find(is_call) else { return Ok(()) };
+    Err(Problem::field(&format!("{place}.{key}"), "tool calls are not read")
+        .with_hint(format!("write the call into `{content_key}` as the model should write it")))
 }
 
 fn parse_ids(value: &Value, field: &str) -> Parsed<Vec<u32>> {

@@ -1,9 +1,9 @@
 //! Rows of training data: JSON, CSV or Parquet (told apart by the file's ending), in any of the shapes that people have.
 //!
 //! Whatever the file, a row is first a JSON object (`json_rows.rs`, `csv_rows.rs`, `parquet_rows.rs`). Its shape is
-//! recognised by its keys (next: `row_shapes.rs`) and becomes one [`Row`]; other keys are not read, and those
-//! of instructions are noted (`unread.rs`). Nothing is guessed: a line that fits no shape stops the reading with its
-//! number, the field and what was expected, or is skipped and counted where the user says so.
+//! recognised by its keys (next: `row_shapes.rs`) and becomes one [`Row`]; other keys are not read, and what they say
+//! of prompt or response is noted (`unread.rs`). Nothing is guessed: a line that fits no shape stops the reading with
+//! its number, the field and what was expected, or is skipped and counted where the user says so.
 //! Not here: tokens ([`super::tokenizer`]) and lengths ([`super::examples`]).
 
 use std::fmt;
@@ -66,7 +66,7 @@ pub struct Row {
     pub self_generated: Option<Response>,
     /// What a row without a demonstration has instead.
     pub lone: Option<Box<LonePrompt>>,
-    /// Keys with an instruction that is not read: see [`super::Unread`].
+    /// Keys that say something that is not read: see [`super::Unread`].
     pub unread: Vec<&'static str>,
 }
 
@@ -193,7 +193,7 @@ impl Read<'_> {
         }
     }
 
-    /// Whether a column is not read and may hold an instruction: then it has its values, too, and no error is in them.
+    /// Whether a column is not read and may say what is missed: then it has its values, too, and no error is in them.
     pub(super) fn is_looked_at(&self, name: &str) -> bool {
         matches!(self, Read::Rows(_)) && !self.is_wanted(name) && UNREAD_KEYS.contains(&name)
     }

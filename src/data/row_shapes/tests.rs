@@ -104,6 +104,27 @@ fn both_sides_of_a_pair_are_kept() {
 }
 
 #[test]
+fn a_message_with_a_tool_call_is_refused_and_one_without_any_is_read() {
+    let with = |content: Value, key: &str, calls: Value| {
+        let answer = json!({"role": "assistant", "content": content, key: calls});
+        json!({"messages": [{"role": "user", "content": "Q"}, answer]})
+    };
+    let call = json!({"name": "add", "arguments": "{\"a\": 1}"});
+    let calls = json!([{"id": "1", "type": "function", "function": call}]);
+    for content in [json!(null), json!(""), json!("calling now")] {
+        for (key, calls) in [("tool_calls", &calls), ("function_call", &call)] {
+            let error = error(with(content.clone(), key, calls.clone()));
+            assert_eq!(error.to_string(), format!("x.jsonl, line 1, `messages[1].{key}`: tool calls are not read"));
+            assert_eq!(error.hint(), Some("write the call into `content` as the model should write it"));
+        }
+    }
+    let no_call = json!({"name": null, "arguments": null});
+    for (key, none) in [("tool_calls", json!(null)), ("tool_calls", json!([])), ("function_call", no_call)] {
+        assert_eq!(row(with(json!("A"), key, none)).demonstration, answer("A"));
+    }
+}
+
+#[test]
 fn ids_may_stand_in_every_place() {
     let ids = row(json!({"prompt_ids": [1, 2], "demonstration_ids": [3], "self_generated_ids": [4294967295_u32]}));
     assert_eq!(ids.prompt, Prompt::Ids(vec![1, 2]));
@@ -227,6 +248,23 @@ fn the_answer_to_an_instruction_or_a_question_may_have_a_wrong_name() {
         json!({"instruction": "Q", "instances": [{"input": "I"}], "response": "A"}),
     ] {
         assert_eq!(error(unfinished.clone()).to_string(), "x.jsonl, line 1, `output`: missing", "{unfinished}");
+    }
+}
+
+#[test]
+fn the_prompt_of_a_preference_under_the_name_of_another_shape_is_to_be_renamed() {
+    let mend = "mend the line, or pass --skip-bad-rows to leave out such lines";
+    for (value, hint) in [
+        (json!({"system": "", "question": "Q", "chosen": "A", "rejected": "B"}), "rename `question` to `prompt`"),
+        (json!({"instruction": "Q", "input": "", "chosen": "A"}), "rename `instruction` to `prompt`"),
+        (json!({"instruction": "Q", "input": "I", "chosen": "A"}), "write `instruction` and `input` into `prompt`"),
+        (json!({"input": "Q", "chosen": "A", "rejected": "B"}), "rename `input` to `prompt`"),
+        (json!({"question": null, "chosen": "A"}), mend),
+        (json!({"prompt": null, "question": "Q", "chosen": "A"}), mend),
+    ] {
+        let error = error(value.clone());
+        assert_eq!(error.to_string(), "x.jsonl, line 1, `prompt`: missing", "{value}");
+        assert_eq!(error.hint(), Some(hint), "{value}");
     }
 }
 
