@@ -1,6 +1,6 @@
 //! `KEY=VALUE` for verbs that read a part of the configuration: a key that would do nothing there is refused.
 
-use crate::config::{RunConfig, is_named, key_named, key_of, nearest};
+use crate::config::{RunConfig, is_named, key_named, key_of, nearest, other_name};
 use crate::error::{Error, Result};
 
 /// What a verb reads of the configuration.
@@ -34,6 +34,9 @@ impl Keys {
     pub fn named(&self, name: &str) -> Option<String> {
         let is_section = |key: &str| !key.contains('.') && key_named(key).as_deref() != Some(key);
         let of_all = key_named(name);
+        if other_name(name).is_some() {
+            return of_all.filter(|key| self.reads(key));
+        }
         let in_section = of_all.as_deref().filter(|key| self.reads(key));
         let read = self.read.iter().copied().filter(|key| !is_section(key));
         let found = nearest(name, read.chain(in_section))?;
@@ -73,6 +76,8 @@ mod tests {
             ("sft_batch_size", None),
             ("sede", Some("seed")),
             ("lr", None),
+            ("lora_r", Some("lora.rank")),
+            ("beta", None),
             ("max_rows", None),
         ] {
             assert_eq!(keys.named(name).as_deref(), key, "{name}");

@@ -10,7 +10,7 @@ use super::keys::Keys;
 use super::paths::{Kind, kind_unless_text, path_among_settings};
 use super::shells::left_by_the_shell;
 use super::{Cli, bench, eval, inspect, score};
-use crate::config::{is_named, key_named, place_of_own_key};
+use crate::config::{is_named, key_named, other_name, place_of_own_key, setting_here};
 use crate::error::{Error, Result};
 use crate::report::shell::shell_word;
 
@@ -88,15 +88,17 @@ fn unknown_flag(error: &clap::Error, words: &[String]) -> Option<Error> {
         Settings::All => key_named(&name)?,
         Settings::Part(keys) => keys.named(&name)?,
     };
-    if !is_named(&key, &name) && error.get(ContextKind::SuggestedArg).is_some() {
+    let is_certain = is_named(&key, &name) || other_name(&name).is_some();
+    if !is_certain && error.get(ContextKind::SuggestedArg).is_some() {
         return None; // a flag is nearer than a key
     }
-    let setting = shell_word(&format!("{key}={}", value_of(flag, words).unwrap_or("..")));
+    let here = setting_here(&name, &key, value_of(flag, words));
     let more = match settings {
         Settings::All => "; `gsil train --dry-run` prints every key in use",
         Settings::Part(_) => "",
     };
-    Some(unexpected.with_hint(format!("settings are written key=value: {setting}{more}")))
+    let setting = shell_word(&here.setting);
+    Some(unexpected.with_hint(format!("settings are written key=value: {setting}{}{more}", here.note)))
 }
 
 /// A path as a word of its own where a flag is wanted, or with a flag where a word is.
@@ -245,6 +247,19 @@ mod tests {
             ("--sft-lr 1e-4", "sft.lr=1e-4"),
             ("--sft.epochs 3", "sft.epochs=3"),
             ("--generation-batch-size 4", "generation.batch_size=4"),
+            ("--beta 0.1", "objective.scale=0.1"),
+            ("--objective.beta=0.1", "objective.scale=0.1"),
+            ("--learning_rate 1e-4", "train.lr=1e-4"),
+            ("--save-total-limit 2", "keep_last=2"),
+            ("--r 8", "lora.rank=8"),
+            ("--warmup_ratio 0.1", "train.warmup_steps=.. (a number of updates, not a share of them)"),
+            ("--optim adamw_torch", "train.optimizer=.. (adamw, rmsprop or sgd)"),
+            (
+                "--gradient-accumulation-steps 4",
+                "train.batch_size=.. (pairs per update: those steps times `micro_batch_size`)",
+            ),
+            ("--loss_type sigmoid", "objective.name=spin (on pairs of `prompt`, `chosen` and `rejected` it is DPO)"),
+            ("--objective.name dpo", "objective.name=spin (on pairs of `prompt`, `chosen` and `rejected` it is DPO)"),
         ] {
             let flag = flags.split([' ', '=']).next().unwrap();
             let expected = format!(
@@ -262,6 +277,7 @@ mod tests {
             ("eval --model m --data d --max-rows 50", "evaluation.max_rows=50"),
             ("score --model m --data d --max-rows 50", "max_rows=50"),
             ("score --scale 2", "objective.scale=2"),
+            ("score --beta 2", "objective.scale=2"),
             ("inspect data d --model m --max-length 9", "train.max_length=9"),
             ("bench --rank 8", "lora.rank=8"),
             ("bench --generation-batch-size 4", "generation.batch_size=4"),

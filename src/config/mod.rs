@@ -8,6 +8,7 @@
 
 mod compare;
 mod objective;
+mod other_names;
 mod overrides;
 mod parse;
 mod paths;
@@ -19,6 +20,7 @@ mod size;
 mod training;
 
 pub(crate) use compare::place_of_own_key;
+pub(crate) use other_names::{other_name, setting_here};
 pub(crate) use overrides::{is_named, key_named, key_of, nearest};
 pub(crate) use paths::mistake_in_path;
 

@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 
+use super::other_names::{loss_hint, other_name};
 use super::{LoraConfig, RunConfig, ServerConfig, TrainConfig, WordProblemsConfig, parse, ranges};
 use crate::error::{Error, Result};
 
@@ -81,14 +82,7 @@ pub(super) fn with_assignment(config: &RunConfig, assignment: &str) -> Result<Ru
     let tree = to_tree(config, assignment)?;
     let complete = to_tree(&with_every_section(), assignment)?;
     let Some(known) = at_path(&complete, key) else {
-        let problem = Error::config(assignment, format!("unknown key `{key}`"));
-        let keys = known_keys();
-        return Err(match nearest(key, keys.iter().map(String::as_str)) {
-            Some(near) => problem.with_hint(format!("did you mean `{near}`?")),
-            None => problem.with_hint(
-                "`gsil train --dry-run` prints every key in use, `gsil train --dry-run lora.rank=8` those of lora, too",
-            ),
-        });
+        return Err(Error::config(assignment, format!("unknown key `{key}`")).with_hint(hint_for_unknown(key)));
     };
     let is_section = known.is_object();
     let mut failure = None;
@@ -99,6 +93,23 @@ pub(super) fn with_assignment(config: &RunConfig, assignment: &str) -> Result<Ru
         }
     }
     Err(if is_section { section_error(assignment, key) } else { value_error(assignment, text, failure) })
+}
+
+/// What was meant by a key that there is not.
+fn hint_for_unknown(key: &str) -> String {
+    if let Some(other) = other_name(key) {
+        return other.hint();
+    }
+    let keys = known_keys();
+    match nearest(key, keys.iter().map(String::as_str)) {
+        // Several sections may have it.
+        Some(near) if near.contains('.') && !key.contains('.') => {
+            format!("did you mean `{}`?", key_named(key).as_deref().unwrap_or(near))
+        }
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "`gsil train --dry-run` prints every key in use, `gsil train --dry-run lora.rank=8` those of lora, too"
+            .to_owned(),
+    }
 }
 
 /// The key of `key=value`.
@@ -116,8 +127,11 @@ fn is_whole_name(key: &str, name: &str) -> bool {
 }
 
 /// The key, of all that hold a value, that `name` names as a whole; else the one whose last part is `name` or nearest to
-/// it, of several that of `train`.
+/// it, of several that of `train`. Another trainer's name finds what it stands for.
 pub(crate) fn key_named(name: &str) -> Option<String> {
+    if let Some(other) = other_name(name) {
+        return Some(other.key);
+    }
     let keys = known_keys();
     let is_section = |key: &str| keys.iter().any(|other| other.starts_with(&format!("{key}.")));
     let values = || keys.iter().map(String::as_str).filter(|key| !is_section(key));
@@ -135,7 +149,10 @@ pub(crate) fn key_named(name: &str) -> Option<String> {
 /// What was meant by a word that sets nothing.
 fn hint_without_equals(word: &str) -> String {
     match key_named(word) {
-        Some(key) => format!("for example: {key}=VALUE"),
+        Some(key) => {
+            let note = other_name(word).map(|other| other.note()).unwrap_or_default();
+            format!("for example: {key}=VALUE{note}")
+        }
         None => "for example: train.lr=1e-4".to_owned(),
     }
 }
@@ -225,7 +242,11 @@ fn value_error(assignment: &str, text: &str, failure: Option<serde_json::Error>)
         other => other,
     };
     let problem = Error::config(assignment, format!("expected {plain}, got `{text}`"));
-    match nearest(text, expected.split('`').skip(1).step_by(2)).map(in_full) {
+    let names = || expected.split('`').skip(1).step_by(2);
+    if let Some(hint) = loss_hint(text, names()) {
+        return problem.with_hint(hint);
+    }
+    match nearest(text, names()).map(in_full) {
         Some(name) if name.contains('(') => {
             problem.with_hint(format!("did you mean `{name}`? A shell needs quotes there"))
         }
@@ -375,6 +396,14 @@ mod tests {
             ("generation_bach_size", "generation.batch_size"),
         ] {
             assert_eq!(key_named(name).as_deref(), Some(key), "{name}");
+        }
+        for (name, key) in [
+            ("batch_size", "train.batch_size"),
+            ("max_grad_norm", "train.max_grad_norm"),
+            ("final_lr_ratio", "train.final_lr_ratio"),
+            ("max_prompt_length", "train.max_length"),
+        ] {
+            assert!(error_of(&format!("{name}=1")).ends_with(&format!("| did you mean `{key}`?")), "{name}");
         }
     }
 

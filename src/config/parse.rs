@@ -10,6 +10,7 @@ use ron::ser::PrettyConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::other_names::{loss_hint, other_name};
 use super::paths::DOUBLE_BACKSLASH;
 use super::{RunConfig, overrides, ranges};
 use crate::error::{Error, Result};
@@ -84,8 +85,10 @@ fn explain(error: &SpannedError, text: &str, origin: &str) -> Error {
         }
         ron::Error::NoSuchEnumVariant { expected, found, .. } => {
             let problem = Error::config(place, format!("unknown name `{found}`; expected {}", one_of(expected)));
-            match overrides::nearest(found, expected.iter().copied()).map(overrides::in_full) {
-                Some(name) => problem.with_hint(format!("did you mean `{name}`?")),
+            let near = || overrides::nearest(found, expected.iter().copied()).map(overrides::in_full);
+            let hint = loss_hint(found, expected.iter().copied());
+            match hint.or_else(|| near().map(|name| format!("did you mean `{name}`?"))) {
+                Some(hint) => problem.with_hint(hint),
                 None => problem,
             }
         }
@@ -146,6 +149,9 @@ fn key_hint(found: &str, expected: &[&str]) -> String {
     if expected.contains(&"methods") || expected.contains(&"set") {
         return comparison_key_hint(found, expected);
     }
+    if let Some(other) = other_name(found) {
+        return other.hint_at(expected);
+    }
     let everywhere = overrides::known_keys();
     let of_train = everywhere.iter().find(|key| **key == format!("train.{found}"));
     if let Some(elsewhere) = of_train.or_else(|| everywhere.iter().find(|key| overrides::is_named(key, found))) {
@@ -162,6 +168,9 @@ fn key_hint(found: &str, expected: &[&str]) -> String {
 
 /// The same for a key of a comparison, whose `base` holds those of a run.
 fn comparison_key_hint(found: &str, expected: &[&str]) -> String {
+    if let Some(other) = other_name(found) {
+        return format!("here it is `{}`, in `base` or in a method's `set`{}", other.key, other.note());
+    }
     match overrides::nearest(found, expected.iter().copied()) {
         Some(key) => format!("did you mean `{key}`?"),
         None if overrides::known_keys().iter().any(|key| key == found) => {

@@ -138,7 +138,9 @@ fn check_sizes(config: &RunConfig) -> Result<()> {
 fn check_iterations(config: &RunConfig) -> Result<()> {
     if config.iterations == 0 && config.sft.is_none() {
         let problem = Error::config("iterations", "0 with no `sft` stage trains nothing; it must be at least 1");
-        return Err(problem.with_hint("to judge a model without training it, use `gsil eval`"));
+        return Err(problem.with_hint(
+            "for supervised training alone set its epochs: sft.epochs=3; to judge a model without training it, use `gsil eval`",
+        ));
     }
     Ok(())
 }
@@ -218,6 +220,18 @@ pub(super) mod tests {
             let refused = refusal(&[&format!("{key}=~/x")]);
             assert_eq!(refused, format!("{key}: `~` stands for nothing here: only a shell replaces it"));
         }
+    }
+
+    #[test]
+    fn a_run_without_iterations_is_told_how_supervised_training_alone_is_set() {
+        let mut config = RunConfig::default();
+        for assignment in ["iterations=0", "train.epochs=3"] {
+            config.set(assignment).unwrap();
+        }
+        let error = config.validate().unwrap_err();
+        let (_, advised) = error.hint().unwrap().split_once("its epochs: ").unwrap();
+        config.set(advised.split_once(';').unwrap().0).unwrap();
+        config.validate().unwrap();
     }
 
     #[test]

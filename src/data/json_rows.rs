@@ -19,6 +19,9 @@ use super::strict_json::{self, UniqueKeys};
 use crate::error::{Error, NEEDS_UTF8, Result};
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+/// How files of Arrow begin: those that can be searched, and streams, which `save_to_disk` of `datasets` writes.
+const ARROW_FILE: &[u8] = b"ARROW1";
+const ARROW_STREAM: &[u8] = b"\xFF\xFF\xFF\xFF";
 /// A small compressed file can hold a huge one.
 const MAX_UNPACKED_BYTES: u64 = 1 << 30;
 
@@ -71,6 +74,8 @@ pub(super) fn check_content(start: &[u8], path: &Path) -> Result<()> {
         ("compressed with Zstandard", &["zst"], "unpack it: unzstd FILE")
     } else if start.starts_with(b"PK\x03\x04") {
         ("a zip archive or a spreadsheet", &["zip", "xlsx"], "unpack it, or save the table as .csv")
+    } else if start.starts_with(ARROW_FILE) || start.starts_with(ARROW_STREAM) {
+        ("an Arrow file", &["arrow"], "Arrow is not read: write the rows with `to_json` or `to_parquet` of `datasets`")
     } else {
         return Ok(());
     };
@@ -230,11 +235,13 @@ mod tests {
 
     #[test]
     fn another_format_is_named_and_a_name_that_says_so_is_not_blamed() {
-        let cases: [(&str, &[u8], &str); 4] = [
+        let cases: [(&str, &[u8], &str); 6] = [
             ("a.jsonl", b"\x1f\x8b\x08", "compressed with gzip, which its name does not say"),
             ("a.jsonl.gz", b"\x1f\x8b\x08", "compressed with gzip"),
             ("a.jsonl.zst", b"\x28\xb5\x2f\xfd", "compressed with Zstandard"),
             ("a.XLSX", b"PK\x03\x04", "a zip archive or a spreadsheet"),
+            ("data-00000-of-00001.arrow", b"\xff\xff\xff\xff\xf0\x01\0\0", "an Arrow file"),
+            ("a.arrow", b"ARROW1\0\0", "an Arrow file"),
         ];
         for (name, content, what) in cases {
             let error = super::check_content(content, Path::new(name)).unwrap_err();

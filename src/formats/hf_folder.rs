@@ -27,6 +27,8 @@ use super::peft::ADAPTER_CONFIG;
 use super::safetensors::open_safetensors;
 use super::{Arrangement, ModelFiles, TensorPlace, TokenizerFiles, WeightFile, Weights};
 use crate::error::{Error, Result};
+use crate::records::run_folder::{CHECKPOINTS_FOLDER, holds_run};
+use crate::report::shell::{shell_path, shell_word};
 
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
@@ -65,13 +67,22 @@ pub fn open_model_folder(folder: &Path) -> Result<ModelFiles> {
 fn no_config(folder: &Path) -> Error {
     let gguf = fs::read_dir(folder).ok().into_iter().flatten().flatten().map(|entry| entry.path());
     let gguf = gguf.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "gguf"));
-    Error::input(folder, format!("has no {CONFIG}")).with_hint(match gguf {
+    Error::input(folder, format!("has no {CONFIG}")).with_hint(match (gguf, export_of_checkpoint(folder)) {
         _ if folder.join(ADAPTER_CONFIG).exists() => {
             "it is an adapter alone: give the run that made it, or its export with --format hf".into()
         }
-        Some(path) => format!("to use the GGUF model, give the file itself: {}", path.display()),
-        None => "a model folder holds config.json, model.safetensors and tokenizer.json".into(),
+        (Some(path), _) => format!("to use the GGUF model, give the file itself: {}", path.display()),
+        (None, Some(command)) => format!("a run's checkpoint is made a model folder with: {command}"),
+        (None, None) => "a model folder holds config.json, model.safetensors and tokenizer.json".into(),
     })
+}
+
+/// The command that makes a model folder of a run's checkpoint; none if `folder` is no checkpoint.
+fn export_of_checkpoint(folder: &Path) -> Option<String> {
+    let run = folder.parent().filter(|parent| parent.ends_with(CHECKPOINTS_FOLDER))?.parent()?;
+    let run = if run.as_os_str().is_empty() { Path::new(".") } else { run };
+    let name = shell_word(&folder.file_name()?.to_string_lossy());
+    holds_run(run).then(|| format!("gsil export {} --checkpoint {name} --format hf --output NEW_DIR", shell_path(run)))
 }
 
 /// The path of a file of the folder, or `None` if it is not there.
@@ -327,6 +338,19 @@ mod tests {
         assert!(hint().contains("model.gguf"));
         fs::write(folder.join(ADAPTER_CONFIG), "{}").unwrap();
         assert!(hint().contains("adapter alone"));
+    }
+
+    #[test]
+    fn a_checkpoint_in_place_of_a_model_is_told_how_it_becomes_one() {
+        let run = tempfile::tempdir().unwrap();
+        let checkpoint = run.path().join("checkpoints/step-000006-done");
+        fs::create_dir_all(&checkpoint).unwrap();
+        let hint = || open_model_folder(&checkpoint).unwrap_err().hint().unwrap().to_owned();
+        assert!(hint().starts_with("a model folder holds"), "no run is above it: {}", hint());
+        fs::write(run.path().join("config.ron"), "()").unwrap();
+        let run = shell_path(run.path());
+        let command = format!("gsil export {run} --checkpoint step-000006-done --format hf --output NEW_DIR");
+        assert!(hint().ends_with(&format!("with: {command}")), "{}", hint());
     }
 
     #[cfg(unix)]
