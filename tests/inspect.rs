@@ -245,7 +245,7 @@ fn a_label_that_is_false_is_said_by_verbs_that_read_answers_and_not_by_generate(
     let row = |label: bool| json!({"prompt": "Hi", "completion": "Yes", "label": label}).to_string() + "\n";
     fs::write(folder.path().join("rows.jsonl"), row(true) + &row(false).repeat(2)).unwrap();
     let label = "2 rows: `label` is false: such an answer is taken as a demonstration like any other; \
-                 leave these rows out (the first: line 2)\n";
+                 if it marks a bad one, as KTO's does, leave these rows out (the first: line 2)\n";
     let page = gsil(folder.path(), &["inspect", "data", "rows.jsonl", "--model", "text"]).succeeded().stdout;
     assert!(page.ends_with(&format!("\nwarning: {label}")), "{page}");
     let said = |verb: &[&str]| {

@@ -90,7 +90,7 @@ impl Estimate {
     fn of(config: &RunConfig, no_time: bool, console: &Console) -> Result<Self> {
         let config = &Sources::find(config, console)?.local;
         let inputs = Inputs::open(config, console)?;
-        inputs.warn_of_known_rows(console);
+        inputs.warn_of_held_out_rows(console)?;
         let mut estimate = inputs.with_subject(config, false, |subject| {
             let (memory, limits) = (memory(subject), inputs.limits);
             let problem = limits.problem(&memory);

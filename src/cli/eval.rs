@@ -19,7 +19,7 @@ use crate::config::{RunConfig, key_of, nearest};
 use crate::data::data_folder::{Split, files_of};
 use crate::device;
 use crate::error::{Error, Result};
-use crate::eval::{evaluate, reference_rows};
+use crate::eval::{evaluate, reference_rows, warn_of_numbers};
 use crate::formats::atomic_write::create_folder;
 use crate::formats::file_system::Disk;
 use crate::formats::folder_lock::FolderLock;
@@ -236,6 +236,8 @@ fn held_out(args: HeldOutArgs) -> Result<()> {
     let max_length = if is_limited { config.train.max_length } else { usize::MAX };
     let examples = policy.read_examples(&files, &wanted, max_length, &console)?;
     let settings = evaluation_settings(&config, &policy, device_name);
+    let tokenizer = policy.tokenizer.as_ref();
+    warn_of_numbers(&examples, tokenizer, &settings, &console)?;
     let device = device::open(device_name)?;
     let never = || Ok(());
     let reference = match reference {
@@ -247,7 +249,6 @@ fn held_out(args: HeldOutArgs) -> Result<()> {
         None => None,
     };
     let model = policy.load(&device, &console)?.valid();
-    let tokenizer = policy.tokenizer.as_ref();
     let judged = evaluate(&model, &examples, reference.as_deref(), tokenizer, &settings, &console, &never)?;
     let json =
         serde_json::to_string_pretty(&judged.evaluation).map_err(|e| Error::usage(format!("cannot encode: {e}")))?;

@@ -4,12 +4,13 @@
 use super::overrides::known_keys;
 
 /// A name of theirs, the key here, and how its value differs; nothing where the same value does the same.
-const OTHER_NAMES: [(&str, &str, &str); 20] = [
+const OTHER_NAMES: [(&str, &str, &str); 21] = [
     ("beta", "objective.scale", ""),
     ("eval_steps", "evaluation.data", "judged at the start and after each stage, not every so many steps"),
     ("gradient_accumulation_steps", "train.batch_size", "pairs per update: those steps times `micro_batch_size`"),
     ("gradient_checkpointing", "train.activation_checkpointing", "true or false"),
     ("learning_rate", "train.lr", ""),
+    ("logging_steps", "output", "every update is logged, in `metrics.jsonl` of that folder"),
     ("lora_alpha", "lora.alpha", ""),
     ("lora_r", "lora.rank", ""),
     ("loss_type", "objective.name", "its names are others: TRL's `sigmoid` is `spin`"),

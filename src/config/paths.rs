@@ -11,8 +11,11 @@ pub(crate) fn mistake_in_path(text: &str) -> Option<(&'static str, String)> {
         let home = home_dir().map_or_else(|| "the whole path".to_owned(), |home| format!("{}{below}", home.display()));
         return Some(("`~` stands for nothing here: only a shell replaces it", format!("write {home}")));
     }
-    // One at the end comes from a script with Windows' line ends; the file that is not found shows it.
-    let has_control = text.trim_end().chars().any(char::is_control);
+    if text.ends_with(char::is_control) {
+        let way = "if a script gave it, save that with Unix line ends";
+        return Some(("ends in a line break", way.to_owned()));
+    }
+    let has_control = text.chars().any(char::is_control);
     has_control.then(|| ("has a control character, of a backslash and a letter", DOUBLE_BACKSLASH.to_owned()))
 }
 
@@ -32,9 +35,8 @@ mod tests {
         assert_eq!(advice("~"), Some(format!("write {home}")));
         assert_eq!(advice(r"C:\new\train.jsonl"), None);
         assert_eq!(advice("C:\new\train.jsonl"), Some(DOUBLE_BACKSLASH.to_owned()));
-        for path in
-            ["rows.jsonl\r", "rows.jsonl", "./~/rows.jsonl", "~rows.jsonl", "rows~", "data/na\u{ef}ve rows.jsonl", ""]
-        {
+        assert!(advice("run\r").unwrap().contains("Unix line ends"));
+        for path in ["rows.jsonl", "./~/rows.jsonl", "~rows.jsonl", "rows~", "data/na\u{ef}ve rows.jsonl", ""] {
             assert_eq!(advice(path), None, "{path}");
         }
     }

@@ -9,7 +9,7 @@ use super::examples::FileRows;
 use super::row_shapes::KEYS;
 use super::rows::{Columns, Object, Prompt};
 
-/// Whether an answer is a good one, in rows of KTO. A class may have this name, too, but is not written as false.
+/// Whether an answer is a good one, in rows of KTO; in other rows it may be a class.
 pub(super) const LABEL: &str = "label";
 /// The second response of a preference, which columns that are named leave out.
 const REJECTED: &str = "rejected";
@@ -59,8 +59,11 @@ impl Unread {
             _ => "is not read",
         };
         let way = match self.key {
-            LABEL => "such an answer is taken as a demonstration like any other; leave these rows out",
-            REJECTED => "rename them to `prompt` and `chosen`, and name none",
+            LABEL => {
+                "such an answer is taken as a demonstration like any other; if it marks a bad one, as KTO's does, leave \
+                 these rows out"
+            }
+            REJECTED => "to have it read, rename them to `prompt` and `chosen`, and name none",
             "history" => "write its turns into `messages`",
             "context" | "input" => "write it into the prompt",
             key if THOUGHTS.contains(&key) => "write it into `content`",

@@ -16,6 +16,8 @@ pub mod row_store;
 pub mod sandbox;
 pub mod scoring;
 
+use std::borrow::Cow;
+
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +87,36 @@ pub fn reference_rows(
     Ok(rows.map(|(demonstration_log_prob, response)| ReferenceRow { demonstration_log_prob, response }).collect())
 }
 
+/// Says of how many demonstrations that are to be answered no answer can be right, because no number stands after the
+/// marker.
+///
+/// # Errors
+/// [`Error::Input`] if the tokenizer's decoder fails.
+pub fn warn_of_numbers(
+    examples: &[Example],
+    tokenizer: Option<&Tokenizer>,
+    settings: &Settings,
+    console: &Console,
+) -> Result<()> {
+    let (Some(tokenizer), Some(marker)) = (tokenizer, &settings.answer_marker) else { return Ok(()) };
+    let answered = &examples[..settings.generate_rows.min(examples.len())];
+    let mut num_without = 0;
+    for example in answered {
+        num_without += usize::from(strict_answer(&demonstration_text(example, tokenizer)?, marker).is_none());
+    }
+    if num_without > 0 && num_without == answered.len() {
+        console.warn(format!(
+            "no demonstration has `{marker}`, one space and a number: no answers are compared (evaluation.answer_marker)"
+        ));
+    } else if num_without > 0 {
+        console.warn(format!(
+            "{num_without} of {} demonstrations have not `{marker}`, one space and a number: no answer to them counts as right",
+            answered.len()
+        ));
+    }
+    Ok(())
+}
+
 /// All figures of one model. `reference` belongs to the first rows of `examples`.
 ///
 /// # Errors
@@ -111,20 +143,17 @@ pub fn evaluate(
         None => None,
     };
     let answered = &examples[..settings.generate_rows.min(examples.len())];
-    let answers = |temperature: f64| -> Result<(Option<Answers>, Vec<RowAnswer>, usize)> {
+    let answers = |temperature: f64| -> Result<(Option<Answers>, Vec<RowAnswer>)> {
         if answered.is_empty() {
-            return Ok((None, Vec::new(), 0));
+            return Ok((None, Vec::new()));
         }
         let label = if temperature == 0.0 { "greedy" } else { "sampled" };
         let responses = respond(&model, answered, temperature, settings, (label, console), check)?;
         let rows = judge_rows(answered, &responses, tokenizer, settings.answer_marker.as_deref())?;
-        Ok((Some(rows.answers(&responses)), rows.rows, rows.num_without_number))
+        Ok((Some(rows.answers(&responses)), rows.rows))
     };
-    let (greedy, greedy_rows, num_without_number) = answers(0.0)?;
-    if let (Some(marker), Some(of_greedy), Some(_)) = (&settings.answer_marker, &greedy, tokenizer) {
-        warn_of_number(marker, of_greedy, num_without_number, console);
-    }
-    let (sampled, sampled_rows, _) = if settings.sampled { answers(1.0)? } else { (None, Vec::new(), 0) };
+    let (greedy, greedy_rows) = answers(0.0)?;
+    let (sampled, sampled_rows) = if settings.sampled { answers(1.0)? } else { (None, Vec::new()) };
     let row = |(i, (example, log_prob)): (usize, (&Example, &f64))| RowFigures {
         index: example.index,
         num_tokens: example.demonstration_ids.len(),
@@ -253,25 +282,9 @@ fn respond(
     Ok(responses.into_iter().flatten().collect())
 }
 
-/// Says which answers can be compared with no demonstration.
-fn warn_of_number(marker: &str, answers: &Answers, num_without_number: usize, console: &Console) {
-    match (answers.exact_match, num_without_number) {
-        (None, _) => console.warn(format!(
-            "no demonstration has `{marker}`, one space and a number: no answers are compared (evaluation.answer_marker)"
-        )),
-        (Some(_), 0) => {}
-        (Some(_), num) => console.warn(format!(
-            "{num} of {} demonstrations have not `{marker}`, one space and a number: no answer to them counts as right",
-            answers.num_rows
-        )),
-    }
-}
-
 /// What each answer is like.
 struct JudgedAnswers {
     rows: Vec<RowAnswer>,
-    /// Rows whose demonstration has no number after the marker.
-    num_without_number: usize,
     /// Rows whose last number is right; None where that says nothing.
     num_flexible: Option<usize>,
 }
@@ -305,34 +318,36 @@ fn judge_rows(
     let unread =
         |response: &Response| RowAnswer { finished: response.finished, ends_in_answer: None, exact_match: None };
     let (Some(tokenizer), Some(marker)) = (tokenizer, marker) else {
-        let rows: Vec<RowAnswer> = responses.iter().map(unread).collect();
-        return Ok(JudgedAnswers { num_without_number: rows.len(), rows, num_flexible: None });
+        return Ok(JudgedAnswers { rows: responses.iter().map(unread).collect(), num_flexible: None });
     };
-    let (mut rows, mut num_without_number, mut num_flexible) = (Vec::new(), 0, 0);
-    let mut flexible_makes_sense = false;
+    let (mut rows, mut num_flexible) = (Vec::new(), 0);
+    let (mut strict_makes_sense, mut flexible_makes_sense) = (false, false);
     for (example, response) in examples.iter().zip(responses) {
         let text = tokenizer.decode(&response.token_ids)?;
-        let demonstration = match &example.demonstration_text {
-            Some(text) => text.clone(),
-            None => tokenizer.decode(&example.demonstration_ids)?,
-        };
+        let demonstration = demonstration_text(example, tokenizer)?;
         let ends = response.finished && ends_in_answer(&text, marker);
         let truth = strict_answer(&demonstration, marker);
         let agrees = |answer: Option<String>| match (&answer, &truth) {
             (Some(answer), Some(truth)) => answers_agree(answer, truth),
             _ => false,
         };
-        num_without_number += usize::from(truth.is_none());
+        strict_makes_sense |= truth.is_some();
         flexible_makes_sense |= agrees(flexible_answer(&demonstration));
         num_flexible += usize::from(agrees(flexible_answer(&text)));
         let exact_match = Some(agrees(strict_answer(&text, marker)));
         rows.push(RowAnswer { finished: response.finished, ends_in_answer: Some(ends), exact_match });
     }
-    if num_without_number == rows.len() {
+    if !strict_makes_sense {
         rows.iter_mut().for_each(|row| row.exact_match = None);
     }
-    let num_flexible = flexible_makes_sense.then_some(num_flexible);
-    Ok(JudgedAnswers { rows, num_without_number, num_flexible })
+    Ok(JudgedAnswers { rows, num_flexible: flexible_makes_sense.then_some(num_flexible) })
+}
+
+fn demonstration_text(example: &Example, tokenizer: &Tokenizer) -> Result<Cow<'_, str>> {
+    match &example.demonstration_text {
+        Some(text) => Ok(text.into()),
+        None => Ok(tokenizer.decode(&example.demonstration_ids)?.into()),
+    }
 }
 
 /// The text's last marker is followed by a number and nothing else.

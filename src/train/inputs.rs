@@ -102,8 +102,9 @@ impl Inputs {
         Ok(Inputs { device_name, device, policy, examples, held_out, limits, program_bytes })
     }
 
-    /// Says how many held-out rows are training rows, too. No error: some judge on training rows on purpose.
-    pub(crate) fn warn_of_known_rows(&self, console: &Console) {
+    /// Says how many held-out rows are training rows, too, and of how many no answer can be right. No error: some judge on
+    /// training rows on purpose, and not every row has a number.
+    pub(crate) fn warn_of_held_out_rows(&self, console: &Console) -> Result<()> {
         let HeldOut { examples, settings } = &self.held_out;
         let num_known = num_known(&self.examples, examples);
         if settings.held_out && num_known > 0 {
@@ -112,6 +113,7 @@ impl Inputs {
                 examples.len()
             ));
         }
+        eval::warn_of_numbers(examples, self.policy.tokenizer.as_ref(), settings, console)
     }
 
     /// See [`load`].

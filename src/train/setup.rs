@@ -189,7 +189,7 @@ impl Opened {
         let replicas = Replicas::new(others?)?;
         let inputs = Inputs::open(config, console)?;
         if !is_resumed {
-            inputs.warn_of_known_rows(console);
+            inputs.warn_of_held_out_rows(console)?;
         }
         let (memory, changes) = inputs.with_subject(config, is_resumed, |subject| -> Result<_> {
             let memory = memory_that_fits(subject, &inputs.limits, &inputs.device_name)?;

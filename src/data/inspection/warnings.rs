@@ -113,7 +113,7 @@ impl Prepared<'_> {
         }
         let unread = |unread: Unread| {
             let message = unread.message();
-            Warning { kind: "unread_instruction", count: unread.count, first: Some(unread.first), message }
+            Warning { kind: "unread_key", count: unread.count, first: Some(unread.first), message }
         };
         warnings.extend(Unread::of(files).into_iter().map(unread));
         Ok(warnings)
