@@ -461,6 +461,15 @@ fn compared_runs_share_their_charts_and_show_in_what_they_differ() {
     for expected in ["<b>one</b>: On 50 held-out rows.", "<b>two</b>: On 8 training rows", "<b>other/two</b>: On 50"] {
         assert!(page.contains(expected), "{expected}: {page}");
     }
+    for (run, rows) in runs.iter().zip(["a", "b", "a"]) {
+        let environment =
+            json!({"gsil": "0.1.0", "device": "flex", "rows_fingerprint": rows, "held_out_fingerprint": "c"});
+        fs::write(run.join("env.json"), environment.to_string()).unwrap();
+    }
+    gsil(folder.path(), &["report", "one", "--compare", "two", "other/two"]).succeeded();
+    let page = read(&runs[0].join("report.html"));
+    let other_rows = "<td>training rows (fingerprint)</td><td>a</td><td>b</td><td>a</td>";
+    assert!(page.contains(other_rows) && !page.contains("<td>held-out rows"), "{page}");
     let stderr = gsil(folder.path(), &["report", "one", "--compare", "none"]).failed(3);
     assert!(stderr.contains("none: cannot read"), "{stderr}");
 }

@@ -99,6 +99,13 @@ pub struct MethodOutcome {
     pub figures: Vec<MethodFigure>,
 }
 
+/// One figure of the starts.
+#[derive(Debug, Serialize)]
+pub struct StartFigure {
+    pub name: &'static str,
+    pub spread: Option<Spread>,
+}
+
 /// All of a comparison.
 #[derive(Debug, Serialize)]
 pub struct Outcome {
@@ -108,8 +115,8 @@ pub struct Outcome {
     pub same_rows: bool,
     /// False if the rows are training rows, for want of others.
     pub held_out: bool,
-    /// Before the methods: one figure for each of [`FIGURES`].
-    pub start: Vec<Option<Spread>>,
+    /// Before the methods, in the order of [`FIGURES`].
+    pub start: Vec<StartFigure>,
     pub methods: Vec<MethodOutcome>,
     pub cells: Vec<CellOutcome>,
     #[serde(skip)]
@@ -161,12 +168,16 @@ impl Outcome {
             .iter()
             .filter_map(|seed| cells.iter().find(|cell| cell.seed == *seed && cell.is_finished()))
             .collect();
+        let start = FIGURES.iter().map(|Compared { figure, .. }| StartFigure {
+            name: figure.name,
+            spread: spread(figure, &starts, <[EvaluationRow]>::first),
+        });
         Ok(Outcome {
             baseline: plan.config.methods[baseline_index].name.clone(),
             seeds: plan.config.seeds.clone(),
             same_rows,
             held_out: cells.iter().flat_map(|cell| &cell.evaluations).all(|row| row.evaluation.held_out),
-            start: FIGURES.iter().map(|compared| spread(&compared.figure, &starts, <[EvaluationRow]>::first)).collect(),
+            start: start.collect(),
             methods,
             cells,
             baseline_index,

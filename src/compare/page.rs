@@ -47,7 +47,7 @@ fn compared_figure(outcome: &Outcome, index: usize) -> ComparedFigure {
         name: figure.name.to_owned(),
         meaning: figure.meaning.to_owned(),
         unit: if figure.is_share { "points" } else { "nats per token" },
-        start: spread_text(outcome.start[index], figure.is_share),
+        start: spread_text(outcome.start[index].spread, figure.is_share),
         methods: (0..outcome.methods.len()).map(method).collect(),
     }
 }

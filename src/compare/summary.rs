@@ -30,7 +30,7 @@ pub fn markdown(outcome: &Outcome) -> String {
         [start, "seeds", "updates"].map(str::to_owned).into_iter().chain(names).collect()
     };
     let mut rows = vec![names("method")];
-    let figures = used.iter().map(|i| spread_text(outcome.start[*i], FIGURES[*i].figure.is_share));
+    let figures = used.iter().map(|i| spread_text(outcome.start[*i].spread, FIGURES[*i].figure.is_share));
     rows.push(["start", "", "0"].map(str::to_owned).into_iter().chain(figures).collect());
     for method in &outcome.methods {
         let figures = used.iter().map(|i| spread_text(method.figures[*i].spread, FIGURES[*i].figure.is_share));

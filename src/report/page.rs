@@ -219,7 +219,8 @@ fn differences(runs: &[RunFiles]) -> String {
     if runs.len() < 2 {
         return String::new();
     }
-    let settings: Vec<Vec<(String, String)>> = runs.iter().map(flat_settings).collect();
+    let told = |run: &RunFiles| flat_settings(run).into_iter().chain(fingerprints(run)).collect();
+    let settings: Vec<Vec<(String, String)>> = runs.iter().map(told).collect();
     let mut keys: Vec<&String> = settings.iter().flatten().map(|(key, _)| key).collect();
     keys.sort_unstable();
     keys.dedup();
@@ -247,6 +248,19 @@ fn flat_settings(run: &RunFiles) -> Vec<(String, String)> {
     flatten(String::new(), &config, &mut flat);
     flat.retain(|(key, _)| key != "output");
     flat
+}
+
+/// What the paths of the settings do not tell: other rows may lie at the same place, and be read by another version.
+fn fingerprints(run: &RunFiles) -> Vec<(String, String)> {
+    [
+        ("gsil (version)", "gsil"),
+        ("training rows (fingerprint)", "rows_fingerprint"),
+        ("held-out rows (fingerprint)", "held_out_fingerprint"),
+    ]
+    .map(|(name, key)| (name.to_owned(), run.environment(key)))
+    .into_iter()
+    .filter(|(_, value)| !value.is_empty())
+    .collect()
 }
 
 fn flatten(key: String, value: &Value, flat: &mut Vec<(String, String)>) {
