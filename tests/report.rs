@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use crate::support::binary::{
-    assert_close, device, ending_model, gsil, read, read_json_lines, say_skipped, text, write_rows,
+    assert_close, device, ending_model, gsil, read, read_json, read_json_lines, say_skipped, text, write_rows,
 };
 use crate::support::browser::{chromium, load};
 use crate::support::events::read_scalars;
@@ -277,6 +277,20 @@ fn nothing_in_a_run_folder_becomes_markup() {
     let escaped = page.matches("&lt;script&gt;alert(&#39;gsil&#39;)&lt;/script&gt;&lt;img").count();
     assert!(escaped >= 10, "it is shown instead, everywhere: {escaped}");
     assert_eq!(page.matches("<script>").count(), 1, "the page's own");
+}
+
+#[test]
+fn a_text_that_is_read_from_the_right_has_an_element_of_its_own_beside_the_row_number() {
+    let folder = tempdir().unwrap();
+    write_run(folder.path(), 3);
+    let path = folder.path().join("about.json");
+    let mut about = read_json(&path);
+    about["samples"][0]["prompt"] = json!("כמה הם 2 ועוד 2?");
+    fs::write(&path, about.to_string()).unwrap();
+    let page = report(folder.path(), &[]);
+    // The first letter decides: that of `row` must not.
+    assert!(page.contains("<b>row 0</b><span>כמה הם 2 ועוד 2?</span>"), "{page}");
+    assert!(page.contains(".prompt span, .answers p { unicode-bidi: plaintext; text-align: start; }"), "{page}");
 }
 
 #[test]

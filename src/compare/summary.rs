@@ -2,10 +2,13 @@
 
 use std::fmt::Write;
 
+use unicode_width::UnicodeWidthStr;
+
 use super::bootstrap::{Interval, NUM_RESAMPLES, Spread};
 use super::outcome::{FIGURES, Outcome};
 use super::page::page;
 use crate::error::{Error, Result};
+use crate::report::table::{to_left, to_right};
 use crate::train::run_dir::RunDir;
 
 /// Writes all three.
@@ -100,13 +103,14 @@ pub(super) fn sureness(outcome: &Outcome) -> String {
 
 /// A Markdown table whose columns line up.
 fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| escaped(cell)).collect()).collect();
     let num_columns = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> =
-        (0..num_columns).map(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0).max(3)).collect();
+        (0..num_columns).map(|i| rows.iter().map(|row| row[i].width()).max().unwrap_or(0).max(3)).collect();
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).enumerate().map(|(i, (cell, width))| match i {
-            0 => format!("{:<width$}", escaped(cell)),
-            _ => format!("{cell:>width$}"),
+            0 => to_left(cell, *width),
+            _ => to_right(cell, *width),
         });
         format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
     };
@@ -140,5 +144,20 @@ pub(super) fn interval_text(interval: Option<Interval>, is_share: bool) -> Strin
     match is_share {
         true => format!("{:+.1} [{:+.1}, {:+.1}]", 100.0 * mean, 100.0 * low, 100.0 * high),
         false => format!("{mean:+.4} [{low:+.4}, {high:+.4}]"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_under_names_of_every_script_and_escaped_ones() {
+        let rows = [["method", "greedy"], ["方法", "1"], ["a|b", "2"]].map(|row| row.map(str::to_owned).to_vec());
+        let expected = "| method | greedy |\n| ------ | -----: |\n| 方法   |      1 |\n| a\\|b   |      2 |\n";
+        assert_eq!(table(&rows), expected);
+        // The escape makes a cell wider: two letters, four bars and their four escapes.
+        let rows = [["m", "n"], ["a||||b", "2"]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(table(&rows).lines().next(), Some("| m          |   n |"));
     }
 }

@@ -73,6 +73,11 @@ impl Figure {
         Figure { value, low, high, interval }
     }
 
+    /// Whether value and interval are numbers that JSON can say.
+    pub fn is_finite(&self) -> bool {
+        [Some(self.value), self.low, self.high].into_iter().flatten().all(f64::is_finite)
+    }
+
     /// The figure on another scale; `falls`: a larger value becomes a smaller one.
     pub fn map(self, falls: bool, scale: impl Fn(f64) -> f64) -> Self {
         let (low, high) = if falls { (self.high, self.low) } else { (self.low, self.high) };
@@ -98,7 +103,7 @@ impl Report {
 
     /// The figures for a person.
     pub fn table(&self) -> String {
-        let number = |value: f64| format!("{value:.4}");
+        let number = |value: f64| if value.abs() < 1e6 { format!("{value:.4}") } else { format!("{value:.4e}") };
         let row = |(name, figure): (&&str, &Figure)| {
             let interval = match (figure.low, figure.high) {
                 (Some(low), Some(high)) => format!("{} to {}", number(low), number(high)),
@@ -152,6 +157,21 @@ mod tests {
     fn a_falling_scale_turns_the_interval_round() {
         let figure = Figure::around(-1.0, Some(0.5 / Z), Method::Normal).map(true, |x| (-x).exp());
         assert_interval(figure, 1f64.exp(), 0.5f64.exp(), 1.5f64.exp());
+    }
+
+    #[test]
+    fn large_figures_have_an_exponent_in_the_table() {
+        let figure = Figure { value: 1.5e250, low: Some(999_999.0), high: Some(1e300), interval: Method::Normal };
+        let table = Report::new("x", 2, [("a", figure)]).table();
+        assert!(table.contains("1.5000e250  999999.0000 to 1.0000e300"), "{table}");
+    }
+
+    #[test]
+    fn a_figure_is_finite_if_its_interval_is() {
+        let figure = |value, high| Figure { value, low: None, high, interval: Method::Normal };
+        assert!(figure(1e300, None).is_finite() && figure(1e300, Some(1e308)).is_finite());
+        assert!(!figure(f64::INFINITY, None).is_finite() && !figure(f64::NAN, None).is_finite());
+        assert!(!figure(1e300, Some(f64::INFINITY)).is_finite());
     }
 
     #[test]

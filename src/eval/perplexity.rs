@@ -5,6 +5,7 @@
 //! into windows; each predicts what the windows before it have not, the last one with as much context as fits. Where texts
 //! begin with the beginning token by convention, that token is predicted, too, as in the original.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -47,16 +48,17 @@ pub struct PerplexityRow {
     pub num_bytes: usize,
 }
 
-/// Rows with `text`; a `.txt` file is one text.
+/// Rows with `text`; a `.txt` file is one text, without the byte-order mark that it may begin with.
 ///
 /// # Errors
-/// [`Error::Input`] for a row without text.
+/// [`Error::Input`] for a row without text, and for a file that is no UTF-8.
 pub fn read_texts(files: &[PathBuf], max_rows: Option<usize>) -> Result<Vec<Text>> {
     let is_plain = |path: &PathBuf| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt"));
     if let [path] = files
         && is_plain(path)
     {
         let text = std::fs::read_to_string(path).map_err(Error::reading(path))?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned();
         return Ok(vec![Text { path: path.clone(), place: None, text }]);
     }
     let text = |row: &FieldRow| -> Result<Text> {
@@ -124,7 +126,8 @@ pub fn score_documents(
     scoring.score_rows(model, &windows, scoring.batch_size, row, store)
 }
 
-/// The figures of all texts together.
+/// The figures of all texts together. One that is beyond every number is left out, whole: texts without spaces have words as
+/// long as a line, and beyond 709 nats a word `exp` overflows.
 pub fn report(rows: &[&PerplexityRow]) -> Report {
     let per_word = log_likelihood_per(rows, |row| row.num_words);
     let per_byte = log_likelihood_per(rows, |row| row.num_bytes);
@@ -133,7 +136,8 @@ pub fn report(rows: &[&PerplexityRow]) -> Report {
         ("byte_perplexity", per_byte.map(true, |x| (-x).exp())),
         ("bits_per_byte", per_byte.map(true, |x| -x / std::f64::consts::LN_2)),
     ];
-    Report::new("perplexity", rows.len(), figures)
+    let finite: BTreeMap<_, _> = figures.into_iter().filter(|(_, figure)| figure.is_finite()).collect();
+    Report::new("perplexity", rows.len(), finite)
 }
 
 /// Log-likelihood per word or byte of all rows together, nats.
@@ -182,6 +186,32 @@ mod tests {
         assert!((word.high.unwrap().ln() - (4.0 + 1.959964)).abs() < 1e-6, "{word:?}");
         let bits = report.figures["bits_per_byte"];
         assert!((bits.value - 1.0 / std::f64::consts::LN_2).abs() < 1e-12, "{bits:?}");
+    }
+
+    #[test]
+    fn a_figure_that_overflows_is_left_out_and_the_others_are_numbers() {
+        // Each text is one word: 700 nats a word alone, e^700 is a number; 1600 / 2 = 800 is none; 700 of two texts that
+        // differ by 200 nats has a number and an interval that ends at e^(700 + 196).
+        for (rows, has_word) in [
+            (vec![row(-700.0, 700.0 * 700.0, [1, 1, 900])], true),
+            (vec![row(-790.0, 0.0, [9, 1, 900]), row(-810.0, 0.0, [9, 1, 900])], false),
+            (vec![row(-600.0, 0.0, [9, 1, 900]), row(-800.0, 0.0, [9, 1, 900])], false),
+        ] {
+            let report = report(&rows.iter().collect::<Vec<_>>());
+            let names: Vec<&str> = report.figures.keys().copied().collect();
+            let expected = ["bits_per_byte", "byte_perplexity", "word_perplexity"];
+            assert_eq!(names, expected[..2 + usize::from(has_word)], "{report:?}");
+            assert!(report.figures.values().all(Figure::is_finite), "{report:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_of_notepad_is_read_without_its_byte_order_mark() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text.txt");
+        std::fs::write(&path, "\u{feff}文\u{feff}").unwrap();
+        let texts = read_texts(&[path], None).unwrap();
+        assert_eq!(texts[0].text, "文\u{feff}", "only the one at its start is a mark");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Differences with their intervals as inline SVG: a line for each method, a dot for the mean, a bar for the interval, and
 //! where nothing would be.
 
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
 use super::chart::{NUM_COLORS, rounded_outwards, ticks};
 use super::html::{escape, short};
 
@@ -10,8 +12,9 @@ const RIGHT: f64 = 16.0;
 const TOP: f64 = 8.0;
 const BOTTOM: f64 = 36.0;
 const LINE: f64 = 30.0;
-/// A name longer than this is cut; the whole one is shown under the pointer.
-const MAX_NAME_CHARS: usize = 20;
+/// A name wider than this is cut; the whole one is shown under the pointer. In cells of a terminal: two for a character of
+/// Chinese, Japanese or Korean, which is about as wide as two letters here, too.
+const MAX_NAME_WIDTH: usize = 20;
 
 /// A difference to the baseline.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,10 +65,6 @@ pub fn interval_chart(title: &str, unit: &str, bars: &[Bar]) -> String {
 
 /// Bold where the interval leaves zero out.
 fn line(bar: &Bar, y: f64, place: &dyn Fn(f64) -> f64) -> String {
-    let cut: String = match bar.name.chars().count() {
-        ..=MAX_NAME_CHARS => bar.name.clone(),
-        _ => bar.name.chars().take(MAX_NAME_CHARS - 1).chain(['\u{2026}']).collect(),
-    };
     let is_sure = bar.low > 0.0 || bar.high < 0.0;
     format!(
         "<g><title>{} {}</title><text class=\"y {}\" x=\"{}\" y=\"{:.1}\">{}</text>\
@@ -76,13 +75,23 @@ fn line(bar: &Bar, y: f64, place: &dyn Fn(f64) -> f64) -> String {
         if is_sure { "sure" } else { "label" },
         LEFT - 10.0,
         y + 4.0,
-        escape(&cut),
+        escape(&cut(&bar.name)),
         bar.color % NUM_COLORS,
         place(bar.low),
         place(bar.high),
         bar.color % NUM_COLORS,
         place(bar.mean)
     )
+}
+
+/// What there is room for; a mark that has no width of its own stays with the character before it.
+fn cut(name: &str) -> String {
+    if name.width() <= MAX_NAME_WIDTH {
+        return name.to_owned();
+    }
+    let starts = name.char_indices().filter(|(_, c)| c.width() != Some(0)).map(|(at, _)| at);
+    let end = starts.take_while(|at| name[..*at].width() < MAX_NAME_WIDTH).last().unwrap_or(0);
+    format!("{}\u{2026}", &name[..end])
 }
 
 #[cfg(test)]
@@ -106,5 +115,15 @@ mod tests {
         let html = interval_chart("greedy", "points", &[bar(&"long ".repeat(9), 0.0, 0.0, 0.0)]);
         assert!(!html.contains("NaN") && !html.contains("inf\""), "{html}");
         assert!(html.contains(">long long long long\u{2026}<"), "{html}");
+    }
+
+    #[test]
+    fn a_name_is_cut_by_its_width_and_never_before_a_mark() {
+        let html = interval_chart("greedy", "points", &[bar(&"\u{6cd5}".repeat(11), 0.0, 0.0, 0.0)]);
+        assert!(html.contains(&format!(">{}\u{2026}<", "\u{6cd5}".repeat(9))), "two cells each: {html}");
+        assert_eq!(cut(&"\u{6cd5}".repeat(10)), "\u{6cd5}".repeat(10), "there is room for them");
+        let accented = "e\u{301}";
+        assert_eq!(cut(&accented.repeat(20)), accented.repeat(20), "a mark takes no room");
+        assert_eq!(cut(&accented.repeat(21)), accented.repeat(19) + "\u{2026}");
     }
 }

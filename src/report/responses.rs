@@ -202,7 +202,7 @@ fn samples(run: &RunFiles) -> String {
             .filter_map(|iteration| Some(cell(row, iteration, iteration.responses.as_ref()?)))
             .collect();
         format!(
-            "<article class=\"sample\"><p class=\"prompt\"><b>row {}</b> {}</p>\n<div class=\"answers\"><div \
+            "<article class=\"sample\"><p class=\"prompt\"><b>row {}</b><span>{}</span></p>\n<div class=\"answers\"><div \
              class=\"demonstration\"><h4>demonstration</h4><p>{}</p></div>\n{responses}</div></article>\n",
             row.index,
             cut(&row.prompt),

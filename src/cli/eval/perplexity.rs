@@ -10,7 +10,8 @@ use crate::eval::scoring::Scoring;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Rows: {\"text\": ..}, in .jsonl, .json, .csv, .tsv or .parquet; a .txt
-file is one text.
+file is one text. Texts without spaces between words (Chinese, Japanese, Thai):
+read the byte figures; a word_perplexity beyond every number is left out.
 
 Examples:
   gsil eval perplexity --model SmolLM2 --data texts.jsonl
