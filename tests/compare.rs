@@ -97,7 +97,8 @@ fn every_number_of_the_table_is_one_of_the_runs_evaluations() {
     }
     assert_eq!(checked, 9);
     let starts = json["start"].as_array().unwrap();
-    assert_eq!((&starts[1]["name"], starts[1]["spread"]["mean"].is_number()), (&json!("greedy"), true), "{starts:?}");
+    assert_eq!(starts[1]["name"].as_str(), Some("greedy"), "{starts:?}");
+    assert!(starts[1]["spread"]["mean"].is_number(), "{starts:?}");
     assert_eq!(
         finished().1.stdout.trim_end(),
         read(&grid.join("comparison.md")).trim_end(),

@@ -343,7 +343,7 @@ fn judge_rows(
     Ok(JudgedAnswers { rows, num_flexible: flexible_makes_sense.then_some(num_flexible) })
 }
 
-fn demonstration_text(example: &Example, tokenizer: &Tokenizer) -> Result<Cow<'_, str>> {
+fn demonstration_text<'e>(example: &'e Example, tokenizer: &Tokenizer) -> Result<Cow<'e, str>> {
     match &example.demonstration_text {
         Some(text) => Ok(text.into()),
         None => Ok(tokenizer.decode(&example.demonstration_ids)?.into()),
