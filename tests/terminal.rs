@@ -185,6 +185,40 @@ fn a_run_folder_stands_for_its_aligned_model() {
     );
 }
 
+/// What a terminal of this kind shows of `gsil` with these words; `script` is such a terminal, where it is installed.
+#[cfg(target_os = "linux")]
+fn shown_in_terminal(folder: &Path, kind: &str, words: &[&str]) -> Option<String> {
+    let line =
+        [&[env!("CARGO_BIN_EXE_gsil")], words].concat().into_iter().map(shell_word).collect::<Vec<_>>().join(" ");
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(folder);
+    match script.env("TERM", kind).env_remove("NO_COLOR").stdin(Stdio::null()).output() {
+        Ok(output) => {
+            let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{shown}");
+            Some(shown)
+        }
+        Err(error) => {
+            say_skipped("a command in a terminal", &error.to_string());
+            None
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_terminal_that_knows_no_colours_is_given_none() {
+    let folder = tempdir().unwrap();
+    let model = text(text_model(folder.path()));
+    fs::write(folder.path().join("rows.jsonl"), r#"{"prompt":"Hello","response":"Hi there"}"#).unwrap();
+    let inspect = ["inspect", "data", "rows.jsonl", "--model", &model];
+    let shown = |kind: &str| shown_in_terminal(folder.path(), kind, &inspect);
+    if let (Some(coloured), Some(plain)) = (shown("xterm"), shown("dumb")) {
+        assert!(coloured.contains("\u{1b}[32m"), "{coloured}"); // what is trained on is green
+        assert!(!plain.contains('\u{1b}') && plain.contains("rows.jsonl"), "{plain}");
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_person_is_told_how_to_stop_a_run_and_a_log_is_not() {
@@ -196,18 +230,8 @@ fn a_person_is_told_how_to_stop_a_run_and_a_log_is_not() {
     let train = [&["train", "--model", &model, "--data", "rows.jsonl"], &small[..]].concat();
     let log = gsil(folder.path(), &[&train[..], &["log"]].concat()).succeeded().stderr;
     assert!(!log.contains(TOLD), "{log}");
-    let words = [&[env!("CARGO_BIN_EXE_gsil")], &train[..], &["seen"]].concat();
-    let line = words.into_iter().map(shell_word).collect::<Vec<_>>().join(" ");
-    // It gives the command a terminal, and prints what that shows.
-    let mut script = Command::new("script");
-    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(folder.path());
-    match script.stdin(Stdio::null()).output() {
-        Ok(output) => {
-            let shown = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success() && shown.contains(TOLD), "{shown}");
-        }
-        Err(error) => say_skipped("a run in a terminal", &error.to_string()),
-    }
+    let shown = shown_in_terminal(folder.path(), "xterm", &[&train[..], &["seen"]].concat());
+    assert!(shown.as_ref().is_none_or(|shown| shown.contains(TOLD)), "{shown:?}");
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 mod page;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -17,7 +16,7 @@ use crate::data::inspection::Inspection;
 use crate::data::rows::Row;
 use crate::error::{Error, Result};
 use crate::policy::{Policy, Wanted};
-use crate::report::console::Console;
+use crate::report::console::{Console, stdout_has_colours};
 
 pub(super) const KEYS: Keys = Keys {
     verb: "inspect data",
@@ -96,9 +95,7 @@ pub(super) fn inspect(args: InspectArgs) -> Result<()> {
         let json = serde_json::to_string_pretty(&facts).map_err(|e| Error::usage(format!("cannot encode: {e}")))?;
         return print_line(&json);
     }
-    let has_colours =
-        std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    print_text(&page::page(&facts, has_colours))
+    print_text(&page::page(&facts, stdout_has_colours()))
 }
 
 fn facts(args: &DataArgs) -> Result<Facts> {

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::csv_quotes::{Garbled, Quotes};
 use super::json_rows::{BYTE_ORDER_MARK, check_content};
-use super::problem::{Parsed, Problem, SAVE_AS_UTF8};
+use super::problem::{Parsed, Problem, SAVE_AS_UTF8, visible};
 use super::row_keys::{OTHER_SEPARATOR, SEPARATORS};
 use super::rows::{MAX_ROW_BYTES, Object, Read, Take};
 use super::strict_json;
@@ -132,7 +132,7 @@ fn names(header: &ByteRecord, path: &Path) -> Result<Vec<String>> {
         let name = std::str::from_utf8(name)
             .map_err(|_| error(format!("the name of column {} is not UTF-8", i + 1)).with_hint(SAVE_AS_UTF8))?;
         if names.iter().any(|other| other == name) {
-            return Err(error(format!("the column `{}` appears twice", name.escape_debug()))
+            return Err(error(format!("the column `{}` appears twice", visible(name)))
                 .with_hint("the first line must name the columns, each differently"));
         }
         names.push(name.to_owned());

@@ -95,9 +95,12 @@ fn parse_line(bytes: &[u8], line: usize) -> Parsed<Option<Object>> {
     }
     let mark = if line == 1 && bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
     let text = std::str::from_utf8(&bytes[mark..])
-        .map_err(|error| Problem::column(mark + error.valid_up_to() + 1, "not UTF-8").with_hint(SAVE_AS_UTF8))?
+        .map_err(|error| {
+            let before = &bytes[mark..][..error.valid_up_to()];
+            Problem::column(strict_json::num_chars(before) + 1, "not UTF-8").with_hint(SAVE_AS_UTF8)
+        })?
         .trim_ascii_end();
-    let indent = mark + text.len() - text.trim_ascii_start().len();
+    let indent = text.len() - text.trim_ascii_start().len();
     let text = text.trim_ascii_start();
     if text.is_empty() {
         return Ok(None);
@@ -145,7 +148,8 @@ pub(super) fn for_each_of_document(path: &Path, take: &mut Take<'_>) -> Result<(
         (Some(Failure::Enough), _) | (None, Ok(())) => Ok(()),
         (Some(Failure::Error(error)), _) => Err(error),
         (None, Err(error)) => {
-            let problem = Error::input(path, format!("invalid JSON: {error}"));
+            let unit = if error.line() > 0 { " (in bytes)" } else { "" }; // no line, no column
+            let problem = Error::input(path, format!("invalid JSON: {error}{unit}"));
             Err(problem.with_hint("a .json file is a list of objects, or has one object a line"))
         }
     }
@@ -260,6 +264,8 @@ mod tests {
         {
             assert!(read(broken).unwrap_err().starts_with(": invalid JSON: "), "{broken:.40}");
         }
+        let unit = read("[{\"prompt\": \"问题\"} 7]").unwrap_err();
+        assert!(unit.ends_with(" at line 1 column 23 (in bytes)"), "{unit}");
         let long = format!("[{{\"prompt\": \"a\"}}, \"{}\"]", "x".repeat(super::MAX_ROW_BYTES + 20_000));
         assert!(read(&long).unwrap_err().contains("a row is longer than 16 MiB"));
         assert_eq!(read("[]").unwrap_err(), ": no rows");

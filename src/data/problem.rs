@@ -59,4 +59,29 @@ impl Problem {
     }
 }
 
+/// A name out of a file as a person sees it, and can type it: only what a terminal would obey, and what is invisible, is
+/// shown as an escape.
+pub(super) fn visible(name: &str) -> String {
+    let is_invisible = |c: char| {
+        let has_no_width =
+            matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+        c != ' ' && (c.is_control() || c.is_whitespace() || has_no_width)
+    };
+    name.chars().map(|c| if is_invisible(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
 pub(super) type Parsed<T> = std::result::Result<T, Problem>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_shown_as_it_is_typed_but_for_what_no_eye_sees() {
+        for name in ["प्रश्न", "cafe\u{301}", "User's \"own\" question", r"a\b", "问题"] {
+            assert_eq!(visible(name), name);
+        }
+        let unseen = "a\u{feff}\u{a0}\u{200b}\u{202e}\u{1b}[1m\n";
+        assert_eq!(visible(unseen), r"a\u{feff}\u{a0}\u{200b}\u{202e}\u{1b}[1m\n");
+    }
+}

@@ -2,11 +2,12 @@
 //!
 //! Not here: what the known ones mean (`row_shapes.rs`).
 
-use super::problem::{Parsed, Problem};
+use super::problem::{Parsed, Problem, visible};
 use super::row_shapes::{LEADING_KEYS, Shape};
 use super::rows::{Columns, Object};
 use super::unread::holds_text;
 use crate::config::nearest;
+use crate::report::shell::shell_word;
 
 /// The commonest shapes of a row, as a person would write them.
 const SHAPES: &str = "\
@@ -127,11 +128,7 @@ pub(super) fn check_header(object: &Object) -> Parsed<()> {
 
 /// The flags that name two columns, as a shell takes them.
 fn flags(prompt: &str, response: &str) -> String {
-    let word = |name: &str| {
-        let is_plain = name.chars().all(|c| c.is_alphanumeric() || "_-.".contains(c));
-        if is_plain { name.to_owned() } else { format!("'{}'", shown(name)) }
-    };
-    format!("--prompt-column {} --response-column {}", word(prompt), word(response))
+    format!("--prompt-column {} --response-column {}", shell_word(prompt), shell_word(response))
 }
 
 /// A row that no shape fits.
@@ -173,7 +170,7 @@ pub(super) fn check_columns(object: &Object, columns: &Columns) -> Parsed<()> {
     let names = || object.keys().map(String::as_str);
     let problem = Problem::new(format!("no column `{missing}`: {}", listed(object)));
     Err(match nearest(missing, names()) {
-        Some(name) => problem.with_hint(format!("did you mean `{}`?", name.escape_debug())),
+        Some(name) => problem.with_hint(format!("did you mean `{}`?", visible(name))),
         None => problem.with_hint("name them with --prompt-column and --response-column"),
     })
 }
@@ -184,12 +181,54 @@ fn listed(object: &Object) -> String {
 }
 
 fn quoted(object: &Object) -> String {
-    let keys: Vec<String> = object.keys().take(MAX_NAMED).map(|key| format!("`{}`", key.escape_debug())).collect();
+    let keys: Vec<String> = object.keys().take(MAX_NAMED).map(|key| format!("`{}`", visible(key))).collect();
     let more = if object.len() > keys.len() { ", .." } else { "" };
     format!("{}{more}", keys.join(", "))
 }
 
 /// The beginning of a key, without what a terminal would obey.
 fn shown(key: &str) -> String {
-    key.chars().take(MAX_KEY_CHARS).flat_map(char::escape_debug).collect()
+    visible(&key.chars().take(MAX_KEY_CHARS).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::formats::data_file::FileKind;
+
+    fn row(names: [&str; 2]) -> Object {
+        names.into_iter().map(|name| (name.to_owned(), Value::Null)).collect()
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_command_for_unknown_columns_is_one_that_a_shell_takes() {
+        for (names, listed, command) in [
+            (
+                ["User's question", "Bot's reply"],
+                "`User's question`, `Bot's reply`",
+                r"--prompt-column 'User'\''s question' --response-column 'Bot'\''s reply' (",
+            ),
+            (["प्रश्न", "उत्तर"], "`प्रश्न`, `उत्तर`", "--prompt-column 'प्रश्न' --response-column 'उत्तर' ("),
+        ] {
+            let problem = check_header(&row(names)).unwrap_err();
+            let error = problem.into_error(Path::new("x.csv"), FileKind::Csv, 2);
+            assert_eq!(error.to_string(), format!("x.csv, line 1: no known columns: {listed}"));
+            assert!(error.hint().unwrap().starts_with(&format!("name them: {command}")), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_column_is_told_a_name_that_is_found() {
+        let object = row(["User's question", "Bot's reply"]);
+        let named = |prompt: &str| Columns { prompt: prompt.to_owned(), response: None };
+        let problem = check_columns(&object, &named("User's questions")).unwrap_err();
+        let error = problem.into_error(Path::new("x.csv"), FileKind::Csv, 2);
+        assert_eq!(error.hint(), Some("did you mean `User's question`?"));
+        assert!(check_columns(&object, &named("User's question")).is_ok());
+    }
 }

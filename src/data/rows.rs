@@ -286,6 +286,8 @@ mod tests {
                 "line 1, column 13: invalid JSON: control character (\\u0000-\\u001F) found while parsing a string",
             ),
             (b"{\"prompt\":\"\xff\"}", "line 1, column 12: not UTF-8"),
+            ("\u{feff} {\"prompt\": \"问题\" x".as_bytes(), "line 1, column 18: invalid JSON: expected `,` or `}`"),
+            (b"{\"prompt\":\"\xe9\x97\xae\xff\"}", "line 1, column 13: not UTF-8"),
             (b"\xff\xfe{\0", "line 1: the file is UTF-16"),
             (b"[1]", "line 1: a row must be a JSON object, not a list"),
             (b"{\"prompt\":\"a\",\"prompt\":\"b\"}", "line 1, column 22: invalid JSON: the key `prompt` appears twice"),

@@ -7,10 +7,12 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::problem::visible;
+
 /// Why a text is not acceptable JSON.
 #[derive(Debug)]
 pub(super) struct JsonProblem {
-    /// Where reading stopped, in bytes from 1. Zero if the parser does not say.
+    /// Where reading stopped, in characters from 1, as editors count. Zero if the parser does not say.
     pub column: usize,
     /// What is wrong, without the place.
     pub message: String,
@@ -21,8 +23,15 @@ pub(super) fn parse(text: &str) -> Result<Value, JsonProblem> {
     serde_json::from_str::<UniqueKeys>(text).map(|unique| unique.0).map_err(|error| {
         let message = error.to_string();
         let message = message.split(" at line ").next().unwrap_or(&message).to_owned();
-        JsonProblem { column: error.column(), message }
+        let line = text.split('\n').nth(error.line().saturating_sub(1)).unwrap_or(text).as_bytes();
+        JsonProblem { column: num_chars(&line[..error.column().min(line.len())]), message }
     })
+}
+
+/// How many characters begin in a piece of UTF-8.
+pub(super) fn num_chars(bytes: &[u8]) -> usize {
+    let is_continuation = |byte: u8| byte & 0b1100_0000 == 0b1000_0000;
+    bytes.iter().filter(|byte| !is_continuation(**byte)).count()
 }
 
 /// A value in which no object has the same key twice.
@@ -83,7 +92,7 @@ impl<'de> Visitor<'de> for UniqueKeysVisitor {
         let mut object = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
             if object.contains_key(&key) {
-                return Err(A::Error::custom(format!("the key `{}` appears twice", key.escape_debug())));
+                return Err(A::Error::custom(format!("the key `{}` appears twice", visible(&key))));
             }
             let UniqueKeys(value) = entries.next_value()?;
             object.insert(key, value);
@@ -106,6 +115,15 @@ mod tests {
     fn a_repeated_key_is_refused_at_any_depth_with_its_column() {
         let problem = parse(r#"{"a":[{"b":1,"b":2}]}"#).unwrap_err();
         assert_eq!((problem.column, problem.message.as_str()), (16, "the key `b` appears twice"));
+    }
+
+    #[test]
+    fn a_column_counts_characters_of_its_line() {
+        let column = |text: &str| parse(text).unwrap_err().column;
+        assert_eq!(column(r#"{"问题": "你好" "a"}"#), 13);
+        assert_eq!(column(r#"{"问题": 好}"#), 8); // a character of three bytes is the place
+        assert_eq!(column("[\"问题\",\n \"问\" 7]"), 6);
+        assert_eq!(column("[\"问题\""), 5); // the end
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::panic::catch_unwind;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Plain progress lines come at most this often.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -23,6 +23,13 @@ fn printable(text: &str) -> Cow<'_, str> {
         return text.into();
     }
     text.chars().map(|c| if is_obeyed(c) { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+/// Whether what is written to stdout may have colours: not where a bar would be hidden (no terminal, or a dumb one), and
+/// not where `NO_COLOR` is set.
+pub fn stdout_has_colours() -> bool {
+    let is_plain = ProgressDrawTarget::stdout().is_hidden();
+    !is_plain && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Where messages go.

@@ -1,6 +1,6 @@
 //! Lines typed by a person, with editing and history, or piped in by a program; and Ctrl-C while an answer is written.
 
-use std::io::{BufRead, IsTerminal};
+use std::io::{BufRead, ErrorKind, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,6 +10,7 @@ use signal_hook::consts::SIGINT;
 use signal_hook::flag;
 
 use crate::error::{Error, Result};
+use crate::report::console::Console;
 
 const PROMPT: &str = "> ";
 
@@ -39,16 +40,29 @@ impl Input {
                     std::io::stdin().lock().read_line(&mut line).map_err(Error::reading("standard input"))?;
                 Ok((num_bytes > 0).then_some(line))
             }
-            Input::Terminal(editor) => match editor.readline(PROMPT) {
-                Ok(line) => {
-                    editor.add_history_entry(&line).map_err(terminal)?;
-                    Ok(Some(line))
+            Input::Terminal(editor) => {
+                let line = typed(editor.readline(PROMPT))?;
+                if let Some(line) = &line {
+                    editor.add_history_entry(line).map_err(terminal)?;
                 }
-                Err(ReadlineError::Interrupted) => Ok(Some(String::new())), // Ctrl-C empties the line
-                Err(ReadlineError::Eof) => Ok(None),
-                Err(error) => Err(terminal(error)),
-            },
+                Ok(line)
+            }
         }
+    }
+}
+
+/// The line that the editor has read; None at the end of the input.
+fn typed(line: rustyline::Result<String>) -> Result<Option<String>> {
+    match line {
+        Ok(line) => Ok(Some(line)),
+        Err(ReadlineError::Interrupted) => Ok(Some(String::new())), // Ctrl-C empties the line
+        Err(ReadlineError::Eof) => Ok(None),
+        // One key of a terminal in another encoding must not end the conversation.
+        Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
+            Console::stderr().warn("that was not UTF-8: set the terminal to UTF-8");
+            Ok(Some(String::new()))
+        }
+        Err(error) => Err(terminal(error)),
     }
 }
 
@@ -87,5 +101,18 @@ impl Interrupts {
     /// Whether Ctrl-C was pressed since [`Self::during`] began.
     pub fn came(&self) -> bool {
         self.came.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_not_utf8_empties_the_line_and_a_lost_terminal_is_an_error() {
+        let failed = |kind: ErrorKind| typed(Err(ReadlineError::Io(kind.into())));
+        assert_eq!(failed(ErrorKind::InvalidData).unwrap(), Some(String::new()));
+        assert!(failed(ErrorKind::NotConnected).is_err());
+        assert_eq!(typed(Err(ReadlineError::Eof)).unwrap(), None);
     }
 }

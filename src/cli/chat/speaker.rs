@@ -108,21 +108,21 @@ impl Speaker {
         let ended = manner.interrupts.during(|| {
             generator.answer(&[request], &decoding, &mut |event| match event {
                 Event::Token(..) if manner.interrupts.came() => Err(Error::Stopped { signal: SIGINT, hint: None }),
-                Event::Token(_, id) => stream.show(id),
+                Event::Token(_, id) => print_text(&stream.take(id)?),
                 Event::Done(_, response) => {
                     finished = response.finished;
                     Ok(())
                 }
             })
         });
-        print_text("\n")?;
+        let answer = tokenizer.decode(&stream.token_ids)?;
+        print_text(&format!("{}\n", stream.unshown(&answer)))?;
         match ended {
             Ok(()) if !finished => console.say(cut(stream.token_ids.len(), manner.max_new_tokens)),
             Ok(()) | Err(Error::Stopped { .. }) => {}
             Err(error) => return Err(error),
         }
         self.num_cut += usize::from(!finished);
-        let answer = tokenizer.decode(&stream.token_ids)?;
         self.messages.push(message("assistant", &answer));
         Ok(())
     }
@@ -153,14 +153,51 @@ struct Stream<'a> {
 }
 
 impl Stream<'_> {
-    /// A character may take several tokens: only whole ones are shown.
-    fn show(&mut self, id: u32) -> Result<()> {
+    /// What one more token gives to show. A character may take several tokens: only whole ones are shown.
+    fn take(&mut self, id: u32) -> Result<String> {
         self.token_ids.push(id);
         let text = self.tokenizer.decode(&self.token_ids)?;
-        if let Some(new) = text.strip_prefix(&self.shown).filter(|new| !new.ends_with('\u{fffd}')) {
-            print_text(new)?;
-            self.shown = text;
-        }
-        Ok(())
+        Ok(if text.ends_with('\u{fffd}') { String::new() } else { self.unshown(&text).to_owned() })
+    }
+
+    /// The part of `text` that is not shown yet; from now on it is. A bad byte changes how the bytes before it are read:
+    /// what is shown already stays, and what is new follows it.
+    fn unshown<'t>(&mut self, text: &'t str) -> &'t str {
+        let same = self.shown.chars().zip(text.chars()).take_while(|(a, b)| a == b);
+        let num_same_bytes: usize = same.map(|(a, _)| a.len_utf8()).sum();
+        text.clone_into(&mut self.shown);
+        &text[num_same_bytes..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::formats::TokenizerFiles;
+
+    #[test]
+    fn an_answer_goes_on_behind_a_bad_byte_and_is_shown_to_its_end() {
+        let [line_break, bad, a, b] = [0, 1, 2, 3];
+        let tokenizer_json = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": null, "post_processor": null,
+            "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
+            "model": {
+                "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": true, "ignore_merges": false,
+                "vocab": {"<0x0A>": line_break, "<0xF0>": bad, "a": a, "b": b, "</s>": 4}, "merges": [],
+            },
+        });
+        let tokenizer_json = serde_json::to_vec(&tokenizer_json).unwrap();
+        let files = TokenizerFiles { tokenizer_json, tokenizer_config: json!({}), chat_template: None };
+        let tokenizer = Tokenizer::new(&files, Path::new("model"), &[4]).unwrap();
+        let mut stream = Stream { tokenizer: &tokenizer, token_ids: Vec::new(), shown: String::new() };
+        let shown = [line_break, bad, a, b, bad].map(|id| stream.take(id).unwrap());
+        assert_eq!(shown, ["\n", "", "\u{fffd}\u{fffd}a", "b", ""]);
+        let answer = tokenizer.decode(&stream.token_ids).unwrap();
+        assert_eq!(stream.unshown(&answer), "\u{fffd}");
+        assert_eq!(stream.unshown(&answer), "");
     }
 }
