@@ -51,14 +51,15 @@ const MOVE_THE_RUN: &str =
 /// About what a line or a folder takes.
 const SMALL_BYTES: u64 = 4096;
 
-/// A run folder that this process alone may write to, as long as the value lives.
+/// A run folder that no other process writes to, as long as the value lives.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
     files: Arc<dyn FileSystem>,
     /// [`RunDir::create`] made the folder itself.
     is_new: bool,
-    _lock: FolderLock,
+    /// None: it may only be read, and nobody has worked there.
+    _lock: Option<FolderLock>,
 }
 
 impl RunDir {
@@ -130,8 +131,17 @@ impl RunDir {
         Ok(dir)
     }
 
+    /// Opens the folder of a run that is only read, and need be no more than readable; nothing in it is removed.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_to_read(files: Arc<dyn FileSystem>, path: &Path) -> Result<Self> {
+        check_holds_run(path)?;
+        Ok(RunDir { path: path.to_owned(), files, is_new: false, _lock: FolderLock::take_to_read(path)? })
+    }
+
     fn lock(files: Arc<dyn FileSystem>, path: &Path, is_new: bool) -> Result<Self> {
-        Ok(RunDir { path: path.to_owned(), files, is_new, _lock: FolderLock::take(path)? })
+        Ok(RunDir { path: path.to_owned(), files, is_new, _lock: Some(FolderLock::take(path)?) })
     }
 
     /// The folder.
