@@ -36,8 +36,8 @@ impl FolderLock {
         Ok(lock)
     }
 
-    /// [`Self::take`] for one who only reads: where the folder may not be written, the lock is shared with others who read.
-    /// None if there is none to share: nobody has worked there.
+    /// [`Self::take`] for one who only reads: where the folder may not be written, the lock is shared with others who
+    /// read. None if there is none to share: nobody has worked there.
     ///
     /// # Errors
     /// As [`Self::take`]; [`Error::Input`] if the lock does not open.
@@ -54,7 +54,7 @@ impl FolderLock {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(Error::reading(&path))?,
         };
-        // Shared: a network file system locks alone only what is open for writing.
+        // Not for this process alone: a network file system refuses that for a file that is open for reading.
         file.try_lock_shared().map_err(|error| refused(folder, error))?;
         Ok(Some(FolderLock { file }))
     }
