@@ -39,7 +39,7 @@ pub enum Error {
     Training { message: String, hint: Option<String> },
     /// Writing failed.
     #[error("cannot {action} {}: {source}", path.display())]
-    Disk { path: PathBuf, action: &'static str, source: std::io::Error },
+    Disk { path: PathBuf, action: &'static str, source: std::io::Error, hint: Option<String> },
     /// There is too little space to write what has to be written.
     #[error("{}: the disk is full: {} needed, {}", path.display(), bytes(*needed_bytes), match free_bytes {
         Some(free_bytes) => format!("{} free", bytes(*free_bytes)),
@@ -102,7 +102,7 @@ impl Error {
     /// For `map_err` on writes.
     pub fn writing(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_owned();
-        move |source| Error::Disk { path, action, source }
+        move |source| Error::Disk { path, action, source, hint: None }
     }
 
     /// Names the line, tensor or field of an [`Error::Input`]; other errors already name their place.
@@ -130,9 +130,10 @@ impl Error {
             | Error::Device { hint, .. }
             | Error::Server { hint, .. }
             | Error::Training { hint, .. }
+            | Error::Disk { hint, .. }
             | Error::DiskFull { hint, .. }
             | Error::Stopped { hint, .. } => *hint = Some(advice.into()),
-            Error::Disk { .. } | Error::Locked { .. } => {}
+            Error::Locked { .. } => {}
         }
         self
     }
@@ -158,7 +159,7 @@ impl Error {
             | Error::Device { hint, .. }
             | Error::Server { hint, .. }
             | Error::Training { hint, .. } => hint.as_deref(),
-            Error::Disk { source, .. } => Some(advice_on_writing(source.kind())),
+            Error::Disk { source, hint, .. } => hint.as_deref().or(Some(advice_on_writing(source.kind()))),
             Error::DiskFull { hint, .. } => hint.as_deref().or(Some(FREE_SPACE)),
             Error::Locked { .. } => Some("wait for the other process, or end it"),
             Error::Stopped { hint, .. } => {
@@ -182,15 +183,18 @@ impl Error {
     }
 }
 
+/// Whether what was to be written is a person's to read alone.
+pub(crate) fn is_not_allowed(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)
+}
+
 /// What helps where writing fails in this way.
 fn advice_on_writing(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::NotFound => {
             "the folder is not there: has it been removed, renamed or unmounted? Make it again, or choose another place"
         }
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            "this may not be written: change its permissions, or choose another place"
-        }
+        kind if is_not_allowed(kind) => "this may not be written: change its permissions, or choose another place",
         ErrorKind::AlreadyExists | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
             "a file stands where a folder is wanted, or a folder where a file is: choose another place"
         }

@@ -3,13 +3,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+#[cfg(unix)]
+use std::sync::Arc;
 
 use burn::module::Module;
 use gsil::config::RunConfig;
 use gsil::data::rows::Prompt;
+#[cfg(unix)]
+use gsil::formats::file_system::Disk;
 use gsil::formats::safetensors::open_safetensors;
 use gsil::formats::{ModelFiles, open_model};
 use gsil::policy::Policy;
+#[cfg(unix)]
+use gsil::train::run_dir::RunDir;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
@@ -17,6 +23,8 @@ use crate::support::binary::{
     Outcome, device, ending_model, export, golden, gsil, read, read_json, read_json_lines, text, text_model,
     tiny_model_with, write_rows,
 };
+#[cfg(unix)]
+use crate::support::binary::{gsil_as_another, set_mode};
 use crate::support::gguf_builder::tiny_model;
 use crate::support::{assert_near, fixture, flex, load_model, logits, random_ids, tiny_models};
 
@@ -497,6 +505,35 @@ fn bad_requests_are_refused_with_a_way_out() {
     }
     to("hf", "empty", &[]).succeeded();
     assert!(parent.join("empty/model.safetensors").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_that_may_only_be_read_is_exported_unless_it_is_in_use() {
+    let folder = tempdir().unwrap();
+    let run = trained(folder.path(), &[]);
+    let open = folder.path().join("open");
+    fs::create_dir(&open).unwrap();
+    set_mode(folder.path(), 0o755);
+    set_mode(&open, 0o777);
+    let exported_to = |name: &str| {
+        let (run, output) = (text(&run), text(open.join(name)));
+        let words = ["export", &run, "--format", "hf", "--output", &output];
+        gsil_as_another("an export of a run that may only be read", folder.path(), &words)
+    };
+    let worker = RunDir::open(Arc::new(Disk), &run).unwrap();
+    set_mode(&run.join(".lock"), 0o444);
+    set_mode(&run, 0o555);
+    let Some(outcome) = exported_to("used") else { return };
+    assert!(outcome.failed(7).contains("another process works here"));
+    drop(worker);
+    exported_to("free").unwrap().succeeded();
+    set_mode(&run, 0o755);
+    fs::remove_file(run.join(".lock")).unwrap();
+    set_mode(&run, 0o555);
+    exported_to("unlocked").unwrap().succeeded();
+    assert!(!run.join(".lock").exists());
+    set_mode(&run, 0o755); // to be removed
 }
 
 #[test]

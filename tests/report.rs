@@ -10,6 +10,8 @@ use tempfile::tempdir;
 use crate::support::binary::{
     assert_close, device, ending_model, gsil, read, read_json, read_json_lines, say_skipped, text, write_rows,
 };
+#[cfg(unix)]
+use crate::support::binary::{gsil_as_another, set_mode};
 use crate::support::browser::{chromium, load};
 use crate::support::events::read_scalars;
 
@@ -441,6 +443,26 @@ fn with_an_output_path_the_run_folder_is_only_read() {
     assert!(!run.join("report.html").exists() && !run.join("tb").exists());
     let stderr = gsil(folder.path(), &["report", "run", "--output", "none/page.html"]).failed(6);
     assert!(stderr.contains("none/page.html"), "{stderr}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_that_may_only_be_read_has_its_page_where_the_hint_says() {
+    let folder = tempdir().unwrap();
+    let run = folder.path().join("run");
+    write_run(&run, 3);
+    set_mode(folder.path(), 0o777);
+    set_mode(&run, 0o555);
+    let report = |options: &[&str]| {
+        let words = [&["report", "run"], options].concat();
+        gsil_as_another("a report of a run that may only be read", folder.path(), &words)
+    };
+    let Some(outcome) = report(&[]) else { return };
+    let stderr = outcome.failed(6);
+    assert!(stderr.contains("hint: the run folder may not be written: add --output FILE"), "{stderr}");
+    report(&["--output", "page.html"]).unwrap().succeeded();
+    assert!(read(&folder.path().join("page.html")).contains("<h1>run</h1>"));
+    set_mode(&run, 0o755); // to be removed
 }
 
 #[test]

@@ -53,6 +53,7 @@ pub(super) fn compare(args: CompareArgs) -> Result<()> {
     if args.dry_run {
         return print_line(dry_run(plan, begun.as_ref(), only, &output, &console)?.trim_end());
     }
+    Comparison::check_free(&output)?;
     for name in plan.config.base.device_names() {
         doctor::ensure_sound(device::resolve_name(name), &console)?;
     }

@@ -122,6 +122,9 @@ fn flag_for(word: &str, verb: &Command, words: &[String]) -> Option<String> {
     if word.contains('=') && !word.contains(' ') && !Path::new(word).exists() {
         return None; // a setting, and the verb has none
     }
+    if verb.get_name() == "report" {
+        return Some(runs_side_by_side(words));
+    }
     let kind = kind_unless_text(word);
     let flag = kind.map_or("prompt", Kind::key);
     let argument = verb.get_arguments().find(|argument| argument.get_long() == Some(flag))?;
@@ -131,6 +134,19 @@ fn flag_for(word: &str, verb: &Command, words: &[String]) -> Option<String> {
         Some(_) if is_given(argument, words) => None,
         Some(_) => Some(format!("it is given with a flag{instead}: --{flag} {}", shell_word(word))),
     }
+}
+
+/// `gsil report runs/*`: the command for these runs, of which the first few are spelt out.
+fn runs_side_by_side(words: &[String]) -> String {
+    const MAX_OTHERS: usize = 3;
+    let is_value = |i: usize| words[i - 1] == "--output";
+    let runs = (1..words.len()).filter(|i| !words[*i].starts_with('-') && !is_value(*i));
+    let runs: Vec<String> = runs.map(|i| shell_word(&words[i])).collect();
+    let others = &runs[1..];
+    let more = if others.len() > MAX_OTHERS { " .." } else { "" };
+    let others = others[..others.len().min(MAX_OTHERS)].join(" ");
+    let output = value_of("--output", words).map_or_else(String::new, |path| format!(" --output {}", shell_word(path)));
+    format!("others go behind --compare: gsil report {} --compare {others}{more}{output}", runs[0])
 }
 
 /// Whether these words have the argument's flag.
@@ -375,6 +391,25 @@ mod tests {
         ] {
             assert_eq!(said(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn runs_to_report_side_by_side_are_told_to_go_behind_compare() {
+        for (line, command) in [
+            ("a b", "a --compare b"),
+            ("runs/a runs/b runs/c runs/d", "runs/a --compare runs/b runs/c runs/d"),
+            ("runs/a runs/b runs/c runs/d runs/e", "runs/a --compare runs/b runs/c runs/d .."),
+            ("a --output p.html b", "a --compare b --output p.html"),
+            ("a b --output=p.html", "a --compare b --output p.html"),
+            ("a b --compare c", "a --compare b c"),
+        ] {
+            let hint = format!(" | others go behind --compare: gsil report {command}");
+            let said = said(&format!("report {line}")).unwrap_or_default();
+            assert!(said.starts_with("unexpected argument '") && said.ends_with(&hint), "{line}: {said}");
+        }
+        let hint = hint_of("report runs/a", "my run").unwrap();
+        assert!(hint.ends_with(&format!("gsil report runs/a --compare {}", shell_word("my run"))), "{hint}");
+        assert_eq!(said("report a seed=1"), None);
     }
 
     #[test]

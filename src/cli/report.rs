@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::print_line;
-use crate::error::Result;
+use crate::error::{Error, Result, is_not_allowed};
 use crate::report::console::Console;
 use crate::report::{Ended, write_report, write_report_to};
 
@@ -30,10 +30,20 @@ pub(super) fn report(args: ReportArgs) -> Result<()> {
             write_report_to(&path, &args.dir, &args.compare)?;
             path
         }
-        None => write_report(&args.dir, &args.compare)?,
+        None => write_report(&args.dir, &args.compare).map_err(with_another_place)?,
     };
     if let Some(ended) = Ended::read(&args.dir)? {
         ended.lines().iter().for_each(|line| Console::stderr().say(line));
     }
     print_line(&path.display().to_string())
+}
+
+/// A run that may only be read has its page written elsewhere.
+fn with_another_place(error: Error) -> Error {
+    match error {
+        Error::Disk { ref source, .. } if is_not_allowed(source.kind()) => {
+            error.with_hint("the run folder may not be written: add --output FILE, and the page is written there alone")
+        }
+        other => other,
+    }
 }

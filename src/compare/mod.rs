@@ -62,9 +62,10 @@ impl Comparison {
     /// Begins the comparison in `output`, or goes on with it.
     ///
     /// # Errors
-    /// [`Error::Config`] that names what changed, if another comparison was begun there; [`Error::Input`] for a model or
-    /// rows that do not read; [`Error::Locked`], [`Error::Disk`].
+    /// [`Error::Config`] that names what changed, if another comparison was begun there; [`Error::Usage`] as
+    /// [`Self::check_free`]; [`Error::Input`] for a model or rows that do not read; [`Error::Locked`], [`Error::Disk`].
     pub fn open(plan: Plan, output: &Path, console: Console) -> Result<Self> {
+        Self::check_free(output)?;
         let dir = RunDir::create(Arc::new(Disk), output)?;
         match Begun::in_folder(output)? {
             None => Fingerprints::of(&plan.config.base)?.write(&dir)?,
@@ -80,6 +81,14 @@ impl Comparison {
         }
         dir.write(COMPARE_FILE, &plan.config.to_ron()?)?;
         Ok(Comparison { dir, plan, console })
+    }
+
+    /// [`Error::Usage`] if the folder holds runs that are no cells: asked before anything large is loaded.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn check_free(output: &Path) -> Result<()> {
+        RunDir::check_holds_no_runs(output, "comparison")
     }
 
     /// Runs what is not finished, of one method if `only` names it, and writes the results so far before every cell and
@@ -316,6 +325,24 @@ mod tests {
         fs::create_dir(grid.join("comparison.json")).unwrap();
         assert!(comparison.write_results(None).is_err(), "a folder is in the way");
         assert!(matches!(comparison.told_in_the_page(&folder, stop), Err(Error::Stopped { .. })));
+    }
+
+    #[test]
+    fn a_comparison_is_not_begun_among_runs_and_goes_on_beside_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for run in ["cells/gsil/seed-0", "start/seed-0"] {
+            fs::create_dir_all(path(run)).unwrap();
+            fs::write(path(run).join(CONFIG_FILE), "").unwrap();
+        }
+        Comparison::check_free(folder.path()).unwrap();
+        fs::create_dir(path("night")).unwrap();
+        fs::write(path("night").join(CONFIG_FILE), "").unwrap();
+        let error = Comparison::check_free(folder.path()).unwrap_err();
+        assert!(error.to_string().ends_with("holds runs: a comparison in it would lie among them"), "{error}");
+        fs::write(path(COMPARE_FILE), "").unwrap();
+        Comparison::check_free(folder.path()).unwrap();
+        RunDir::check_free(folder.path()).unwrap();
     }
 
     #[test]

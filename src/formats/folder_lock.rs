@@ -1,15 +1,15 @@
 //! One process at a time in a folder: a lock that the system ends with the process, however that ends.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_not_allowed};
 
 /// Inside the folder; it says who holds the lock.
 const LOCK_FILE: &str = ".lock";
 
-/// A folder that this process alone may write to, as long as the value lives.
+/// A folder that no other process writes to, as long as the value lives.
 #[derive(Debug)]
 pub struct FolderLock {
     file: File,
@@ -26,15 +26,7 @@ impl FolderLock {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(&path).map_err(Error::writing("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(&path).unwrap_or_default(); // Windows does not let it be read
-                let message = format!("another process works here ({})", holder.lines().last().unwrap_or("unknown"));
-                return Err(Error::Locked { path: folder.to_owned(), message });
-            }
-            Err(TryLockError::Error(error)) => return Err(Error::writing("lock", &path)(error)),
-        }
+        file.try_lock().map_err(|error| refused(folder, error))?;
         let mut lock = FolderLock { file };
         let who = format!("process {} on {}\n", std::process::id(), host_name());
         lock.file
@@ -42,6 +34,41 @@ impl FolderLock {
             .and_then(|()| lock.file.write_all(who.as_bytes()))
             .map_err(Error::writing("write", &path))?;
         Ok(lock)
+    }
+
+    /// [`Self::take`] for one who only reads: where the folder may not be written, the lock is shared with others who
+    /// read. None if there is none to share: nobody has worked there.
+    ///
+    /// # Errors
+    /// As [`Self::take`]; [`Error::Input`] if the lock does not open.
+    pub fn take_to_read(folder: &Path) -> Result<Option<Self>> {
+        match Self::take(folder) {
+            Err(Error::Disk { source, .. }) if is_not_allowed(source.kind()) => Self::share(folder),
+            taken => taken.map(Some),
+        }
+    }
+
+    fn share(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(LOCK_FILE);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(Error::reading(&path))?,
+        };
+        // Not for this process alone: a network file system refuses that for a file that is open for reading.
+        file.try_lock_shared().map_err(|error| refused(folder, error))?;
+        Ok(Some(FolderLock { file }))
+    }
+}
+
+fn refused(folder: &Path, error: TryLockError) -> Error {
+    let path = folder.join(LOCK_FILE);
+    match error {
+        TryLockError::WouldBlock => {
+            let holder = fs::read_to_string(&path).unwrap_or_default(); // Windows does not let it be read
+            let message = format!("another process works here ({})", holder.lines().last().unwrap_or("unknown"));
+            Error::Locked { path: folder.to_owned(), message }
+        }
+        TryLockError::Error(error) => Error::writing("lock", &path)(error),
     }
 }
 
@@ -74,6 +101,21 @@ mod tests {
         };
         assert!(second.to_string().contains(&format!("works here ({holder})")), "{second}");
         drop(first);
+        FolderLock::take(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn those_who_only_read_share_a_folder_that_nobody_works_in() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(FolderLock::share(folder.path()).unwrap().is_none(), "nobody has worked there");
+        assert!(!folder.path().join(LOCK_FILE).exists());
+        let worker = FolderLock::take_to_read(folder.path()).unwrap().unwrap();
+        assert_eq!(FolderLock::share(folder.path()).unwrap_err().exit_code(), 7);
+        assert_eq!(FolderLock::take_to_read(folder.path()).unwrap_err().exit_code(), 7);
+        drop(worker);
+        let readers = [(); 2].map(|()| FolderLock::share(folder.path()).unwrap().unwrap());
+        assert_eq!(FolderLock::take(folder.path()).unwrap_err().exit_code(), 7);
+        drop(readers);
         FolderLock::take(folder.path()).unwrap();
     }
 

@@ -70,6 +70,11 @@ pub fn holds_run(folder: &Path) -> bool {
     folder.join(CONFIG_FILE).is_file()
 }
 
+/// Whether a folder is one of runs: one of them lies right in it. A comparison has its own two folders deep.
+pub fn holds_runs(folder: &Path) -> bool {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| holds_run(&entry.path()))
+}
+
 /// The comparison that a run is a cell of (`cells/METHOD/seed-N`) or the start of cells (`start/seed-N`).
 pub fn comparison_of(run: &Path) -> Option<&Path> {
     let parent = run.parent()?;

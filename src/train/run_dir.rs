@@ -41,7 +41,7 @@ use crate::formats::atomic_write::{create_folder, folder_of, remove, replace_tex
 use crate::formats::file_system::FileSystem;
 use crate::formats::folder_lock::FolderLock;
 use crate::formats::json_lines;
-use crate::records::run_folder::{comparison_of, holds_run};
+use crate::records::run_folder::{COMPARE_FILE, comparison_of, holds_run, holds_runs};
 use crate::report::check_holds_run;
 use crate::report::shell::shell_path;
 
@@ -51,21 +51,22 @@ const MOVE_THE_RUN: &str =
 /// About what a line or a folder takes.
 const SMALL_BYTES: u64 = 4096;
 
-/// A run folder that this process alone may write to, as long as the value lives.
+/// A run folder that no other process writes to, as long as the value lives.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
     files: Arc<dyn FileSystem>,
     /// [`RunDir::create`] made the folder itself.
     is_new: bool,
-    _lock: FolderLock,
+    /// None: it may only be read, and nobody has worked there.
+    _lock: Option<FolderLock>,
 }
 
 impl RunDir {
     /// Makes a new run folder.
     ///
     /// # Errors
-    /// [`Error::Usage`] if it holds a run already, [`Error::Locked`], [`Error::Disk`].
+    /// [`Error::Usage`] if it holds a run already, or many; [`Error::Locked`], [`Error::Disk`].
     pub fn create(files: Arc<dyn FileSystem>, path: &Path) -> Result<Self> {
         Self::check_free(path)?;
         let is_new = !path.exists();
@@ -102,7 +103,7 @@ impl RunDir {
         }
     }
 
-    /// [`Error::Usage`] if the folder holds a run already: asked before anything large is loaded.
+    /// [`Error::Usage`] if the folder holds a run already, or many: asked before anything large is loaded.
     ///
     /// # Errors
     /// As said.
@@ -110,8 +111,21 @@ impl RunDir {
         match holds_run(path) {
             true => Err(Error::usage(format!("{} already holds a run", path.display()))
                 .with_hint(format!("continue it with `gsil resume {}`, or choose another --output", shell_path(path)))),
-            false => Ok(()),
+            false => Self::check_holds_no_runs(path, "run"),
         }
+    }
+
+    /// [`Error::Usage`] if a new `what` in the folder would lie among runs. A comparison that was begun there goes on.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn check_holds_no_runs(path: &Path, what: &str) -> Result<()> {
+        if path.join(COMPARE_FILE).is_file() || !holds_runs(path) {
+            return Ok(());
+        }
+        let message = format!("{} holds runs: a {what} in it would lie among them", path.display());
+        let own = shell_path(&path.join("NAME"));
+        Err(Error::usage(message).with_hint(format!("give --output {own}, or leave --output out")))
     }
 
     /// Opens the folder of a run that was stopped, and removes what a crash left half-written in it.
@@ -130,8 +144,17 @@ impl RunDir {
         Ok(dir)
     }
 
+    /// Opens the folder of a run that is only read, and need be no more than readable; nothing in it is removed.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_to_read(files: Arc<dyn FileSystem>, path: &Path) -> Result<Self> {
+        check_holds_run(path)?;
+        Ok(RunDir { path: path.to_owned(), files, is_new: false, _lock: FolderLock::take_to_read(path)? })
+    }
+
     fn lock(files: Arc<dyn FileSystem>, path: &Path, is_new: bool) -> Result<Self> {
-        Ok(RunDir { path: path.to_owned(), files, is_new, _lock: FolderLock::take(path)? })
+        Ok(RunDir { path: path.to_owned(), files, is_new, _lock: Some(FolderLock::take(path)?) })
     }
 
     /// The folder.
@@ -321,5 +344,20 @@ mod tests {
         let error = create(folder.path()).unwrap_err();
         assert!(error.hint().unwrap().contains("gsil resume"));
         RunDir::open(Arc::new(Disk), folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_folder_of_runs_does_not_become_one_and_a_folder_of_notes_does() {
+        let runs = tempfile::tempdir().unwrap();
+        fs::create_dir(runs.path().join("notes")).unwrap();
+        fs::write(runs.path().join("notes/monday.txt"), "").unwrap();
+        RunDir::check_free(runs.path()).unwrap();
+        create(&runs.path().join("night")).unwrap().write("config.ron", "()").unwrap();
+        let error = create(runs.path()).unwrap_err();
+        assert!(error.to_string().ends_with("holds runs: a run in it would lie among them"), "{error}");
+        let own = shell_path(&runs.path().join("NAME"));
+        assert_eq!(error.hint(), Some(format!("give --output {own}, or leave --output out").as_str()));
+        assert_eq!((error.exit_code(), runs.path().join(".lock").exists()), (2, false));
+        create(&runs.path().join("day")).unwrap();
     }
 }

@@ -82,6 +82,34 @@ pub fn gsil(folder: &Path, arguments: &[&str]) -> Outcome {
     wait(command(folder, arguments).spawn().unwrap())
 }
 
+/// What a folder or a file lets whom do.
+#[cfg(unix)]
+#[track_caller]
+pub fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Runs `gsil` to its end as someone whom permissions bind: as `nobody` if these tests run as root. None, and said to be
+/// skipped, if it cannot be started so.
+#[cfg(unix)]
+pub fn gsil_as_another(what: &str, folder: &Path, arguments: &[&str]) -> Option<Outcome> {
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::process::CommandExt;
+    const NOBODY: u32 = 65534;
+    let mut command = command(folder, arguments);
+    if fs::metadata(folder).unwrap().uid() == 0 {
+        command.uid(NOBODY).gid(NOBODY).env("HOME", folder);
+    }
+    match command.spawn() {
+        Ok(child) => Some(wait(child)),
+        Err(error) => {
+            say_skipped(what, &format!("root cannot start gsil as nobody: {error}"));
+            None
+        }
+    }
+}
+
 /// Runs the command that a hint ends in, as it stands there: its words have no spaces.
 pub fn follow(folder: &Path, said: &str) -> Outcome {
     let command = said.rsplit_once("gsil ").unwrap_or_else(|| panic!("no command in: {said}")).1;

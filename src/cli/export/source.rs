@@ -120,7 +120,7 @@ impl Source {
 
 impl Run {
     fn open(path: &Path, checkpoint: Option<&str>, offline: bool) -> Result<Self> {
-        let dir = RunDir::open(Arc::new(Disk), path)?;
+        let dir = RunDir::open_to_read(Arc::new(Disk), path)?;
         let config_path = dir.join(CONFIG_FILE);
         let text = std::fs::read_to_string(&config_path).map_err(Error::reading(&config_path))?;
         let mut config = with_task_paths(&RunConfig::from_ron(&text, &config_path.to_string_lossy())?, &dir);
