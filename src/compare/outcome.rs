@@ -19,19 +19,34 @@ use crate::records::evaluation::{
 use crate::records::figures::{GREEDY, HeldOutFigure, IN_FORMAT, LOG_PROB, SAMPLED};
 use crate::report::{Ended, REPORT_FILE};
 
-/// A figure that methods are compared by, and where a row has it: None if it has no such value.
+/// A figure that methods are compared by: the sum of what rows add to it, divided by the sum of what they count.
 pub struct Compared {
     pub figure: HeldOutFigure,
+    /// Of differences.
+    pub unit: &'static str,
+    /// What a row adds; None if it has no such value.
     of_row: fn(&RowFigures) -> Option<f64>,
+    /// What it counts.
+    weight: fn(&RowFigures) -> f64,
 }
 
 /// In the order of the tables.
 pub const FIGURES: [Compared; 4] = [
-    Compared { figure: LOG_PROB, of_row: |row| Some(row.demonstration_log_prob) },
-    Compared { figure: GREEDY, of_row: |row| flag(row.greedy, |answer| answer.exact_match) },
-    Compared { figure: SAMPLED, of_row: |row| flag(row.sampled, |answer| answer.exact_match) },
-    Compared { figure: IN_FORMAT, of_row: |row| flag(row.greedy, |answer| answer.ends_in_answer) },
+    Compared {
+        figure: LOG_PROB,
+        unit: "nats per token",
+        of_row: |row| Some(row.demonstration_log_prob),
+        weight: |row| row.num_tokens as f64,
+    },
+    share(GREEDY, |row| flag(row.greedy, |answer| answer.exact_match)),
+    share(SAMPLED, |row| flag(row.sampled, |answer| answer.exact_match)),
+    share(IN_FORMAT, |row| flag(row.greedy, |answer| answer.ends_in_answer)),
 ];
+
+/// A share of rows, which count alike.
+const fn share(figure: HeldOutFigure, of_row: fn(&RowFigures) -> Option<f64>) -> Compared {
+    Compared { figure, unit: "points", of_row, weight: |_| 1.0 }
+}
 
 fn flag(answer: Option<RowAnswer>, figure: fn(&RowAnswer) -> Option<bool>) -> Option<f64> {
     answer.as_ref().and_then(figure).map(|is_so| f64::from(u8::from(is_so)))
@@ -260,7 +275,7 @@ fn pair_up(
         for (row, against) in cell.last_rows.iter().zip(&other.last_rows) {
             let (Some(value), Some(before)) = ((compared.of_row)(row), (compared.of_row)(against)) else { continue };
             paired.differences.push(value - before);
-            paired.weights.push(if compared.figure.is_share { 1.0 } else { row.num_tokens as f64 });
+            paired.weights.push((compared.weight)(row));
         }
         seeds.push(paired);
     }

@@ -1,7 +1,7 @@
 //! What the page of a comparison is to show. How it is drawn: [`crate::report::comparison`].
 
 use super::bootstrap::Spread;
-use super::outcome::{CellOutcome, FIGURES, Outcome};
+use super::outcome::{CellOutcome, Compared, FIGURES, Outcome};
 use super::summary::{interval_text, kind_of_figures, spread_text, sureness};
 use crate::records::evaluation::EvaluationRow;
 use crate::records::figures::HeldOutFigure;
@@ -27,7 +27,7 @@ pub(super) fn page(outcome: &Outcome, title: &str) -> ComparisonPage {
 }
 
 fn compared_figure(outcome: &Outcome, index: usize) -> ComparedFigure {
-    let figure = &FIGURES[index].figure;
+    let Compared { figure, unit, .. } = &FIGURES[index];
     let method = |number: usize| {
         let method = &outcome.methods[number];
         let own = &method.figures[index];
@@ -46,7 +46,7 @@ fn compared_figure(outcome: &Outcome, index: usize) -> ComparedFigure {
     ComparedFigure {
         name: figure.name.to_owned(),
         meaning: figure.meaning.to_owned(),
-        unit: if figure.is_share { "points" } else { "nats per token" },
+        unit,
         start: spread_text(outcome.start[index].spread, figure.is_share),
         methods: (0..outcome.methods.len()).map(method).collect(),
     }
