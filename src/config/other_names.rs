@@ -10,7 +10,7 @@ const OTHER_NAMES: [(&str, &str, &str); 21] = [
     ("gradient_accumulation_steps", "train.batch_size", "pairs per update: those steps times `micro_batch_size`"),
     ("gradient_checkpointing", "train.activation_checkpointing", "true or false"),
     ("learning_rate", "train.lr", ""),
-    ("logging_steps", "output", "every update is logged, in `metrics.jsonl` of that folder"),
+    ("logging_steps", "output", "leave it out: every update is logged, in `metrics.jsonl` of the run's folder"),
     ("lora_alpha", "lora.alpha", ""),
     ("lora_r", "lora.rank", ""),
     ("loss_type", "objective.name", "its names are others: TRL's `sigmoid` is `spin`"),
@@ -88,13 +88,15 @@ pub(crate) struct SettingHere {
     pub note: String,
 }
 
-/// The setting of `key` for a `name` with the value `given`; `..` for a value that is not given or has to be another.
+/// The setting of `key` for a `name` with the value `given`; `..` or `PATH` for one that is not given or has to be another.
 pub(crate) fn setting_here(name: &str, key: &str, given: Option<&str>) -> SettingHere {
     if key == LOSS_KEY && given.is_some_and(is_dpo) {
         return SettingHere { setting: format!("{key}=spin"), note: format!(" ({SPIN_IS_DPO})") };
     }
     let note = other_name(name).map(|other| other.note()).unwrap_or_default();
-    let value = given.filter(|_| note.is_empty()).unwrap_or("..");
+    // `..` would be a path, too.
+    let unknown = if ["model", "data", "output", "evaluation.data"].contains(&key) { "PATH" } else { ".." };
+    let value = given.filter(|_| note.is_empty()).unwrap_or(unknown);
     SettingHere { setting: format!("{key}={value}"), note }
 }
 
@@ -189,5 +191,9 @@ mod tests {
         let setting = |name: &str| setting_here(name, &other_name(name).unwrap().key, Some("4")).setting;
         assert_eq!(setting("num_train_epochs"), "train.epochs=4");
         assert_eq!(setting("gradient_accumulation_steps"), "train.batch_size=..");
+        assert_eq!(
+            (setting("logging_steps"), setting("eval_steps")),
+            ("output=PATH".into(), "evaluation.data=PATH".into())
+        );
     }
 }

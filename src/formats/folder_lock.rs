@@ -26,7 +26,14 @@ impl FolderLock {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(&path).map_err(Error::writing("open", &path))?;
-        file.try_lock().map_err(|error| refused(folder, error))?;
+        file.try_lock().map_err(|error| match file.try_lock_shared() {
+            // Those who share it could not write down who they are.
+            Ok(()) => {
+                let message = "somebody who may only read it exports it now".to_owned();
+                Error::Locked { path: folder.to_owned(), message }
+            }
+            Err(_) => refused(folder, error),
+        })?;
         let mut lock = FolderLock { file };
         let who = format!("process {} on {}\n", std::process::id(), host_name());
         lock.file
@@ -114,7 +121,8 @@ mod tests {
         assert_eq!(FolderLock::take_to_read(folder.path()).unwrap_err().exit_code(), 7);
         drop(worker);
         let readers = [(); 2].map(|()| FolderLock::share(folder.path()).unwrap().unwrap());
-        assert_eq!(FolderLock::take(folder.path()).unwrap_err().exit_code(), 7);
+        let error = FolderLock::take(folder.path()).unwrap_err();
+        assert_eq!((error.exit_code(), error.to_string().contains("may only read it")), (7, true), "{error}");
         drop(readers);
         FolderLock::take(folder.path()).unwrap();
     }

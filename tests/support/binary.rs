@@ -99,6 +99,8 @@ pub fn gsil_as_another(what: &str, folder: &Path, arguments: &[&str]) -> Option<
     const NOBODY: u32 = 65534;
     let mut command = command(folder, arguments);
     if fs::metadata(folder).unwrap().uid() == 0 {
+        // A umask may hide from others what the run has written.
+        assert!(Command::new("chmod").args(["-R", "a+rX"]).arg(folder).status().unwrap().success());
         command.uid(NOBODY).gid(NOBODY).env("HOME", folder);
     }
     match command.spawn() {
