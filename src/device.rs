@@ -1,4 +1,4 @@
-//! A device by its name: the only file that names a Burn backend's constructor.
+//! A device by its name: with its folder the only place that names a Burn backend's constructor.
 //!
 //! `flex` is the fast CPU backend, `ndarray` a second CPU backend that checks the first, `wgpu` a graphics card through
 //! Vulkan, Metal or DX12, `cuda` and `rocm` one through its maker's own software. `auto` takes a graphics card that `wgpu`

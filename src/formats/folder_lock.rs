@@ -26,13 +26,13 @@ impl FolderLock {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(&path).map_err(Error::writing("open", &path))?;
-        file.try_lock().map_err(|error| match file.try_lock_shared() {
+        file.try_lock().map_err(|error| match error {
             // Those who share it could not write down who they are.
-            Ok(()) => {
+            TryLockError::WouldBlock if file.try_lock_shared().is_ok() => {
                 let message = "somebody who may only read it exports it now".to_owned();
                 Error::Locked { path: folder.to_owned(), message }
             }
-            Err(_) => refused(folder, error),
+            error => refused(folder, error),
         })?;
         let mut lock = FolderLock { file };
         let who = format!("process {} on {}\n", std::process::id(), host_name());
