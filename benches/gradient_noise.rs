@@ -6,7 +6,8 @@
 //! signal^2 = (|S|^2 - sum_b |g_b|^2) / (B (B - 1))      noise^2 = (sum_b |g_b|^2 - |S|^2 / B) / (B - 1)
 //! ```
 //! are unbiased, over all parameters together. At the start of an iteration a self-generated response has no gradient on average:
-//! plain losses see it as noise alone, and the variance reduction leaves none of it. So this is measured at the reference and
+//! plain losses see it as noise alone, and the variance reduction leaves none of it but that of tokens outside the K that
+//! it keeps. So this is measured at the reference and
 //! after some supervised updates away from it. All weights are measured: an adapter is refused.
 //!
 //! `train.batch_size` is the size of a batch, `max_rows` / `train.batch_size` their number, `train.num_steps` the supervised

@@ -9,7 +9,7 @@
 //! ```text
 //! u(y) = scale * (log policy(y) - log reference(y)) + shift
 //! loss = l1(u(y1)) + l0(u(y0))
-//! bernoulli: softplus(-u(y1)) + softplus(u(y0))
+//! bernoulli: softplus(-u(y1)) + softplus(u(y0)),   softplus(x) = log(1 + exp(x))
 //! ```
 //!
 //! ```text
@@ -28,8 +28,8 @@
 //!                                    pi_t+1: the next policy
 //! ```
 //!
-//! A classifier between two sources is best where u is the logarithm of their density ratio (with every loss but the margin
-//! loss `hinge`). With this u, at scale 1 and shift 0, that is where the policy has become the demonstrator. With a scale
+//! A classifier between two sources is best where u is the logarithm of their density ratio, of how often a response is
+//! demonstrated over how often it is self-generated (with every loss but the margin loss `hinge`). With this u, at scale 1 and shift 0, that is where the policy has become the demonstrator. With a scale
 //! above 1 an iteration goes only part of the way, and the next goes on from there; below 1 it aims beyond the demonstrator,
 //! and only few updates keep it from getting there. Iterations are needed in any case: samples say little where policy and
 //! demonstrator hardly overlap, and each new reference is nearer.
@@ -108,8 +108,8 @@
 //! before it, and a test holds this.
 //!
 //! # Letters
-//! B sequences of a batch, T tokens, N packed rows of a batch (one a token), D hidden size, H heads, K key-value heads,
-//! V vocabulary, R response tokens.
+//! B sequences of a batch, T tokens, N packed rows of a batch (one a token), D hidden size, H heads, K key-value heads or
+//! the likeliest tokens at a place, V vocabulary, R response tokens, C comparisons of a demonstration with a response.
 //!
 //! # Words
 //! `policy` is the model being trained, `reference` the frozen policy of the iteration's start. A `demonstration` is

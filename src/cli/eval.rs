@@ -243,7 +243,7 @@ fn held_out(args: HeldOutArgs) -> Result<()> {
     let reference = match reference {
         Some(reference) => {
             let model = reference.load(&device, &console)?.valid();
-            let answered = &examples[..settings.generate_rows.min(examples.len())];
+            let answered = settings.answered(&examples);
             Some(reference_rows(&model, answered, &settings, &console, &never)?)
         }
         None => None,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::hub::HubArgs;
-use super::{RowArgs, print_line};
+use super::{RowArgs, checked, print_line};
 use crate::config::{RunConfig, TrainConfig};
 use crate::data::check_second_responses;
 use crate::data::data_folder::{DataFolder, Split, files_of};
@@ -70,9 +70,7 @@ pub(super) fn init(args: InitArgs) -> Result<()> {
     }
     let measured = measure(&args, &console)?;
     let text = configuration(&args, measured.as_ref());
-    let mut config = RunConfig::from_ron(&text, &args.output.to_string_lossy())?;
-    config.resolve();
-    config.validate()?;
+    checked(RunConfig::from_ron(&text, &args.output.to_string_lossy())?)?;
     let mut file = OpenOptions::new().write(true).create_new(true).open(&args.output).map_err(|error| {
         match error.kind() == std::io::ErrorKind::AlreadyExists {
             true => exists_already(&args.output),

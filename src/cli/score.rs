@@ -117,7 +117,10 @@ pub(super) fn score(args: ScoreArgs) -> Result<()> {
         let log_ratio_demonstration = reference.map(|r| ratio(&policy.demonstration, &r.demonstration));
         let log_ratio_self_generated =
             reference.and_then(|r| Some(ratio(policy.self_generated.as_ref()?, r.self_generated.as_ref()?)));
-        let reward = |log_ratio: Option<f64>| log_ratio.map(|r| config.objective.scale * r + config.objective.shift);
+        let reward = |log_ratio: Option<f64>| {
+            let log_ratio = log_ratio.filter(|_| objective.needs_reference());
+            log_ratio.map(|r| objective.scale() * r + objective.shift())
+        };
         print_json(&ScoreRow {
             index: example.index,
             prompt_len: example.prompt_ids.len(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::hub::HubArgs;
-use super::{RowArgs, print_line, read_config_file};
+use super::{RowArgs, checked, print_line, read_config_file};
 use crate::config::RunConfig;
 use crate::device;
 use crate::doctor;
@@ -163,9 +163,7 @@ pub(super) fn resolved_config(args: &ConfigArgs, output: Option<&Path>) -> Resul
     if let Some(device) = &args.device {
         config.device.clone_from(device);
     }
-    config.resolve();
-    config.validate()?;
-    Ok(config)
+    checked(config)
 }
 
 /// Warns of settings for iterations in a run that has none: its supervised stage reads the same keys in `sft`.

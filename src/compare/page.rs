@@ -13,7 +13,7 @@ pub(super) fn page(outcome: &Outcome, title: &str) -> ComparisonPage {
     ComparisonPage {
         title: title.to_owned(),
         num_cells: outcome.cells.len(),
-        num_finished: outcome.cells.iter().filter(|cell| cell.num_updates() > 0).count(),
+        num_finished: outcome.cells.iter().filter(|cell| cell.is_finished()).count(),
         baseline: outcome.baseline.clone(),
         seeds: outcome.seeds.clone(),
         settings: outcome.methods.iter().map(|method| (method.name.clone(), method.set.join("  "))).collect(),

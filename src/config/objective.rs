@@ -81,7 +81,7 @@ impl VarianceReduction {
             Self::Exact | Self::TopK(_) => {}
         }
         if !objective.is_density_ratio() {
-            let message = format!("`{objective}` has no self-generated side of its own to correct; it must be none");
+            let message = format!("`{objective}` is not one of the losses that it corrects; it must be none");
             let possible = ObjectiveName::ALL.into_iter().filter(|name| name.is_density_ratio());
             let possible: Vec<String> = possible.map(|name| name.to_string()).collect();
             return Err(Error::config(key, message).with_hint(format!("for {}", possible.join(", "))));
@@ -149,6 +149,11 @@ impl ObjectiveName {
         use ObjectiveName::*;
         [Bernoulli, Brier, Hinge, Kliep, Lsif, BregmanPower, Spin, Sft, Simper, DilLsif, DilUkl, DilBce]
     };
+
+    /// Whether log-ratios to the reference are read, and with them the scale.
+    pub fn needs_reference(self) -> bool {
+        !matches!(self, ObjectiveName::Sft | ObjectiveName::Simper)
+    }
 
     /// Whether self-generated responses are read.
     pub fn needs_self_generated(self) -> bool {

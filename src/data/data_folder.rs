@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::problem::visible;
 use crate::error::{Error, Result};
 use crate::formats::data_file::FileKind;
 
@@ -111,8 +112,7 @@ impl DataFolder {
     }
 
     fn error(&self, message: String) -> Error {
-        let mut names: Vec<String> =
-            self.found.iter().take(MAX_LISTED).map(|name| name.escape_debug().to_string()).collect();
+        let mut names: Vec<String> = self.found.iter().take(MAX_LISTED).map(|name| visible(name)).collect();
         if self.found.len() > MAX_LISTED {
             names.push(format!("and {} more", self.found.len() - MAX_LISTED));
         }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::dropped::{Dropped, Reason};
+use super::problem::visible;
 use super::row_keys::Misnamed;
 use super::rows::{Prompt, Response, Row};
 use super::tokenizer::Tokenizer;
@@ -265,7 +266,7 @@ impl RowEncoder<'_> {
 
     /// A row whose response has a name that is not read.
     fn misnamed(&self, row: &Row, Misnamed { key, message, hint }: &Misnamed) -> Error {
-        let place = format!("{}, `{}`", FileKind::of(self.path).place(row.line), key.escape_debug());
+        let place = format!("{}, `{}`", FileKind::of(self.path).place(row.line), visible(key));
         Error::input(self.path, message).at(place).with_hint(hint)
     }
 

@@ -38,6 +38,6 @@ pub use dropped::{Dropped, Reason};
 pub use examples::{Example, FileRows, Preparation, PromptIds, prepare_prompts};
 pub use row_keys::{LonePrompt, Misnamed};
 pub use rows::{Columns, Message, Prompt, Response, Row, read_good_rows, read_rows};
-pub use second_responses::{check_second_responses, unlike_the_first};
+pub use second_responses::{bring_second_responses, check_second_responses, unlike_the_first};
 pub use tokenizer::Tokenizer;
 pub use unread::Unread;

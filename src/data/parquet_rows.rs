@@ -17,7 +17,7 @@ use parquet::schema::types::Type;
 use serde_json::Value;
 
 use super::parquet_limits::Limits;
-use super::problem::{Parsed, Problem};
+use super::problem::{Parsed, Problem, visible};
 use super::rows::{MAX_ROW_BYTES, Object, Read, Take};
 use crate::error::{Error, Result};
 
@@ -96,7 +96,7 @@ fn check_columns(
         if !is_decoded(name) {
             continue;
         }
-        let place = format!("column `{}`", name.escape_debug());
+        let place = format!("column `{}`", visible(name));
         let kind = column.compression();
         if !matches!(kind, Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_)) {
             let message = format!("compressed with {kind}; Snappy, Zstandard and none are read");

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::problem::{Parsed, Problem};
+use super::problem::{Parsed, Problem, visible};
 use super::row_keys::{LonePrompt, check_columns, misnamed, misnamed_prompt, unknown_shape};
 use super::rows::{Columns, Message, Object, Prompt, Response, Row};
 use super::unread::{holds_text, unread};
@@ -373,7 +373,7 @@ fn required<'a>(object: &'a Object, key: &str) -> Parsed<&'a Value> {
 /// another name.
 fn required_response<'a>(source: &'a Object, key: &str, row: &Object, shape: Shape) -> Parsed<&'a Value> {
     required(source, key).map_err(|missing| match misnamed(row, shape) {
-        Some(found) => Problem::field(&found.key.escape_debug().to_string(), found.message).with_hint(found.hint),
+        Some(found) => Problem::field(&visible(&found.key), found.message).with_hint(found.hint),
         None => missing,
     })
 }

@@ -11,6 +11,12 @@ pub fn unlike_the_first<'e>(examples: impl IntoIterator<Item = &'e Example>) -> 
     examples.filter(|example| brings(example) != first_brings).map(|example| example.index).collect()
 }
 
+/// Whether rows bring their second responses themselves: nothing is generated then. All of them do or none, which
+/// [`check_second_responses`] sees to.
+pub fn bring_second_responses(examples: &[Example]) -> bool {
+    examples.iter().any(|example| example.self_generated_ids.is_some())
+}
+
 /// Refuses data of which only some rows bring a second response. `examples` are those of `files` that are trained on.
 ///
 /// # Errors

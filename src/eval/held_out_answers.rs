@@ -24,7 +24,7 @@ pub fn warn_of_numbers(
     console: &Console,
 ) -> Result<()> {
     let (Some(tokenizer), Some(marker)) = (tokenizer, &settings.answer_marker) else { return Ok(()) };
-    let answered = &examples[..settings.generate_rows.min(examples.len())];
+    let answered = settings.answered(examples);
     let mut num_without = 0;
     for example in answered {
         num_without += usize::from(strict_answer(&demonstration_text(example, tokenizer)?, marker).is_none());

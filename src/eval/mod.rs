@@ -56,6 +56,13 @@ pub struct Settings {
     pub seed: u64,
 }
 
+impl Settings {
+    /// The rows that are answered.
+    pub fn answered<'e>(&self, examples: &'e [Example]) -> &'e [Example] {
+        &examples[..self.generate_rows.min(examples.len())]
+    }
+}
+
 /// The figures of one model together and row by row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judged {
@@ -112,7 +119,7 @@ pub fn evaluate(
         Some(reference) => Some(against_reference(&model, examples, &log_probs, reference, settings, check)?),
         None => None,
     };
-    let answered = &examples[..settings.generate_rows.min(examples.len())];
+    let answered = settings.answered(examples);
     let answers = |temperature: f64| -> Result<(Option<Answers>, Vec<RowAnswer>)> {
         if answered.is_empty() {
             return Ok((None, Vec::new()));

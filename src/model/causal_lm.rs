@@ -71,15 +71,8 @@ impl CausalLm {
     }
 
     /// Token ids `[N]` -> embeddings `[N, D]`, multiplied by [`ModelConfig::embedding_factor`].
-    ///
-    /// With adapters, no parameter below the first adapter is trained; the result still requires a gradient, because some
-    /// graphics backends gave NaN for graphs that start at frozen values (Burn issue 5162).
     pub fn embed(&self, ids: Tensor<1, Int>) -> Tensor<2> {
         let x = self.embed_tokens.weight.val().select(0, ids);
-        let x = match x.is_autodiff() && !x.is_tracked() {
-            true => x.require_grad(),
-            false => x,
-        };
         match self.config.embedding_factor() {
             1.0 => x,
             factor => x * factor,

@@ -91,7 +91,7 @@ mod tests {
     use burn::tensor::Device;
 
     fn test_device() -> Device {
-        Device::flex()
+        crate::device::open(crate::device::processor()).unwrap()
     }
 
     /// h(t) = t log t - t, of which KLIEP is the closed form.

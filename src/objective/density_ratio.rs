@@ -202,7 +202,7 @@ mod tests {
     use std::f64::consts::LN_2;
 
     fn test_device() -> Device {
-        Device::flex()
+        crate::device::open(crate::device::processor()).unwrap()
     }
 
     /// `[l1(u), l0(u)]`.

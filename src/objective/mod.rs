@@ -213,8 +213,8 @@ impl Objective {
         self.log_ratio(side) * self.scale + self.shift
     }
 
-    /// `l0'(u)`, how steep the loss of self-generated responses is at implicit rewards `[B]`; a constant. `None` for losses
-    /// that do not split into two sides.
+    /// `l0'(u)`, how steep the loss of self-generated responses is at implicit rewards `[B]`; a constant. `None` for what
+    /// is no density-ratio loss.
     pub fn self_generated_slope(&self, u: Tensor<1>) -> Option<Tensor<1>> {
         let Form::DensityRatio(loss) = &self.form else { return None };
         let u = Tensor::from_inner(u).require_grad();
@@ -234,12 +234,12 @@ impl Objective {
     }
 
     /// What to divide the loss by, so that a learning rate and a gradient limit mean the same for every loss, scale and
-    /// response length: the size of the demonstration's gradient at the start of an iteration, per token.
+    /// response length: the slope of the demonstration's side over its mean token log-prob at the start of an iteration.
     ///
     /// `scale * |l1'(shift)| * mean_response_tokens` for density-ratio losses; for `spin` the slope is 1/2;
     /// `dil_ukl`'s first side has slope 1 and no scale. 1 for `sft` and `simper`, which are per token already, and if
     /// `normalize` is off. Where demonstrations start with next to no gradient (slope under 0.001: `hinge` with a shift of 1
-    /// or more, any loss with a large shift) the slope counts as 1, because dividing by it would only blow up the other side.
+    /// or more, `bernoulli` and `brier` with a large one) the slope counts as 1, because dividing by it would only blow up the other side.
     pub fn normalizer(&self, mean_response_tokens: f64) -> f64 {
         if !self.normalize {
             return 1.0;

@@ -65,7 +65,7 @@ mod tests {
     use std::f32::consts::LN_2;
 
     fn test_device() -> Device {
-        Device::flex()
+        crate::device::open(crate::device::processor()).unwrap()
     }
 
     fn tensor(values: &[f32]) -> Tensor<1> {

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use std::collections::BTreeMap;
 
 fn test_device() -> Device {
-    Device::flex()
+    crate::device::open(crate::device::processor()).unwrap()
 }
 
 fn config(name: ObjectiveName, scale: f64, shift: f64) -> ObjectiveConfig {
@@ -253,5 +253,6 @@ fn sft_needs_neither_reference_nor_self_generated_responses() {
     for name in ObjectiveName::ALL {
         let objective = Objective::new(&config(name, 1.0, 0.0));
         assert_eq!(objective.needs_self_generated(), name.needs_self_generated(), "{name}");
+        assert_eq!(objective.needs_reference(), name.needs_reference(), "{name}");
     }
 }

@@ -13,7 +13,8 @@
 //!
 //! The reference's distributions are kept as log-probs of the K likeliest tokens at each place and one bucket for all others,
 //! in both the divergence and `r_i` (then called the bucket's log-ratio), so the bracket's average still is 0 exactly. With K the
-//! vocabulary's size nothing is lost.
+//! vocabulary's size nothing is lost; with fewer, a response that has a token of the bucket keeps some noise, at the reference
+//! too.
 //!
 //! It holds for responses drawn at temperature 1 from the whole distribution, and where none is left out for what it is:
 //! responses dropped because they were cut off (`generation.unfinished`) are such a choice, as they are for the plain loss.
@@ -109,7 +110,7 @@ pub struct Response<'a> {
 }
 
 /// `sum_i w_i (r_i + KL_i)` of each of B responses, `[B]`: what [`super::PairLoss::without_noise`] takes out. `tokens` are those
-/// of a batch that ends with these responses. `None` if the objective does not split into two sides.
+/// of a batch that ends with these responses. `None` if the objective is no density-ratio loss.
 pub fn noise(
     objective: &Objective,
     model: &CausalLm,

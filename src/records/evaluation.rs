@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::stage::{CONTINUED_SFT, SFT, START};
+
 /// A line for each stage: its held-out figures.
 pub const EVALUATIONS_FILE: &str = "evaluations.jsonl";
 /// A line for each stage: the held-out figures of every row. Runs of the first version have none.
@@ -17,15 +19,9 @@ pub struct EvaluationRow {
     pub evaluation: Evaluation,
 }
 
-/// The model that a run begins with.
-pub const START: &str = "start";
-
-/// The stage whose model begins where that of the first iteration did.
-pub const CONTINUED_SFT: &str = "continued sft";
-
 /// The updates that made the model of each row of a run: those of the iterations are not the comparison's own.
 pub fn updates_of_models(rows: &[EvaluationRow]) -> Vec<usize> {
-    let start = rows.iter().rfind(|row| row.stage == START || row.stage == "sft").map_or(0, |row| row.total_steps);
+    let start = rows.iter().rfind(|row| row.stage == START || row.stage == SFT).map_or(0, |row| row.total_steps);
     let last = rows.iter().rfind(|row| row.stage != CONTINUED_SFT).map_or(0, |row| row.total_steps);
     let own = |row: &EvaluationRow| match row.stage.as_str() {
         CONTINUED_SFT => start + (row.total_steps - last),

@@ -10,7 +10,8 @@
 //! ended.json              ending           what ended the run before its time, until it is gone on with
 //! ```
 //! Plain data; what computes it stands above. Folders of older versions are read by the same types: a key stays what
-//! it is, and a new one is an Option or has a default. What tables call the held-out figures: [`figures`]. What a run
+//! it is, and a new one is an Option or has a default. What tables call the held-out figures: [`figures`]; what all
+//! call the stages: [`stage`]. What a run
 //! resumes from belongs to [`crate::train`], the layout of its folder to [`crate::train::run_dir`].
 
 pub mod about;
@@ -19,5 +20,6 @@ pub mod evaluation;
 pub mod figures;
 pub mod run_folder;
 pub mod self_generation;
+pub mod stage;
 pub mod timing;
 pub mod update;

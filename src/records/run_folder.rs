@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::evaluation::CONTINUED_SFT;
+use super::stage::CONTINUED_SFT;
 
 /// A run's settings.
 pub const CONFIG_FILE: &str = "config.ron";
@@ -44,6 +44,16 @@ pub fn reached(folder: &Path) -> Reached {
     }
 }
 
+/// Whether a name is that of a checkpoint, be it half-written or moved aside for its successor.
+pub fn is_checkpoint(name: &str) -> bool {
+    name.trim_start_matches('.').starts_with("step-")
+}
+
+/// Whether a name is that of a checkpoint that was written to its end, be it moved aside for its successor.
+pub fn is_whole_checkpoint(name: &str) -> bool {
+    is_checkpoint(name) && !name.ends_with(".tmp")
+}
+
 /// The names of the checkpoints that lie in a run's folder, in no order.
 pub fn checkpoints(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder.join(CHECKPOINTS_FOLDER)).into_iter().flatten().flatten();
@@ -61,8 +71,7 @@ pub fn newest_checkpoint(folder: &Path) -> Option<String> {
 /// made none yet has lost none: resumed, it begins again.
 pub fn has_lost_checkpoints(folder: &Path) -> bool {
     let mut names = std::fs::read_dir(folder.join(CHECKPOINTS_FOLDER)).into_iter().flatten().flatten();
-    let is_left = |name: &str| name.trim_start_matches('.').starts_with("step-") && !name.ends_with(".tmp");
-    reached(folder) != Reached::Nothing && !names.any(|entry| is_left(&entry.file_name().to_string_lossy()))
+    reached(folder) != Reached::Nothing && !names.any(|entry| is_whole_checkpoint(&entry.file_name().to_string_lossy()))
 }
 
 /// Whether a folder is that of a run.

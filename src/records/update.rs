@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::stage::is_iteration;
+
 /// The file in a run folder.
 pub const METRICS_FILE: &str = "metrics.jsonl";
 
@@ -23,7 +25,7 @@ pub struct UpdateRow {
 impl UpdateRow {
     /// Made inside an iteration, not in a supervised stage.
     pub fn is_of_iteration(&self) -> bool {
-        self.stage.starts_with("iteration ")
+        is_iteration(&self.stage)
     }
 }
 

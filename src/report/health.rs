@@ -6,6 +6,7 @@ use crate::records::evaluation::EvaluationRow;
 use crate::records::self_generation::{
     AGAINST_DUPLICATED, AGAINST_EMPTY, AGAINST_IDENTICAL, AGAINST_UNFINISHED, SelfGeneratedCounts,
 };
+use crate::records::stage::{Stage, is_iteration};
 use crate::records::update::UpdateRow;
 
 /// Shares of an iteration's responses from which on something is said.
@@ -139,7 +140,7 @@ fn spikes(updates: &[UpdateRow]) -> Option<Finding> {
 
 /// Iterations after which held-out demonstrations are less likely than before.
 fn falling_held_out(run: &RunFiles) -> Vec<Finding> {
-    let rows = run.evaluations.windows(2).filter(|rows| rows[1].stage.starts_with("iteration "));
+    let rows = run.evaluations.windows(2).filter(|rows| is_iteration(&rows[1].stage));
     rows.filter_map(|rows| {
         let [before, after] = [&rows[0], &rows[1]].map(|row| row.evaluation.demonstration_log_prob_per_token);
         let which = if rows[1].evaluation.held_out { "held-out demonstrations" } else { "demonstrations" };
@@ -160,8 +161,9 @@ fn falling_held_out(run: &RunFiles) -> Vec<Finding> {
 
 /// Fewer right answers after the iterations than before them, by more than twice what chance explains.
 fn falling_answers(run: &RunFiles) -> Option<Finding> {
-    let last = run.evaluations.iter().rfind(|row| row.stage.starts_with("iteration "))?;
-    let first = run.evaluations.iter().rev().skip_while(|row| row.stage != "iteration 0").nth(1)?;
+    let first_iteration = Stage::Iteration(0).to_string();
+    let last = run.evaluations.iter().rfind(|row| is_iteration(&row.stage))?;
+    let first = run.evaluations.iter().rev().skip_while(|row| row.stage != first_iteration).nth(1)?;
     let answers = |row: &EvaluationRow| {
         let greedy = row.evaluation.greedy.as_ref()?;
         Some((greedy.exact_match?, greedy.num_rows.max(1) as f64))

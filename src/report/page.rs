@@ -152,14 +152,21 @@ fn data(run: &RunFiles) -> String {
 /// The objective with its numbers; None where supervised training is all that is done: it has no use for one.
 pub fn objective(config: &RunConfig) -> Option<String> {
     let objective = &config.objective;
-    let mut text = format!("{}, scale {}, shift {}", objective.name, objective.scale, objective.shift);
+    let mut text = objective.name.to_string();
+    if objective.name.needs_reference() {
+        text += &format!(", scale {}", objective.scale);
+    }
+    // Of the two sides of `spin` the shift cancels.
+    if objective.name.needs_reference() && objective.name != ObjectiveName::Spin {
+        text += &format!(", shift {}", objective.shift);
+    }
     if objective.name == ObjectiveName::BregmanPower {
         text += &format!(", power {}", objective.power);
     }
     if objective.sft_weight > 0.0 {
         text += &format!(", sft_weight {}", objective.sft_weight);
     }
-    if !objective.normalize {
+    if objective.name.needs_reference() && !objective.normalize {
         text += ", not normalized";
     }
     if objective.variance_reduction != VarianceReduction::None {
@@ -336,8 +343,13 @@ mod tests {
         let all = [power, "objective.name=bregman_power", "objective.shift=-0.5", "objective.sft_weight=0.1"];
         let expected = "bregman_power, scale 1, shift -0.5, power 0.3, sft_weight 0.1";
         assert_eq!(line(&all), named(expected));
-        let expected = "spin, scale 1, shift 0, not normalized";
+        let expected = "spin, scale 1, not normalized";
         assert_eq!(line(&["objective.name=spin", "objective.normalize=false"]), named(expected));
+        let unread = ["objective.scale=0.1", "objective.shift=2", "objective.normalize=false"];
+        for name in ["sft", "simper"] {
+            let chosen = format!("objective.name={name}");
+            assert_eq!(line(&[&[chosen.as_str()][..], &unread].concat()), named(name), "it reads none of them");
+        }
         for reduction in ["top_k(16)", "exact"] {
             let reduced = format!("objective.variance_reduction={reduction}");
             let expected = format!("bernoulli, scale 1, shift 0, variance_reduction {reduction}");

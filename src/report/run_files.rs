@@ -18,11 +18,12 @@ use super::shell::shell_path;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::records::about::{ABOUT_FILE, About};
-use crate::records::evaluation::{CONTINUED_SFT, EVALUATIONS_FILE, EvaluationRow, START};
+use crate::records::evaluation::{EVALUATIONS_FILE, EvaluationRow};
 use crate::records::run_folder::{COMPARE_FILE, CONFIG_FILE, ENVIRONMENT_FILE, Reached, holds_run, reached};
 use crate::records::self_generation::{
     COUNTS_FILE, CountsRow, SELF_GENERATED_FILE, SelfGeneratedCounts, iteration_folder,
 };
+use crate::records::stage::{START, Stage};
 use crate::records::timing::{TIMING_FILE, TimingRow};
 use crate::records::update::{METRICS_FILE, UpdateRow};
 
@@ -124,11 +125,8 @@ impl RunFiles {
 
     /// The stages after which a run of this configuration is evaluated, from first to last.
     fn planned_stages(&self) -> Vec<String> {
-        let config = &self.config;
-        let iterations = (0..config.iterations).map(|i| format!("iteration {i}"));
-        let sft = config.sft.as_ref().map(|_| "sft".to_owned());
-        let comparison = config.compares_sft().then(|| CONTINUED_SFT.to_owned());
-        std::iter::once(START.to_owned()).chain(sft).chain(iterations).chain(comparison).collect()
+        let stages = Stage::all(&self.config).into_iter().map(|stage| stage.to_string());
+        std::iter::once(START.to_owned()).chain(stages).collect()
     }
 
     /// Stages that are evaluated, and all that there will be.

@@ -11,8 +11,9 @@
 //! pull in a protobuf compiler or image decoders, or have not been touched for years.
 
 use super::run_files::{Iteration, RunFiles};
-use crate::records::evaluation::{CONTINUED_SFT, EvaluationRow};
+use crate::records::evaluation::EvaluationRow;
 use crate::records::figures::{ACCURACY, FLEXIBLE, GREEDY, IN_FORMAT, LOG_PROB, SAMPLED, TOKENS};
+use crate::records::stage::{CONTINUED_SFT, Stage};
 use crate::records::update::{LogRatios, UpdateRow};
 
 /// The file inside `tb/`. TensorBoard looks for `tfevents` in a name.
@@ -44,7 +45,7 @@ fn events(run: &RunFiles) -> Vec<Event> {
         while let Some(row) = evaluations.next_if(|row| row.total_steps < update.total_step) {
             events.push(Event { step: row.total_steps, seconds, scalars: of_evaluation(row) });
         }
-        let begins = |iteration: &&Iteration| update.stage == format!("iteration {}", iteration.number);
+        let begins = |iteration: &&Iteration| update.stage == Stage::Iteration(iteration.number).to_string();
         if let (1, Some(iteration)) = (update.stage_step, run.iterations.iter().find(begins)) {
             events.push(Event { step: update.total_step - 1, seconds, scalars: of_responses(iteration) });
         }

@@ -7,7 +7,7 @@
 use super::chart::{Axis, Chart, NUM_DASHES, Range};
 use super::run_files::RunFiles;
 use super::series::{Point, Series};
-use crate::records::evaluation::CONTINUED_SFT;
+use crate::records::stage::{CONTINUED_SFT, SFT};
 use crate::records::update::{StepMetrics, UpdateRow};
 
 /// One curve of a chart: its name and the figure of an update.
@@ -128,7 +128,7 @@ pub fn section(runs: &[RunFiles]) -> String {
     format!(
         "{}{}{}",
         group("Iterations", iteration_charts(&runs)),
-        group("Supervised stage", supervised_charts(&runs, "sft")),
+        group("Supervised stage", supervised_charts(&runs, SFT)),
         group("For comparison: supervised updates from the same start", supervised_charts(&runs, CONTINUED_SFT))
     )
 }

@@ -39,6 +39,8 @@ pub fn gradients<T>(
     (parameters, rest)
 }
 
+/// Where a graph begins, also with adapters, where no parameter below the first adapter is trained: some graphics backends
+/// gave NaN for graphs that begin at frozen values (Burn issue 5162).
 fn leaf(x: Tensor<2>) -> Tensor<2> {
     Tensor::from_inner(x).require_grad()
 }

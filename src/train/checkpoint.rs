@@ -27,10 +27,11 @@ use crate::formats::atomic_write::{create_folder, remove, sync_folder};
 use crate::formats::safetensors::{HostTensor, TensorToWrite, open_safetensors, write_tensors};
 use crate::model::{CausalLm, weights};
 use crate::records::run_folder::{LATEST_FILE, RESTORE_CHECKPOINTS, Reached, reached};
+use crate::records::run_folder::{is_checkpoint, is_whole_checkpoint};
 use progress::{Order, VERSION};
 
 pub(super) use crate::records::run_folder::CHECKPOINTS_FOLDER as FOLDER;
-pub use progress::{Progress, Stage};
+pub use progress::Progress;
 
 const STATE: &str = "state.json";
 const PARAMETERS: &str = "parameters.safetensors";
@@ -59,7 +60,7 @@ pub fn save(
     let folder = run_dir.create_folder(FOLDER)?;
     let name = progress.name();
     let (target, old) = (folder.join(&name), folder.join(moved_aside(&name)));
-    for leftover in run_dir.list(FOLDER, |name| is_name(name) && name.ends_with(".tmp"))? {
+    for leftover in run_dir.list(FOLDER, |name| is_checkpoint(name) && !is_whole_checkpoint(name))? {
         remove(files, &folder.join(leftover))?;
     }
     let temporary = folder.join(format!(".{name}.tmp"));
@@ -135,7 +136,7 @@ pub fn num_bytes(trained_numbers: u64, optimizer: Option<&Optimizer>) -> u64 {
 /// # Errors
 /// [`Error::Input`] if there are checkpoints and none is whole, if all were removed, or if one is of a newer version.
 pub fn load_newest(run_dir: &RunDir, warn: &dyn Fn(String)) -> Result<Option<Saved>> {
-    run_dir.list(FOLDER, is_name)?.iter().try_for_each(|name| refuse_newer(&run_dir.join(FOLDER).join(name)))?;
+    run_dir.list(FOLDER, is_checkpoint)?.iter().try_for_each(|name| refuse_newer(&run_dir.join(FOLDER).join(name)))?;
     let mut first_problem = None;
     for found in all(run_dir)?.into_iter().rev() {
         match found.and_then(|saved| check(&saved).map(|()| saved)) {
@@ -176,7 +177,7 @@ pub(super) fn open(folder: &Path) -> Result<Saved> {
 
 /// Every checkpoint, the oldest first. One whose state does not read stands where its name says.
 pub(super) fn all(run_dir: &RunDir) -> Result<Vec<Result<Saved>>> {
-    let names = run_dir.list(FOLDER, |name| is_name(name) && !name.ends_with(".tmp"))?;
+    let names = run_dir.list(FOLDER, is_whole_checkpoint)?;
     let mut found: Vec<_> = names
         .iter()
         .map(|name| {
@@ -194,11 +195,6 @@ pub(super) fn all(run_dir: &RunDir) -> Result<Vec<Result<Saved>>> {
 fn steps_in_name(name: &str) -> Order {
     let steps = name.split('-').nth(1).and_then(|steps| steps.parse().ok());
     (steps.unwrap_or(0), (usize::MAX, 0), 0)
-}
-
-/// True for what this module puts into the folder of checkpoints.
-pub(super) fn is_name(name: &str) -> bool {
-    name.trim_start_matches('.').starts_with("step-")
 }
 
 /// The name of a set that is about to be replaced.

@@ -79,7 +79,7 @@ mod tests {
     use burn::tensor::Device;
 
     fn test_device() -> Device {
-        Device::flex()
+        crate::device::open(crate::device::processor()).unwrap()
     }
 
     #[derive(Module, Debug)]

@@ -5,7 +5,7 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 
-use super::checkpoint::{self, Progress, Stage};
+use super::checkpoint::{self, Progress};
 use super::optimizer::Optimizer;
 use super::pairs::Pair;
 use super::run_dir::RunDir;
@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::generate::sampler::answer_seed;
 use crate::model::CausalLm;
 use crate::objective::{Objective, log_probs};
+use crate::records::stage::Stage;
 use crate::records::update::{METRICS_FILE, StepMetrics, UpdateRow};
 use crate::report::console::Unit;
 

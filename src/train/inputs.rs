@@ -15,9 +15,9 @@ use super::run_data::DataFiles;
 use super::served;
 use super::setup::{evaluation_settings, num_tokens_multiple};
 use crate::config::{EvaluationConfig, RunConfig, Unfinished};
-use crate::data::check_second_responses;
 use crate::data::examples::{Example, FileRows};
 use crate::data::tokenizer::Tokenizer;
+use crate::data::{bring_second_responses, check_second_responses};
 use crate::device;
 use crate::error::{Error, Result};
 use crate::eval;
@@ -38,7 +38,7 @@ pub(crate) struct HeldOut {
 impl HeldOut {
     /// Rows that are answered at each evaluation.
     pub fn num_answered(&self) -> usize {
-        self.settings.generate_rows.min(self.examples.len())
+        self.settings.answered(&self.examples).len()
     }
 }
 
@@ -75,7 +75,7 @@ impl Inputs {
         check_second_responses(&rows, &examples)?;
         drop(rows); // their texts may be large
         served::check(config, &policy, &examples)?;
-        let are_given = examples.iter().any(|example| example.self_generated_ids.is_some());
+        let are_given = bring_second_responses(&examples);
         distributions::check(config, &policy.config, are_given)?;
         let settings = evaluation_settings(config, &policy, &device_name);
         let held_out = if files.held_out.is_empty() {

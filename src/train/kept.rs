@@ -1,6 +1,6 @@
 //! One checkpoint of a run, by its name or by what it is, and its model: for use outside of the run.
 
-use super::checkpoint::{self, Saved, Stage};
+use super::checkpoint::{self, Saved};
 use super::environment::check_same_base;
 use super::inputs;
 use super::run_dir::RunDir;
@@ -9,7 +9,9 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::policy::{MODEL_FOLDER, Policy};
+use crate::records::run_folder::is_whole_checkpoint;
 use crate::records::run_folder::{RESTORE_CHECKPOINTS, Reached, has_lost_checkpoints, reached};
+use crate::records::stage::Stage;
 use crate::report::console::Console;
 use crate::report::shell::shell_path;
 
@@ -22,7 +24,7 @@ const BEST: &str = "best";
 /// # Errors
 /// [`Error::Input`] if there is none, with those that there are; if it is damaged, or of a newer version.
 pub fn choose(run_dir: &RunDir, config: &RunConfig, name: &str) -> Result<Saved> {
-    let names = run_dir.list(checkpoint::FOLDER, |found| checkpoint::is_name(found) && !found.ends_with(".tmp"))?;
+    let names = run_dir.list(checkpoint::FOLDER, is_whole_checkpoint)?;
     let folder = run_dir.join(checkpoint::FOLDER);
     if names.iter().any(|found| found == name) {
         return checkpoint::open(&folder.join(name));

@@ -66,8 +66,9 @@ use crate::records::ending::{Ending, now};
 use crate::records::evaluation::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow, StageRows};
 use crate::records::run_folder::{Reached, reached};
 use crate::records::self_generation::iteration_folder;
+use crate::records::stage::Stage;
 use binding::{Binding, policy_hash};
-use checkpoint::{Progress, Stage, check_finite};
+use checkpoint::{Progress, check_finite};
 use fit::Fit;
 use pairs::Pair;
 use reporting::ending_of_panic;
@@ -264,8 +265,8 @@ impl Run {
         if path.exists() {
             return Ok(());
         }
-        let answered = &held_out.examples[..held_out.settings.generate_rows.min(held_out.examples.len())];
-        let rows = self.timed("iteration 0", "evaluation", || {
+        let answered = held_out.settings.answered(&held_out.examples);
+        let rows = self.timed(&Stage::Iteration(0).to_string(), "evaluation", || {
             eval::reference_rows(model, answered, &held_out.settings, &self.console, &|| self.stop.check())
         })?;
         let lines: Result<Vec<String>> = rows.iter().map(json_lines::json_line).collect();

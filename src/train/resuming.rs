@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::changes::{Changes, differences};
-use super::checkpoint::{self, Progress, Stage};
+use super::checkpoint::{self, Progress};
 use super::environment::{self, Kept, began_with, check_same_base, check_same_held_out, check_same_rows};
 use super::run_dir::RunDir;
 use super::setup::{Opened, Run};
@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::formats::file_system::{Disk, FileSystem};
 use crate::model::CausalLm;
 use crate::records::run_folder::CONFIG_FILE;
+use crate::records::stage::Stage;
 use crate::report::console::Console;
 use crate::report::shell::shell_path;
 

@@ -1,11 +1,13 @@
 //! Which checkpoints are kept: the newest ones, those that served best the demonstrations that are judged on, and the
 //! aligned adapter.
 
-use super::checkpoint::{self, Progress, Saved, Stage};
+use super::checkpoint::{self, Progress, Saved};
 use super::run_dir::RunDir;
 use crate::config::RunConfig;
 use crate::error::Result;
 use crate::formats::atomic_write::remove;
+use crate::records::run_folder::is_checkpoint;
+use crate::records::stage::Stage;
 
 /// How many checkpoints are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +43,7 @@ pub(super) fn remove_unwanted(run_dir: &RunDir, newest: &Progress, keep: Keep) -
     let saved: Vec<Saved> = readable.filter(|saved| saved.progress.order() <= newest.order()).collect();
     let kept = kept(&saved.iter().map(|saved| &saved.progress).collect::<Vec<_>>(), keep);
     let kept: Vec<_> = kept.into_iter().filter_map(|i| saved[i].folder.file_name()).collect();
-    let is_unwanted = |name: &str| checkpoint::is_name(name) && !kept.iter().any(|kept| *kept == name);
+    let is_unwanted = |name: &str| is_checkpoint(name) && !kept.iter().any(|kept| *kept == name);
     for name in run_dir.list(checkpoint::FOLDER, is_unwanted)? {
         remove(run_dir.files(), &run_dir.join(checkpoint::FOLDER).join(name))?;
     }

@@ -5,13 +5,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::answering::{Answering, Found, OpenRequest};
-use super::checkpoint::Stage;
 use super::collapse;
 use super::pairs::{Pair, make_pairs};
 use super::served::Served;
 use super::setup::Run;
 use crate::config::GenerationConfig;
 use crate::data::batch::Sequence;
+use crate::data::bring_second_responses;
 use crate::data::examples::Example;
 use crate::error::{Error, Result};
 use crate::formats::json_lines::json_line;
@@ -22,6 +22,7 @@ use crate::objective::log_probs;
 use crate::records::self_generation::{
     COUNTS_FILE, CountsRow, SELF_GENERATED_FILE, SelfGeneratedCounts, iteration_folder,
 };
+use crate::records::stage::Stage;
 use crate::report::console::Unit;
 
 /// The reference's log-probs of the demonstrations, beside [`SELF_GENERATED_FILE`].
@@ -107,7 +108,7 @@ impl Run {
 
     /// Preference rows bring a second response each; [`super::inputs`] refuses data of which only some rows do.
     pub(super) fn are_given(&self) -> bool {
-        self.examples.iter().all(|example| example.self_generated_ids.is_some())
+        bring_second_responses(&self.examples)
     }
 
     /// Self-generated responses for each prompt.

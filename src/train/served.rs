@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::answering::{Answering, OpenRequest};
 use super::setup::Run;
 use crate::config::{GenerationConfig, RunConfig, ServerConfig};
+use crate::data::bring_second_responses;
 use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
@@ -39,7 +40,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub fn check(config: &RunConfig, policy: &Policy, examples: &[Example]) -> Result<()> {
     let Some(server) = &config.server else { return Ok(()) };
     Server::new(server)?;
-    if examples.iter().any(|example| example.self_generated_ids.is_some()) {
+    if bring_second_responses(examples) {
         return Err(Error::config("server", "the rows bring their second responses; nothing is generated")
             .with_hint("leave it out: server=none"));
     }

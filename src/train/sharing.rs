@@ -14,8 +14,9 @@ use super::setup::Run;
 use crate::error::Result;
 use crate::formats::json_lines::json_line;
 use crate::model::CausalLm;
-use crate::records::evaluation::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow, START};
+use crate::records::evaluation::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE, EvaluationRow};
 use crate::records::self_generation::{SELF_GENERATED_FILE, iteration_folder};
+use crate::records::stage::START;
 
 /// What the start's figures belong to.
 const START_BINDING_FILE: &str = "start_binding.json";

@@ -15,9 +15,10 @@ use crate::model::ModelConfig;
 use crate::policy::Wanted;
 use crate::records::run_folder::comparison_of;
 use crate::records::self_generation::iteration_folder;
+use crate::records::stage::Stage;
 use crate::report::console::Console;
 use crate::report::{objective, samples};
-use crate::train::checkpoint::{Progress, Saved, Stage};
+use crate::train::checkpoint::{Progress, Saved};
 use crate::train::self_generation::{DEMONSTRATIONS_FILE, DemonstrationRow};
 
 const PAPER: &str = "[Xiao et al., EMNLP 2024](https://arxiv.org/abs/2410.10093)";

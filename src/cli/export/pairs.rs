@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::formats::atomic_write::replace_text;
 use crate::formats::file_system::Disk;
 use crate::formats::hub;
+use crate::formats::json_lines::json_line;
 use crate::policy::MODEL_FOLDER;
 use crate::policy::{Policy, Wanted};
 use crate::records::run_folder::{RESTORE_CHECKPOINTS, Reached, has_lost_checkpoints, reached};
@@ -125,8 +126,7 @@ fn line(pair: &Pair, row: &SelfGeneratedRow, tokenizer: Option<&Tokenizer>) -> R
         ref_rejected_token_logps: &row.response.token_log_probs,
         rejected_finished: row.response.finished,
     };
-    let line = serde_json::to_string(&row).map_err(|error| Error::usage(format!("cannot encode a row: {error}")))?;
-    Ok(line + "\n")
+    json_line(&row)
 }
 
 /// The rows of the run's data, tokenized as the run did: the aligned model has the tokenizer of the base model.

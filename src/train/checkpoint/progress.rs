@@ -2,61 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::RunConfig;
-use crate::records::evaluation::CONTINUED_SFT;
-use crate::records::run_folder::DONE;
+use crate::records::stage::Stage;
 
 /// The layout of a checkpoint folder; a newer one is refused. 1: no `MANIFEST`. 2: with one.
 pub(super) const VERSION: u32 = 2;
-
-/// A part of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stage {
-    /// The supervised stage before the first iteration.
-    Sft,
-    /// Generate, score, train.
-    Iteration(usize),
-    /// Plain supervised training from the start of iteration 0, for comparison.
-    ContinuedSft,
-    /// Nothing left to do.
-    Done,
-}
-
-impl std::fmt::Display for Stage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Stage::Sft => write!(f, "sft"),
-            Stage::Iteration(iteration) => write!(f, "iteration {iteration}"),
-            Stage::ContinuedSft => f.write_str(CONTINUED_SFT),
-            Stage::Done => f.write_str(DONE),
-        }
-    }
-}
-
-impl Stage {
-    /// The stages of a run, in their order.
-    pub(in crate::train) fn all(config: &RunConfig) -> Vec<Self> {
-        let sft = config.sft.as_ref().map(|_| Self::Sft);
-        let continued = config.compares_sft().then_some(Self::ContinuedSft);
-        sft.into_iter().chain((0..config.iterations).map(Self::Iteration)).chain(continued).collect()
-    }
-
-    /// What follows this stage.
-    pub(in crate::train) fn next(self, config: &RunConfig) -> Self {
-        Self::all(config).into_iter().find(|stage| stage.rank() > self.rank()).unwrap_or(Self::Done)
-    }
-
-    /// The order in which a run passes its stages.
-    pub(in crate::train) fn rank(self) -> (usize, usize) {
-        match self {
-            Stage::Sft => (0, 0),
-            Stage::Iteration(iteration) => (1, iteration),
-            Stage::ContinuedSft => (2, 0),
-            Stage::Done => (3, 0),
-        }
-    }
-}
 
 /// Updates in the whole run, rank of the stage, updates in the stage.
 pub(in crate::train) type Order = (usize, (usize, usize), usize);

@@ -5,7 +5,7 @@ use super::sizes::Sizes;
 use crate::config::{RunConfig, TrainConfig};
 use crate::data::examples::Example;
 use crate::objective::Objective;
-use crate::train::checkpoint::Stage;
+use crate::records::stage::Stage;
 use crate::train::fit::{epoch_seed, shuffled};
 use crate::train::pairs::split_micro_batches;
 

@@ -19,7 +19,7 @@ use crate::generate::PASS_ROWS;
 use crate::model::ModelConfig;
 use crate::model::cache::SPAN_TOKENS;
 use crate::ops;
-use crate::train::checkpoint::Stage;
+use crate::records::stage::Stage;
 use crate::train::distributions::num_candidates;
 use crate::train::optimizer::Optimizer;
 use crate::train::served::probe;

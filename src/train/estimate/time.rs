@@ -13,13 +13,14 @@ use super::batches::{Pairing, pairing_of_iterations};
 use super::memory::Phase;
 use crate::config::{RunConfig, TrainConfig, VarianceReduction, WeightFormat};
 use crate::data::batch::Sequence;
+use crate::data::bring_second_responses;
 use crate::data::examples::Example;
 use crate::error::Result;
 use crate::generate::sampler::Sampling;
 use crate::generate::{Decoding, Event, Generator, Request};
 use crate::model::CausalLm;
 use crate::objective::log_probs;
-use crate::train::checkpoint::Stage;
+use crate::records::stage::Stage;
 use crate::train::setup::score_batch_size;
 
 /// What is said of a time to which a server's part is to be added.
@@ -89,7 +90,7 @@ pub struct Work<'a> {
 impl Work<'_> {
     /// Rows bring their second responses themselves.
     fn are_given(&self) -> bool {
-        self.examples.iter().all(|example| example.self_generated_ids.is_some())
+        bring_second_responses(self.examples)
     }
 
     /// Responses are written, here or by a server.

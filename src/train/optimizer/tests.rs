@@ -14,7 +14,7 @@
 use super::*;
 
 fn test_device() -> Device {
-    Device::flex()
+    crate::device::open(crate::device::processor()).unwrap()
 }
 
 #[derive(Module, Debug)]
