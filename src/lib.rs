@@ -29,10 +29,11 @@
 //! ```
 //!
 //! A classifier between two sources is best where u is the logarithm of their density ratio, of how often a response is
-//! demonstrated over how often it is self-generated (with every loss but the margin loss `hinge`). With this u, at scale 1 and shift 0, that is where the policy has become the demonstrator. With a scale
-//! above 1 an iteration goes only part of the way, and the next goes on from there; below 1 it aims beyond the demonstrator,
-//! and only few updates keep it from getting there. Iterations are needed in any case: samples say little where policy and
-//! demonstrator hardly overlap, and each new reference is nearer.
+//! demonstrated over how often it is self-generated (with every loss but the margin loss `hinge`). With this u, at scale 1 and
+//! shift 0, that is where the policy has become the demonstrator. With a scale above 1 an iteration goes only part of the way,
+//! and the next goes on from there; below 1 it aims beyond the demonstrator, and only few updates keep it from getting there.
+//! Iterations are needed in any case: samples say little where policy and demonstrator hardly overlap, and each new reference
+//! is nearer.
 //!
 //! Where nothing is too large to write down, all of it is a few lines: two possible responses, the demonstrator picks the
 //! first in 8 of 10 cases, the policy begins with 1 of 10.

@@ -176,7 +176,7 @@ fn what_it_cannot_correct_is_refused() {
     };
     let reduced = "objective.variance_reduction=top_k(16)";
     for (assignments, said) in [
-        (vec![reduced, "objective.name=spin"], "`spin` has no self-generated side"),
+        (vec![reduced, "objective.name=spin"], "`spin` is not one of the losses that it corrects"),
         (vec![reduced, "generation.temperature=0.7"], "whole distribution"),
         (vec![reduced, "generation.top_k=50"], "whole distribution"),
         (vec![reduced, "generation.top_p=0.9"], "whole distribution"),
