@@ -52,8 +52,13 @@ fn a_saved_conversation_is_a_demonstration() {
         assert_eq!(outcome.stderr.matches(said).count(), 1, "{said}: {}", outcome.stderr);
     }
     assert_eq!(outcome.stderr.matches("(cut after 6 tokens: --max-new-tokens)").count(), 3, "{}", outcome.stderr);
-    let command = "`gsil train --model text --data talk.jsonl` learns from them";
-    assert_eq!(outcome.stderr.matches(command).count(), 2, "{}", outcome.stderr);
+    let command = "and `gsil train --model text --data talk.jsonl` learns it";
+    for said in [
+        format!("edit the answer, {command}; one"),
+        format!("edit the last answer, {command}, after the turns before; 2"),
+    ] {
+        assert_eq!(outcome.stderr.matches(&said).count(), 1, "{said}: {}", outcome.stderr);
+    }
     let rows = read_json_lines(&folder.path().join("talk.jsonl"));
     let roles = |i: usize| -> Vec<String> {
         let messages = rows[i]["messages"].as_array().unwrap();

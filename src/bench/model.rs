@@ -11,6 +11,7 @@ use crate::model::config::{Activation, LayerType, NormKind, RopeScaling};
 use crate::model::{CausalLm, ModelConfig, weights};
 use crate::policy::Policy;
 use crate::report::console::Console;
+use crate::report::table::plural;
 
 /// Where the weights come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +30,9 @@ impl fmt::Display for Source {
         match self {
             Source::File(path) => write!(f, "{}", path.display()),
             Source::Random { num_layers: NUM_LAYERS } => f.write_str("random weights, SmolLM2-135M's shape"),
-            Source::Random { num_layers } => write!(f, "random weights, {num_layers} layers of SmolLM2-135M's shape"),
+            Source::Random { num_layers } => {
+                write!(f, "random weights, {} of SmolLM2-135M's shape", plural(*num_layers, "layer"))
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::ops::launches::Launches;
 use crate::report::console::Console;
-use crate::report::table::{format_table, number, percent};
+use crate::report::table::{format_table, number, percent, plural};
 
 pub(super) const KEYS: Keys = Keys {
     verb: "bench",
@@ -166,7 +166,7 @@ fn whole_machine(args: &BenchArgs, size: &Size, source: &Source, device_name: &s
     let operations = operations::measure(device_name, &model, size, peaks)?;
     let mut workloads = Vec::new();
     for workload in Workload::value_variants() {
-        console.say(format!("timing {}: {} steps and one to warm up", name(*workload), size.steps));
+        console.say(format!("timing {}: {} and one to warm up", name(*workload), plural(size.steps, "step")));
         match measure_apart(args, *workload, device_name)? {
             Some(measurement) => {
                 let flops_per_s = measurement.matrix_flops_per_step / measurement.seconds_per_step;

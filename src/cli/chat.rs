@@ -146,7 +146,12 @@ impl Chat<'_> {
             1 => "; one answer was cut: end it there".to_owned(),
             num_cut => format!("; {num_cut} answers were cut: end them there"),
         };
-        Ok(format!("{whose}saved as one more row of {path}; edit the answers, and `{command}` learns from them{cut}"))
+        let num_answers = messages.iter().filter(|message| message.role == "assistant").count();
+        let (answer, it) = match num_answers {
+            1 => ("answer", "it"),
+            _ => ("last answer", "it, after the turns before"),
+        };
+        Ok(format!("{whose}saved as one more row of {path}; edit the {answer}, and `{command}` learns {it}{cut}"))
     }
 }
 

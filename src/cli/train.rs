@@ -21,6 +21,7 @@ use crate::report::table::{format_table, number, percent};
 use crate::train::changes::Changes;
 use crate::train::results_if_finished;
 use crate::train::setup::Run;
+use crate::train::task::TASK_FOLDER;
 
 /// What a run is told: a file, flags, single keys.
 #[derive(Debug, Args)]
@@ -228,7 +229,7 @@ pub(super) fn results(rows: &[EvaluationRow]) -> Option<String> {
 
 /// The first prompt of a run on the built-in task, which knows no others.
 fn built_in_prompt(dir: &Path) -> Option<String> {
-    let about = std::fs::read_to_string(dir.join(ABOUT_FILE)).ok().filter(|_| dir.join("task").exists())?;
+    let about = std::fs::read_to_string(dir.join(ABOUT_FILE)).ok().filter(|_| dir.join(TASK_FOLDER).exists())?;
     let about: About = serde_json::from_str(&about).ok()?;
     about.samples.into_iter().next().map(|row| row.prompt)
 }

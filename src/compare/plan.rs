@@ -14,6 +14,7 @@ use crate::formats::hub::{self, Address};
 use crate::report::console::Console;
 use crate::train::run_data::{held_out_files, num_demonstrations};
 use crate::train::sources::{Sources, pin_devices};
+use crate::train::task::{TASK_FOLDER, TASK_TEST_FILE, TASK_TRAIN_FILE};
 
 /// One method with one seed.
 #[derive(Debug, Clone)]
@@ -253,7 +254,7 @@ impl Start {
 
     /// Where the finished run in `folder` left it.
     pub fn in_folder(folder: &Path, config: &CompareConfig) -> Self {
-        let task = config.base.word_problems.is_some().then(|| folder.join("task"));
+        let task = config.base.word_problems.is_some().then(|| folder.join(TASK_FOLDER));
         Start { model: folder.join(crate::policy::MODEL_FOLDER), task }
     }
 
@@ -262,8 +263,8 @@ impl Start {
         let text = |path: &Path| Some(path.to_string_lossy().into_owned());
         config.model = text(&self.model);
         if let Some(task) = &self.task {
-            config.data = text(&task.join("train.jsonl"));
-            config.evaluation.data = text(&task.join("test.jsonl"));
+            config.data = text(&task.join(TASK_TRAIN_FILE));
+            config.evaluation.data = text(&task.join(TASK_TEST_FILE));
         }
         (config.sft, config.word_problems) = (None, None);
         config

@@ -219,7 +219,10 @@ impl CompareConfig {
             let problem = Error::config(name, "no method has this name");
             match nearest(name, names()) {
                 Some(near) => problem.with_hint(format!("did you mean `{near}`?")),
-                None => problem.with_hint(format!("there are: {}", names().collect::<Vec<_>>().join(", "))),
+                None => problem.with_hint(format!(
+                    "there are: {}",
+                    names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+                )),
             }
         })
     }

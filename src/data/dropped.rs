@@ -29,6 +29,11 @@ impl Dropped {
         self.reasons().iter().map(|(count, _)| count).sum()
     }
 
+    /// Rows that are longer than the limit, in one way or another.
+    pub fn num_too_long(&self) -> usize {
+        self.prompt_too_long + self.response_too_long + self.self_generated_too_long
+    }
+
     /// Every reason with its count, in words.
     pub fn reasons(&self) -> [(usize, String); 5] {
         let name = if self.is_limited_by_context { "the model's context" } else { "train.max_length" };

@@ -28,6 +28,9 @@ pub struct Inspection {
     pub num_used: usize,
     /// Rows that are left out, by reason.
     pub dropped: Vec<Count>,
+    /// Whether some of these are too long.
+    #[serde(skip)]
+    pub some_are_too_long: bool,
     /// Rows that the tokenizer refuses: training ends at the first.
     pub num_refused: usize,
     /// What is wrong with the first of them.
@@ -160,6 +163,7 @@ impl Inspection {
                 .filter(|(count, _)| *count > 0)
                 .map(|(count, reason)| Count { count, reason })
                 .collect(),
+            some_are_too_long: dropped.num_too_long() > 0,
             num_refused,
             first_refusal,
             max_length: preparation.max_length,

@@ -114,14 +114,13 @@ fn parse_line(bytes: &[u8], line: usize) -> Parsed<Option<Object>> {
             problem
         }
     })?;
-    object(value).map(Some)
+    object(value, "one object a line, without a list around them").map(Some)
 }
 
-fn object(value: Value) -> Parsed<Object> {
+fn object(value: Value, hint: &str) -> Parsed<Object> {
     match value {
         Value::Object(object) => Ok(object),
-        other => Err(Problem::new(format!("a row must be a JSON object, not {}", kind(&other)))
-            .with_hint("one object a line, without a list around them")),
+        other => Err(Problem::new(format!("a row must be a JSON object, not {}", kind(&other))).with_hint(hint)),
     }
 }
 
@@ -200,11 +199,12 @@ impl<'de> Visitor<'de> for List<'_, '_> {
         while let Some(UniqueKeys(value)) = items.next_element()? {
             self.budget.set(MAX_ROW_BYTES);
             self.num_rows += 1;
-            let failure = match (self.take)(self.num_rows, object(value).map(Some)) {
-                Ok(true) => continue,
-                Ok(false) => Failure::Enough,
-                Err(error) => Failure::Error(error),
-            };
+            let failure =
+                match (self.take)(self.num_rows, object(value, "a list of objects, each with its keys").map(Some)) {
+                    Ok(true) => continue,
+                    Ok(false) => Failure::Enough,
+                    Err(error) => Failure::Error(error),
+                };
             *self.failure.borrow_mut() = Some(failure);
             return Ok(false);
         }

@@ -149,7 +149,9 @@ pub(super) fn unknown_shape(object: &Object) -> Problem {
         return problem.with_hint(OTHER_SEPARATOR);
     }
     match object.keys().find_map(|key| near(key, &leading)) {
-        Some(name) => problem.with_hint(format!("did you mean `{name}`?")),
+        Some(name) => problem.with_hint(format!(
+            "did you mean `{name}`? Columns of other names are given with --prompt-column and --response-column"
+        )),
         None => problem.with_hint(format!(
             "the commonest are {SHAPES}; other names are given with --prompt-column and --response-column"
         )),

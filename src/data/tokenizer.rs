@@ -118,11 +118,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Input`] if the tokenizer cannot represent the text.
     pub fn encode_after(&self, prompt_ids: &[u32], text: &str) -> Result<Vec<u32>> {
-        let whole = self.encode(&format!("{}{text}", self.decode_all(prompt_ids)?))?;
-        match whole.strip_prefix(prompt_ids) {
-            Some(ids) => Ok(ids.to_vec()),
-            None => self.encode(text),
-        }
+        self.continuation(&self.decode_all(prompt_ids)?, prompt_ids, text)
     }
 
     /// The token that a text is scored after where nothing stands before it: the beginning token, also where texts do not
@@ -149,9 +145,7 @@ impl Tokenizer {
     /// What becomes of text that the tokenizer does not know.
     pub fn about_unknown(&self) -> String {
         let token = self.unknown_token_id.and_then(|id| self.inner.id_to_token(id)).unwrap_or_default();
-        format!(
-            "text that the model's tokenizer does not know: `{token}` stands in its place, in what is read and in what is learnt"
-        )
+        format!("text that the model's tokenizer does not know: `{token}` stands in its place")
     }
 
     /// Whether a token is one that the tokenizer calls special, other than that for unknown text.
@@ -251,13 +245,15 @@ impl Tokenizer {
             }
         };
         let turn = self.templated_response(prompt, &start, text)?;
+        let start_ids = self.encode(&start)?;
         if let Some(turn) = &turn {
-            let ids = self.continuation(&start, turn)?;
+            let ids = self.continuation(&start, &start_ids, turn)?;
             if let Some(end) = ids.iter().position(|id| self.eos_token_ids.contains(id)) {
                 return Ok(ids[..=end].to_vec());
             }
         }
-        let mut ids = self.continuation(&start, turn.as_deref().map_or(text, |turn| up_to_the_end_of(text, turn)))?;
+        let rest = turn.as_deref().map_or(text, |turn| up_to_the_end_of(text, turn));
+        let mut ids = self.continuation(&start, &start_ids, rest)?;
         ids.push(self.end_token_id);
         Ok(ids)
     }
@@ -272,11 +268,10 @@ impl Tokenizer {
         Ok(rendered.strip_prefix(start).filter(|turn| turn.contains(text.trim())).map(str::to_owned))
     }
 
-    /// The tokens of `rest` where it stands, after `start`: some tokenizers begin a text with a space that must not appear in
-    /// the middle. Where a token would span the border, `rest` is tokenized alone.
-    fn continuation(&self, start: &str, rest: &str) -> Result<Vec<u32>> {
-        let start_ids = self.encode(start)?;
-        match self.encode(&format!("{start}{rest}"))?.strip_prefix(start_ids.as_slice()) {
+    /// The tokens of `rest` where it stands, after `start` with its tokens: some tokenizers begin a text with a space that must
+    /// not appear in the middle. Where a token would span the border, `rest` is tokenized alone.
+    fn continuation(&self, start: &str, start_ids: &[u32], rest: &str) -> Result<Vec<u32>> {
+        match self.encode(&format!("{start}{rest}"))?.strip_prefix(start_ids) {
             Some(ids) => Ok(ids.to_vec()),
             None => self.encode(rest),
         }

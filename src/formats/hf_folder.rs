@@ -27,7 +27,7 @@ use super::peft::ADAPTER_CONFIG;
 use super::safetensors::open_safetensors;
 use super::{Arrangement, ModelFiles, TensorPlace, TokenizerFiles, WeightFile, Weights};
 use crate::error::{Error, Result};
-use crate::records::run_folder::{CHECKPOINTS_FOLDER, holds_run};
+use crate::records::run_folder::{CHECKPOINTS_FOLDER, holds_run, instead_of_comparison};
 use crate::report::shell::{shell_path, shell_word};
 
 pub(super) const CONFIG: &str = "config.json";
@@ -67,22 +67,26 @@ pub fn open_model_folder(folder: &Path) -> Result<ModelFiles> {
 fn no_config(folder: &Path) -> Error {
     let gguf = fs::read_dir(folder).ok().into_iter().flatten().flatten().map(|entry| entry.path());
     let gguf = gguf.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "gguf"));
-    Error::input(folder, format!("has no {CONFIG}")).with_hint(match (gguf, export_of_checkpoint(folder)) {
-        _ if folder.join(ADAPTER_CONFIG).exists() => {
-            "it is an adapter alone: give the run that made it, or its export with --format hf".into()
-        }
-        (Some(path), _) => format!("to use the GGUF model, give the file itself: {}", path.display()),
-        (None, Some(command)) => format!("a run's checkpoint is made a model folder with: {command}"),
-        (None, None) => "a model folder holds config.json, model.safetensors and tokenizer.json".into(),
-    })
+    let comparison = instead_of_comparison(folder);
+    Error::input(folder, format!("has no {CONFIG}")).with_hint(
+        match (gguf, export_of_checkpoint(folder).or(comparison)) {
+            _ if folder.join(ADAPTER_CONFIG).exists() => {
+                "it is an adapter alone: give the run that made it, or its export with --format hf".into()
+            }
+            (Some(path), _) => format!("to use the GGUF model, give the file itself: {}", path.display()),
+            (None, Some(advice)) => advice,
+            (None, None) => "a model folder holds config.json, model.safetensors and tokenizer.json".into(),
+        },
+    )
 }
 
-/// The command that makes a model folder of a run's checkpoint; none if `folder` is no checkpoint.
+/// How a model folder is made of a run's checkpoint; None if `folder` is no checkpoint.
 fn export_of_checkpoint(folder: &Path) -> Option<String> {
     let run = folder.parent().filter(|parent| parent.ends_with(CHECKPOINTS_FOLDER))?.parent()?;
     let run = if run.as_os_str().is_empty() { Path::new(".") } else { run };
     let name = shell_word(&folder.file_name()?.to_string_lossy());
-    holds_run(run).then(|| format!("gsil export {} --checkpoint {name} --format hf --output NEW_DIR", shell_path(run)))
+    let command = format!("gsil export {} --checkpoint {name} --format hf --output NEW_DIR", shell_path(run));
+    holds_run(run).then(|| format!("a run's checkpoint is made a model folder with: {command}"))
 }
 
 /// The path of a file of the folder, or `None` if it is not there.
@@ -338,6 +342,14 @@ mod tests {
         assert!(hint().contains("model.gguf"));
         fs::write(folder.join(ADAPTER_CONFIG), "{}").unwrap();
         assert!(hint().contains("adapter alone"));
+    }
+
+    #[test]
+    fn a_comparison_in_place_of_a_model_is_told_as_that() {
+        let grid = tempfile::tempdir().unwrap();
+        fs::write(grid.path().join("compare.ron"), "").unwrap();
+        let hint = open_model_folder(grid.path()).unwrap_err().hint().unwrap().to_owned();
+        assert!(hint.starts_with("it is the folder of a comparison: give one of its runs, "), "{hint}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub const ENDING_FILE: &str = "ended.json";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
     pub message: String,
-    /// What helps, if that is known.
+    /// What helps, if that is known; None after a stop: the run is gone on with.
     pub hint: Option<String>,
     /// See [`Error::exit_code`].
     pub exit_code: i32,
@@ -28,7 +28,7 @@ pub fn now() -> String {
 impl Ending {
     /// The ending by this error, at this time.
     pub fn of(error: &Error, when: String) -> Self {
-        let hint = error.hint().map(str::to_owned);
+        let hint = error.hint().filter(|_| !matches!(error, Error::Stopped { .. })).map(str::to_owned);
         Ending { message: error.to_string(), hint, exit_code: error.exit_code(), when }
     }
 

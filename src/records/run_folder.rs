@@ -84,6 +84,13 @@ pub fn holds_runs(folder: &Path) -> bool {
     std::fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| holds_run(&entry.path()))
 }
 
+/// What to give in place of a comparison's folder where a run or a model is wanted; None for any other folder.
+pub fn instead_of_comparison(folder: &Path) -> Option<String> {
+    let cell = folder.join("cells/METHOD/seed-N");
+    let hint = format!("it is the folder of a comparison: give one of its runs, {}", cell.display());
+    folder.join(COMPARE_FILE).is_file().then_some(hint)
+}
+
 /// The comparison that a run is a cell of (`cells/METHOD/seed-N`) or the start of cells (`start/seed-N`).
 pub fn comparison_of(run: &Path) -> Option<&Path> {
     let parent = run.parent()?;

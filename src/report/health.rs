@@ -2,6 +2,7 @@
 
 use super::html::{count, short};
 use super::run_files::{Iteration, RunFiles};
+use crate::config::VarianceReduction;
 use crate::records::evaluation::EvaluationRow;
 use crate::records::self_generation::{
     AGAINST_DUPLICATED, AGAINST_EMPTY, AGAINST_IDENTICAL, AGAINST_UNFINISHED, SelfGeneratedCounts,
@@ -40,7 +41,8 @@ pub fn findings(run: &RunFiles) -> Vec<Finding> {
     let usual = run.about.as_ref().and_then(|about| about.demonstrations.as_ref());
     // Responses that the rows bring are no work of the model's, and no setting changes them.
     let generated = run.iterations.iter().filter(|_| !run.responses_are_given());
-    let of_responses = generated.flat_map(|iteration| of_responses(iteration, usual));
+    let is_reduced = run.config.objective.variance_reduction != VarianceReduction::None;
+    let of_responses = generated.flat_map(|iteration| of_responses(iteration, usual, is_reduced));
     let of_stages = stages(run).into_iter().flat_map(|updates| {
         [vanishing_demonstrations(updates), clamped(updates), spikes(updates)].into_iter().flatten().collect::<Vec<_>>()
     });
@@ -56,10 +58,16 @@ fn stages(run: &RunFiles) -> Vec<&[UpdateRow]> {
 type Counted = fn(&SelfGeneratedCounts) -> usize;
 
 /// `usual` are the demonstrations, counted as if they were responses: as far as they are short and alike, responses may be.
-fn of_responses(Iteration { number, counts, .. }: &Iteration, usual: Option<&SelfGeneratedCounts>) -> Vec<Finding> {
+/// With the variance reduction (`is_reduced`) a response that is its demonstration leaves that its pull.
+fn of_responses(
+    Iteration { number, counts, .. }: &Iteration,
+    usual: Option<&SelfGeneratedCounts>,
+    is_reduced: bool,
+) -> Vec<Finding> {
+    let many_identical = if is_reduced { f64::INFINITY } else { MANY_IDENTICAL };
     let kinds: [(Counted, f64, &str, &str); 5] = [
         (|c| c.unfinished, MANY_UNFINISHED, "were cut off at generation.max_new_tokens", AGAINST_UNFINISHED),
-        (|c| c.identical, MANY_IDENTICAL, "equal their demonstration, token for token", AGAINST_IDENTICAL),
+        (|c| c.identical, many_identical, "equal their demonstration, token for token", AGAINST_IDENTICAL),
         (|c| c.empty, MANY_EMPTY, "are empty", AGAINST_EMPTY),
         (|c| c.duplicated, MANY_DUPLICATED, "repeat the response to another prompt", AGAINST_DUPLICATED),
         (
@@ -298,9 +306,9 @@ mod tests {
             mean_tokens: 20.0,
         };
         let iteration = |counts| Iteration { number: 2, counts, responses: None };
-        let of = |counts| of_responses(&iteration(counts), None);
-        assert_eq!(of(none), []);
-        let all = of(SelfGeneratedCounts {
+        let of = |counts, is_reduced| of_responses(&iteration(counts), None, is_reduced);
+        assert_eq!(of(none, false), []);
+        let many = SelfGeneratedCounts {
             responses: 100,
             identical: 50,
             empty: 5,
@@ -309,7 +317,9 @@ mod tests {
             too_long: 5,
             dropped: 25,
             mean_tokens: 20.0,
-        });
+        };
+        assert!(!of(many.clone(), true).iter().any(|found| found.seen.contains("50 of")), "its pull is left");
+        let all = of(many, false);
         let seen: Vec<&str> = all.iter().map(|found| found.seen.as_str()).collect();
         assert_eq!(seen.len(), 5);
         for (seen, expected) in seen.iter().zip(["20 of 100 responses were cut off", "50 of", "5 of", "10 of", "5 of"])
@@ -323,7 +333,7 @@ mod tests {
         let labels = SelfGeneratedCounts { responses: 100, duplicated: 98, ..SelfGeneratedCounts::default() };
         let stories = SelfGeneratedCounts { duplicated: 12, ..labels.clone() };
         let iteration = Iteration { number: 0, counts: labels.clone(), responses: None };
-        assert_eq!(of_responses(&iteration, Some(&labels)), []);
-        assert_eq!(of_responses(&iteration, Some(&stories)).len(), 1);
+        assert_eq!(of_responses(&iteration, Some(&labels), false), []);
+        assert_eq!(of_responses(&iteration, Some(&stories), false).len(), 1);
     }
 }

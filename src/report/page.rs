@@ -10,6 +10,7 @@ use super::figures::{evaluation_section, timing_section};
 use super::health::{Finding, findings};
 use super::html::{count, escape, table};
 use super::run_files::RunFiles;
+use super::table::plural;
 use super::{ended, responses, training_charts};
 use crate::config::{ObjectiveName, RunConfig, TrainConfig, VarianceReduction};
 use crate::records::ending::now;
@@ -210,10 +211,6 @@ fn length(train: &TrainConfig) -> String {
         Some(num_steps) => plural(num_steps, "update"),
         None => plural(train.epochs, "epoch"),
     }
-}
-
-fn plural(number: usize, thing: &str) -> String {
-    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 fn device(run: &RunFiles) -> String {

@@ -38,6 +38,11 @@ fn space_beside(cell: &str, width: usize) -> String {
     " ".repeat(width.saturating_sub(cell.width()))
 }
 
+/// `1 update`, `2 updates`: a thing whose plural ends in an s.
+pub fn plural(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// `12.3%`, or a dash where there is no figure.
 pub fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |share| format!("{:.1}%", 100.0 * share))

@@ -8,7 +8,7 @@
 
 use std::collections::HashSet;
 
-use crate::config::Unfinished;
+use crate::config::{RunConfig, Unfinished, VarianceReduction};
 use crate::data::examples::Example;
 use crate::error::{Error, Result};
 use crate::records::self_generation::{
@@ -30,15 +30,11 @@ struct Kind {
 }
 
 const CUT_OFF: &str = "cut off";
+const IDENTICAL: &str = "identical to their demonstration";
 
 const KINDS: [Kind; 4] = [
     Kind { what: "empty", advice: AGAINST_EMPTY, is_harmful: true, count: |c| c.empty },
-    Kind {
-        what: "identical to their demonstration",
-        advice: AGAINST_IDENTICAL,
-        is_harmful: false,
-        count: |c| c.identical,
-    },
+    Kind { what: IDENTICAL, advice: AGAINST_IDENTICAL, is_harmful: false, count: |c| c.identical },
     Kind { what: "repeated for other prompts", advice: AGAINST_DUPLICATED, is_harmful: true, count: |c| c.duplicated },
     Kind { what: CUT_OFF, advice: AGAINST_UNFINISHED, is_harmful: true, count: |c| c.unfinished },
 ];
@@ -61,7 +57,7 @@ pub fn of_demonstrations(examples: &[Example]) -> SelfGeneratedCounts {
 }
 
 /// The warnings that an iteration's responses give. Who asks for cut responses with `generation.unfinished=mask` gets no
-/// more than a warning of them.
+/// more than a warning of them; with `objective.variance_reduction` responses that are their demonstrations give none.
 ///
 /// # Errors
 /// [`Error::Training`] if the iteration before was beyond the limit in the same way already.
@@ -69,16 +65,17 @@ pub fn check(
     counts: &SelfGeneratedCounts,
     before: Option<&SelfGeneratedCounts>,
     demonstrations: &SelfGeneratedCounts,
-    unfinished: Unfinished,
+    config: &RunConfig,
 ) -> Result<Vec<String>> {
     let mut onsets = Vec::new();
     for kind in &KINDS {
         let (share, normal) = (kind.share(counts), kind.share(demonstrations));
-        if share <= ONSET || normal > ONSET {
+        let is_taught = kind.what == IDENTICAL && config.objective.variance_reduction != VarianceReduction::None;
+        if share <= ONSET || normal > ONSET || is_taught {
             continue;
         }
         let percent = 100.0 * share;
-        let is_asked_for = unfinished == Unfinished::Mask && kind.what == CUT_OFF;
+        let is_asked_for = config.generation.unfinished == Unfinished::Mask && kind.what == CUT_OFF;
         if share > COLLAPSE
             && kind.is_harmful
             && !is_asked_for
@@ -130,6 +127,12 @@ mod tests {
         make_pairs(examples, &responses, &[-1.0; NUM_PROMPTS], Unfinished::Mask, 1000).1
     }
 
+    fn with(assignments: &[&str]) -> RunConfig {
+        let mut config = RunConfig::default();
+        assignments.iter().for_each(|assignment| config.set(assignment).unwrap());
+        config
+    }
+
     /// What a scripted sampler answers, and whether that is finished.
     type Script = fn(&Example) -> (Vec<u32>, bool);
 
@@ -144,10 +147,10 @@ mod tests {
     fn healthy_responses_give_no_warning() {
         let examples = examples(|i| vec![i, 5, 2]);
         let (healthy, normal) = (counts(&examples, 0, SCRIPTS[0].1), of_demonstrations(&examples));
-        assert_eq!(check(&healthy, Some(&healthy), &normal, Unfinished::Drop).unwrap(), Vec::<String>::new());
+        assert_eq!(check(&healthy, Some(&healthy), &normal, &with(&[])).unwrap(), Vec::<String>::new());
         for (_, script) in SCRIPTS {
             let half = counts(&examples, NUM_PROMPTS / 2, script);
-            assert_eq!(check(&half, Some(&half), &normal, Unfinished::Drop).unwrap(), Vec::<String>::new());
+            assert_eq!(check(&half, Some(&half), &normal, &with(&[])).unwrap(), Vec::<String>::new());
         }
     }
 
@@ -157,14 +160,14 @@ mod tests {
         let normal = of_demonstrations(&examples);
         for (what, script) in SCRIPTS.into_iter().filter(|(what, _)| *what != "identical") {
             let (onset, all) = (counts(&examples, 14, script), counts(&examples, NUM_PROMPTS, script));
-            let warned = check(&onset, None, &normal, Unfinished::Drop).unwrap().concat();
+            let warned = check(&onset, None, &normal, &with(&[])).unwrap().concat();
             assert!(warned.contains(what), "{what}: {warned}");
-            assert!(check(&all, None, &normal, Unfinished::Drop).is_ok(), "{what}: once is not yet a collapse");
+            assert!(check(&all, None, &normal, &with(&[])).is_ok(), "{what}: once is not yet a collapse");
             assert!(
-                check(&all, Some(&onset), &normal, Unfinished::Drop).is_ok(),
+                check(&all, Some(&onset), &normal, &with(&[])).is_ok(),
                 "{what}: the iteration before was not as bad"
             );
-            let error = check(&all, Some(&all), &normal, Unfinished::Drop).unwrap_err();
+            let error = check(&all, Some(&all), &normal, &with(&[])).unwrap_err();
             assert_eq!(error.exit_code(), 5);
             assert!(error.to_string().contains(what), "{what}: {error}");
             assert!(error.hint().unwrap().contains("checkpoint is intact"));
@@ -175,17 +178,20 @@ mod tests {
     fn answering_as_demonstrated_is_warned_of_and_never_stops_a_run() {
         let examples = examples(|i| vec![i, 5, 2]);
         let all = counts(&examples, NUM_PROMPTS, SCRIPTS[1].1);
-        let warned = check(&all, Some(&all), &of_demonstrations(&examples), Unfinished::Drop).unwrap().concat();
+        let warned = check(&all, Some(&all), &of_demonstrations(&examples), &with(&[])).unwrap().concat();
         let expected =
             "100% of the responses are identical to their demonstration: without objective.variance_reduction ";
         assert!(warned.starts_with(expected), "{warned}");
+        let reduced = with(&["objective.variance_reduction=top_k(16)"]);
+        assert_eq!(check(&all, None, &of_demonstrations(&examples), &reduced).unwrap(), Vec::<String>::new());
     }
 
     #[test]
     fn responses_that_are_cut_off_on_purpose_are_only_warned_of() {
         let examples = examples(|i| vec![i, 5, 2]);
         let all = counts(&examples, NUM_PROMPTS, SCRIPTS[3].1);
-        let warned = check(&all, Some(&all), &of_demonstrations(&examples), Unfinished::Mask).unwrap();
+        let warned =
+            check(&all, Some(&all), &of_demonstrations(&examples), &with(&["generation.unfinished=mask"])).unwrap();
         assert!(warned.concat().contains(CUT_OFF), "{warned:?}");
     }
 
@@ -193,7 +199,7 @@ mod tests {
     fn where_demonstrations_are_alike_so_may_responses_be() {
         let examples = examples(|i| vec![i % 2, 2]);
         let alike = counts(&examples, NUM_PROMPTS, |_| (vec![1, 2], true));
-        let warned = check(&alike, Some(&alike), &of_demonstrations(&examples), Unfinished::Drop).unwrap();
+        let warned = check(&alike, Some(&alike), &of_demonstrations(&examples), &with(&[])).unwrap();
         assert!(warned.iter().all(|onset| !onset.contains("repeated")), "{warned:?}");
     }
 }

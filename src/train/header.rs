@@ -8,7 +8,7 @@ use super::estimate::{bytes, phase_name};
 use super::setup::Run;
 use crate::error::Result;
 use crate::model::{CausalLm, weights};
-use crate::report::table::duration;
+use crate::report::table::{duration, plural};
 use crate::report::{objective, training};
 
 impl Run {
@@ -25,7 +25,7 @@ impl Run {
         ));
         let held_out = self.held_out.examples.len();
         let is_held_out = if self.held_out.settings.held_out { "held out" } else { "of them scored before and after" };
-        console.say(format!("data       {} demonstrations, {held_out} {is_held_out}", self.examples.len()));
+        console.say(format!("data       {}, {held_out} {is_held_out}", plural(self.examples.len(), "demonstration")));
         if self.config.keep_best > 0 && !self.held_out.settings.held_out {
             console.warn(format!(
                 "keep_best: there are no held-out rows (evaluation.data), so the best checkpoint is the one that gives the \

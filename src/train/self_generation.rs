@@ -24,6 +24,7 @@ use crate::records::self_generation::{
 };
 use crate::records::stage::Stage;
 use crate::report::console::Unit;
+use crate::report::table::plural;
 
 /// The reference's log-probs of the demonstrations, beside [`SELF_GENERATED_FILE`].
 pub const DEMONSTRATIONS_FILE: &str = "demonstrations.jsonl";
@@ -266,7 +267,7 @@ impl Run {
         if !self.are_given() {
             let demonstrations = collapse::of_demonstrations(&self.examples);
             let before = earlier.last().map(|row| &row.counts);
-            collapse::check(&counts, before, &demonstrations, unfinished)?
+            collapse::check(&counts, before, &demonstrations, &self.config)?
                 .into_iter()
                 .for_each(|onset| self.console.warn(onset));
         }
@@ -286,7 +287,7 @@ impl Run {
         ];
         let parts = parts.into_iter().filter(|(count, _)| *count > 0);
         let parts: String = parts.map(|(count, what)| format!(", {count} {what}")).collect();
-        self.console.say(format!("{responses} responses of {mean_tokens:.1} tokens{parts}"));
+        self.console.say(format!("{} of {mean_tokens:.1} tokens{parts}", plural(responses, "response")));
     }
 
     pub(super) fn decoding(&self) -> Decoding {
@@ -328,12 +329,13 @@ impl Run {
     }
 
     fn show(&self, responses: &[Vec<Response>]) -> Result<()> {
+        let of_other = if self.are_given() { "second response" } else { "self-generated " };
         for (example, own) in self.examples.iter().zip(responses).take(NUM_SHOWN) {
             let (Some(response), Some(demonstration)) = (own.first(), &example.demonstration_text) else { continue };
             let Some(text) = self.decode(response)? else { continue };
             let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
             self.console.say(format!("  demonstration   {}", one_line(demonstration)));
-            self.console.say(format!("  self-generated  {}", one_line(&text)));
+            self.console.say(format!("  {of_other} {}", one_line(&text)));
         }
         Ok(())
     }

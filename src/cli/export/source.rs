@@ -12,7 +12,7 @@ use crate::formats::safetensors::TensorToWrite;
 use crate::model::weights::{stored_tensors_to_write, tensors_to_write};
 use crate::policy::Policy;
 use crate::records::evaluation::{EVALUATIONS_FILE, EvaluationRow};
-use crate::records::run_folder::{CONFIG_FILE, holds_run};
+use crate::records::run_folder::{CONFIG_FILE, holds_run, instead_of_comparison};
 use crate::report::console::Console;
 use crate::train::checkpoint::Saved;
 use crate::train::kept;
@@ -53,9 +53,11 @@ impl Source {
             true => Some(Run::open(path, checkpoint, offline)?),
             false if path.is_file() || path.join("config.json").exists() => None,
             false => {
-                return Err(Error::input(path, "is neither a run nor a model").with_hint(
-                    "give a run folder (config.ron inside), a Hugging Face folder (config.json inside) or a .gguf file",
-                ));
+                let hint = instead_of_comparison(path).unwrap_or_else(|| {
+                    "give a run folder (config.ron inside), a Hugging Face folder (config.json inside) or a .gguf file"
+                        .to_owned()
+                });
+                return Err(Error::input(path, "is neither a run nor a model").with_hint(hint));
             }
         };
         let source = Source { path: path.to_owned(), name, run };

@@ -163,7 +163,7 @@ fn verdict(inspection: &Inspection) -> String {
     for dropped in &inspection.dropped {
         text += &format!("\ndropped: {} {}", rows(dropped.count), dropped.reason);
     }
-    if !inspection.dropped.is_empty() {
+    if inspection.some_are_too_long {
         text += "\nnothing is cut: an answer without its end teaches the model not to stop\n";
     }
     if let Some(first) = &inspection.first_refusal {

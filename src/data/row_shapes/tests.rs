@@ -285,7 +285,11 @@ fn an_empty_prompt_is_told_as_empty_and_not_as_misspelt() {
 #[test]
 fn a_row_of_no_shape_whose_key_is_nearly_known_is_told_the_known_one() {
     let hint = |value: Value| error(value).hint().unwrap().to_owned();
-    assert_eq!(hint(json!({"promt": "Q", "response": "A"})), "did you mean `prompt`?");
+    let of_near = hint(json!({"promt": "Q", "response": "A"}));
+    assert_eq!(
+        of_near,
+        "did you mean `prompt`? Columns of other names are given with --prompt-column and --response-column"
+    );
     assert!(hint(json!({"q": "Q", "a": "A"})).starts_with("the commonest are {\"prompt\", \"response\"}, "));
     assert!(hint(json!({"q": "Q", "a": "A"})).len() < 300);
 }

@@ -15,7 +15,7 @@ use burn::tensor::{Device, Tensor};
 use crate::config::{OptimizerName, TrainConfig};
 use crate::error::{Error, Result};
 use crate::formats::safetensors::{HostTensor, TensorToWrite};
-use crate::model::weights::to_host;
+use crate::model::weights::{Path, to_host};
 use rules::Rule;
 
 /// Updates the parameters of a module. Parameters, gradients and state are f32.
@@ -61,7 +61,7 @@ impl Optimizer {
     /// If a parameter's state has another shape: the state of another model was loaded.
     pub fn step<M: Module>(&mut self, module: M, gradients: GradientsParams, lr: f64) -> M {
         self.num_updates += 1;
-        module.map(&mut Update { optimizer: self, gradients, lr, path: Vec::new() })
+        module.map(&mut Update { optimizer: self, gradients, lr, path: Path::default() })
     }
 
     /// The state for a checkpoint: `<parameter path>.<average>`, averages by their PyTorch names, sorted by path. Values leave
@@ -137,17 +137,16 @@ struct Update<'a> {
     optimizer: &'a mut Optimizer,
     gradients: GradientsParams,
     lr: f64,
-    /// Names of the modules around the current parameter, its own name last.
-    path: Vec<String>,
+    path: Path,
 }
 
 impl ModuleMapper for Update<'_> {
     fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
+        self.path.enter(name);
     }
 
     fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
+        self.path.exit();
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -162,7 +161,7 @@ impl ModuleMapper for Update<'_> {
         let shape = parameter.dims();
         let length = [shape.iter().product::<usize>()];
         let (flat, gradient) = (parameter.inner().reshape(length), gradient.inner().reshape(length));
-        let mut updated = self.optimizer.update(&self.path.join("."), &shape, flat, gradient, self.lr).reshape(shape);
+        let mut updated = self.optimizer.update(&self.path.name(), &shape, flat, gradient, self.lr).reshape(shape);
         if is_autodiff {
             updated = updated.autodiff();
             if let Some(strategy) = checkpointing {
