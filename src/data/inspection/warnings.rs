@@ -25,10 +25,8 @@ pub struct Warning {
 
 impl Prepared<'_> {
     pub(super) fn warnings(&self, files: &[FileRows]) -> Result<Vec<Warning>> {
-        let tokenizer = self.preparation.tokenizer;
-        let is_end = |id: Option<&u32>| id.is_some_and(|id| self.eos_token_ids.contains(id));
         let mut warnings = Vec::new();
-        if let Some(tokenizer) = tokenizer
+        if let Some(tokenizer) = self.preparation.tokenizer
             && tokenizer.has_generation_prompt()? == Some(false)
         {
             let message = "the chat template does not say where the assistant begins (add_generation_prompt has no effect): the model must guess whose turn it is";
@@ -39,6 +37,23 @@ impl Prepared<'_> {
                 message: message.to_owned(),
             });
         }
+        let of_kind = |(kind, rows, message): (&'static str, Vec<usize>, String)| {
+            let first = Some(self.rows[*rows.first()?].0.clone());
+            Some(Warning { kind, count: rows.len(), first, message })
+        };
+        warnings.extend(self.odd_rows().into_iter().chain(self.with_unknown_text()).filter_map(of_kind));
+        let unread = |unread: Unread| {
+            let message = unread.message();
+            Warning { kind: "unread_key", count: unread.count, first: Some(unread.first), message }
+        };
+        warnings.extend(Unread::of(files).into_iter().map(unread));
+        Ok(warnings)
+    }
+
+    /// Kinds of rows that are no mistake for certain, the rows of each by their index, and what that means.
+    fn odd_rows(&self) -> Vec<(&'static str, Vec<usize>, String)> {
+        let tokenizer = self.preparation.tokenizer;
+        let is_end = |id: Option<&u32>| id.is_some_and(|id| self.eos_token_ids.contains(id));
         let starts_twice = |example: &Example| match (example.prompt_ids.as_slice(), tokenizer) {
             ([first, second, ..], Some(tokenizer)) => first == second && tokenizer.is_special(*first),
             _ => false,
@@ -46,10 +61,6 @@ impl Prepared<'_> {
         let ends_in_text = |row: &Row| match (&row.demonstration, tokenizer) {
             (Some(Response::Text(text)), Some(tokenizer)) => tokenizer.ends_in_end_token(text),
             _ => false,
-        };
-        let examples = |test: &dyn Fn(&Example) -> bool| -> Vec<usize> {
-            let tested = self.whole.iter().enumerate();
-            tested.filter(|(_, example)| example.as_ref().is_some_and(test)).map(|(i, _)| i).collect()
         };
         let rows = |test: &dyn Fn(&Row) -> bool| -> Vec<usize> {
             self.rows.iter().enumerate().filter(|(_, (_, _, row))| test(row)).map(|(i, _)| i).collect()
@@ -59,12 +70,12 @@ impl Prepared<'_> {
         let kinds = [
             (
                 "double_bos",
-                examples(&starts_twice),
+                self.examples(&starts_twice),
                 "the prompt begins with the same special token twice: it stands in the text and in the template",
             ),
             (
                 "no_end_token",
-                examples(&|example| !is_end(example.demonstration_ids.last())),
+                self.examples(&|example| !is_end(example.demonstration_ids.last())),
                 "the response does not end in an end token: the model is not taught to stop",
             ),
             (
@@ -79,7 +90,9 @@ impl Prepared<'_> {
             ),
             (
                 "only_end_token",
-                examples(&|example| example.demonstration_ids.len() == 1 && is_end(example.demonstration_ids.first())),
+                self.examples(&|example| {
+                    example.demonstration_ids.len() == 1 && is_end(example.demonstration_ids.first())
+                }),
                 "the response is the end token alone",
             ),
             ("duplicate", duplicates.rows, "prompt and response repeat an earlier row, token for token"),
@@ -95,28 +108,21 @@ impl Prepared<'_> {
                 "a second (rejected) response where the first row that is used has none, or none where it has one: training refuses such data; give one to every row, or to none",
             ),
         ];
-        for (kind, rows, message) in kinds {
-            if let Some(first) = rows.first() {
-                let first = Some(self.rows[*first].0.clone());
-                warnings.push(Warning { kind, count: rows.len(), first, message: message.to_owned() });
-            }
-        }
-        if let Some(tokenizer) = tokenizer {
-            let has_unknown = |example: &Example| {
-                tokenizer.has_unknown(&example.prompt_ids) || tokenizer.has_unknown(&example.demonstration_ids)
-            };
-            let rows = examples(&has_unknown);
-            if let Some(first) = rows.first() {
-                let (first, message) = (Some(self.rows[*first].0.clone()), tokenizer.about_unknown());
-                warnings.push(Warning { kind: "unknown_text", count: rows.len(), first, message });
-            }
-        }
-        let unread = |unread: Unread| {
-            let message = unread.message();
-            Warning { kind: "unread_key", count: unread.count, first: Some(unread.first), message }
+        kinds.map(|(kind, rows, message)| (kind, rows, message.to_owned())).into()
+    }
+
+    fn with_unknown_text(&self) -> Option<(&'static str, Vec<usize>, String)> {
+        let tokenizer = self.preparation.tokenizer?;
+        let has_unknown = |example: &Example| {
+            tokenizer.has_unknown(&example.prompt_ids) || tokenizer.has_unknown(&example.demonstration_ids)
         };
-        warnings.extend(Unread::of(files).into_iter().map(unread));
-        Ok(warnings)
+        Some(("unknown_text", self.examples(&has_unknown), tokenizer.about_unknown()))
+    }
+
+    /// The rows whose example passes a test, by their index.
+    fn examples(&self, test: &dyn Fn(&Example) -> bool) -> Vec<usize> {
+        let tested = self.whole.iter().enumerate();
+        tested.filter(|(_, example)| example.as_ref().is_some_and(test)).map(|(i, _)| i).collect()
     }
 
     /// Rows, by their index, whose own text has special tokens. None without a chat template: there the text has to write
