@@ -32,6 +32,23 @@ pub struct Fit<'a> {
 }
 
 impl Fit<'_> {
+    /// Refuses a stage without a pair.
+    fn check_pairs(&self, stage: Stage) -> Result<()> {
+        if !self.pairs.is_empty() {
+            return Ok(());
+        }
+        Err(match stage {
+            Stage::Iteration(_) => Error::training(
+                "no pair is left to train on: every self-generated response was cut off, or is too long with its prompt",
+            )
+            .with_hint(
+                "in a new run raise generation.max_new_tokens and train.max_length, or set generation.unfinished=mask",
+            ),
+            stage => Error::training(format!("{stage}: no demonstration is short enough"))
+                .with_hint("in a new run raise the stage's max_length"),
+        })
+    }
+
     fn steps_per_epoch(&self) -> usize {
         self.pairs.len().div_ceil(self.config.batch_size)
     }
@@ -59,18 +76,7 @@ impl Run {
         fit: &Fit<'_>,
         mut progress: Progress,
     ) -> Result<(CausalLm, Progress)> {
-        if fit.pairs.is_empty() {
-            return Err(match progress.stage {
-                Stage::Iteration(_) => Error::training(
-                    "no pair is left to train on: every self-generated response was cut off, or is too long with its prompt",
-                )
-                .with_hint(
-                    "in a new run raise generation.max_new_tokens and train.max_length, or set generation.unfinished=mask",
-                ),
-                stage => Error::training(format!("{stage}: no demonstration is short enough"))
-                    .with_hint("in a new run raise the stage's max_length"),
-            });
-        }
+        fit.check_pairs(progress.stage)?;
         let (steps_per_epoch, num_steps) = (fit.steps_per_epoch(), fit.config.num_updates(fit.pairs.len()));
         if progress.stage_steps > num_steps {
             let done = progress.stage_steps;
