@@ -7,8 +7,8 @@
 //! ```
 //! are unbiased, over all parameters together. At the start of an iteration a self-generated response has no gradient on average:
 //! plain losses see it as noise alone, and the variance reduction leaves none of it but that of tokens outside the K that
-//! it keeps. So this is measured at the reference and
-//! after some supervised updates away from it. All weights are measured: an adapter is refused.
+//! it keeps. So this is measured at the reference and after some supervised updates away from it. All weights are measured:
+//! an adapter is refused.
 //!
 //! `train.batch_size` is the size of a batch, `max_rows` / `train.batch_size` their number, `train.num_steps` the supervised
 //! updates in between. Of a run's other settings these count, and the rest changes nothing:

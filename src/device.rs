@@ -140,6 +140,12 @@ pub fn processor() -> &'static str {
     if cfg!(feature = "flex") { "flex" } else { "ndarray" }
 }
 
+/// The device that unit tests compute on.
+#[cfg(test)]
+pub(crate) fn test_device() -> Device {
+    open(processor()).unwrap()
+}
+
 /// Every device of this machine and build: cards in Burn's order, then processors.
 pub fn list() -> Vec<DeviceInfo> {
     let mut devices = list_wgpu();

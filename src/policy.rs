@@ -14,11 +14,13 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::formats::{ModelFiles, open_model};
 use crate::model::{CausalLm, ModelConfig, weights};
+use crate::records::ending::Ending;
 use crate::records::run_folder::{
     CONFIG_FILE, RESTORE_CHECKPOINTS, Reached, checkpoints, has_lost_checkpoints, holds_run, newest_checkpoint, reached,
 };
 use crate::report::console::{Console, Unit};
 use crate::report::shell::{shell_path, shell_word};
+use crate::report::table::plural;
 
 /// The aligned model's folder inside a run folder.
 pub const MODEL_FOLDER: &str = "model";
@@ -110,8 +112,7 @@ impl Policy {
         let has_unknown = |row: &[&[u32]; N]| row.iter().any(|ids| tokenizer.has_unknown(ids));
         let count = rows.filter(has_unknown).count();
         if count > 0 {
-            let rows = if count == 1 { "row" } else { "rows" };
-            console.warn(format!("{}: {count} {rows} with {}", names(files), tokenizer.about_unknown()));
+            console.warn(format!("{}: {} with {}", names(files), plural(count, "row"), tokenizer.about_unknown()));
         }
     }
 
@@ -161,7 +162,10 @@ fn without_model(run: &Path) -> Error {
             return error.with_hint(format!("its checkpoints are gone: {RESTORE_CHECKPOINTS}"));
         }
         let or = of_newest.map_or_else(String::new, |export| format!("; or take its newest checkpoint: {export}"));
-        return error.with_hint(format!("finish it: gsil resume {path}{or}"));
+        return error.with_hint(match Ending::of_run(run).is_some_and(|ending| ending.is_of_training()) {
+            true => format!("its training failed, and would again: start a new run with other settings; gsil report {path} says why{or}"),
+            false => format!("finish it: gsil resume {path}{or}"),
+        });
     }
     let finished = if reached == Reached::End { "finished " } else { "" };
     let error = Error::input(run, format!("is a {finished}run whose aligned model was removed"));

@@ -397,7 +397,7 @@ fn resuming_a_folder_without_a_run_is_refused() {
     let folder = good_input();
     assert_says(
         &refused(&folder, INPUT, &["resume", "tiny"]),
-        &["tiny: holds no run", "hint: start one with `gsil train`"],
+        &["tiny: holds no run", "hint: give a run's folder, runs/NAME for instance; `gsil train` starts one"],
     );
     assert_says(&refused(&folder, INPUT, &["resume", "absent"]), &["absent: cannot read"]);
 }

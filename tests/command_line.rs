@@ -136,6 +136,21 @@ fn score_without_a_reference_has_no_ratios_and_plain_rows_have_no_second_side() 
     assert_close(&rows[0]["log_prob"], expected, TOLERANCE * 16.0, "log_prob");
 }
 
+#[test]
+fn a_loss_that_reads_no_reference_has_no_implicit_rewards() {
+    let folder = tempdir().unwrap();
+    let (model, data) = (text(golden("tiny_llama")), text(golden("tiny_pairs.jsonl")));
+    for (name, has_rewards) in [("simper", false), ("spin", true)] {
+        let objective = format!("objective.name={name}");
+        let arguments = ["score", "--model", &model, "--reference", &model, "--data", &data, "--device", &device()];
+        let rows = gsil(folder.path(), &[&arguments[..], &[&objective]].concat()).succeeded().json_lines();
+        for key in ["implicit_reward_demonstration", "implicit_reward_self_generated"] {
+            assert_eq!(rows[0].get(key).is_some(), has_rewards, "{name}: {key}");
+        }
+        assert!(rows[0]["log_ratio_demonstration"].is_number() && rows[0]["loss"].is_number(), "{name}: {}", rows[0]);
+    }
+}
+
 /// `generate --data` over rows of mixed lengths on the model whose responses end.
 fn generate_rows(folder: &Path, options: &[&str]) -> Outcome {
     let (model, device) = (text(ending_model(folder)), device());

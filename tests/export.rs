@@ -558,6 +558,10 @@ fn a_run_without_adapter_pairs_or_result_says_what_is_missing() {
     for format in ["hf", "gguf"] {
         refused(format, &[], 3, ["has no aligned model yet", "hint: finish it: gsil resume "]);
     }
+    let diverged = json!({"message": "diverged", "hint": null, "exit_code": 5, "when": "2026-03-01 04:10:00 +01:00"});
+    fs::write(run.join("ended.json"), diverged.to_string()).unwrap();
+    refused("hf", &[], 3, ["has no aligned model yet", "hint: its training failed, and would again: start a new run "]);
+    fs::remove_file(run.join("ended.json")).unwrap();
     fs::remove_dir_all(run.join("checkpoints")).unwrap();
     // Nothing is there to resume from.
     let restore = "restore the newest one from a backup (`latest` names it), or start a new run";

@@ -99,6 +99,16 @@ fn the_page_shows_what_is_trained_in_brackets_where_there_are_no_colours() {
 }
 
 #[test]
+fn rows_that_are_left_out_for_want_of_a_response_end_the_page_with_a_whole_line() {
+    let folder = tempfile::tempdir().unwrap();
+    ending_model(folder.path());
+    let rows = "{\"prompt_ids\": [3, 4], \"response_ids\": [5, 2]}\n{\"prompt_ids\": [3, 4]}\n";
+    fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
+    let page = gsil(folder.path(), &["inspect", "data", "rows.jsonl", "--model", "tiny"]).succeeded().stdout;
+    assert!(page.ends_with("\n\ndropped: 1 row without a demonstration\n"), "{page}");
+}
+
+#[test]
 fn the_figures_are_those_that_training_says() {
     let folder = tempfile::tempdir().unwrap();
     ending_model(folder.path());

@@ -76,7 +76,7 @@ fn a_saved_conversation_is_a_demonstration() {
     assert_eq!(read(&folder.path().join("rows.csv")), "prompt,response\n");
     let spaced = chat(folder.path(), &["--model", model], "Hello.\n/save my talk.jsonl\n").succeeded().stderr;
     let quoted = if cfg!(windows) { "\"my talk.jsonl\"" } else { "'my talk.jsonl'" };
-    assert!(spaced.contains(&format!("--data {quoted}` learns from them")), "{spaced}");
+    assert!(spaced.contains(&format!("--data {quoted}` learns it")), "{spaced}");
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub(super) struct ScoreArgs {
     data: PathBuf,
     #[command(flatten)]
     rows: RowArgs,
-    /// The loss, of pair rows and with --reference: `objective.name=bernoulli objective.scale=0.1 objective.shift=0`. How many rows: `max_rows=100`.
+    /// The loss, of rows that have what it reads (most losses: pair rows and --reference): `objective.name=bernoulli objective.scale=0.1 objective.shift=0`. How many rows: `max_rows=100`.
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }

@@ -8,6 +8,7 @@ use super::bootstrap::{Interval, NUM_RESAMPLES, Spread};
 use super::outcome::{FIGURES, Outcome};
 use super::page::page;
 use crate::error::{Error, Result};
+use crate::records::stage::START;
 use crate::report::table::{to_left, to_right};
 use crate::train::run_dir::RunDir;
 
@@ -34,7 +35,7 @@ pub fn markdown(outcome: &Outcome) -> String {
     };
     let mut rows = vec![names("method")];
     let figures = used.iter().map(|i| spread_text(outcome.start[*i].spread, FIGURES[*i].figure.is_share));
-    rows.push(["start", "", "0"].map(str::to_owned).into_iter().chain(figures).collect());
+    rows.push([START, "", "0"].map(str::to_owned).into_iter().chain(figures).collect());
     for method in &outcome.methods {
         let figures = used.iter().map(|i| spread_text(method.figures[*i].spread, FIGURES[*i].figure.is_share));
         let (seeds, updates) = (method.seeds.len().to_string(), method.num_updates.to_string());

@@ -21,6 +21,7 @@ use super::strict_json;
 use super::unread::LABEL;
 use crate::error::{Error, NEEDS_UTF8, Result};
 use crate::formats::data_file::FileKind;
+use crate::report::table::plural;
 
 /// Columns whose cells are JSON.
 const JSON_COLUMNS: [&str; 9] = [
@@ -150,7 +151,7 @@ fn object(names: &[String], record: &ByteRecord, read: &Read<'_>) -> Parsed<Opti
         return Ok(None);
     }
     if record.len() != names.len() {
-        let (cells, columns) = (counted(record.len(), "cell"), counted(names.len(), "column"));
+        let (cells, columns) = (plural(record.len(), "cell"), plural(names.len(), "column"));
         let problem = Problem::new(format!("the row has {cells}, the first line names {columns}"));
         return Err(problem.with_hint(match names {
             [name] if name.contains(SEPARATORS) => OTHER_SEPARATOR,
@@ -160,10 +161,6 @@ fn object(names: &[String], record: &ByteRecord, read: &Read<'_>) -> Parsed<Opti
     let cells = record.iter().enumerate().map(|(i, cell)| without_return(cell, i + 1 == names.len()));
     let values = names.iter().zip(cells).map(|(name, cell)| Ok((name.clone(), value(name, cell, read)?)));
     values.collect::<Parsed<_>>().map(Some)
-}
-
-fn counted(number: usize, thing: &str) -> String {
-    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A cell without what stands before the line break in files from Windows.

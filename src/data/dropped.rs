@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::report::table::plural;
+
 /// How many rows were left out, and why. A row is counted once, under the first reason that holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
@@ -61,8 +63,7 @@ impl Dropped {
 
 impl fmt::Display for Dropped {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let total = self.total();
-        write!(formatter, "{total} {} dropped", if total == 1 { "row" } else { "rows" })?;
+        write!(formatter, "{} dropped", plural(self.total(), "row"))?;
         let mut separator = ": ";
         for (i, (count, reason)) in self.reasons().iter().enumerate().filter(|(_, (count, _))| *count > 0) {
             write!(formatter, "{separator}{count} {reason}")?;

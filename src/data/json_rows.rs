@@ -106,12 +106,14 @@ fn parse_line(bytes: &[u8], line: usize) -> Parsed<Option<Object>> {
         return Ok(None);
     }
     let value = strict_json::parse(text).map_err(|problem| {
-        let is_document = line == 1 && matches!(text, "{" | "[");
         let problem = Problem::column(indent + problem.column, format!("invalid JSON: {}", problem.message));
-        if is_document {
-            problem.with_hint("each row must stand on one line: JSON Lines. A list of rows may be a file named .json")
-        } else {
-            problem
+        match text.as_bytes() {
+            [b'[', ..] | b"{" if line == 1 => problem
+                .with_hint("each row must stand on one line: JSON Lines. A list of rows may be a file named .json"),
+            [b'{', ..] => problem,
+            _ if line == 1 => problem
+                .with_hint("a row is a JSON object on a line of its own: {\"prompt\": \"..\", \"response\": \"..\"}"),
+            _ => problem,
         }
     })?;
     object(value, "one object a line, without a list around them").map(Some)

@@ -269,6 +269,21 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_no_json_lines_is_told_what_a_row_is() {
+        let hint = |text: &[u8]| {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("rows.jsonl");
+            std::fs::write(&path, text).unwrap();
+            read_rows(&path, None, None).unwrap_err().hint().unwrap_or_default().to_owned()
+        };
+        for list in [&b"[\n"[..], b"[{\"prompt\":\"a\"},\n{\"prompt\":\"b\"}]", b"{\n"] {
+            assert!(hint(list).ends_with("A list of rows may be a file named .json"), "{}", hint(list));
+        }
+        assert!(hint(b"Dear all,\n").starts_with("a row is a JSON object on a line of its own: {\"prompt\""));
+        assert!(hint(b"{\"prompt\":\"a\"}\nDear all,\n").starts_with("mend the line"));
+    }
+
+    #[test]
     fn a_missing_file_is_named() {
         let error = read_rows(Path::new("no-such-rows.jsonl"), None, None).unwrap_err();
         assert!(error.to_string().starts_with("no-such-rows.jsonl: cannot read: "), "{error}");

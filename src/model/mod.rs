@@ -1,7 +1,8 @@
 //! The language model: configuration, layers, cache, adapters, weights. Knows neither data nor training.
 //!
 //! Dimension letters: B sequences of a batch, T tokens, N packed rows of a batch (one a token), D hidden size, H heads, K
-//! key-value heads, V vocabulary, R response tokens. Read [`config`], then [`causal_lm`], then what it is made of.
+//! key-value heads or the likeliest tokens at a place, V vocabulary, R response tokens. Read [`config`], then [`causal_lm`],
+//! then what it is made of.
 
 pub mod attention;
 pub mod cache;

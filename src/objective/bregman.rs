@@ -87,12 +87,8 @@ impl<H: ConvexFunction> DensityRatioLoss for Bregman<H> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::test_device;
     use crate::objective::density_ratio::{Kliep, Lsif};
-    use burn::tensor::Device;
-
-    fn test_device() -> Device {
-        crate::device::open(crate::device::processor()).unwrap()
-    }
 
     /// h(t) = t log t - t, of which KLIEP is the closed form.
     struct UnnormalizedEntropy;

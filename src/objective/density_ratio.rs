@@ -198,12 +198,8 @@ impl DensityRatioLoss for BregmanPower {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
+    use crate::device::test_device;
     use std::f64::consts::LN_2;
-
-    fn test_device() -> Device {
-        crate::device::open(crate::device::processor()).unwrap()
-    }
 
     /// `[l1(u), l0(u)]`.
     fn sides(loss: &dyn DensityRatioLoss, u: f32) -> [f64; 2] {

@@ -128,7 +128,7 @@ mod tests {
     fn a_log_prob_that_is_not_finite_stays_in_its_own_sequence() {
         let sequence = |response_ids| Sequence { prompt_ids: &[1], response_ids };
         let batch = Batch::new(&[sequence(&[2, 3]), sequence(&[4, 5]), sequence(&[6])], 1);
-        let device = device::open(device::processor()).unwrap().autodiff();
+        let device = device::test_device().autodiff();
         let tokens = Tensor::<1>::from_floats([f32::NAN, -1.0, -2.0, -0.5, f32::NEG_INFINITY], &device).require_grad();
         let sums = sum_by_sequence(tokens.clone(), &batch);
         let weights = Tensor::<1>::from_floats([3.0, 5.0, 7.0], &device);
@@ -145,7 +145,7 @@ mod tests {
         let config = json!({"model_type": "llama", "vocab_size": 30, "hidden_size": 8, "intermediate_size": 8,
             "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 32});
         let config = ModelConfig::from_json(&config, None, Path::new("tiny")).unwrap();
-        let model = weights::initialize(&config, 1, &device::open(device::processor()).unwrap()).unwrap();
+        let model = weights::initialize(&config, 1, &device::test_device()).unwrap();
         let responses: Vec<Vec<u32>> = (1..=6).map(|len| (0..len).map(|i| (7 * i + len) % 30).collect()).collect();
         let sequences: Vec<Sequence<'_>> =
             responses.iter().map(|ids| Sequence { prompt_ids: &[1, 2], response_ids: ids }).collect();

@@ -61,12 +61,8 @@ fn mean_token_log_prob(side: &SideLogProbs) -> Tensor<1> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
+    use crate::device::test_device;
     use std::f32::consts::LN_2;
-
-    fn test_device() -> Device {
-        crate::device::open(crate::device::processor()).unwrap()
-    }
 
     fn tensor(values: &[f32]) -> Tensor<1> {
         Tensor::from_floats(values, &test_device())

@@ -2,12 +2,9 @@
 //! implementation in `tests/golden.rs`.
 
 use super::*;
+use crate::device::test_device;
 use burn::tensor::Device;
 use std::collections::BTreeMap;
-
-fn test_device() -> Device {
-    crate::device::open(crate::device::processor()).unwrap()
-}
 
 fn config(name: ObjectiveName, scale: f64, shift: f64) -> ObjectiveConfig {
     ObjectiveConfig { name, scale, shift, power: 0.5, sft_weight: 0.0, ..Default::default() }

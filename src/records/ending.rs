@@ -1,5 +1,7 @@
 //! `ended.json`: what ended a run before its time.
 
+use std::path::Path;
+
 use chrono::Local;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,11 @@ impl Ending {
     pub fn of(error: &Error, when: String) -> Self {
         let hint = error.hint().filter(|_| !matches!(error, Error::Stopped { .. })).map(str::to_owned);
         Ending { message: error.to_string(), hint, exit_code: error.exit_code(), when }
+    }
+
+    /// What ended the run in a folder; None if nothing did, or where it does not read.
+    pub fn of_run(folder: &Path) -> Option<Self> {
+        serde_json::from_str(&std::fs::read_to_string(folder.join(ENDING_FILE)).ok()?).ok()
     }
 
     /// Whether a signal asked for it, after which everything is saved.

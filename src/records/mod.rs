@@ -11,8 +11,8 @@
 //! ```
 //! Plain data; what computes it stands above. Folders of older versions are read by the same types: a key stays what
 //! it is, and a new one is an Option or has a default. What tables call the held-out figures: [`figures`]; what all
-//! call the stages: [`stage`]. What a run
-//! resumes from belongs to [`crate::train`], the layout of its folder to [`crate::train::run_dir`].
+//! call the stages: [`stage`]. What a run resumes from belongs to [`crate::train`], the layout of its folder to
+//! [`crate::train::run_dir`].
 
 pub mod about;
 pub mod ending;

@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::stage::CONTINUED_SFT;
+use super::stage::Stage;
 
 /// A run's settings.
 pub const CONFIG_FILE: &str = "config.ron";
@@ -14,8 +14,6 @@ pub const ENVIRONMENT_FILE: &str = "env.json";
 pub const CHECKPOINTS_FOLDER: &str = "checkpoints";
 /// The name of a run's newest checkpoint: that there was one, should they be removed.
 pub const LATEST_FILE: &str = "latest";
-/// The end of the name of the checkpoint after which nothing is left to do.
-pub const DONE: &str = "done";
 /// What helps a run that has made checkpoints of which none is left: it cannot be resumed.
 pub const RESTORE_CHECKPOINTS: &str = "restore the newest one from a backup (`latest` names it), or start a new run";
 /// A comparison's settings.
@@ -38,8 +36,10 @@ pub enum Reached {
 pub fn reached(folder: &Path) -> Reached {
     match std::fs::read_to_string(folder.join(LATEST_FILE)) {
         Err(error) if error.kind() == ErrorKind::NotFound => Reached::Nothing,
-        Ok(name) if name.trim_end().ends_with(&format!("-{DONE}")) => Reached::End,
-        Ok(name) if name.trim_end().ends_with(&format!("-{}", CONTINUED_SFT.replace(' ', "-"))) => Reached::Comparison,
+        Ok(name) if name.trim_end().ends_with(&format!("-{}", Stage::Done.in_file_names())) => Reached::End,
+        Ok(name) if name.trim_end().ends_with(&format!("-{}", Stage::ContinuedSft.in_file_names())) => {
+            Reached::Comparison
+        }
         _ => Reached::Checkpoint,
     }
 }

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::run_folder::DONE;
 use crate::config::RunConfig;
 
 /// The model that a run begins with, as an evaluation names it.
@@ -11,10 +10,16 @@ pub const START: &str = "start";
 pub const SFT: &str = "sft";
 /// The stage whose model begins where that of the first iteration did.
 pub const CONTINUED_SFT: &str = "continued sft";
+/// Nothing is left to do.
+const DONE: &str = "done";
 /// What the name of an iteration begins with; its number follows.
 const ITERATION: &str = "iteration ";
 
-/// A part of a run. Its text is what every file of the run calls it: `sft`, `iteration 0`, .., `continued sft`, `done`.
+/// A part of a run. Its text is what lines and tables call it: `sft`, `iteration 0`, .., `continued sft`, `done`.
+///
+/// Who adds one is told by the compiler of most places; these it cannot see: [`Stage::all`],
+/// [`crate::records::evaluation::updates_of_models`], and in `train` the estimate of memory and the updates of
+/// `continued sft`; in `report` the charts of training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
@@ -45,6 +50,11 @@ impl Stage {
         let sft = config.sft.as_ref().map(|_| Self::Sft);
         let continued = config.compares_sft().then_some(Self::ContinuedSft);
         sft.into_iter().chain((0..config.iterations).map(Self::Iteration)).chain(continued).collect()
+    }
+
+    /// As a part of a file's name: without spaces.
+    pub fn in_file_names(self) -> String {
+        self.to_string().replace(' ', "-")
     }
 
     /// What follows this stage.

@@ -7,6 +7,8 @@ use super::html::{escape, table};
 use super::interval_chart::{Bar, interval_chart};
 use super::page::document;
 use super::series::{Point, Series};
+use super::table::plural;
+use crate::records::stage::START;
 
 /// All that the page shows.
 #[derive(Debug)]
@@ -95,7 +97,7 @@ impl ComparisonPage {
             }
         };
         let (methods, seeds) = (self.settings.len(), self.seeds.len());
-        format!("{badge} {methods} methods, {seeds} seed{}.", if seeds == 1 { "" } else { "s" })
+        format!("{badge} {}, {}.", plural(methods, "method"), plural(seeds, "seed"))
     }
 
     /// Means and deviations.
@@ -109,7 +111,7 @@ impl ComparisonPage {
             self.figures.iter().map(|f| format!("<span title=\"{}\">{}</span>", escape(&f.meaning), escape(&f.name)));
         let header: Vec<String> = ["method", "seeds", "updates"].map(str::to_owned).into_iter().chain(names).collect();
         let starts = self.figures.iter().map(|figure| escape(&figure.start));
-        let start: Vec<String> = ["start", "", "0"].map(str::to_owned).into_iter().chain(starts).collect();
+        let start: Vec<String> = [START, "", "0"].map(str::to_owned).into_iter().chain(starts).collect();
         let rows = self.settings.iter().enumerate().map(|(i, (name, _))| {
             let figures = self.figures.iter().map(|figure| escape(&figure.methods[i].spread));
             [escape(name), self.num_seeds[i].to_string(), self.num_updates[i].to_string()]

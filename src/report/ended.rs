@@ -52,7 +52,7 @@ impl Ended {
 fn ways_on(ending: &Ending, folder: &Path) -> Vec<(&'static str, String)> {
     const WHAT_HELPS: &str = "What helps";
     const TO_GO_ON: &str = "To go on";
-    let hint = ending.hint.clone().map(|hint| (WHAT_HELPS, hint));
+    let hint = ending.hint.clone().filter(|_| !ending.is_stop()).map(|hint| (WHAT_HELPS, hint));
     let go_on = match comparison_of(folder) {
         _ if has_lost_checkpoints(folder) => format!("its checkpoints are gone: {RESTORE_CHECKPOINTS}"),
         Some(comparison) => to_go_on_with_comparison(comparison),

@@ -2,12 +2,12 @@
 
 use super::html::{count, short};
 use super::run_files::{Iteration, RunFiles};
-use crate::config::VarianceReduction;
+use crate::config::{ObjectiveName, RunConfig, VarianceReduction};
 use crate::records::evaluation::EvaluationRow;
 use crate::records::self_generation::{
     AGAINST_DUPLICATED, AGAINST_EMPTY, AGAINST_IDENTICAL, AGAINST_UNFINISHED, SelfGeneratedCounts,
 };
-use crate::records::stage::{Stage, is_iteration};
+use crate::records::stage::{SFT, Stage, is_iteration};
 use crate::records::update::UpdateRow;
 
 /// Shares of an iteration's responses from which on something is said.
@@ -46,7 +46,11 @@ pub fn findings(run: &RunFiles) -> Vec<Finding> {
     let of_stages = stages(run).into_iter().flat_map(|updates| {
         [vanishing_demonstrations(updates), clamped(updates), spikes(updates)].into_iter().flatten().collect::<Vec<_>>()
     });
-    of_responses.chain(of_stages).chain(falling_held_out(run)).chain(falling_answers(run)).collect()
+    of_responses
+        .chain(of_stages)
+        .chain(falling_held_out(&run.evaluations, &run.config))
+        .chain(falling_answers(&run.evaluations, &run.config))
+        .collect()
 }
 
 /// The updates stage by stage.
@@ -146,9 +150,18 @@ fn spikes(updates: &[UpdateRow]) -> Option<Finding> {
     })
 }
 
-/// Iterations after which held-out demonstrations are less likely than before.
-fn falling_held_out(run: &RunFiles) -> Vec<Finding> {
-    let rows = run.evaluations.windows(2).filter(|rows| is_iteration(&rows[1].stage));
+/// What helps against a fall of the held-out figures after a stage.
+fn against_fall(stage: &str, config: &RunConfig) -> &'static str {
+    match (is_iteration(stage), config.objective.name) {
+        (false, _) => "lower sft.lr, or make the stage shorter (sft.epochs, sft.num_steps)",
+        (true, ObjectiveName::Sft) => "lower train.lr",
+        (true, _) => "lower train.lr, or add objective.sft_weight",
+    }
+}
+
+/// Stages, but for the comparison's, after which held-out demonstrations are less likely than before.
+fn falling_held_out(evaluations: &[EvaluationRow], config: &RunConfig) -> Vec<Finding> {
+    let rows = evaluations.windows(2).filter(|rows| is_iteration(&rows[1].stage) || rows[1].stage == SFT);
     rows.filter_map(|rows| {
         let [before, after] = [&rows[0], &rows[1]].map(|row| row.evaluation.demonstration_log_prob_per_token);
         let which = if rows[1].evaluation.held_out { "held-out demonstrations" } else { "demonstrations" };
@@ -160,35 +173,46 @@ fn falling_held_out(run: &RunFiles) -> Vec<Finding> {
                     short(after),
                     short(before)
                 ),
-                "lower train.lr, or add objective.sft_weight",
+                against_fall(&rows[1].stage, config),
             )
         })
     })
     .collect()
 }
 
-/// Fewer right answers after the iterations than before them, by more than twice what chance explains.
-fn falling_answers(run: &RunFiles) -> Option<Finding> {
+/// Fewer right answers after the supervised stage than before it, and after the iterations than before them, by more than
+/// twice what chance explains.
+fn falling_answers(evaluations: &[EvaluationRow], config: &RunConfig) -> Vec<Finding> {
+    let before = |stage: &str| {
+        let place = evaluations.iter().position(|row| row.stage == stage)?;
+        evaluations.get(place.checked_sub(1)?)
+    };
     let first_iteration = Stage::Iteration(0).to_string();
-    let last = run.evaluations.iter().rfind(|row| is_iteration(&row.stage))?;
-    let first = run.evaluations.iter().rev().skip_while(|row| row.stage != first_iteration).nth(1)?;
+    let last_iteration = evaluations.iter().rfind(|row| is_iteration(&row.stage));
+    let sft = evaluations.iter().find(|row| row.stage == SFT);
+    let parts = [(SFT, sft), (first_iteration.as_str(), last_iteration)];
     let answers = |row: &EvaluationRow| {
         let greedy = row.evaluation.greedy.as_ref()?;
         Some((greedy.exact_match?, greedy.num_rows.max(1) as f64))
     };
-    let ((before, num_rows), (after, _)) = (answers(first)?, answers(last)?);
-    let error = ((before * (1.0 - before) + after * (1.0 - after)) / num_rows).sqrt();
-    (after < before - 2.0 * error && after < before).then(|| {
-        finding(
-            format!(
-                "Fewer answers are right after {} ({:.1}%) than before iteration 0 ({:.1}%).",
-                last.stage,
-                100.0 * after,
-                100.0 * before
-            ),
-            "lower train.lr, add objective.sft_weight, or use an earlier checkpoint: gsil export RUN --checkpoint NAME",
-        )
-    })
+    let judged = parts.into_iter().filter_map(|(first_stage, last)| {
+        let last = last?;
+        let ((before, num_rows), (after, _)) = (answers(before(first_stage)?)?, answers(last)?);
+        let error = ((before * (1.0 - before) + after * (1.0 - after)) / num_rows).sqrt();
+        (after < before - 2.0 * error && after < before).then(|| {
+            let advice = against_fall(first_stage, config);
+            Finding {
+                seen: format!(
+                    "Fewer answers are right after {} ({:.1}%) than before {first_stage} ({:.1}%).",
+                    last.stage,
+                    100.0 * after,
+                    100.0 * before
+                ),
+                advice: format!("{advice}, or use an earlier checkpoint: gsil export RUN --checkpoint NAME"),
+            }
+        })
+    });
+    judged.collect()
 }
 
 fn capitalized(stage: &str) -> String {
@@ -210,6 +234,7 @@ fn standard_error(values: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::evaluation::{Answers, Evaluation};
     use crate::records::update::{LogRatios, StepMetrics};
 
     /// An update without log-ratios.
@@ -264,6 +289,61 @@ mod tests {
         let found = vanishing_demonstrations(&moving(-2.0, -6.0)).unwrap();
         assert!(found.seen.starts_with("Iteration 0: the margin rises (to 3.5"), "{found:?}");
         assert_eq!(found.advice, "lower train.lr or add objective.sft_weight");
+    }
+
+    /// A stage after which 100 answers are right in this share, and demonstrations have this log-prob per token.
+    fn evaluated(stage: &str, log_prob: f64, exact_match: f64) -> EvaluationRow {
+        let answers = Answers {
+            num_rows: 100,
+            finished: 1.0,
+            mean_tokens: 5.0,
+            ends_in_answer: None,
+            exact_match: Some(exact_match),
+            flexible_match: None,
+        };
+        let evaluation = Evaluation {
+            held_out: true,
+            num_rows: 100,
+            demonstration_log_prob_per_token: log_prob,
+            against_reference: None,
+            greedy: Some(answers),
+            sampled: None,
+        };
+        EvaluationRow { stage: stage.to_owned(), total_steps: 0, evaluation }
+    }
+
+    #[test]
+    fn a_fall_is_named_after_the_supervised_stage_as_after_an_iteration_and_not_after_the_comparisons() {
+        let seen = |rows: &[EvaluationRow]| -> Vec<String> {
+            let config = RunConfig::default();
+            let found = [falling_held_out(rows, &config), falling_answers(rows, &config)].into_iter().flatten();
+            found.map(|found| format!("{} | {}", found.seen, found.advice)).collect()
+        };
+        let (start, good) = (evaluated("start", -0.06, 1.0), evaluated("sft", -0.05, 1.0));
+        let ruined = [start.clone(), evaluated("sft", -1.4, 0.23)];
+        let shorter = "lower sft.lr, or make the stage shorter (sft.epochs, sft.num_steps)";
+        assert_eq!(
+            seen(&ruined),
+            [
+                format!(
+                    "Sft: held-out demonstrations are less likely after it than before (-1.4 nats a token, before -0.06). | {shorter}"
+                ),
+                format!(
+                    "Fewer answers are right after sft (23.0%) than before sft (100.0%). | {shorter}, or use an earlier checkpoint: gsil export RUN --checkpoint NAME"
+                ),
+            ]
+        );
+        let iterations =
+            [start.clone(), good.clone(), evaluated("iteration 0", -0.05, 1.0), evaluated("iteration 1", -1.4, 0.23)];
+        let found = seen(&iterations);
+        assert!(found[0].starts_with("Iteration 1: held-out demonstrations are less likely"), "{found:?}");
+        assert!(
+            found[1].starts_with("Fewer answers are right after iteration 1 (23.0%) than before iteration 0 (100.0%)."),
+            "{found:?}"
+        );
+        assert_eq!(found.len(), 2);
+        assert_eq!(seen(&[start, good.clone(), evaluated("continued sft", -1.4, 0.23)]), [""; 0]);
+        assert_eq!(seen(&[good]), [""; 0], "nothing stands before it");
     }
 
     #[test]

@@ -163,9 +163,8 @@ pub fn check_holds_run(folder: &Path) -> Result<()> {
             "comparison.html in it is its page; its runs are the folders cells/METHOD/seed-N; to go on with it: {}",
             to_go_on_with_comparison(folder)
         )),
-        false => {
-            Error::input(folder, format!("holds no run (no {CONFIG_FILE})")).with_hint("start one with `gsil train`")
-        }
+        false => Error::input(folder, format!("holds no run (no {CONFIG_FILE})"))
+            .with_hint("give a run's folder, runs/NAME for instance; `gsil train` starts one"),
     })
 }
 

@@ -195,7 +195,9 @@ fn add_comparison(chart: &mut Chart, runs: &[Drawn<'_>]) {
         }
         chart.series.push(match runs.len() {
             1 => Series::of_updates(CONTINUED_SFT.to_owned(), 1, points, &[]),
-            _ => Series { dash: 1, ..Series::of_updates(format!("{}: continued sft", run.files.name), i, points, &[]) },
+            _ => {
+                Series { dash: 1, ..Series::of_updates(format!("{}: {CONTINUED_SFT}", run.files.name), i, points, &[]) }
+            }
         });
     }
 }

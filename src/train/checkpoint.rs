@@ -26,8 +26,9 @@ use crate::error::{Error, Result};
 use crate::formats::atomic_write::{create_folder, remove, sync_folder};
 use crate::formats::safetensors::{HostTensor, TensorToWrite, open_safetensors, write_tensors};
 use crate::model::{CausalLm, weights};
-use crate::records::run_folder::{LATEST_FILE, RESTORE_CHECKPOINTS, Reached, reached};
-use crate::records::run_folder::{is_checkpoint, is_whole_checkpoint};
+use crate::records::run_folder::{
+    LATEST_FILE, RESTORE_CHECKPOINTS, Reached, is_checkpoint, is_whole_checkpoint, reached,
+};
 use progress::{Order, VERSION};
 
 pub(super) use crate::records::run_folder::CHECKPOINTS_FOLDER as FOLDER;

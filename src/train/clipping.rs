@@ -76,11 +76,8 @@ impl ModuleVisitor for Scaling {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::test_device;
     use burn::tensor::Device;
-
-    fn test_device() -> Device {
-        crate::device::open(crate::device::processor()).unwrap()
-    }
 
     #[derive(Module, Debug)]
     struct Pair {

@@ -9,9 +9,8 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::policy::{MODEL_FOLDER, Policy};
-use crate::records::run_folder::is_whole_checkpoint;
-use crate::records::run_folder::{RESTORE_CHECKPOINTS, Reached, has_lost_checkpoints, reached};
-use crate::records::stage::Stage;
+use crate::records::run_folder::{RESTORE_CHECKPOINTS, Reached, has_lost_checkpoints, is_whole_checkpoint, reached};
+use crate::records::stage::{CONTINUED_SFT, Stage};
 use crate::report::console::Console;
 use crate::report::shell::shell_path;
 
@@ -45,7 +44,11 @@ fn best<'a>(saved: &'a [Saved], config: &RunConfig) -> Option<&'a Saved> {
 fn not_there(run_dir: &RunDir, config: &RunConfig, name: &str, readable: &[Saved]) -> Error {
     let listed = |Saved { progress, folder }: &Saved| {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let whose = if progress.is_of_comparison(config.compares_sft()) { "of `continued sft`, " } else { "" };
+        let whose = if progress.is_of_comparison(config.compares_sft()) {
+            format!("of `{CONTINUED_SFT}`, ")
+        } else {
+            String::new()
+        };
         match progress.held_out_log_prob {
             Some(log_prob) => format!("{name} ({whose}log-prob per token {log_prob:.3} on the rows it was judged on)"),
             None => format!("{name} ({whose}not evaluated)"),

@@ -8,8 +8,9 @@
 //!     train the policy to tell one from the other            fit
 //! ```
 //! `Run::iteration` is the body of that loop as code, [`Run::train`] goes from stage to stage. What surrounds it: a supervised
-//! stage before (`sft`), plain supervised training from the same start for comparison (`continued_sft_lr`), and evaluation after every stage. A run is a list of stages; a checkpoint
-//! names the stage and the updates done in it, so a stopped run continues from there. Next: [`fit`], [`step`].
+//! stage before (`sft`), plain supervised training from the same start for comparison (`continued_sft_lr`), and evaluation
+//! after every stage. A run is a list of stages; a checkpoint names the stage and the updates done in it, so a stopped run
+//! continues from there. Next: [`fit`], [`step`].
 
 mod answering;
 pub mod backward;
@@ -240,7 +241,7 @@ impl Run {
     fn finish(&mut self, model: CausalLm, progress: Progress) -> Result<(CausalLm, Progress)> {
         let reference = match progress.stage {
             Stage::Sft => None,
-            _ => self.held_out_reference()?,
+            Stage::Iteration(_) | Stage::ContinuedSft | Stage::Done => self.held_out_reference()?,
         };
         let log_prob = self.evaluate(&progress.stage.to_string(), progress.total_steps, &model, reference)?;
         let next = progress.stage.next(&self.config);

@@ -15,7 +15,7 @@ use crate::model::ModelConfig;
 use crate::policy::Wanted;
 use crate::records::run_folder::comparison_of;
 use crate::records::self_generation::iteration_folder;
-use crate::records::stage::Stage;
+use crate::records::stage::{CONTINUED_SFT, Stage};
 use crate::report::console::Console;
 use crate::report::{objective, samples};
 use crate::train::checkpoint::{Progress, Saved};
@@ -173,7 +173,11 @@ fn trained(config: &RunConfig) -> String {
 
 fn checkpoint(saved: &Saved, config: &RunConfig) -> String {
     let name = saved.folder.file_name().unwrap_or_default().to_string_lossy();
-    let whose = if saved.progress.is_of_comparison(config.compares_sft()) { "of `continued sft`, " } else { "" };
+    let whose = if saved.progress.is_of_comparison(config.compares_sft()) {
+        format!("of `{CONTINUED_SFT}`, ")
+    } else {
+        String::new()
+    };
     format!("`{name}`, {whose}at update {}; the stages are those of the whole run", saved.progress.total_steps)
 }
 
@@ -189,7 +193,7 @@ fn metrics(run: &Run) -> String {
         Some(saved) if saved.progress.held_out_log_prob.is_some() => "\nThe last row is this checkpoint.\n",
         Some(_) => "\nThis checkpoint itself was not evaluated: the figures are those of the run up to it.\n",
         None if run.config.compares_sft() => {
-            "\n`continued sft` is another model, trained for comparison; this model is the row before it.\n"
+            &format!("\n`{CONTINUED_SFT}` is another model, trained for comparison; this model is the row before it.\n")
         }
         None => "",
     };

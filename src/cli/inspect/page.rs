@@ -3,6 +3,7 @@
 use super::{Facts, ShapeCount};
 use crate::data::inspection::{Distribution, Inspection, Part, Run, ShownRow};
 use crate::report::table::format_table;
+use crate::report::table::plural;
 
 /// The longest bar of a histogram, in characters.
 const BAR_WIDTH: usize = 40;
@@ -105,7 +106,7 @@ fn shown(text: &str) -> String {
 fn lengths(inspection: &Inspection) -> String {
     let lengths = &inspection.lengths;
     if lengths.total.count == 0 {
-        return "\nno row has both a prompt and a response\n".to_owned();
+        return "\nno row could be read as a prompt and a response\n".to_owned();
     }
     let row = |name: &str, d: &Distribution| {
         let figures = [d.min, d.median, d.p90, d.p99, d.max].map(|length| length.to_string());
@@ -164,7 +165,10 @@ fn verdict(inspection: &Inspection) -> String {
         text += &format!("\ndropped: {} {}", rows(dropped.count), dropped.reason);
     }
     if inspection.some_are_too_long {
-        text += "\nnothing is cut: an answer without its end teaches the model not to stop\n";
+        text += "\nnothing is cut: an answer without its end teaches the model not to stop";
+    }
+    if !inspection.dropped.is_empty() {
+        text += "\n";
     }
     if let Some(first) = &inspection.first_refusal {
         text += &format!("\nrefused: {}; training ends at the first: {}\n", rows(inspection.num_refused), shown(first));
@@ -185,5 +189,5 @@ fn verdict(inspection: &Inspection) -> String {
 }
 
 fn rows(count: usize) -> String {
-    format!("{count} {}", if count == 1 { "row" } else { "rows" })
+    plural(count, "row")
 }

@@ -61,6 +61,6 @@ impl Progress {
     }
 
     pub(super) fn name(&self) -> String {
-        format!("step-{:06}-{}", self.total_steps, self.stage.to_string().replace(' ', "-"))
+        format!("step-{:06}-{}", self.total_steps, self.stage.in_file_names())
     }
 }

@@ -129,15 +129,17 @@ impl Work<'_> {
     /// Seconds of each phase that the run has, or of what is left of it.
     pub fn seconds(&self, speed: Speed) -> Vec<PhaseSeconds> {
         let stages = Stage::all(self.config);
-        let sum =
-            |of: &dyn Fn(Stage) -> f64| stages.iter().map(|stage| self.share_left(*stage) * of(*stage)).sum::<f64>();
+        let training = |phase: Phase| -> f64 {
+            let stages = stages.iter().filter(|stage| phase_of(**stage) == phase);
+            stages.map(|stage| self.share_left(*stage) * self.training_seconds(*stage, speed)).sum()
+        };
         let num_evaluations = stages.iter().filter(|stage| self.share_left(**stage) > 0.0).count();
         let num_evaluations = num_evaluations + usize::from(self.standing.is_none());
         let list = [
-            (Phase::Sft, sum(&|stage| if stage == Stage::Sft { self.training_seconds(stage, speed) } else { 0.0 })),
+            (Phase::Sft, training(Phase::Sft)),
             (Phase::SelfGenerate, stages.iter().map(|stage| self.generation_seconds(*stage, speed)).sum()),
             (Phase::Score, stages.iter().map(|stage| self.scoring_seconds(*stage, speed)).sum()),
-            (Phase::Train, sum(&|stage| if stage == Stage::Sft { 0.0 } else { self.training_seconds(stage, speed) })),
+            (Phase::Train, training(Phase::Train)),
             (Phase::Evaluate, num_evaluations as f64 * self.evaluation_seconds(speed)),
         ];
         let list = list.into_iter().filter(|(_, seconds)| *seconds > 0.0);
@@ -146,10 +148,11 @@ impl Work<'_> {
 
     /// How a stage trains, and how often it does so.
     fn of_stage(&self, stage: Stage) -> (&TrainConfig, usize) {
-        match (stage, &self.config.sft) {
-            (Stage::Sft, Some(sft)) => (sft, 1),
-            (Stage::ContinuedSft, _) => (&self.config.train, self.config.iterations),
-            _ => (&self.config.train, 1),
+        let train = &self.config.train;
+        match stage {
+            Stage::Sft => (self.config.sft.as_ref().unwrap_or(train), 1),
+            Stage::ContinuedSft => (train, self.config.iterations),
+            Stage::Iteration(_) | Stage::Done => (train, 1),
         }
     }
 
@@ -219,7 +222,8 @@ impl Work<'_> {
         let sides = match (stage, pairing_of_iterations(self.config)) {
             (Stage::Iteration(_), Pairing::Both) if self.are_given() => 2.0,
             (Stage::Iteration(_), Pairing::Both) => 1.0 + self.config.generation.samples_per_prompt as f64,
-            _ => 1.0,
+            (Stage::Iteration(_), Pairing::Demonstrations) => 1.0,
+            (Stage::Sft | Stage::ContinuedSft | Stage::Done, _) => 1.0,
         };
         sides * one_side * speed.seconds_per_forward_token
     }
@@ -292,6 +296,14 @@ fn second_time(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     let started = Instant::now();
     work()?;
     Ok(started.elapsed().as_secs_f64())
+}
+
+/// The phase that a stage's updates count to.
+fn phase_of(stage: Stage) -> Phase {
+    match stage {
+        Stage::Sft => Phase::Sft,
+        Stage::Iteration(_) | Stage::ContinuedSft | Stage::Done => Phase::Train,
+    }
 }
 
 #[cfg(test)]

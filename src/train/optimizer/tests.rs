@@ -12,10 +12,7 @@
 //! ```
 
 use super::*;
-
-fn test_device() -> Device {
-    crate::device::open(crate::device::processor()).unwrap()
-}
+use crate::device::test_device;
 
 #[derive(Module, Debug)]
 struct Affine {
