@@ -152,12 +152,20 @@ impl ObjectiveName {
 
     /// Whether log-ratios to the reference are read, and with them the scale.
     pub fn needs_reference(self) -> bool {
-        !matches!(self, ObjectiveName::Sft | ObjectiveName::Simper)
+        use ObjectiveName::*;
+        match self {
+            Bernoulli | Brier | Hinge | Kliep | Lsif | BregmanPower | Spin | DilLsif | DilUkl | DilBce => true,
+            Sft | Simper => false,
+        }
     }
 
     /// Whether self-generated responses are read.
     pub fn needs_self_generated(self) -> bool {
-        self != ObjectiveName::Sft
+        use ObjectiveName::*;
+        match self {
+            Bernoulli | Brier | Hinge | Kliep | Lsif | BregmanPower | Spin | Simper | DilLsif | DilUkl | DilBce => true,
+            Sft => false,
+        }
     }
 
     /// The losses of GSIL: a demonstration's side and a self-generated side, each a function of its implicit reward.
