@@ -14,7 +14,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::formats::{ModelFiles, open_model};
 use crate::model::{CausalLm, ModelConfig, weights};
-use crate::records::ending::Ending;
+use crate::records::ending::{AGAINST_FAILED_TRAINING, Ending};
 use crate::records::run_folder::{
     CONFIG_FILE, RESTORE_CHECKPOINTS, Reached, checkpoints, has_lost_checkpoints, holds_run, newest_checkpoint, reached,
 };
@@ -162,8 +162,8 @@ fn without_model(run: &Path) -> Error {
             return error.with_hint(format!("its checkpoints are gone: {RESTORE_CHECKPOINTS}"));
         }
         let or = of_newest.map_or_else(String::new, |export| format!("; or take its newest checkpoint: {export}"));
-        return error.with_hint(match Ending::of_run(run).is_some_and(|ending| ending.is_of_training()) {
-            true => format!("its training failed, and would again: start a new run with other settings; gsil report {path} says why{or}"),
+        return error.with_hint(match Ending::is_of_failed_training(run) {
+            true => format!("{AGAINST_FAILED_TRAINING}; gsil report {path} says why{or}"),
             false => format!("finish it: gsil resume {path}{or}"),
         });
     }

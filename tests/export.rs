@@ -560,7 +560,9 @@ fn a_run_without_adapter_pairs_or_result_says_what_is_missing() {
     }
     let diverged = json!({"message": "diverged", "hint": null, "exit_code": 5, "when": "2026-03-01 04:10:00 +01:00"});
     fs::write(run.join("ended.json"), diverged.to_string()).unwrap();
-    refused("hf", &[], 3, ["has no aligned model yet", "hint: its training failed, and would again: start a new run "]);
+    let new_run = "hint: its training failed, and would again: start a new run with other settings";
+    refused("hf", &[], 3, ["has no aligned model yet", new_run]);
+    refused("pairs", &[], 3, ["kept no pairs", new_run]);
     fs::remove_file(run.join("ended.json")).unwrap();
     fs::remove_dir_all(run.join("checkpoints")).unwrap();
     // Nothing is there to resume from.

@@ -20,6 +20,7 @@ use super::unread::UNREAD_KEYS;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::formats::data_file::FileKind;
+use crate::report::table::plural;
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -100,8 +101,7 @@ pub struct Skipped {
 
 impl fmt::Display for Skipped {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines = if self.count == 1 { "bad line" } else { "bad lines" };
-        write!(formatter, "{} {lines} skipped; the first: {}", self.count, self.first)
+        write!(formatter, "{} skipped; the first: {}", plural(self.count, "bad line"), self.first)
     }
 }
 

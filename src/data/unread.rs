@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::examples::FileRows;
 use super::row_shapes::KEYS;
 use super::rows::{Columns, Object, Prompt};
+use crate::report::table::plural;
 
 /// Whether an answer is a good one, in rows of KTO; in other rows it may be a class.
 pub(super) const LABEL: &str = "label";
@@ -75,8 +76,7 @@ impl Unread {
 
 impl fmt::Display for Unread {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows = if self.count == 1 { "row" } else { "rows" };
-        write!(formatter, "{} {rows}: {} (the first: {})", self.count, self.message(), self.first)
+        write!(formatter, "{}: {} (the first: {})", plural(self.count, "row"), self.message(), self.first)
     }
 }
 

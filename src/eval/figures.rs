@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::report::table::format_table;
+use crate::report::table::{format_table, plural};
 
 /// The normal distribution's 97.5% point.
 const Z: f64 = 1.959_963_984_540_054;
@@ -112,8 +112,7 @@ impl Report {
             vec![(*name).to_owned(), number(figure.value), interval]
         };
         let rows: Vec<Vec<String>> = self.figures.iter().map(row).collect();
-        let rows_word = if self.num_rows == 1 { "row" } else { "rows" };
-        let head = format!("{}, {} {rows_word}", self.evaluation, self.num_rows);
+        let head = format!("{}, {}", self.evaluation, plural(self.num_rows, "row"));
         let table = format_table(&[&head, "figure", "95% interval"], &rows);
         match self.figures.values().any(|figure| figure.interval == Method::NormalOverTokens && figure.low.is_some()) {
             true => table + "Intervals over the tokens of one text, which are not independent: they are too narrow.\n",

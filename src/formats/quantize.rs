@@ -59,7 +59,7 @@ impl Precision {
         let error = Error::usage(format!("tensor `{tensor}` has the value {value}, which {self:?} cannot hold"));
         Err(error.with_hint(match value.is_finite() {
             true => "choose --dtype bf16 or f32",
-            false => "the training has diverged: export an earlier checkpoint, gsil export RUN --checkpoint NAME",
+            false => "the training has diverged: export an earlier checkpoint, the same command with --checkpoint NAME",
         }))
     }
 

@@ -239,8 +239,8 @@ impl Objective {
     /// `scale * |l1'(shift)| * mean_response_tokens` for density-ratio losses; for `spin` the slope is 1/2;
     /// `dil_ukl`'s first side has slope 1 and no scale. 1 for `sft` and `simper`, which are per token already, and if
     /// `normalize` is off. Where demonstrations start with next to no gradient (slope under 0.001: `hinge` with a shift of 1
-    /// or more, `bernoulli` with a large one, `lsif` with one far below 0) the slope counts as 1, because dividing by it would only blow up the
-    /// other side.
+    /// or more, `bernoulli` and `brier` with a large one, `brier`, `lsif` and `bregman_power` with one far below 0) the slope
+    /// counts as 1, because dividing by it would only blow up the other side.
     pub fn normalizer(&self, mean_response_tokens: f64) -> f64 {
         if !self.normalize {
             return 1.0;

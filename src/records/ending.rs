@@ -10,6 +10,9 @@ use crate::error::Error;
 /// The file in a run folder, from the moment that an error or a signal ends the run to that when it is gone on with.
 pub const ENDING_FILE: &str = "ended.json";
 
+/// What helps where a run's own numbers ended it, in place of resuming it.
+pub const AGAINST_FAILED_TRAINING: &str = "its training failed, and would again: start a new run with other settings";
+
 /// What the run's command said when it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
@@ -34,9 +37,11 @@ impl Ending {
         Ending { message: error.to_string(), hint, exit_code: error.exit_code(), when }
     }
 
-    /// What ended the run in a folder; None if nothing did, or where it does not read.
-    pub fn of_run(folder: &Path) -> Option<Self> {
-        serde_json::from_str(&std::fs::read_to_string(folder.join(ENDING_FILE)).ok()?).ok()
+    /// Whether the run in a folder was ended by its own numbers: see [`Self::is_of_training`].
+    pub fn is_of_failed_training(folder: &Path) -> bool {
+        let read =
+            || -> Option<Self> { serde_json::from_str(&std::fs::read_to_string(folder.join(ENDING_FILE)).ok()?).ok() };
+        read().is_some_and(|ending| ending.is_of_training())
     }
 
     /// Whether a signal asked for it, after which everything is saved.

@@ -17,9 +17,10 @@ const ITERATION: &str = "iteration ";
 
 /// A part of a run. Its text is what lines and tables call it: `sft`, `iteration 0`, .., `continued sft`, `done`.
 ///
-/// Who adds one is told by the compiler of most places; these it cannot see: [`Stage::all`],
-/// [`crate::records::evaluation::updates_of_models`], and in `train` the estimate of memory and the updates of
-/// `continued sft`; in `report` the charts of training.
+/// Who adds one is told by the compiler of some places. These it cannot see: here [`Stage::all`], beside it
+/// [`super::evaluation::updates_of_models`] and [`super::run_folder::reached`]; in `train` when the model is exported
+/// (`Run::finish`), which checkpoint is the aligned one (`kept`, `retention`), the updates of `continued sft` and the estimate
+/// of memory; in `report` the charts of training, `health` and TensorBoard; in `cli` the model card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {

@@ -52,6 +52,7 @@ impl Ended {
 fn ways_on(ending: &Ending, folder: &Path) -> Vec<(&'static str, String)> {
     const WHAT_HELPS: &str = "What helps";
     const TO_GO_ON: &str = "To go on";
+    // Earlier versions kept a stop's hint, which was not of the run.
     let hint = ending.hint.clone().filter(|_| !ending.is_stop()).map(|hint| (WHAT_HELPS, hint));
     let go_on = match comparison_of(folder) {
         _ if has_lost_checkpoints(folder) => format!("its checkpoints are gone: {RESTORE_CHECKPOINTS}"),
@@ -126,8 +127,11 @@ mod tests {
         let grid = tempfile::tempdir().unwrap();
         std::fs::write(grid.path().join(COMPARE_FILE), "").unwrap();
         let ending = Ending::of(&Error::Stopped { signal: 15, hint: None }, String::new());
-        let ways_on = ways_on(&ending, &grid.path().join("cells/gsil/seed-0"));
-        assert_eq!(ways_on, [("To go on", to_go_on_with_comparison(grid.path()))]);
+        let of_earlier = Ending { hint: Some("the same command goes on".to_owned()), ..ending.clone() };
+        for ending in [ending, of_earlier] {
+            let ways_on = ways_on(&ending, &grid.path().join("cells/gsil/seed-0"));
+            assert_eq!(ways_on, [("To go on", to_go_on_with_comparison(grid.path()))]);
+        }
     }
 
     #[test]

@@ -208,7 +208,10 @@ fn falling_answers(evaluations: &[EvaluationRow], config: &RunConfig) -> Vec<Fin
                     100.0 * after,
                     100.0 * before
                 ),
-                advice: format!("{advice}, or use an earlier checkpoint: gsil export RUN --checkpoint NAME"),
+                advice: format!(
+                    "{advice}, or export an earlier checkpoint: \
+                     gsil export RUN --checkpoint NAME --format hf --output NEW_FOLDER"
+                ),
             }
         })
     });
@@ -314,11 +317,12 @@ mod tests {
 
     #[test]
     fn a_fall_is_named_after_the_supervised_stage_as_after_an_iteration_and_not_after_the_comparisons() {
-        let seen = |rows: &[EvaluationRow]| -> Vec<String> {
-            let config = RunConfig::default();
-            let found = [falling_held_out(rows, &config), falling_answers(rows, &config)].into_iter().flatten();
+        let mut config = RunConfig::default();
+        let seen_with = |rows: &[EvaluationRow], config: &RunConfig| -> Vec<String> {
+            let found = [falling_held_out(rows, config), falling_answers(rows, config)].into_iter().flatten();
             found.map(|found| format!("{} | {}", found.seen, found.advice)).collect()
         };
+        let seen = |rows: &[EvaluationRow]| seen_with(rows, &RunConfig::default());
         let (start, good) = (evaluated("start", -0.06, 1.0), evaluated("sft", -0.05, 1.0));
         let ruined = [start.clone(), evaluated("sft", -1.4, 0.23)];
         let shorter = "lower sft.lr, or make the stage shorter (sft.epochs, sft.num_steps)";
@@ -329,7 +333,8 @@ mod tests {
                     "Sft: held-out demonstrations are less likely after it than before (-1.4 nats a token, before -0.06). | {shorter}"
                 ),
                 format!(
-                    "Fewer answers are right after sft (23.0%) than before sft (100.0%). | {shorter}, or use an earlier checkpoint: gsil export RUN --checkpoint NAME"
+                    "Fewer answers are right after sft (23.0%) than before sft (100.0%). | {shorter}, or export an \
+                     earlier checkpoint: gsil export RUN --checkpoint NAME --format hf --output NEW_FOLDER"
                 ),
             ]
         );
@@ -341,7 +346,11 @@ mod tests {
             found[1].starts_with("Fewer answers are right after iteration 1 (23.0%) than before iteration 0 (100.0%)."),
             "{found:?}"
         );
+        assert!(found[0].ends_with("| lower train.lr, or add objective.sft_weight"), "{found:?}");
         assert_eq!(found.len(), 2);
+        config.set("objective.name=sft").unwrap();
+        let of_sft = seen_with(&iterations, &config);
+        assert!(of_sft[0].ends_with("| lower train.lr"), "it has that loss alone: {of_sft:?}");
         assert_eq!(seen(&[start, good.clone(), evaluated("continued sft", -1.4, 0.23)]), [""; 0]);
         assert_eq!(seen(&[good]), [""; 0], "nothing stands before it");
     }

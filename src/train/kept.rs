@@ -9,8 +9,9 @@ use crate::device;
 use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::policy::{MODEL_FOLDER, Policy};
-use crate::records::run_folder::{RESTORE_CHECKPOINTS, Reached, has_lost_checkpoints, is_whole_checkpoint, reached};
-use crate::records::stage::{CONTINUED_SFT, Stage};
+use crate::records::ending::{AGAINST_FAILED_TRAINING, Ending};
+use crate::records::run_folder::{RESTORE_CHECKPOINTS, Reached, is_whole_checkpoint, reached};
+use crate::records::stage::Stage;
 use crate::report::console::Console;
 use crate::report::shell::shell_path;
 
@@ -44,11 +45,7 @@ fn best<'a>(saved: &'a [Saved], config: &RunConfig) -> Option<&'a Saved> {
 fn not_there(run_dir: &RunDir, config: &RunConfig, name: &str, readable: &[Saved]) -> Error {
     let listed = |Saved { progress, folder }: &Saved| {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let whose = if progress.is_of_comparison(config.compares_sft()) {
-            format!("of `{CONTINUED_SFT}`, ")
-        } else {
-            String::new()
-        };
+        let whose = progress.whose(config.compares_sft());
         match progress.held_out_log_prob {
             Some(log_prob) => format!("{name} ({whose}log-prob per token {log_prob:.3} on the rows it was judged on)"),
             None => format!("{name} ({whose}not evaluated)"),
@@ -68,6 +65,7 @@ fn not_there(run_dir: &RunDir, config: &RunConfig, name: &str, readable: &[Saved
 /// Why a run has no checkpoint, and what is there in its place.
 fn where_all_are(run_dir: &RunDir) -> String {
     match (reached(run_dir.path()), run_dir.join(MODEL_FOLDER).exists()) {
+        (Reached::Nothing, _) if Ending::is_of_failed_training(run_dir.path()) => AGAINST_FAILED_TRAINING.to_owned(),
         (Reached::Nothing, _) => format!("it has made none yet: gsil resume {}", shell_path(run_dir.path())),
         (_, true) => "all were removed; without --checkpoint the run's result is exported".to_owned(),
         (Reached::End, false) => {
@@ -89,13 +87,9 @@ pub fn aligned(run_dir: &RunDir, config: &RunConfig) -> Result<Saved> {
     let is_aligned = |saved: &Saved| saved.progress.stage == stage && saved.progress.stage_steps == 0;
     let Some(saved) = checkpoint::all(run_dir)?.into_iter().flatten().find(is_aligned) else {
         let error = Error::input(run_dir.join(checkpoint::FOLDER), "no checkpoint is that of the aligned model");
-        let has_model = run_dir.join(MODEL_FOLDER).exists();
-        return Err(match has_lost_checkpoints(run_dir.path()) && !has_model {
-            true => error.with_hint(where_all_are(run_dir)),
-            false => error.with_hint(
-                "finish the run with `gsil resume`; where it is finished, `--format hf` exports the merged model",
-            ),
-        });
+        return Err(error.with_hint(
+            "finish the run with `gsil resume`; where it is finished, `--format hf` exports the merged model",
+        ));
     };
     checkpoint::open(&saved.folder)
 }

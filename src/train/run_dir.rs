@@ -41,6 +41,7 @@ use crate::formats::atomic_write::{create_folder, folder_of, remove, replace_tex
 use crate::formats::file_system::FileSystem;
 use crate::formats::folder_lock::FolderLock;
 use crate::formats::json_lines;
+use crate::records::ending::Ending;
 use crate::records::run_folder::{COMPARE_FILE, comparison_of, holds_run, holds_runs};
 use crate::report::check_holds_run;
 use crate::report::shell::shell_path;
@@ -109,8 +110,13 @@ impl RunDir {
     /// As said.
     pub fn check_free(path: &Path) -> Result<()> {
         match holds_run(path) {
-            true => Err(Error::usage(format!("{} already holds a run", path.display()))
-                .with_hint(format!("continue it with `gsil resume {}`, or choose another --output", shell_path(path)))),
+            true => {
+                let error = Error::usage(format!("{} already holds a run", path.display()));
+                Err(error.with_hint(match Ending::is_of_failed_training(path) {
+                    true => "its training failed: choose another --output".to_owned(),
+                    false => format!("continue it with `gsil resume {}`, or choose another --output", shell_path(path)),
+                }))
+            }
             false => Self::check_holds_no_runs(path, "run"),
         }
     }

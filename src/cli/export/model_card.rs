@@ -173,11 +173,7 @@ fn trained(config: &RunConfig) -> String {
 
 fn checkpoint(saved: &Saved, config: &RunConfig) -> String {
     let name = saved.folder.file_name().unwrap_or_default().to_string_lossy();
-    let whose = if saved.progress.is_of_comparison(config.compares_sft()) {
-        format!("of `{CONTINUED_SFT}`, ")
-    } else {
-        String::new()
-    };
+    let whose = saved.progress.whose(config.compares_sft());
     format!("`{name}`, {whose}at update {}; the stages are those of the whole run", saved.progress.total_steps)
 }
 

@@ -23,6 +23,7 @@ use crate::formats::hub;
 use crate::formats::json_lines::json_line;
 use crate::policy::MODEL_FOLDER;
 use crate::policy::{Policy, Wanted};
+use crate::records::ending::{AGAINST_FAILED_TRAINING, Ending};
 use crate::records::run_folder::{RESTORE_CHECKPOINTS, Reached, has_lost_checkpoints, reached};
 use crate::records::self_generation::{SELF_GENERATED_FILE, iteration_folder};
 use crate::report::console::Console;
@@ -186,6 +187,7 @@ fn why_there_are_none(config: &RunConfig, path: &Path) -> String {
             "they were removed: put back the run's folder iteration-000 and those after it".to_owned()
         }
         _ if has_lost_checkpoints(path) => format!("its checkpoints are gone, too: {RESTORE_CHECKPOINTS}"),
+        _ if Ending::is_of_failed_training(path) => AGAINST_FAILED_TRAINING.to_owned(),
         _ => format!("none is complete yet: gsil resume {}", shell_path(path)),
     }
 }

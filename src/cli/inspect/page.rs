@@ -2,8 +2,7 @@
 
 use super::{Facts, ShapeCount};
 use crate::data::inspection::{Distribution, Inspection, Part, Run, ShownRow};
-use crate::report::table::format_table;
-use crate::report::table::plural;
+use crate::report::table::{format_table, plural};
 
 /// The longest bar of a histogram, in characters.
 const BAR_WIDTH: usize = 40;

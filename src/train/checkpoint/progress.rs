@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::records::stage::Stage;
+use crate::records::stage::{CONTINUED_SFT, Stage};
 
 /// The layout of a checkpoint folder; a newer one is refused. 1: no `MANIFEST`. 2: with one.
 pub(super) const VERSION: u32 = 2;
@@ -53,6 +53,11 @@ impl Progress {
             Stage::Done => compares_sft,
             Stage::Sft | Stage::Iteration(_) => false,
         }
+    }
+
+    /// In lists: which model it is of, where that is not the run's own.
+    pub fn whose(&self, compares_sft: bool) -> String {
+        if self.is_of_comparison(compares_sft) { format!("of `{CONTINUED_SFT}`, ") } else { String::new() }
     }
 
     /// Version 1 knew no hashes of references.
