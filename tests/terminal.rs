@@ -74,6 +74,10 @@ fn a_saved_conversation_is_a_demonstration() {
     assert!(table.contains("rows.csv: a conversation is saved as a line of JSON"), "{table}");
     assert!(table.contains("ends in .jsonl"), "{table}");
     assert_eq!(read(&folder.path().join("rows.csv")), "prompt,response\n");
+    fs::write(folder.path().join("run.ron"), "(iterations: 1)\n").unwrap();
+    let settings = chat(folder.path(), &["--model", model], "Hello.\n/save run.ron\n").succeeded().stderr;
+    assert!(settings.contains("run.ron: holds something else than rows: give another name"), "{settings}");
+    assert_eq!(read(&folder.path().join("run.ron")), "(iterations: 1)\n");
     let spaced = chat(folder.path(), &["--model", model], "Hello.\n/save my talk.jsonl\n").succeeded().stderr;
     let quoted = if cfg!(windows) { "\"my talk.jsonl\"" } else { "'my talk.jsonl'" };
     assert!(spaced.contains(&format!("--data {quoted}` learns it")), "{spaced}");

@@ -127,6 +127,9 @@ impl Chat<'_> {
             let message = "a conversation is saved as a line of JSON: give a name that ends in .jsonl";
             return Err(Error::usage(format!("{}: {message}", path.display())));
         }
+        if !holds_json_lines(path) {
+            return Err(Error::usage(format!("{}: holds something else than rows: give another name", path.display())));
+        }
         let speaker = &self.speakers[0];
         let messages = speaker.conversation(self.system.as_deref());
         if !messages.iter().any(|message| message.role == "assistant") {
@@ -153,6 +156,14 @@ impl Chat<'_> {
         };
         Ok(format!("{whose}saved as one more row of {path}; edit the {answer}, and `{command}` learns {it}{cut}"))
     }
+}
+
+/// Whether a file is not there, is empty or begins as a row does.
+fn holds_json_lines(path: &Path) -> bool {
+    let mut start = [0; 256];
+    let read = File::open(path).and_then(|mut file| file.read(&mut start)).unwrap_or(0);
+    let start = start[..read].trim_ascii_start();
+    start.is_empty() || start.starts_with(b"{") || start.starts_with(b"\xEF\xBB\xBF{")
 }
 
 /// True of a file whose last line has no line end: what is appended would stand on it.

@@ -62,8 +62,8 @@ pub(super) struct ExportArgs {
     #[arg(long)]
     dtype: Option<Dtype>,
     /// A checkpoint of the run, finished or not, in place of its result: a folder's name in its checkpoints/, or `best`
-    /// for the one with the highest log-prob on held-out rows, or on training rows if the run had no others. A wrong name
-    /// lists them.
+    /// for the one, of those kept, with the highest log-prob on held-out rows, or on training rows if the run had no
+    /// others. A wrong name lists them.
     #[arg(long, value_name = "NAME")]
     checkpoint: Option<String>,
     /// The iteration whose pairs are written; the last if not given.

@@ -409,6 +409,11 @@ mod tests {
             error_of("(model: \"m\")"),
             "c.ron:1:2: unknown key `model` | `model` belongs in `base: (model: ..)`; a file of one run is for `gsil train --config`"
         );
+        let error = error_of(&TEXT.replace("data:", "keep_models: false, data:"));
+        assert!(
+            error.ends_with("unknown key `keep_models` | `keep_models` belongs beside `base`, not in it"),
+            "{error}"
+        );
         let error = error_of(&TEXT.replace("data:", "train: (batch_sise: 3), data:"));
         assert!(error.ends_with("unknown key `batch_sise` | did you mean `batch_size`?"), "{error}");
         let error = error_of(&TEXT.replacen("set:", "sets:", 1));

@@ -81,7 +81,11 @@ fn explain(error: &SpannedError, text: &str, origin: &str) -> Error {
     match &error.code {
         ron::Error::NoSuchStructField { expected, found, .. } => {
             let problem = Error::config(place, format!("unknown key `{found}`"));
-            problem.with_hint(key_hint(found, expected))
+            let is_beside_base = names_methods(text) && COMPARISON_KEYS.contains(&found.as_str());
+            problem.with_hint(match is_beside_base {
+                true => format!("`{found}` belongs beside `base`, not in it"),
+                false => key_hint(found, expected),
+            })
         }
         ron::Error::NoSuchEnumVariant { expected, found, .. } => {
             let problem = Error::config(place, format!("unknown name `{found}`; expected {}", one_of(expected)));
@@ -97,11 +101,18 @@ fn explain(error: &SpannedError, text: &str, origin: &str) -> Error {
             let found = found_at(text, start);
             let message = match other {
                 ron::Error::ExpectedDifferentStructName { .. } => format!("expected a section, found `{found}`"),
+                ron::Error::SuggestRawIdentifier(_) => format!("expected a key, found `{found}`"),
                 _ if found.is_empty() => other.to_string(),
                 _ => format!("{other}, found `{found}`"),
             };
             let problem = Error::config(place, message);
-            match value_hint(other, &found, before(text, start)) {
+            let hint = match (other, next_char(text, start)) {
+                (ron::Error::ExpectedIdentifier, Some('#')) | (ron::Error::ExpectedAttribute, _) => {
+                    Some("a comment begins with //")
+                }
+                _ => value_hint(other, &found, before(text, start)),
+            };
+            match hint {
                 Some(hint) => problem.with_hint(hint),
                 None => problem,
             }
@@ -113,6 +124,9 @@ fn explain(error: &SpannedError, text: &str, origin: &str) -> Error {
 fn value_hint(error: &ron::Error, found: &str, before: &str) -> Option<&'static str> {
     match (error, found) {
         (_, "none") => Some("leave the key out, or write None where there may be none"),
+        (ron::Error::SuggestRawIdentifier(_), _) => {
+            Some("a value stands behind its key, as in `lr: 1e-4`; a number has a point, and no comma")
+        }
         (ron::Error::ExpectedIdentifier, _) => Some("names such as `bernoulli` go without quotes"),
         (ron::Error::InvalidEscape(_), _) => Some(DOUBLE_BACKSLASH),
         (ron::Error::ExpectedComma, _) => Some("is a comma missing, or a whole number needed?"),
@@ -120,6 +134,9 @@ fn value_hint(error: &ron::Error, found: &str, before: &str) -> Option<&'static 
         _ => None,
     }
 }
+
+/// The keys of a comparison that have no namesake in a run.
+const COMPARISON_KEYS: [&str; 5] = ["seeds", "methods", "baseline", "equal_updates", "keep_models"];
 
 /// True of a comparison's file.
 fn names_methods(text: &str) -> bool {
@@ -131,6 +148,13 @@ fn found_at(text: &str, start: Position) -> String {
     const MAX_CHARS: usize = 30;
     let rest: String = line_at(text, start)[before(text, start).len()..].chars().take(MAX_CHARS).collect();
     rest.split([',', ')']).next().unwrap_or_default().trim().to_owned()
+}
+
+/// What comes next from a place on, line breaks and spaces left out.
+fn next_char(text: &str, place: Position) -> Option<char> {
+    let rest = &line_at(text, place)[before(text, place).len()..];
+    let lines = std::iter::once(rest).chain(text.lines().skip(place.line));
+    lines.flat_map(str::chars).find(|c| !c.is_whitespace())
 }
 
 /// What stands before a place on its line.
@@ -274,6 +298,14 @@ mod tests {
         assert!(error_of("(train: (lr: \"x\"))").ends_with(": Expected float, found `\"x\"` | "));
         assert!(error_of("(objective: (name: \"brier\"))").ends_with("go without quotes"));
         assert!(error_of("(iterations: 1.5)").contains("found `.5` | is a comma missing"));
+        for text in ["(\n  # one\n  seed: 1)", "(seed: 1, # one\n iterations: 2)", "# one\n(seed: 1)"] {
+            assert!(error_of(text).ends_with("| a comment begins with //"), "{text}: {}", error_of(text));
+        }
+        let decimal_comma = error_of("(train: (lr: 1,5e-5))");
+        assert!(
+            decimal_comma.contains(": expected a key, found `5e-5` | a value stands behind its key"),
+            "{decimal_comma}"
+        );
     }
 
     #[test]

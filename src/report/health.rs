@@ -2,6 +2,7 @@
 
 use super::html::{count, short};
 use super::run_files::{Iteration, RunFiles};
+use super::table::plural;
 use crate::config::{ObjectiveName, RunConfig, VarianceReduction};
 use crate::records::evaluation::EvaluationRow;
 use crate::records::self_generation::{
@@ -18,6 +19,9 @@ const MANY_DUPLICATED: f64 = 0.1;
 const MANY_TOO_LONG: f64 = 0.05;
 /// A gradient this many times as large as the stage's median is a spike.
 const SPIKE: f64 = 10.0;
+/// Updates before one that its gradient is compared with, at most and at least.
+const SPIKE_WINDOW: usize = 32;
+const MIN_BEFORE_SPIKE: usize = 5;
 /// Updates of a stage without which its median and its end mean little.
 const MIN_UPDATES: usize = 8;
 /// A fall of held-out log-prob per token (nats) that is more than rounding.
@@ -129,25 +133,28 @@ fn clamped(updates: &[UpdateRow]) -> Option<Finding> {
     })
 }
 
+/// Gradients far above those right before them. A norm that falls all the way, as rows are learnt by heart, has none.
 fn spikes(updates: &[UpdateRow]) -> Option<Finding> {
-    let mut norms: Vec<f64> = updates.iter().map(|update| update.metrics.grad_norm).collect();
-    norms.sort_by(f64::total_cmp);
-    let median = norms[norms.len() / 2];
-    let num_spikes = norms.iter().filter(|norm| **norm > SPIKE * median).count();
-    let largest = updates.iter().max_by(|a, b| a.metrics.grad_norm.total_cmp(&b.metrics.grad_norm))?;
-    (updates.len() >= MIN_UPDATES && median > 0.0 && num_spikes > 0).then(|| {
-        finding(
-            format!(
-                "{}: the gradient norm jumps to {} at update {} of the stage, {:.0} times its median; \
-                 {num_spikes} such spikes.",
-                capitalized(&largest.stage),
-                short(largest.metrics.grad_norm),
-                largest.stage_step,
-                largest.metrics.grad_norm / median
-            ),
-            "lower the learning rate, add warmup_steps, or look for odd rows in the data",
-        )
-    })
+    let norm = |update: &UpdateRow| update.metrics.grad_norm;
+    let times = |i: usize| {
+        let mut before: Vec<f64> = updates[i.saturating_sub(SPIKE_WINDOW)..i].iter().map(norm).collect();
+        before.sort_by(f64::total_cmp);
+        norm(&updates[i]) / before[before.len() / 2]
+    };
+    let spikes = (MIN_BEFORE_SPIKE..updates.len()).map(|i| (times(i), &updates[i]));
+    let spikes: Vec<(f64, &UpdateRow)> = spikes.filter(|(times, _)| times.is_finite() && *times > SPIKE).collect();
+    let (times, largest) = spikes.iter().max_by(|a, b| a.0.total_cmp(&b.0))?;
+    Some(finding(
+        format!(
+            "{}: the gradient norm jumps to {} at update {} of the stage, {times:.0} times the median of the updates before; \
+             {} in all.",
+            capitalized(&largest.stage),
+            short(norm(largest)),
+            largest.stage_step,
+            plural(spikes.len(), "such spike")
+        ),
+        "lower the learning rate, add warmup_steps, or look for odd rows in the data",
+    ))
 }
 
 /// What helps against a fall of the held-out figures after a stage.
@@ -369,7 +376,20 @@ mod tests {
         assert_eq!(spikes(&updates), None);
         updates[6].metrics.grad_norm = 900.0;
         let found = spikes(&updates).unwrap();
-        assert!(found.seen.contains("jumps to 900 at update 7 of the stage, 30 times its median; 1 such"), "{found:?}");
+        assert!(
+            found.seen.contains(
+                "jumps to 900 at update 7 of the stage, 30 times the median of the updates before; 1 such spike in"
+            ),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_gradient_that_falls_as_rows_are_learnt_by_heart_has_no_spikes() {
+        let mut updates: Vec<UpdateRow> = (1..=200).map(|i| with_norm(i, 20.0 * 0.95_f64.powi(i as i32))).collect();
+        assert_eq!(spikes(&updates), None);
+        updates[150].metrics.grad_norm = 1.0;
+        assert!(spikes(&updates).unwrap().seen.contains("at update 151 of the stage"));
     }
 
     #[test]

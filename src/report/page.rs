@@ -74,7 +74,8 @@ fn status(run: &RunFiles) -> String {
     };
     match (run.updates.last(), run.evaluations.last()) {
         _ if run.is_finished() => {
-            format!("<span class=\"badge good\">finished</span> {} updates.", count(run.updates.len()))
+            let updates = if run.updates.len() == 1 { "update" } else { "updates" };
+            format!("<span class=\"badge good\">finished</span> {} {updates}.", count(run.updates.len()))
         }
         _ if done == all => {
             format!("{} All stages are evaluated; the last checkpoint is not saved yet.", badge("not finished"))

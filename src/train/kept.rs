@@ -10,16 +10,19 @@ use crate::error::{Error, Result};
 use crate::model::CausalLm;
 use crate::policy::{MODEL_FOLDER, Policy};
 use crate::records::ending::{AGAINST_FAILED_TRAINING, Ending};
+use crate::records::evaluation::EvaluationRow;
 use crate::records::run_folder::{RESTORE_CHECKPOINTS, Reached, is_whole_checkpoint, reached};
-use crate::records::stage::Stage;
+use crate::records::stage::{CONTINUED_SFT, Stage};
 use crate::report::console::Console;
 use crate::report::shell::shell_path;
 
+/// Two records of one figure may differ by so much: one of them went through decimal digits.
+const ROUNDING: f64 = 1e-9;
 /// Chooses the checkpoint with the highest log-prob on the rows that the run is judged on.
-const BEST: &str = "best";
+pub const BEST: &str = "best";
 
-/// The checkpoint called `name`, verified; `best` is the one of the run's own model that gives the demonstrations that it is
-/// judged on the highest log-prob: held-out ones if there are any.
+/// The checkpoint called `name`, verified; `best` is, of those kept, the one of the run's own model that gives the
+/// demonstrations that it is judged on the highest log-prob: held-out ones if there are any.
 ///
 /// # Errors
 /// [`Error::Input`] if there is none, with those that there are; if it is damaged, or of a newer version.
@@ -40,6 +43,22 @@ fn best<'a>(saved: &'a [Saved], config: &RunConfig) -> Option<&'a Saved> {
     let own = saved.iter().filter(|saved| !saved.progress.is_of_comparison(config.compares_sft()));
     let evaluated = own.filter_map(|saved| Some((saved.progress.held_out_log_prob?, saved)));
     evaluated.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, saved)| saved)
+}
+
+/// Which checkpoint was [`BEST`], where the run's own model was better after a stage whose checkpoint is gone.
+pub fn better_than_best(saved: &Saved, evaluations: &[EvaluationRow]) -> Option<String> {
+    let kept = saved.progress.held_out_log_prob?;
+    let log_prob = |row: &EvaluationRow| row.evaluation.demonstration_log_prob_per_token;
+    let own = evaluations.iter().filter(|row| row.stage != CONTINUED_SFT);
+    let better =
+        own.filter(|row| log_prob(row) > kept + ROUNDING).max_by(|a, b| log_prob(a).total_cmp(&log_prob(b)))?;
+    let name = saved.folder.file_name().unwrap_or_default().to_string_lossy();
+    Some(format!(
+        "`best` is {name}, the best that is kept (log-prob per token {kept:.3} on the rows that the run was judged on); after \
+         `{}` it was {:.3}, but that checkpoint is gone: set keep_best=1 in a new run",
+        better.stage,
+        log_prob(better)
+    ))
 }
 
 fn not_there(run_dir: &RunDir, config: &RunConfig, name: &str, readable: &[Saved]) -> Error {
@@ -115,6 +134,7 @@ pub fn load(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::evaluation::Evaluation;
     use crate::train::checkpoint::Progress;
 
     #[test]
@@ -137,5 +157,35 @@ mod tests {
         assert_eq!(best(&comparing), Some(Stage::ContinuedSft), "the aligned model, which the comparison follows");
         let of_comparison = all.iter().map(|saved| saved.progress.is_of_comparison(comparing.compares_sft()));
         assert_eq!(of_comparison.collect::<Vec<_>>(), [false, false, false, true, true]);
+    }
+
+    #[test]
+    fn a_better_model_whose_checkpoint_is_gone_is_told() {
+        let saved = Saved {
+            progress: Progress { held_out_log_prob: Some(-1.5), ..Progress::at(Stage::Done, 9) },
+            folder: "checkpoints/step-000009-done".into(),
+        };
+        let row = |stage: &str, log_prob: f64| EvaluationRow {
+            stage: stage.to_owned(),
+            total_steps: 0,
+            evaluation: Evaluation {
+                held_out: true,
+                num_rows: 1,
+                demonstration_log_prob_per_token: log_prob,
+                against_reference: None,
+                greedy: None,
+                sampled: None,
+            },
+        };
+        let (start, last) = (row("start", -5.0), row("iteration 0", -1.5 + 1e-15));
+        let told = |rows: &[EvaluationRow]| better_than_best(&saved, rows);
+        assert_eq!(told(&[start.clone(), row("sft", -2.0), last.clone()]), None);
+        assert_eq!(told(&[start.clone(), last.clone(), row(CONTINUED_SFT, -0.5)]), None, "another model");
+        let told = told(&[start, row("sft", -0.8), last]).unwrap();
+        assert!(
+            told.starts_with("`best` is step-000009-done, the best that is kept (log-prob per token -1.500"),
+            "{told}"
+        );
+        assert!(told.contains("after `sft` it was -0.800, but that checkpoint is gone"), "{told}");
     }
 }

@@ -50,7 +50,7 @@ impl Source {
         let Located { path, name } = hub::model(&given.to_string_lossy(), offline, console)?;
         let path = if given.exists() { given } else { &path };
         let run = match holds_run(path) {
-            true => Some(Run::open(path, checkpoint, offline)?),
+            true => Some(Run::open(path, checkpoint, offline, console)?),
             false if path.is_file() || path.join("config.json").exists() => None,
             false => {
                 let hint = instead_of_comparison(path).unwrap_or_else(|| {
@@ -121,14 +121,21 @@ impl Source {
 }
 
 impl Run {
-    fn open(path: &Path, checkpoint: Option<&str>, offline: bool) -> Result<Self> {
+    fn open(path: &Path, checkpoint: Option<&str>, offline: bool, console: &Console) -> Result<Self> {
         let dir = RunDir::open_to_read(Arc::new(Disk), path)?;
         let config_path = dir.join(CONFIG_FILE);
         let text = std::fs::read_to_string(&config_path).map_err(Error::reading(&config_path))?;
         let mut config = with_task_paths(&RunConfig::from_ron(&text, &config_path.to_string_lossy())?, &dir);
         config.offline = offline; // a run that began offline binds nobody who exports it later
-        let checkpoint = checkpoint.map(|name| kept::choose(&dir, &config, name)).transpose()?;
+        let name = checkpoint;
+        let checkpoint = name.map(|name| kept::choose(&dir, &config, name)).transpose()?;
         let mut evaluations: Vec<EvaluationRow> = dir.read_lines(EVALUATIONS_FILE)?;
+        if let (Some(kept::BEST), Some(saved)) = (name, &checkpoint) {
+            match kept::better_than_best(saved, &evaluations) {
+                Some(better) => console.warn(better),
+                None => console.say(format!("checkpoint {}", saved.folder.display())),
+            }
+        }
         if let Some(saved) = &checkpoint {
             evaluations.retain(|row| row.total_steps <= saved.progress.total_steps);
         }
