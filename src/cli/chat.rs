@@ -158,12 +158,16 @@ impl Chat<'_> {
     }
 }
 
-/// Whether a file is not there, is empty or begins as a row does.
+/// Whether a file is not there, is empty or begins as a row does, be it after a byte order mark.
 fn holds_json_lines(path: &Path) -> bool {
+    if !path.is_file() {
+        return true; // a pipe is only written to
+    }
     let mut start = [0; 256];
     let read = File::open(path).and_then(|mut file| file.read(&mut start)).unwrap_or(0);
     let start = start[..read].trim_ascii_start();
-    start.is_empty() || start.starts_with(b"{") || start.starts_with(b"\xEF\xBB\xBF{")
+    let start = start.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(start);
+    start.is_empty() || start.starts_with(b"{")
 }
 
 /// True of a file whose last line has no line end: what is appended would stand on it.

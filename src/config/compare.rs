@@ -411,7 +411,7 @@ mod tests {
         );
         let error = error_of(&TEXT.replace("data:", "keep_models: false, data:"));
         assert!(
-            error.ends_with("unknown key `keep_models` | `keep_models` belongs beside `base`, not in it"),
+            error.ends_with("unknown key `keep_models` | `keep_models` is set in the comparison's file, beside `base`"),
             "{error}"
         );
         let error = error_of(&TEXT.replace("data:", "train: (batch_sise: 3), data:"));

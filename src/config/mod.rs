@@ -79,8 +79,9 @@ pub struct RunConfig {
     pub save_every: usize,
     /// The newest checkpoints that are kept. Default 3: two more in case the newest is damaged.
     pub keep_last: usize,
-    /// Besides those, the checkpoints after a stage that give held-out demonstrations the highest log-prob; without such rows,
-    /// the first training rows. Default 0. `gsil export RUN --checkpoint best` writes the best one for other programs.
+    /// Besides those, the checkpoints at the start or after a stage that give held-out demonstrations the highest log-prob;
+    /// without such rows, the first training rows. Default 0. `gsil export RUN --checkpoint best` writes the best one for
+    /// other programs.
     pub keep_best: usize,
     /// At most this many demonstrations are used, the first ones of the file. Default none: all of them.
     pub max_rows: Option<usize>,

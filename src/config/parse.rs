@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::other_names::{loss_hint, other_name};
 use super::paths::DOUBLE_BACKSLASH;
-use super::{RunConfig, overrides, ranges};
+use super::{RunConfig, overrides, place_of_own_key, ranges};
 use crate::error::{Error, Result};
 
 /// Longer texts are refused unread: a configuration has some hundred lines.
@@ -81,11 +81,19 @@ fn explain(error: &SpannedError, text: &str, origin: &str) -> Error {
     match &error.code {
         ron::Error::NoSuchStructField { expected, found, .. } => {
             let problem = Error::config(place, format!("unknown key `{found}`"));
-            let is_beside_base = names_methods(text) && COMPARISON_KEYS.contains(&found.as_str());
-            problem.with_hint(match is_beside_base {
-                true => format!("`{found}` belongs beside `base`, not in it"),
-                false => key_hint(found, expected),
-            })
+            let place_of_comparison = place_of_own_key(found).filter(|_| names_methods(text));
+            problem.with_hint(place_of_comparison.unwrap_or_else(|| key_hint(found, expected)))
+        }
+        // Of what is no number and has a character that a name has not, the library takes the whole for a name.
+        ron::Error::SuggestRawIdentifier(word) => {
+            let hint = match word.split_once('.') {
+                _ if word.starts_with(|c: char| c.is_ascii_digit()) => {
+                    "a value stands behind its key, as in `lr: 1e-4`; a number has a point, and no comma".to_owned()
+                }
+                Some((section, key)) => format!("in a file it is `{section}: ({key}: ..)`"),
+                None => format!("names have `_`: `{}`", word.replace(['-', '+'], "_")),
+            };
+            Error::config(place, format!("`{word}` is no name")).with_hint(hint)
         }
         ron::Error::NoSuchEnumVariant { expected, found, .. } => {
             let problem = Error::config(place, format!("unknown name `{found}`; expected {}", one_of(expected)));
@@ -101,7 +109,6 @@ fn explain(error: &SpannedError, text: &str, origin: &str) -> Error {
             let found = found_at(text, start);
             let message = match other {
                 ron::Error::ExpectedDifferentStructName { .. } => format!("expected a section, found `{found}`"),
-                ron::Error::SuggestRawIdentifier(_) => format!("expected a key, found `{found}`"),
                 _ if found.is_empty() => other.to_string(),
                 _ => format!("{other}, found `{found}`"),
             };
@@ -124,9 +131,6 @@ fn explain(error: &SpannedError, text: &str, origin: &str) -> Error {
 fn value_hint(error: &ron::Error, found: &str, before: &str) -> Option<&'static str> {
     match (error, found) {
         (_, "none") => Some("leave the key out, or write None where there may be none"),
-        (ron::Error::SuggestRawIdentifier(_), _) => {
-            Some("a value stands behind its key, as in `lr: 1e-4`; a number has a point, and no comma")
-        }
         (ron::Error::ExpectedIdentifier, _) => Some("names such as `bernoulli` go without quotes"),
         (ron::Error::InvalidEscape(_), _) => Some(DOUBLE_BACKSLASH),
         (ron::Error::ExpectedComma, _) => Some("is a comma missing, or a whole number needed?"),
@@ -134,9 +138,6 @@ fn value_hint(error: &ron::Error, found: &str, before: &str) -> Option<&'static 
         _ => None,
     }
 }
-
-/// The keys of a comparison that have no namesake in a run.
-const COMPARISON_KEYS: [&str; 5] = ["seeds", "methods", "baseline", "equal_updates", "keep_models"];
 
 /// True of a comparison's file.
 fn names_methods(text: &str) -> bool {
@@ -301,11 +302,14 @@ mod tests {
         for text in ["(\n  # one\n  seed: 1)", "(seed: 1, # one\n iterations: 2)", "# one\n(seed: 1)"] {
             assert!(error_of(text).ends_with("| a comment begins with //"), "{text}: {}", error_of(text));
         }
-        let decimal_comma = error_of("(train: (lr: 1,5e-5))");
-        assert!(
-            decimal_comma.contains(": expected a key, found `5e-5` | a value stands behind its key"),
-            "{decimal_comma}"
-        );
+        for (text, told) in [
+            ("(train: (lr: 1,5e-5))", "`5e-5` is no name | a value stands behind its key, as in `lr: 1e-4`"),
+            ("(\n  train.lr: 1e-4)", "`train.lr` is no name | in a file it is `train: (lr: ..)`"),
+            ("(train: (batch-size: 4))", "`batch-size` is no name | names have `_`: `batch_size`"),
+            ("(objective: (name: dil-lsif))", "`dil-lsif` is no name | names have `_`: `dil_lsif`"),
+        ] {
+            assert!(error_of(text).contains(told), "{text}: {}", error_of(text));
+        }
     }
 
     #[test]

@@ -17,12 +17,12 @@ const MANY_IDENTICAL: f64 = 0.5;
 const MANY_EMPTY: f64 = 0.05;
 const MANY_DUPLICATED: f64 = 0.1;
 const MANY_TOO_LONG: f64 = 0.05;
-/// A gradient this many times as large as the stage's median is a spike.
+/// A gradient this many times as large as the median of the updates before it is a spike.
 const SPIKE: f64 = 10.0;
 /// Updates before one that its gradient is compared with, at most and at least.
 const SPIKE_WINDOW: usize = 32;
 const MIN_BEFORE_SPIKE: usize = 5;
-/// Updates of a stage without which its median and its end mean little.
+/// Updates of a stage without which its end means little.
 const MIN_UPDATES: usize = 8;
 /// A fall of held-out log-prob per token (nats) that is more than rounding.
 const LIKELIHOOD_FALL: f64 = 0.005;

@@ -294,7 +294,7 @@ fn warnings(runs: &[RunFiles]) -> String {
         true => {
             "<section><h2>Warnings</h2>\n<p>None. Looked for: demonstrations that get less likely while the margin \
                  rises, responses that are cut off, identical, empty or duplicated, clamped exponentials, gradient \
-                 spikes, and held-out figures that fall.</p></section>\n"
+                 spikes after the first updates, and held-out figures that fall.</p></section>\n"
                 .to_owned()
         }
     }

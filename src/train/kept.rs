@@ -12,7 +12,7 @@ use crate::policy::{MODEL_FOLDER, Policy};
 use crate::records::ending::{AGAINST_FAILED_TRAINING, Ending};
 use crate::records::evaluation::EvaluationRow;
 use crate::records::run_folder::{RESTORE_CHECKPOINTS, Reached, is_whole_checkpoint, reached};
-use crate::records::stage::{CONTINUED_SFT, Stage};
+use crate::records::stage::{CONTINUED_SFT, START, Stage};
 use crate::report::console::Console;
 use crate::report::shell::shell_path;
 
@@ -45,20 +45,27 @@ fn best<'a>(saved: &'a [Saved], config: &RunConfig) -> Option<&'a Saved> {
     evaluated.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, saved)| saved)
 }
 
-/// Which checkpoint was [`BEST`], where the run's own model was better after a stage whose checkpoint is gone.
-pub fn better_than_best(saved: &Saved, evaluations: &[EvaluationRow]) -> Option<String> {
+/// Which checkpoint is [`BEST`], where the run's own model was better at a moment of which none is there. `is_finished`: the
+/// run makes no more.
+pub fn better_than_best(
+    saved: &Saved,
+    evaluations: &[EvaluationRow],
+    config: &RunConfig,
+    is_finished: bool,
+) -> Option<String> {
     let kept = saved.progress.held_out_log_prob?;
     let log_prob = |row: &EvaluationRow| row.evaluation.demonstration_log_prob_per_token;
     let own = evaluations.iter().filter(|row| row.stage != CONTINUED_SFT);
     let better =
         own.filter(|row| log_prob(row) > kept + ROUNDING).max_by(|a, b| log_prob(a).total_cmp(&log_prob(b)))?;
     let name = saved.folder.file_name().unwrap_or_default().to_string_lossy();
-    Some(format!(
-        "`best` is {name}, the best that is kept (log-prob per token {kept:.3} on the rows that the run was judged on); after \
-         `{}` it was {:.3}, but that checkpoint is gone: set keep_best=1 in a new run",
-        better.stage,
-        log_prob(better)
-    ))
+    let chosen = format!("`best` is {name}, with log-prob per token {kept:.3} on the rows that the run was judged on");
+    let better_one = log_prob(better);
+    if better.stage == START {
+        return Some(format!("{chosen}; the model that the run began with has {better_one:.3}"));
+    }
+    let advice = if is_finished && config.keep_best == 0 { ": a run with keep_best=1 keeps it" } else { "" };
+    Some(format!("{chosen}; after `{}` it was {better_one:.3}, but that checkpoint is not there{advice}", better.stage))
 }
 
 fn not_there(run_dir: &RunDir, config: &RunConfig, name: &str, readable: &[Saved]) -> Error {
@@ -178,14 +185,17 @@ mod tests {
             },
         };
         let (start, last) = (row("start", -5.0), row("iteration 0", -1.5 + 1e-15));
-        let told = |rows: &[EvaluationRow]| better_than_best(&saved, rows);
+        let config = RunConfig::default();
+        let told = |rows: &[EvaluationRow]| better_than_best(&saved, rows, &config, true);
         assert_eq!(told(&[start.clone(), row("sft", -2.0), last.clone()]), None);
         assert_eq!(told(&[start.clone(), last.clone(), row(CONTINUED_SFT, -0.5)]), None, "another model");
-        let told = told(&[start, row("sft", -0.8), last]).unwrap();
-        assert!(
-            told.starts_with("`best` is step-000009-done, the best that is kept (log-prob per token -1.500"),
-            "{told}"
-        );
-        assert!(told.contains("after `sft` it was -0.800, but that checkpoint is gone"), "{told}");
+        let from_better = told(&[row("start", -0.1), row("sft", -0.8), last.clone()]).unwrap();
+        assert!(from_better.ends_with("; the model that the run began with has -0.100"), "{from_better}");
+        let rows = [start, row("sft", -0.8), last];
+        let finished = told(&rows).unwrap();
+        assert!(finished.starts_with("`best` is step-000009-done, with log-prob per token -1.500"), "{finished}");
+        let not_there = "; after `sft` it was -0.800, but that checkpoint is not there";
+        assert!(finished.ends_with(&format!("{not_there}: a run with keep_best=1 keeps it")), "{finished}");
+        assert!(better_than_best(&saved, &rows, &config, false).unwrap().ends_with(not_there));
     }
 }

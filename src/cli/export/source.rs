@@ -12,7 +12,7 @@ use crate::formats::safetensors::TensorToWrite;
 use crate::model::weights::{stored_tensors_to_write, tensors_to_write};
 use crate::policy::Policy;
 use crate::records::evaluation::{EVALUATIONS_FILE, EvaluationRow};
-use crate::records::run_folder::{CONFIG_FILE, holds_run, instead_of_comparison};
+use crate::records::run_folder::{CONFIG_FILE, Reached, holds_run, instead_of_comparison, reached};
 use crate::report::console::Console;
 use crate::train::checkpoint::Saved;
 use crate::train::kept;
@@ -131,7 +131,7 @@ impl Run {
         let checkpoint = name.map(|name| kept::choose(&dir, &config, name)).transpose()?;
         let mut evaluations: Vec<EvaluationRow> = dir.read_lines(EVALUATIONS_FILE)?;
         if let (Some(kept::BEST), Some(saved)) = (name, &checkpoint) {
-            match kept::better_than_best(saved, &evaluations) {
+            match kept::better_than_best(saved, &evaluations, &config, reached(path) == Reached::End) {
                 Some(better) => console.warn(better),
                 None => console.say(format!("checkpoint {}", saved.folder.display())),
             }
