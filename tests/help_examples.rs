@@ -56,7 +56,9 @@ fn world() -> &'static TempDir {
         let pair = |i: usize| json!({"prompt": format!("Say {i}."), "chosen": format!("{i}"), "rejected": "no"});
         fs::write(path("pairs.jsonl"), (0..4).map(|i| format!("{}\n", pair(i))).collect::<String>()).unwrap();
         let problem = |i: usize| json!({"question": format!("What is {i} and {i}?"), "answer": format!("#### {}", 2 * i)});
-        fs::write(path("gsm8k.jsonl"), (0..4).map(|i| format!("{}\n", problem(i))).collect::<String>()).unwrap();
+        let problems = |range: std::ops::Range<usize>| range.map(|i| format!("{}\n", problem(i))).collect::<String>();
+        fs::write(path("gsm8k.jsonl"), problems(0..4)).unwrap();
+        fs::write(path("gsm8k-train.jsonl"), problems(4..8)).unwrap();
         let choice = |i: usize| json!({"ctx": format!("Row {i}."), "endings": ["Yes.", "No."], "label": i % 2});
         fs::write(path("hellaswag.jsonl"), (0..4).map(|i| format!("{}\n", choice(i))).collect::<String>()).unwrap();
         fs::write(path("texts.jsonl"), "{\"text\": \"One text.\"}\n{\"text\": \"Another one.\"}\n").unwrap();

@@ -100,7 +100,10 @@ fn list(plan: &Plan, outdated: &[String], only: Option<usize>, output: &Path) ->
         .collect();
     let starts = match (plan.makes_starts(), plan.config.seeds.len()) {
         (false, _) => String::new(),
-        (true, num) => format!("\nBefore them: the start of each of {num} seeds, by the supervised stage of `base`.\n"),
+        (true, num) => {
+            let each = if num == 1 { "the seed".to_owned() } else { format!("each of {num} seeds") };
+            format!("\nBefore them: the start of {each}, by the supervised stage of `base`.\n")
+        }
     };
     format_table(&["method", "seed", "objective", "iterations", "updates", "state", "folder"], &rows) + &starts
 }

@@ -125,17 +125,19 @@ impl<R: Serialize + DeserializeOwned> RowStore<R> {
     }
 }
 
-/// Keeps in `path` what the rows in the file `rows` depend on, or compares with what is kept there.
+/// Keeps in `path` what the rows in the file `rows` depend on, or compares with what is kept there. Settings of which no row
+/// was made, since the command ended before, bind nobody.
 ///
 /// # Errors
 /// [`Error::Usage`] that names what differs, or if there are rows without settings; [`Error::Input`], [`Error::Disk`].
 pub fn settle_settings(path: &Path, rows: &Path, settings: &Value) -> Result<()> {
-    if path.exists() {
-        return check_same(rows, &read_settings(path)?, settings);
-    }
-    if rows.exists() {
-        let message = format!("{} is there, and nothing says how it was made", rows.display());
-        return Err(Error::usage(message).with_hint("choose another --output"));
+    match (path.exists(), rows.exists()) {
+        (true, true) => return check_same(rows, &read_settings(path)?, settings),
+        (false, true) => {
+            let message = format!("{} is there, and nothing says how it was made", rows.display());
+            return Err(Error::usage(message).with_hint("choose another --output"));
+        }
+        (_, false) => {}
     }
     replace_text(&Disk, path, &format!("{settings:#}\n"))
 }
@@ -240,7 +242,10 @@ mod tests {
     fn other_settings_are_refused_and_named() {
         let folder = tempfile::tempdir().unwrap();
         let (old, new) = ("a".repeat(64), "b".repeat(64));
-        drop(open(folder.path(), json!({"limit": null, "data": old, "chat": false})).unwrap());
+        drop(open(folder.path(), json!({"limit": 7})).unwrap()); // it did no row: its settings bind nobody
+        let mut store = open(folder.path(), json!({"limit": null, "data": old, "chat": false})).unwrap();
+        store.add(0, Row { x: 0.1 }).unwrap();
+        drop(store);
         let error = open(folder.path(), json!({"limit": 5, "data": new, "chat": false})).unwrap_err().to_string();
         assert!(error.ends_with("(limit: null there, 5 here; data: the files have another content)"), "{error}");
     }

@@ -20,11 +20,11 @@ Examples:
   gsil eval gsm8k --model SmolLM2 --data gsm8k.jsonl --limit 2
   gsil eval gsm8k --model SmolLM2 --data gsm8k.jsonl --output night --chat
   gsil eval gsm8k --model SmolLM2 --data gsm8k.jsonl --limit 2 \\
-      --few-shot-data gsm8k.jsonl --few-shot 2 --max-new-tokens 64")]
+      --few-shot-data gsm8k-train.jsonl --few-shot 2 --max-new-tokens 64")]
 pub(in crate::cli) struct Gsm8kArgs {
     #[command(flatten)]
     shared: EvaluationArgs,
-    /// Worked problems are the first ones of this file, or of a folder's train file.
+    /// Worked problems are the first ones of this file, or of a folder's train file; not the rows that are judged.
     #[arg(long, value_name = "FILE", requires = "few_shot")]
     few_shot_data: Option<PathBuf>,
     /// How many worked problems stand before each question.

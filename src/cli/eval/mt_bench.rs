@@ -151,7 +151,7 @@ fn write_answers(args: &MtBenchArgs, data: &Path, questions: &[Question], consol
         return Ok(answers);
     }
     let tokenizer = policy.tokenizer.as_ref().filter(|tokenizer| tokenizer.has_chat_template()).ok_or_else(|| {
-        Error::usage("MT-Bench is a conversation: the model needs a tokenizer with a chat template")
+        Error::input(&policy.files.path, "has no tokenizer with a chat template, and MT-Bench is a conversation")
             .with_hint(way_to_have(&policy.files.path, "chat_template.jinja"))
     })?;
     let mut generator = Generator::new(&args.model.load(&policy, console)?, WeightFormat::F32)?;
