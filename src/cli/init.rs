@@ -151,11 +151,9 @@ fn configuration(args: &InitArgs, measured: Option<&Measured>) -> String {
     text += "    keep_last: 3, // checkpoints\n";
     text += match measured {
         Some(Measured { has_held_out: true, .. }) => {
-            "    keep_best: 1, // and, of those at the start or after a stage, the one that gives held-out demonstrations the highest log-prob\n"
+            "    keep_best: 1, // and the best one after a stage, by held-out log-prob\n"
         }
-        _ => {
-            "    // keep_best: 1, // and, of those at the start or after a stage, the one that is best on held-out demonstrations: needs evaluation.data\n"
-        }
+        _ => "    // keep_best: 1, // and the best one after a stage, by held-out log-prob: needs evaluation.data\n",
     };
     text += &sections(&choices);
     text + ")\n"

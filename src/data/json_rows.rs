@@ -111,8 +111,7 @@ fn parse_line(bytes: &[u8], line: usize) -> Parsed<Option<Object>> {
             [b'[', ..] | b"{" if line == 1 => problem
                 .with_hint("each row must stand on one line: JSON Lines. A list of rows may be a file named .json"),
             [b'{', ..] => problem,
-            _ if line == 1 => problem
-                .with_hint("a row is a JSON object on a line of its own: {\"prompt\": \"..\", \"response\": \"..\"}"),
+            _ if line == 1 => problem.with_hint("a row is a JSON object on a line of its own: {\"KEY\": \"..\", ..}"),
             _ => problem,
         }
     })?;

@@ -279,7 +279,7 @@ mod tests {
         for list in [&b"[\n"[..], b"[{\"prompt\":\"a\"},\n{\"prompt\":\"b\"}]", b"{\n"] {
             assert!(hint(list).ends_with("A list of rows may be a file named .json"), "{}", hint(list));
         }
-        assert!(hint(b"Dear all,\n").starts_with("a row is a JSON object on a line of its own: {\"prompt\""));
+        assert!(hint(b"Dear all,\n").starts_with("a row is a JSON object on a line of its own: {\"KEY\""));
         assert!(hint(b"{\"prompt\":\"a\"}\nDear all,\n").starts_with("mend the line"));
     }
 

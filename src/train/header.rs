@@ -49,7 +49,8 @@ impl Run {
         }
         let work = self.work()?;
         let speed = work.measure_speed(model, self.num_tokens_multiple)?;
-        let seconds = work.seconds(speed).iter().map(|phase| phase.seconds).fold(0.0, |all, part| all + part); // a sum of none is -0
+        // Not `sum`: that of no phase is -0.
+        let seconds = work.seconds(speed).iter().fold(0.0, |all, phase| all + phase.seconds);
         let what = if self.resumed.is_some() { "what is left" } else { "the whole run" };
         let part = if work.is_without_server() { format!(" {WITHOUT_SERVER}") } else { String::new() };
         console.say(format!("time       about {} for {what}{part}, at the speed just measured", duration(seconds)));

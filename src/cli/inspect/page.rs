@@ -28,7 +28,7 @@ pub(super) fn page(facts: &Facts, has_colours: bool) -> String {
 
 fn head(facts: &Facts) -> String {
     let inspection = &facts.inspection;
-    let shape = |shape: &ShapeCount| format!("{} ({})", shape.shape, rows(shape.count));
+    let shape = |shape: &ShapeCount| format!("{} ({})", shape.shape, plural(shape.count, "row"));
     let shapes: Vec<String> = facts.shapes.iter().map(shape).collect();
     let limit = match inspection.is_limited_by_context {
         true => "the model's context; train.max_length is more",
@@ -161,7 +161,7 @@ fn bar(count: usize, most: usize) -> String {
 fn verdict(inspection: &Inspection) -> String {
     let mut text = String::new();
     for dropped in &inspection.dropped {
-        text += &format!("\ndropped: {} {}", rows(dropped.count), dropped.reason);
+        text += &format!("\ndropped: {} {}", plural(dropped.count, "row"), dropped.reason);
     }
     if inspection.some_are_too_long {
         text += "\nnothing is cut: an answer without its end teaches the model not to stop";
@@ -170,12 +170,21 @@ fn verdict(inspection: &Inspection) -> String {
         text += "\n";
     }
     if let Some(first) = &inspection.first_refusal {
-        text += &format!("\nrefused: {}; training ends at the first: {}\n", rows(inspection.num_refused), shown(first));
+        text += &format!(
+            "\nrefused: {}; training ends at the first: {}\n",
+            plural(inspection.num_refused, "row"),
+            shown(first)
+        );
     }
     for warning in &inspection.warnings {
         text += &match &warning.first {
             Some(first) => {
-                format!("\nwarning: {}: {} (the first: {})", rows(warning.count), warning.message, shown(first))
+                format!(
+                    "\nwarning: {}: {} (the first: {})",
+                    plural(warning.count, "row"),
+                    warning.message,
+                    shown(first)
+                )
             }
             None => format!("\nwarning: {}", warning.message),
         };
@@ -185,8 +194,4 @@ fn verdict(inspection: &Inspection) -> String {
         (true, _) => text,
         (false, _) => text + "\n",
     }
-}
-
-fn rows(count: usize) -> String {
-    plural(count, "row")
 }
