@@ -235,12 +235,12 @@ fn a_judge_that_refuses_every_turn_ends_the_work_and_leaves_no_judgments() {
 fn a_model_without_a_chat_template_is_told_where_to_put_one_if_it_has_a_place_for_it() {
     let folder = place();
     fs::remove_file(folder.path().join("text/chat_template.jinja")).unwrap();
-    let stderr = run(folder.path(), &[]).failed(2);
+    let stderr = run(folder.path(), &[]).failed(3);
     assert!(stderr.contains("hint: add chat_template.jinja to the model folder"), "{stderr}");
     gsil(folder.path(), &["export", "text", "--format", "gguf", "--output", "gguf"]).succeeded();
     let arguments =
         ["eval", "mt-bench", "--model", "gguf/model.gguf", "--data", "question.jsonl", "--output", "of-gguf"];
-    let stderr = gsil(folder.path(), &arguments).failed(2);
+    let stderr = gsil(folder.path(), &arguments).failed(3);
     assert!(stderr.contains("take its Hugging Face folder") && !stderr.contains("model folder"), "{stderr}");
 }
 
