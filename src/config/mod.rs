@@ -7,6 +7,7 @@
 //! Next: [`crate::data`].
 
 mod compare;
+mod explain;
 mod objective;
 mod other_names;
 mod overrides;
