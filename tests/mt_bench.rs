@@ -109,7 +109,9 @@ fn answers_and_judgments_have_fastchats_form_and_the_second_start_asks_for_what_
 #[test]
 fn without_a_judge_answers_are_written_and_nothing_is_rated() {
     let folder = place();
-    let summary = run(folder.path(), &["--limit", "1"]).succeeded().json_lines().remove(0);
+    let outcome = run(folder.path(), &["--limit", "1"]).succeeded();
+    assert!(outcome.stderr.contains("out/model_answer; to have them rated: "), "{}", outcome.stderr);
+    let summary = outcome.json_lines().remove(0);
     assert_eq!((&summary["evaluation"], &summary["num_rows"]), (&json!("mt-bench"), &json!(1)));
     assert_eq!(summary["judged"], false);
     assert_eq!(read_json_lines(&folder.path().join("out/model_answer/text.jsonl")).len(), 1);

@@ -72,10 +72,10 @@ fn of_responses(
     usual: Option<&SelfGeneratedCounts>,
     is_reduced: bool,
 ) -> Vec<Finding> {
-    let many_identical = if is_reduced { f64::INFINITY } else { MANY_IDENTICAL };
-    let kinds: [(Counted, f64, &str, &str); 5] = [
+    let identical: (Counted, f64, &str, &str) =
+        (|c| c.identical, MANY_IDENTICAL, "equal their demonstration, token for token", AGAINST_IDENTICAL);
+    let kinds: [(Counted, f64, &str, &str); 4] = [
         (|c| c.unfinished, MANY_UNFINISHED, "were cut off at generation.max_new_tokens", AGAINST_UNFINISHED),
-        (|c| c.identical, many_identical, "equal their demonstration, token for token", AGAINST_IDENTICAL),
         (|c| c.empty, MANY_EMPTY, "are empty", AGAINST_EMPTY),
         (|c| c.duplicated, MANY_DUPLICATED, "repeat the response to another prompt", AGAINST_DUPLICATED),
         (
@@ -88,6 +88,7 @@ fn of_responses(
     let share = |of: Counted, counts: &SelfGeneratedCounts| of(counts) as f64 / counts.responses.max(1) as f64;
     kinds
         .into_iter()
+        .chain((!is_reduced).then_some(identical))
         .filter(|(of, many, ..)| share(*of, counts) >= many + usual.map_or(0.0, |usual| share(*of, usual)))
         .map(|(of, _, what, advice)| {
             let (part, all) = (count(of(counts)), count(counts.responses));

@@ -19,7 +19,9 @@ use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::records::about::{ABOUT_FILE, About};
 use crate::records::evaluation::{EVALUATIONS_FILE, EvaluationRow};
-use crate::records::run_folder::{COMPARE_FILE, CONFIG_FILE, ENVIRONMENT_FILE, Reached, holds_run, reached};
+use crate::records::run_folder::{
+    COMPARE_FILE, CONFIG_FILE, ENVIRONMENT_FILE, Reached, holds_run, instead_of_comparison, reached,
+};
 use crate::records::self_generation::{
     COUNTS_FILE, CountsRow, SELF_GENERATED_FILE, SelfGeneratedCounts, iteration_folder,
 };
@@ -158,14 +160,13 @@ pub fn check_holds_run(folder: &Path) -> Result<()> {
         return Ok(());
     }
     fs::metadata(folder).map_err(Error::reading(folder))?;
-    Err(match folder.join(COMPARE_FILE).is_file() {
-        true => Error::input(folder, "is the folder of a comparison, not of a run").with_hint(format!(
-            "comparison.html in it is its page; its runs are the folders cells/METHOD/seed-N; to go on with it: {}",
-            to_go_on_with_comparison(folder)
-        )),
-        false => Error::input(folder, format!("holds no run (no {CONFIG_FILE})"))
-            .with_hint("give a run's folder, runs/NAME for instance; `gsil train` starts one"),
-    })
+    let hint = match instead_of_comparison(folder) {
+        Some(hint) => {
+            format!("{hint}; its page is comparison.html in it; to go on with it: {}", to_go_on_with_comparison(folder))
+        }
+        None => "give a run's folder, runs/NAME for instance; `gsil train` starts one".to_owned(),
+    };
+    Err(Error::input(folder, format!("holds no run (no {CONFIG_FILE})")).with_hint(hint))
 }
 
 fn name_of(folder: &Path) -> String {

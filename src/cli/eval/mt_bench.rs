@@ -28,6 +28,8 @@ use crate::report::console::{Console, Unit};
 
 /// FastChat lets a judge write so much.
 const JUDGMENT_TOKENS: usize = 2048;
+/// Where FastChat looks for answers.
+const ANSWER_FOLDER: &str = "model_answer";
 
 #[derive(Debug, Args)]
 #[command(after_help = "The files are FastChat's: question.jsonl and judge_prompts.jsonl are read,
@@ -100,6 +102,11 @@ pub(in crate::cli) fn mt_bench(args: MtBenchArgs) -> Result<()> {
     if let Some(Scores { num_without_rating: num @ 1.., .. }) = scores {
         console.warn(format!("{num} judgments have no rating and are in no mean"));
     }
+    if scores.is_none() {
+        let folder = args.output.join(ANSWER_FOLDER);
+        let way_on = "to have them rated: the same command with --judge, --judge-model and --judge-prompts";
+        console.say(format!("the answers are in {}; {way_on}", folder.display()));
+    }
     print_json(&json!({
         "evaluation": "mt-bench",
         "num_rows": questions.len(),
@@ -129,8 +136,8 @@ fn in_order(answers: Vec<Answer>, questions: &[Question], place: &Path) -> Resul
 fn write_answers(args: &MtBenchArgs, data: &Path, questions: &[Question], console: &Console) -> Result<Vec<Answer>> {
     let given = args.model.model.as_ref().ok_or_else(|| Error::usage("give --model, or --answers to judge"))?;
     let model_id = args.model_id();
-    let file = args.output.join("model_answer").join(format!("{}.jsonl", file_name(&model_id)));
-    create_folder(&Disk, &args.output.join("model_answer"))?;
+    let file = args.output.join(ANSWER_FOLDER).join(format!("{}.jsonl", file_name(&model_id)));
+    create_folder(&Disk, &args.output.join(ANSWER_FOLDER))?;
     let WritingArgs { max_new_tokens, batch_size, seed, .. } = args.writing;
     let mut policy = args.model.open(given)?;
     let settings_file = args.output.join(format!("{}.settings.json", file_name(&model_id)));
