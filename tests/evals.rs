@@ -260,8 +260,14 @@ fn a_model_without_tokenizer_or_template_is_refused() {
     let folder = tempdir().unwrap();
     let model = text(tiny_model_with(folder.path(), &[]));
     let data = text(fixture("evals/texts.jsonl"));
-    let stderr = gsil(folder.path(), &["eval", "perplexity", "--model", &model, "--data", &data]).failed(3);
-    assert!(stderr.contains("has no tokenizer") && stderr.contains("hint: add tokenizer.json to the mod"), "{stderr}");
+    let told = |stderr: String| {
+        let hint = "hint: add tokenizer.json to the mod";
+        assert!(stderr.contains("has no tokenizer") && stderr.contains(hint), "{stderr}");
+    };
+    told(gsil(folder.path(), &["eval", "perplexity", "--model", &model, "--data", &data]).failed(3));
+    let problems = text(fixture("humaneval/example_problem.jsonl"));
+    let command = ["eval", "humaneval", "--model", &model, "--data", &problems, "--output", "he"];
+    told(gsil(folder.path(), &command).failed(3));
     export(folder.path(), Path::new(&model), "gguf", &folder.path().join("gguf"), &[]).succeeded();
     let stderr = gsil(folder.path(), &["eval", "perplexity", "--model", "gguf/model.gguf", "--data", &data]).failed(3);
     assert!(stderr.contains("has no tokenizer") && stderr.contains("take its Hugging Face folder"), "{stderr}");

@@ -157,7 +157,11 @@ fn a_run_that_lacks_its_model_has_a_way_to_one_though_no_checkpoint_that_is_left
     // By the run's name: another path may need quotation marks in a command.
     let said_of = |run: &str| {
         let run = Path::new(run);
-        export(folder.path(), run, "hf", &folder.path().join("best"), &["--checkpoint", "best"]).failed(3);
+        let best = export(folder.path(), run, "hf", &folder.path().join("best"), &["--checkpoint", "best"]).failed(3);
+        assert!(
+            best.contains("none that is left of the run's own model was evaluated\nhint: there are step-"),
+            "{best}"
+        );
         export(folder.path(), run, "hf", &folder.path().join("refused"), &[]).failed(3)
     };
     // As it is in the middle of an iteration.

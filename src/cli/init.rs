@@ -150,10 +150,8 @@ fn configuration(args: &InitArgs, measured: Option<&Measured>) -> String {
     text += "    save_every: 50, // updates; a crash loses no more\n";
     text += "    keep_last: 3, // checkpoints\n";
     text += match measured {
-        Some(Measured { has_held_out: true, .. }) => {
-            "    keep_best: 1, // and the best one after a stage, by held-out log-prob\n"
-        }
-        _ => "    // keep_best: 1, // and the best one after a stage, by held-out log-prob: needs evaluation.data\n",
+        Some(Measured { has_held_out: true, .. }) => "    keep_best: 1, // and the best by held-out log-prob\n",
+        _ => "    // keep_best: 1, // and the best by held-out log-prob: needs evaluation.data\n",
     };
     text += &sections(&choices);
     text + ")\n"

@@ -63,6 +63,10 @@ pub enum VarianceReduction {
 }
 
 impl VarianceReduction {
+    pub fn is_on(self) -> bool {
+        self != VarianceReduction::None
+    }
+
     /// Tokens of a vocabulary whose distributions may be kept whole: 16 KiB for each token of a response.
     pub const MAX_EXACT_VOCABULARY: usize = 4096;
     /// The most tokens of `top_k`. A row of the head is read for each of them at each token of a response.
@@ -156,6 +160,15 @@ impl ObjectiveName {
         match self {
             Bernoulli | Brier | Hinge | Kliep | Lsif | BregmanPower | Spin | DilLsif | DilUkl | DilBce => true,
             Sft | Simper => false,
+        }
+    }
+
+    /// Whether the shift is read. Of the two sides of `spin` it cancels.
+    pub fn reads_shift(self) -> bool {
+        use ObjectiveName::*;
+        match self {
+            Bernoulli | Brier | Hinge | Kliep | Lsif | BregmanPower | DilLsif | DilUkl | DilBce => true,
+            Spin | Sft | Simper => false,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Held-out figures: how likely demonstrations are, whether the policy prefers them to the reference's own responses, and
-//! whether its answers are right. Beside them stand the evaluations that others publish figures of, asked and matched as
-//! lm-evaluation-harness does: [`gsm8k`], [`multiple_choice`], [`perplexity`]; [`humaneval`], whose programs run in a
-//! [`sandbox`]; [`mt_bench`], which a judge rates. Their rows go through a [`row_store`], which a stopped
+//! whether its answers are right (`held_out_answers`). Beside them stand the evaluations that others publish figures of,
+//! asked and matched as lm-evaluation-harness does: [`gsm8k`], [`multiple_choice`], [`perplexity`]; [`humaneval`], whose
+//! programs run in a [`sandbox`]; [`mt_bench`], which a judge rates. Their rows go through a [`row_store`], which a stopped
 //! evaluation goes on with; [`figures`] have intervals.
 
 pub mod answer;

@@ -2,8 +2,8 @@
 //!
 //! On the CPU, prompts are decoded with packed weights, each in a slot of its own that the next prompt takes over as soon as
 //! it is free (`continuous`). Other devices decode batches of prompts of similar length, padded to one length (`padded`);
-//! that is the reference, too. Every token's log-prob under the policy is kept, whatever the temperature: with f32 weights
-//! these ARE the reference log-probs of the coming training. Next: [`crate::train`].
+//! `continuous` is tested against that. Every token's log-prob under the policy is kept, whatever the temperature: with f32
+//! weights these ARE the reference log-probs of the coming training. Next: [`crate::train`].
 
 #[cfg(feature = "flex")]
 mod continuous;

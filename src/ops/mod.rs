@@ -3,7 +3,7 @@
 //! Each operation is a method of [`ModelOps`] with a second method for its gradient. Their default bodies are the composite
 //! reference ([`composite`]), built from a backend's own primitives; a device may replace them by fused kernels (`flex`: CPU
 //! loops over rows, in parallel and vectorised; `wgsl`: shaders for graphics cards). What is kept between forward and
-//! backward stands in `autodiff`. Beside [`crate::device`], which opens one, this is the only folder that sees
+//! backward stands in `autodiff`. Beside [`crate::device`], which opens devices, this is the only folder that sees
 //! backend internals; the rest of the program calls the plain functions at the end of this file.
 //!
 //! Decoding on the CPU goes past Burn's tensors: `model::decoder` calls `panels` (packed weights and their products),

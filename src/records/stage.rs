@@ -19,8 +19,8 @@ const ITERATION: &str = "iteration ";
 ///
 /// Who adds one is told by the compiler of some places. These it cannot see: here [`Stage::all`], beside it
 /// [`super::evaluation::updates_of_models`] and [`super::run_folder::reached`]; in `train` when the model is exported
-/// (`Run::finish`), which checkpoint is the aligned one (`kept`, `retention`), the updates of `continued sft` and the estimate
-/// of memory; in `report` the charts of training, `health` and TensorBoard; in `cli` the model card.
+/// (`Run::finish`), which checkpoint is the aligned one (`kept`, `retention`), the updates of `continued sft` and the estimates
+/// of memory and disk; in `report` the charts of training, `health` and TensorBoard; in `cli` the model card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {

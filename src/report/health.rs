@@ -3,7 +3,7 @@
 use super::html::{count, short};
 use super::run_files::{Iteration, RunFiles};
 use super::table::plural;
-use crate::config::{ObjectiveName, RunConfig, VarianceReduction};
+use crate::config::{ObjectiveName, RunConfig};
 use crate::records::evaluation::EvaluationRow;
 use crate::records::self_generation::{
     AGAINST_DUPLICATED, AGAINST_EMPTY, AGAINST_IDENTICAL, AGAINST_UNFINISHED, SelfGeneratedCounts,
@@ -45,7 +45,7 @@ pub fn findings(run: &RunFiles) -> Vec<Finding> {
     let usual = run.about.as_ref().and_then(|about| about.demonstrations.as_ref());
     // Responses that the rows bring are no work of the model's, and no setting changes them.
     let generated = run.iterations.iter().filter(|_| !run.responses_are_given());
-    let is_reduced = run.config.objective.variance_reduction != VarianceReduction::None;
+    let is_reduced = run.config.objective.variance_reduction.is_on();
     let of_responses = generated.flat_map(|iteration| of_responses(iteration, usual, is_reduced));
     let of_stages = stages(run).into_iter().flat_map(|updates| {
         [vanishing_demonstrations(updates), clamped(updates), spikes(updates)].into_iter().flatten().collect::<Vec<_>>()

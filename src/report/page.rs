@@ -12,7 +12,7 @@ use super::html::{count, escape, table};
 use super::run_files::RunFiles;
 use super::table::plural;
 use super::{ended, responses, training_charts};
-use crate::config::{ObjectiveName, RunConfig, TrainConfig, VarianceReduction};
+use crate::config::{ObjectiveName, RunConfig, TrainConfig};
 use crate::records::ending::now;
 
 const STYLE: &str = include_str!("page.css");
@@ -158,8 +158,7 @@ pub fn objective(config: &RunConfig) -> Option<String> {
     if objective.name.needs_reference() {
         text += &format!(", scale {}", objective.scale);
     }
-    // Of the two sides of `spin` the shift cancels.
-    if objective.name.needs_reference() && objective.name != ObjectiveName::Spin {
+    if objective.name.reads_shift() {
         text += &format!(", shift {}", objective.shift);
     }
     if objective.name == ObjectiveName::BregmanPower {
@@ -171,7 +170,7 @@ pub fn objective(config: &RunConfig) -> Option<String> {
     if objective.name.needs_reference() && !objective.normalize {
         text += ", not normalized";
     }
-    if objective.variance_reduction != VarianceReduction::None {
+    if objective.variance_reduction.is_on() {
         text += &format!(", variance_reduction {}", objective.variance_reduction);
     }
     (config.iterations > 0).then_some(text)

@@ -8,7 +8,7 @@
 
 use std::collections::HashSet;
 
-use crate::config::{RunConfig, Unfinished, VarianceReduction};
+use crate::config::{RunConfig, Unfinished};
 use crate::data::examples::Example;
 use crate::error::{Error, Result};
 use crate::records::self_generation::{
@@ -70,8 +70,8 @@ pub fn check(
     let mut onsets = Vec::new();
     for kind in &KINDS {
         let (share, normal) = (kind.share(counts), kind.share(demonstrations));
-        let is_taught = kind.what == IDENTICAL && config.objective.variance_reduction != VarianceReduction::None;
-        if share <= ONSET || normal > ONSET || is_taught {
+        let is_reduced = kind.what == IDENTICAL && config.objective.variance_reduction.is_on();
+        if share <= ONSET || normal > ONSET || is_reduced {
             continue;
         }
         let percent = 100.0 * share;

@@ -35,7 +35,7 @@ struct DistributionsRow {
 pub(super) fn check(config: &RunConfig, model: &ModelConfig, are_given: bool) -> Result<()> {
     let key = "objective.variance_reduction";
     let reduction = config.objective.variance_reduction;
-    if reduction != VarianceReduction::None && are_given {
+    if reduction.is_on() && are_given {
         return Err(Error::config(key, "the rows bring second responses, which the reference did not write")
             .with_hint("use none, or rows without rejected responses"));
     }

@@ -20,6 +20,7 @@ use crate::report::shell::shell_path;
 const ROUNDING: f64 = 1e-9;
 /// Chooses the checkpoint with the highest log-prob on the rows that the run is judged on.
 pub const BEST: &str = "best";
+const RESULT_WITHOUT_NAME: &str = "without --checkpoint the run's result is exported";
 
 /// The checkpoint called `name`, verified; `best` is, of those kept, the one of the run's own model that gives the
 /// demonstrations that it is judged on the highest log-prob: held-out ones if there are any.
@@ -78,13 +79,19 @@ fn not_there(run_dir: &RunDir, config: &RunConfig, name: &str, readable: &[Saved
         }
     };
     let message = match name {
-        BEST => "no checkpoint of the run's own model was evaluated".to_owned(),
+        BEST => "none that is left of the run's own model was evaluated".to_owned(),
         name => format!("has no checkpoint `{name}`"),
     };
     let error = Error::input(run_dir.join(checkpoint::FOLDER), message);
     match readable {
         [] => error.with_hint(where_all_are(run_dir)),
-        _ => error.with_hint(format!("there are {}", readable.iter().map(listed).collect::<Vec<_>>().join(", "))),
+        _ => {
+            let there = format!("there are {}", readable.iter().map(listed).collect::<Vec<_>>().join(", "));
+            match name == BEST && run_dir.join(MODEL_FOLDER).exists() {
+                true => error.with_hint(format!("{RESULT_WITHOUT_NAME}; {there}")),
+                false => error.with_hint(there),
+            }
+        }
     }
 }
 
@@ -93,7 +100,7 @@ fn where_all_are(run_dir: &RunDir) -> String {
     match (reached(run_dir.path()), run_dir.join(MODEL_FOLDER).exists()) {
         (Reached::Nothing, _) if Ending::is_of_failed_training(run_dir.path()) => AGAINST_FAILED_TRAINING.to_owned(),
         (Reached::Nothing, _) => format!("it has made none yet: gsil resume {}", shell_path(run_dir.path())),
-        (_, true) => "all were removed; without --checkpoint the run's result is exported".to_owned(),
+        (_, true) => format!("all were removed; {RESULT_WITHOUT_NAME}"),
         (Reached::End, false) => {
             "all were removed, the model too: a comparison with `keep_models: false` keeps none".to_owned()
         }

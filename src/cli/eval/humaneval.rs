@@ -8,6 +8,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::shared::tokenizer_of;
 use super::{OptionalModel, WritingArgs, lock};
 use crate::cli::generate::check_temperature;
 use crate::cli::print_json;
@@ -191,9 +192,8 @@ fn write_samples(
     settle_settings(&output.join(SETTINGS_FILE), &file, &settings)?;
     let wanted = missing(problems, &samples, args.samples_per_task);
     if !wanted.is_empty() {
+        let tokenizer = tokenizer_of(&policy)?;
         let model = args.model.load(&policy, console)?;
-        let tokenizer =
-            policy.tokenizer.as_ref().ok_or_else(|| Error::usage("the model has no tokenizer: prompts are texts"))?;
         let mut generator = Generator::new(&model, WeightFormat::F32)?;
         let context = policy.config.max_position_embeddings;
         let writing = Writing { temperature, max_new_tokens, batch_size, context, seed };

@@ -62,14 +62,20 @@ impl EvaluationArgs {
     }
 }
 
+/// # Errors
+/// [`Error::Input`] for a model without a tokenizer: the rows are text.
+pub(super) fn tokenizer_of(policy: &Policy) -> Result<&Tokenizer> {
+    policy.tokenizer.as_ref().ok_or_else(|| {
+        Error::input(&policy.files.path, "has no tokenizer, and the rows of an evaluation are text")
+            .with_hint(way_to_have(&policy.files.path, "tokenizer.json"))
+    })
+}
+
 impl Session<'_> {
     /// # Errors
-    /// [`Error::Input`] for a model without a tokenizer: the rows are text.
+    /// As [`tokenizer_of`].
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.policy.tokenizer.as_ref().ok_or_else(|| {
-            Error::input(&self.policy.files.path, "has no tokenizer, and the rows of an evaluation are text")
-                .with_hint(way_to_have(&self.policy.files.path, "tokenizer.json"))
-        })
+        tokenizer_of(&self.policy)
     }
 
     /// The files of other rows than those of `--data`: a file, a folder's train files, or those of a data set of the hub.

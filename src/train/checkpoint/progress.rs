@@ -55,7 +55,7 @@ impl Progress {
         }
     }
 
-    /// In lists: which model it is of, where that is not the run's own.
+    /// Which model it is of, where that is not the run's own.
     pub fn whose(&self, compares_sft: bool) -> String {
         if self.is_of_comparison(compares_sft) { format!("of `{CONTINUED_SFT}`, ") } else { String::new() }
     }
