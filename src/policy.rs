@@ -12,6 +12,7 @@ use crate::data::examples::{Example, FileRows, Preparation};
 use crate::data::rows::{Columns, read_good_rows, read_rows};
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
+use crate::formats::hf_folder::CONFIG;
 use crate::formats::{ModelFiles, open_model};
 use crate::model::{CausalLm, ModelConfig, weights};
 use crate::records::ending::{AGAINST_FAILED_TRAINING, Ending};
@@ -144,7 +145,7 @@ pub(crate) fn aligned_model(path: &Path) -> Result<PathBuf> {
         return Ok(path.to_owned());
     }
     let model = path.join(MODEL_FOLDER);
-    match model.join("config.json").is_file() {
+    match model.join(CONFIG).is_file() {
         true => Ok(model),
         false => Err(without_model(path)),
     }

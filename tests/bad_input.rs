@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
 use crate::support::binary::{
-    DEVICE, DISK, INPUT, LOCKED, USAGE, assert_says, command, golden, gsil, say_skipped, text, tiny_model_with, wait,
-    write_rows,
+    DEVICE, DISK, INPUT, LOCKED, USAGE, assert_says, command, golden, gsil, read, say_skipped, text, tiny_model_with,
+    wait, write_rows,
 };
 
 /// A folder with good input: the model `tiny` and the data `rows.jsonl`. Each test spoils one thing.
@@ -357,9 +357,54 @@ fn an_output_folder_that_holds_a_run_is_not_touched() {
     let folder = good_input();
     fs::create_dir(folder.path().join("run")).unwrap();
     fs::write(folder.path().join("run/config.ron"), "(seed: 12)").unwrap();
+    fs::write(folder.path().join("run/env.json"), "{}").unwrap();
     let stderr = train_refused(&folder, USAGE, &[]);
     assert_says(&stderr, &["run already holds a run", "hint: continue it with `gsil resume run`"]);
     assert_eq!(fs::read_to_string(folder.path().join("run/config.ron")).unwrap(), "(seed: 12)");
+}
+
+#[test]
+fn whatever_a_run_writes_is_not_written_over_where_it_is_somebody_elses() {
+    let folder = good_input();
+    let arguments = ["train", "--model", "tiny", "--data", "rows.jsonl", "--device", "flex", "--output", "whole"];
+    let briefly =
+        ["generation.max_new_tokens=4", "generation.unfinished=mask", "iterations=1", "continued_sft_lr=1e-4"];
+    gsil(folder.path(), &[&arguments[..], &briefly].concat()).succeeded();
+    let written = fs::read_dir(folder.path().join("whole")).unwrap().map(|entry| entry.unwrap().file_name());
+    let written: Vec<String> = written.map(|name| name.into_string().unwrap()).filter(|name| name != ".lock").collect();
+    assert!(written.len() > 10, "{written:?}");
+    let run = folder.path().join("run");
+    for name in &written {
+        fs::create_dir(&run).unwrap();
+        fs::write(run.join(name), "mine").unwrap();
+        let stderr = train_refused(&folder, USAGE, &[]);
+        assert_says(
+            &stderr,
+            &[&format!("run holds {name}, which a run would write over"), "hint: give --output run/NAME"],
+        );
+        assert_eq!(read(&run.join(name)), "mine");
+        fs::remove_dir_all(&run).unwrap();
+    }
+    fs::create_dir_all(run.join("task")).unwrap();
+    let stderr = refused(&folder, USAGE, &["train", "--output", "run", "--device", "flex"]);
+    assert_says(&stderr, &["run holds task, which a run would write over"]);
+}
+
+#[test]
+fn a_run_is_not_begun_in_the_folder_of_a_model() {
+    let folder = good_input();
+    let stderr = train_refused(&folder, USAGE, &["--output=tiny"]);
+    assert_says(&stderr, &["tiny is the folder of a model: a run in it would take its place", "--output tiny/NAME"]);
+}
+
+#[test]
+fn a_file_of_settings_is_not_replaced_by_those_of_its_comparison() {
+    let folder = good_input();
+    let mine = "// mine\n(base: (model: \"tiny\", data: \"rows.jsonl\"), seeds: [0], methods: [(name: \"gsil\")])\n";
+    fs::write(folder.path().join("compare.ron"), mine).unwrap();
+    let stderr = refused(&folder, USAGE, &["compare", "compare.ron", "--output", ".", "device=flex"]);
+    assert_says(&stderr, &[". holds compare.ron, which a comparison would write over", "hint: give --output ./NAME"]);
+    assert_eq!(read(&folder.path().join("compare.ron")), mine);
 }
 
 #[test]

@@ -294,7 +294,7 @@ fn worked_problems_and_the_chat_template_change_what_is_asked() {
     assert_eq!(responses(&["--few-shot-data", &shots, "--few-shot", "0"], "plain"), plain, "and the same settings");
     let more = ["--max-new-tokens", "8", "--few-shot-data", &shots, "--few-shot", "2"];
     let stderr = eval(folder.path(), "gsm8k", &data, &more).failed(3);
-    assert!(stderr.contains("has 1 problems, --few-shot asks for 2"), "{stderr}");
+    assert!(stderr.contains("has 1 problem, --few-shot asks for 2"), "{stderr}");
 }
 
 #[test]

@@ -124,6 +124,16 @@ fn a_page_says_on_how_many_rows_the_accuracy_rests_where_some_answers_are_the_de
 }
 
 #[test]
+fn a_file_that_is_no_page_is_not_written_over() {
+    let folder = tempdir().unwrap();
+    write_run(&folder.path().join("run"), 4);
+    fs::write(folder.path().join("rows.jsonl"), "mine").unwrap();
+    let stderr = gsil(folder.path(), &["report", "run", "--output", "rows.jsonl"]).failed(2);
+    assert!(stderr.contains("rows.jsonl is there already") && stderr.contains("give --output rows.html"), "{stderr}");
+    assert_eq!(read(&folder.path().join("rows.jsonl")), "mine");
+}
+
+#[test]
 fn a_page_that_cannot_be_put_in_place_leaves_nothing_beside_the_place() {
     let folder = tempdir().unwrap();
     write_run(&folder.path().join("run"), 4);

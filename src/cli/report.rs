@@ -1,12 +1,13 @@
 //! `gsil report`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::print_line;
 use crate::error::{Error, Result, is_not_allowed};
 use crate::report::console::Console;
+use crate::report::shell::shell_path;
 use crate::report::{Ended, write_report, write_report_to};
 
 #[derive(Debug, Args)]
@@ -27,6 +28,7 @@ pub(super) struct ReportArgs {
 pub(super) fn report(args: ReportArgs) -> Result<()> {
     let path = match args.output {
         Some(path) => {
+            check_is_page(&path)?;
             write_report_to(&path, &args.dir, &args.compare)?;
             path
         }
@@ -36,6 +38,17 @@ pub(super) fn report(args: ReportArgs) -> Result<()> {
         ended.lines().iter().for_each(|line| Console::stderr().say(line));
     }
     print_line(&path.display().to_string())
+}
+
+/// A page is written over by its successor; a file of another kind must not be, by a slip.
+fn check_is_page(path: &Path) -> Result<()> {
+    let ending = path.extension().unwrap_or_default();
+    if !path.is_file() || ending.eq_ignore_ascii_case("html") || ending.eq_ignore_ascii_case("htm") {
+        return Ok(());
+    }
+    let named = shell_path(&path.with_extension("html"));
+    let message = format!("--output {} is there already, and its name is not that of a page", path.display());
+    Err(Error::usage(message).with_hint(format!("give --output {named}")))
 }
 
 /// A run that may only be read has its page written elsewhere.

@@ -16,7 +16,7 @@ use crate::train::run_data::held_out_files;
 use crate::train::run_dir::RunDir;
 
 /// In a comparison's folder. Those of the first versions have none.
-const FINGERPRINTS_FILE: &str = "fingerprints.json";
+pub(super) const FINGERPRINTS_FILE: &str = "fingerprints.json";
 
 /// Hashes of files of this machine; None for what the comparison makes itself and what is on the hub.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

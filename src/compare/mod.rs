@@ -39,9 +39,9 @@ use crate::train::results_if_finished;
 use crate::train::run_dir::RunDir;
 use crate::train::setup::Run;
 use begun::Begun;
-use fingerprints::Fingerprints;
+use fingerprints::{FINGERPRINTS_FILE, Fingerprints};
 use outcome::{CellOutcome, Outcome};
-use plan::{Cell, Plan, Start, cell_folder, start_folder};
+use plan::{Cell, FOLDERS, Plan, Start, cell_folder, start_folder};
 pub use summary::markdown as results;
 
 /// The state of a cell that is not begun.
@@ -83,12 +83,23 @@ impl Comparison {
         Ok(Comparison { dir, plan, console })
     }
 
-    /// [`Error::Usage`] if the folder holds runs that are no cells: asked before anything large is loaded.
+    /// [`Error::Usage`] if the folder holds a run, or runs that are no cells, or anything that a comparison would write
+    /// over and none has written: asked before anything large is loaded.
     ///
     /// # Errors
     /// As said.
     pub fn check_free(output: &Path) -> Result<()> {
-        RunDir::check_holds_no_runs(output, "comparison")
+        if holds_run(output) {
+            return RunDir::check_free(output);
+        }
+        RunDir::check_holds_no_runs(output, "comparison")?;
+        let written = || summary::FILES.into_iter().chain(FOLDERS);
+        let is_there = |name: &str| output.join(name).exists();
+        let was_begun = is_there(COMPARE_FILE) && written().chain([FINGERPRINTS_FILE]).any(is_there);
+        match was_begun {
+            true => Ok(()),
+            false => RunDir::check_writes_over_nothing(output, written().chain([COMPARE_FILE]), "comparison"),
+        }
     }
 
     /// Runs what is not finished, of one method if `only` names it, and writes the results so far before every cell and
@@ -335,12 +346,22 @@ mod tests {
             fs::create_dir_all(path(run)).unwrap();
             fs::write(path(run).join(CONFIG_FILE), "").unwrap();
         }
+        let refused = || Comparison::check_free(folder.path()).unwrap_err().to_string();
+        assert!(refused().ends_with("holds cells, which a comparison would write over"), "{}", refused());
+        for run in ["cells", "start"] {
+            fs::rename(path(run), path(&format!("other-{run}"))).unwrap();
+        }
         Comparison::check_free(folder.path()).unwrap();
+        fs::write(path(COMPARE_FILE), "// mine").unwrap();
+        assert!(refused().ends_with("holds compare.ron, which a comparison would write over"), "{}", refused());
+        fs::remove_file(path(COMPARE_FILE)).unwrap();
         fs::create_dir(path("night")).unwrap();
         fs::write(path("night").join(CONFIG_FILE), "").unwrap();
-        let error = Comparison::check_free(folder.path()).unwrap_err();
-        assert!(error.to_string().ends_with("holds runs: a comparison in it would lie among them"), "{error}");
+        assert!(refused().ends_with("holds runs: a comparison in it would lie among them"), "{}", refused());
         fs::write(path(COMPARE_FILE), "").unwrap();
+        for run in ["cells", "start"] {
+            fs::rename(path(&format!("other-{run}")), path(run)).unwrap();
+        }
         Comparison::check_free(folder.path()).unwrap();
         RunDir::check_free(folder.path()).unwrap();
     }

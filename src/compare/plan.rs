@@ -37,6 +37,9 @@ pub struct Plan {
     pub fingerprints: Option<Fingerprints>,
 }
 
+/// What [`cell_folder`] and [`start_folder`] begin with.
+pub(super) const FOLDERS: [&str; 2] = ["cells", "start"];
+
 /// Where a cell's run lies inside the comparison's folder.
 pub fn cell_folder(config: &CompareConfig, method: usize, seed: u64) -> String {
     format!("cells/{}/seed-{seed}", config.methods[method].folder())

@@ -12,6 +12,9 @@ use crate::records::stage::START;
 use crate::report::table::{to_left, to_right};
 use crate::train::run_dir::RunDir;
 
+/// What [`write`] writes.
+pub(super) const FILES: [&str; 3] = ["comparison.json", "comparison.md", "comparison.html"];
+
 /// Writes all three.
 ///
 /// # Errors
@@ -19,10 +22,11 @@ use crate::train::run_dir::RunDir;
 pub fn write(dir: &RunDir, outcome: &Outcome) -> Result<()> {
     let json = serde_json::to_string_pretty(outcome)
         .map_err(|error| Error::usage(format!("cannot encode the comparison: {error}")))?;
-    dir.write("comparison.json", &(json + "\n"))?;
-    dir.write("comparison.md", &markdown(outcome))?;
+    let [json_file, markdown_file, page_file] = FILES;
+    dir.write(json_file, &(json + "\n"))?;
+    dir.write(markdown_file, &markdown(outcome))?;
     let name = dir.path().file_name().map_or_else(|| "comparison".into(), |name| name.to_string_lossy());
-    dir.write("comparison.html", &page(outcome, &name).to_html())
+    dir.write(page_file, &page(outcome, &name).to_html())
 }
 
 /// Two tables, what their columns mean, and how sure they are.

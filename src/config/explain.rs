@@ -11,6 +11,8 @@ use super::paths::DOUBLE_BACKSLASH;
 use super::{overrides, place_of_own_key};
 use crate::error::Error;
 
+const COMMENT: &str = "a comment begins with //";
+const UNCLOSED: &str = "is a closing `)` missing?";
 const RON_LOOKS: &str = "a configuration is RON, as `gsil init` writes it: (model: \"..\", train: (lr: 1e-5))";
 
 /// A parser's error with its place, and what its writer may do.
@@ -25,11 +27,17 @@ pub(super) fn explain(error: &SpannedError, text: &str, origin: &str) -> Error {
 /// What to do with a text that is no RON at all.
 fn hint_of_other_format(text: &str, origin: &str) -> Option<String> {
     let ending = Path::new(origin).extension()?.to_str()?.to_ascii_lowercase();
-    let begins_as_json = text.trim_start().starts_with(['{', '[']);
+    let is_comment = |line: &&str| line.starts_with("//") || line.starts_with('#');
+    let first_line =
+        text.lines().map(str::trim_start).find(|line| !line.is_empty() && !is_comment(line)).unwrap_or_default();
     match ending.as_str() {
-        "jsonl" | "ndjson" | "csv" | "tsv" => Some("this looks like data, which is given with --data".to_owned()),
+        "jsonl" | "ndjson" | "csv" | "tsv" => Some(
+            "this looks like data, which is given with --data, in a comparison's file as base: (data: \"..\")"
+                .to_owned(),
+        ),
         "json" | "yaml" | "yml" | "toml" => Some(RON_LOOKS.to_owned()),
-        _ => begins_as_json.then(|| RON_LOOKS.to_owned()),
+        _ if first_line.starts_with("--") => Some(COMMENT.to_owned()),
+        _ => (!first_line.starts_with(['(', '/'])).then(|| RON_LOOKS.to_owned()),
     }
 }
 
@@ -46,6 +54,7 @@ fn problem_at(error: &SpannedError, text: &str, origin: &str) -> Error {
         // Of what is no number and has a character that a name has not, the library takes the whole for a name.
         ron::Error::SuggestRawIdentifier(word) => {
             let hint = match word.split_once('.') {
+                _ if word.starts_with("--") => COMMENT.to_owned(),
                 _ if word.starts_with(|c: char| c.is_ascii_digit()) => {
                     "a value stands behind its key, as in `lr: 1e-4`; a number has a point, and no comma".to_owned()
                 }
@@ -72,10 +81,11 @@ fn problem_at(error: &SpannedError, text: &str, origin: &str) -> Error {
                 _ => format!("{other}, found `{found}`"),
             };
             let problem = Error::config(place, message);
-            let hint = match (other, next_char(text, start)) {
-                (ron::Error::ExpectedIdentifier, Some('#')) | (ron::Error::ExpectedAttribute, _) => {
-                    Some("a comment begins with //")
-                }
+            let hint = match (other, rest(text, start).next()) {
+                (ron::Error::ExpectedIdentifier, Some('#')) | (ron::Error::ExpectedAttribute, _) => Some(COMMENT),
+                (ron::Error::Eof, _) => Some(UNCLOSED),
+                (ron::Error::ExpectedComma, _) if is_at_end(text, start) => Some(UNCLOSED),
+
                 _ => value_hint(other, &found, before(text, start)),
             };
             match hint {
@@ -110,11 +120,16 @@ fn found_at(text: &str, start: Position) -> String {
     rest.split([',', ')']).next().unwrap_or_default().trim().to_owned()
 }
 
-/// What comes next from a place on, line breaks and spaces left out.
-fn next_char(text: &str, place: Position) -> Option<char> {
-    let rest = &line_at(text, place)[before(text, place).len()..];
-    let lines = std::iter::once(rest).chain(text.lines().skip(place.line));
-    lines.flat_map(str::chars).find(|c| !c.is_whitespace())
+/// What comes from a place on, line breaks and spaces left out.
+fn rest(text: &str, place: Position) -> impl Iterator<Item = char> {
+    let of_line = &line_at(text, place)[before(text, place).len()..];
+    let lines = std::iter::once(of_line).chain(text.lines().skip(place.line));
+    lines.flat_map(str::chars).filter(|c| !c.is_whitespace())
+}
+
+/// Whether a text has no more than the character at a place.
+fn is_at_end(text: &str, place: Position) -> bool {
+    rest(text, place).nth(1).is_none()
 }
 
 /// What stands before a place on its line.
@@ -256,8 +271,15 @@ mod tests {
         assert!(error_of("(seed: -1)").contains(": expected a whole number, 0 or more"));
         assert!(error_of("(train: (lr: \"x\"))").ends_with(": Expected float, found `\"x\"` | "));
         assert!(error_of("(objective: (name: \"brier\"))").ends_with("go without quotes"));
+        assert!(error_of("(\n  seed: 1,\n  lora: (rank: 8),\n").ends_with("| is a closing `)` missing?"));
         assert!(error_of("(iterations: 1.5)").contains("found `.5` | is a comma missing"));
-        for text in ["(\n  # one\n  seed: 1)", "(seed: 1, # one\n iterations: 2)", "# one\n(seed: 1)"] {
+        for text in [
+            "(\n  # one\n  seed: 1)",
+            "(seed: 1, # one\n iterations: 2)",
+            "# one\n(seed: 1)",
+            "(\n  -- one\n  seed: 1)",
+            "-- one\n(seed: 1)",
+        ] {
             assert!(error_of(text).ends_with("| a comment begins with //"), "{text}: {}", error_of(text));
         }
         for (text, told) in [
@@ -279,10 +301,13 @@ mod tests {
         };
         let row = "{\"prompt\": \"a\", \"response\": \"b\"}\n";
         for (text, origin) in [(row, "my rows.jsonl"), ("prompt,response\na,b\n", "rows.csv")] {
-            assert_eq!(hint(text, origin).unwrap(), "this looks like data, which is given with --data");
+            assert!(hint(text, origin).unwrap().starts_with("this looks like data, which is given with --data"));
         }
         for origin in ["gsil.json", "gsil.ron"] {
             assert_eq!(hint("{\"model\": \"m\"}", origin).as_deref(), Some(RON_LOOKS), "{origin}");
+        }
+        for text in ["model: \"m\"", "// one\nmodel = \"m\"", "[train]\nlr = 1e-4"] {
+            assert!(error_of(text).ends_with(&format!("| {RON_LOOKS}")), "{text}: {}", error_of(text));
         }
         let example = RON_LOOKS.split_once(": (").unwrap().1;
         RunConfig::from_ron(&format!("({example}"), "the example of the hint").unwrap();

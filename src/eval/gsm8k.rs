@@ -19,6 +19,7 @@ use crate::generate::sampler::Sampling;
 use crate::generate::{Decoding, Event, Request, Response, generate, inseparable};
 use crate::model::CausalLm;
 use crate::report::console::{Console, Unit};
+use crate::report::table::plural;
 
 /// What a row has.
 pub const FIELDS: [&str; 2] = ["question", "answer"];
@@ -71,7 +72,10 @@ pub struct Answering<'a> {
 pub fn few_shot_prefix(files: &[PathBuf], num_shots: usize) -> Result<String> {
     let rows = read_field_rows(files, Some(num_shots), &FIELDS)?;
     if rows.len() < num_shots {
-        return Err(Error::input(&files[0], format!("has {} problems, --few-shot asks for {num_shots}", rows.len())));
+        return Err(Error::input(
+            &files[0],
+            format!("has {}, --few-shot asks for {num_shots}", plural(rows.len(), "problem")),
+        ));
     }
     let shot = |row: &FieldRow| Ok(format!("{} {}\n\n", question(row)?, row.text("answer")?));
     rows.iter().take(num_shots).map(shot).collect()

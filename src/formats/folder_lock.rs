@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
+use super::atomic_write::sync_folder;
+use super::file_system::Disk;
 use crate::error::{Error, Result, is_not_allowed};
 
 /// Inside the folder; it says who holds the lock.
@@ -25,7 +27,11 @@ impl FolderLock {
         // Not for appending: Windows does not lock such a file.
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
+        let is_new = !path.exists();
         let file = options.open(&path).map_err(Error::writing("open", &path))?;
+        if is_new {
+            sync_folder(&Disk, folder)?; // what is written after it is known to be a process's: see `was_taken`
+        }
         file.try_lock().map_err(|error| match error {
             // Those who share it could not write down who they are.
             TryLockError::WouldBlock if file.try_lock_shared().is_ok() => {
@@ -41,6 +47,11 @@ impl FolderLock {
             .and_then(|()| lock.file.write_all(who.as_bytes()))
             .map_err(Error::writing("write", &path))?;
         Ok(lock)
+    }
+
+    /// Whether a process works in the folder or has worked there, be it that the power was cut.
+    pub fn was_taken(folder: &Path) -> bool {
+        folder.join(LOCK_FILE).exists()
     }
 
     /// [`Self::take`] for one who only reads: where the folder may not be written, the lock is shared with others who

@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::records::run_folder::{CHECKPOINTS_FOLDER, holds_run, instead_of_comparison};
 use crate::report::shell::{shell_path, shell_word};
 
-pub(super) const CONFIG: &str = "config.json";
+pub const CONFIG: &str = "config.json";
 pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
 pub(super) const WEIGHTS: &str = "model.safetensors";
 pub(super) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";

@@ -33,7 +33,8 @@ pub use run_files::{check_holds_run, to_go_on_with_comparison};
 
 /// The page inside the run folder.
 pub const REPORT_FILE: &str = "report.html";
-const TENSORBOARD_FOLDER: &str = "tb";
+/// The same scalars for TensorBoard, inside the run folder.
+pub const TENSORBOARD_FOLDER: &str = "tb";
 
 /// Writes the report of the run in `folder` into it, for browsers and for TensorBoard, and returns the page's path. The
 /// run may still be going on; `others` are drawn beside it.

@@ -36,15 +36,49 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::sharing::START_BINDING_FILE;
+use super::task::TASK_FOLDER;
+use super::{HELD_OUT_FILE, START_FILE};
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::{create_folder, folder_of, remove, replace_text};
 use crate::formats::file_system::FileSystem;
 use crate::formats::folder_lock::FolderLock;
+use crate::formats::hf_folder::CONFIG;
 use crate::formats::json_lines;
-use crate::records::ending::Ending;
-use crate::records::run_folder::{COMPARE_FILE, comparison_of, holds_run, holds_runs};
-use crate::report::check_holds_run;
+use crate::policy::MODEL_FOLDER;
+use crate::records::about::ABOUT_FILE;
+use crate::records::ending::{ENDING_FILE, Ending};
+use crate::records::evaluation::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE};
+use crate::records::run_folder::{
+    CHECKPOINTS_FOLDER, COMPARE_FILE, CONFIG_FILE, ENVIRONMENT_FILE, LATEST_FILE, comparison_of, holds_run, holds_runs,
+};
+use crate::records::self_generation::{COUNTS_FILE, iteration_folder};
+use crate::records::timing::TIMING_FILE;
+use crate::records::update::METRICS_FILE;
 use crate::report::shell::shell_path;
+use crate::report::{REPORT_FILE, TENSORBOARD_FOLDER, check_holds_run};
+
+/// What a run writes into its folder before its settings stand there: all that a start that was killed leaves.
+const WRITTEN_FIRST: [&str; 2] = [TASK_FOLDER, ENVIRONMENT_FILE];
+/// What it writes from then on, beside `iteration-000` and its followers.
+const WRITTEN: [&str; 16] = [
+    CONFIG_FILE,
+    ABOUT_FILE,
+    METRICS_FILE,
+    COUNTS_FILE,
+    EVALUATIONS_FILE,
+    EVALUATION_ROWS_FILE,
+    TIMING_FILE,
+    ENDING_FILE,
+    REPORT_FILE,
+    TENSORBOARD_FOLDER,
+    HELD_OUT_FILE,
+    START_FILE,
+    START_BINDING_FILE,
+    CHECKPOINTS_FOLDER,
+    LATEST_FILE,
+    MODEL_FOLDER,
+];
 
 /// What helps a run whose disk is full.
 const MOVE_THE_RUN: &str =
@@ -64,12 +98,12 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Makes a new run folder.
+    /// Makes a folder, of a run or of a comparison, unless it is there. What lies in it is looked at before: see
+    /// [`Self::check_free`].
     ///
     /// # Errors
-    /// [`Error::Usage`] if it holds a run already, or many; [`Error::Locked`], [`Error::Disk`].
+    /// [`Error::Locked`], [`Error::Disk`].
     pub fn create(files: Arc<dyn FileSystem>, path: &Path) -> Result<Self> {
-        Self::check_free(path)?;
         let is_new = !path.exists();
         create_folder(&*files, path).map_err(|error| with_space(&*files, folder_of(path), error, SMALL_BYTES))?;
         Self::lock(files, path, is_new)
@@ -88,8 +122,9 @@ impl RunDir {
                 continue;
             }
             match Self::create(files.clone(), &path) {
-                // Another process was faster, and goes on in this folder.
-                Err(Error::Locked { .. } | Error::Usage { .. }) => {}
+                // Another process was faster, and works in this folder, or has worked there.
+                Err(Error::Locked { .. }) => {}
+                Ok(made) if holds_run(&path) => drop(made),
                 made => return made,
             }
         }
@@ -104,20 +139,41 @@ impl RunDir {
         }
     }
 
-    /// [`Error::Usage`] if the folder holds a run already, or many: asked before anything large is loaded.
+    /// [`Error::Usage`] if the folder holds a run already, or many, or a model, or anything that a run would write over:
+    /// asked before anything large is loaded.
     ///
     /// # Errors
     /// As said.
     pub fn check_free(path: &Path) -> Result<()> {
-        match holds_run(path) {
-            true => {
-                let error = Error::usage(format!("{} already holds a run", path.display()));
-                Err(error.with_hint(match Ending::is_of_failed_training(path) {
-                    true => "its training failed: choose another --output".to_owned(),
-                    false => format!("continue it with `gsil resume {}`, or choose another --output", shell_path(path)),
-                }))
-            }
-            false => Self::check_holds_no_runs(path, "run"),
+        if holds_run(path) && path.join(ENVIRONMENT_FILE).is_file() {
+            let error = Error::usage(format!("{} already holds a run", path.display()));
+            return Err(error.with_hint(match Ending::is_of_failed_training(path) {
+                true => "its training failed: choose another --output".to_owned(),
+                false => format!("continue it with `gsil resume {}`, or choose another --output", shell_path(path)),
+            }));
+        }
+        Self::check_holds_no_runs(path, "run")?;
+        // The path of a run stands for the model that it made.
+        if path.join(CONFIG).is_file() {
+            return Err(not_free(path, "is the folder of a model: a run in it would take its place"));
+        }
+        let first = WRITTEN_FIRST.iter().filter(|_| !FolderLock::was_taken(path)).copied();
+        let iteration = iteration_folder(0);
+        Self::check_writes_over_nothing(path, first.chain(WRITTEN).chain([iteration.as_str()]), "run")
+    }
+
+    /// [`Error::Usage`] if the folder holds one of these names, which a new `what` in it would write over.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn check_writes_over_nothing<'a>(
+        path: &Path,
+        mut names: impl Iterator<Item = &'a str>,
+        what: &str,
+    ) -> Result<()> {
+        match names.find(|name| path.join(name).exists()) {
+            Some(name) => Err(not_free(path, &format!("holds {name}, which a {what} would write over"))),
+            None => Ok(()),
         }
     }
 
@@ -129,9 +185,7 @@ impl RunDir {
         if path.join(COMPARE_FILE).is_file() || !holds_runs(path) {
             return Ok(());
         }
-        let message = format!("{} holds runs: a {what} in it would lie among them", path.display());
-        let own = shell_path(&path.join("NAME"));
-        Err(Error::usage(message).with_hint(format!("give --output {own}, or leave --output out")))
+        Err(not_free(path, &format!("holds runs: a {what} in it would lie among them")))
     }
 
     /// Opens the folder of a run that was stopped, and removes what a crash left half-written in it.
@@ -285,6 +339,12 @@ impl RunDir {
     }
 }
 
+fn not_free(path: &Path, reason: &str) -> Error {
+    let own = shell_path(&path.join("NAME"));
+    Error::usage(format!("{} {reason}", path.display()))
+        .with_hint(format!("give --output {own}, or leave --output out"))
+}
+
 fn with_space(files: &dyn FileSystem, folder: &Path, error: Error, needed_bytes: u64) -> Error {
     match error {
         Error::Disk { path, source, .. }
@@ -347,7 +407,13 @@ mod tests {
     fn a_folder_with_a_run_is_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         create(folder.path()).unwrap().write("config.ron", "()").unwrap();
-        let error = create(folder.path()).unwrap_err();
+        let error = RunDir::check_free(folder.path()).unwrap_err();
+        assert!(
+            error.to_string().ends_with("holds config.ron, which a run would write over"),
+            "{error}: it is no run's"
+        );
+        fs::write(folder.path().join("env.json"), "{}").unwrap();
+        let error = RunDir::check_free(folder.path()).unwrap_err();
         assert!(error.hint().unwrap().contains("gsil resume"));
         RunDir::open(Arc::new(Disk), folder.path()).unwrap();
     }
@@ -359,7 +425,7 @@ mod tests {
         fs::write(runs.path().join("notes/monday.txt"), "").unwrap();
         RunDir::check_free(runs.path()).unwrap();
         create(&runs.path().join("night")).unwrap().write("config.ron", "()").unwrap();
-        let error = create(runs.path()).unwrap_err();
+        let error = RunDir::check_free(runs.path()).unwrap_err();
         assert!(error.to_string().ends_with("holds runs: a run in it would lie among them"), "{error}");
         let own = shell_path(&runs.path().join("NAME"));
         assert_eq!(error.hint(), Some(format!("give --output {own}, or leave --output out").as_str()));

@@ -99,7 +99,10 @@ impl Run {
         console: Console,
     ) -> Result<(Self, CausalLm)> {
         RunDir::check_free(output)?;
-        Self::start_in(config, console, || RunDir::create(files, output))
+        Self::start_in(config, console, || {
+            RunDir::check_free(output)?; // it took a while to come here
+            RunDir::create(files, output)
+        })
     }
 
     /// `make_dir` is asked once everything but the disk is known to be right.

@@ -19,7 +19,7 @@ use crate::records::self_generation::{SELF_GENERATED_FILE, iteration_folder};
 use crate::records::stage::START;
 
 /// What the start's figures belong to.
-const START_BINDING_FILE: &str = "start_binding.json";
+pub(super) const START_BINDING_FILE: &str = "start_binding.json";
 
 impl Run {
     /// Lets the run take over what the runs in these folders made from the same start.

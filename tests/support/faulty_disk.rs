@@ -174,6 +174,11 @@ impl State {
     fn collect(&self, node: usize, at: &Path, left: &mut Vec<(PathBuf, Option<Vec<u8>>)>) {
         let Node::Folder { live, durable } = &self.nodes[node] else { return };
         let leaves_zeros = self.fault == Fault::PowerCutLeavingZeros;
+        // The lock is taken past this file system, and its name is synced at once.
+        let lock = at.join(".lock");
+        if lock.exists() {
+            left.push((lock, Some(Vec::new())));
+        }
         for (name, child) in if leaves_zeros { live } else { durable } {
             let path = at.join(name);
             match &self.nodes[*child] {
