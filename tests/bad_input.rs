@@ -380,7 +380,10 @@ fn whatever_a_run_writes_is_not_written_over_where_it_is_somebody_elses() {
         let stderr = train_refused(&folder, USAGE, &[]);
         assert_says(
             &stderr,
-            &[&format!("run holds {name}, which a run would write over"), "hint: give --output run/NAME"],
+            &[
+                &format!("run holds {name}, which a run would write over"),
+                "hint: choose another --output, run/NAME for",
+            ],
         );
         assert_eq!(read(&run.join(name)), "mine");
         fs::remove_dir_all(&run).unwrap();
@@ -394,7 +397,10 @@ fn whatever_a_run_writes_is_not_written_over_where_it_is_somebody_elses() {
 fn a_run_is_not_begun_in_the_folder_of_a_model() {
     let folder = good_input();
     let stderr = train_refused(&folder, USAGE, &["--output=tiny"]);
-    assert_says(&stderr, &["tiny is the folder of a model: a run in it would take its place", "--output tiny/NAME"]);
+    assert_says(
+        &stderr,
+        &["tiny holds config.json, as a model's folder does: a run in it would take its place", "tiny/NAME"],
+    );
 }
 
 #[test]
@@ -403,7 +409,10 @@ fn a_file_of_settings_is_not_replaced_by_those_of_its_comparison() {
     let mine = "// mine\n(base: (model: \"tiny\", data: \"rows.jsonl\"), seeds: [0], methods: [(name: \"gsil\")])\n";
     fs::write(folder.path().join("compare.ron"), mine).unwrap();
     let stderr = refused(&folder, USAGE, &["compare", "compare.ron", "--output", ".", "device=flex"]);
-    assert_says(&stderr, &[". holds compare.ron, which a comparison would write over", "hint: give --output ./NAME"]);
+    assert_says(
+        &stderr,
+        &[". holds compare.ron, which a comparison would write over", "hint: choose another --output, ./NAME"],
+    );
     assert_eq!(read(&folder.path().join("compare.ron")), mine);
 }
 

@@ -11,8 +11,9 @@ use tempfile::tempdir;
 
 use crate::support::binary::{
     Outcome, USAGE, assert_close, command, device, ending_model, golden, gsil, is_end_token, keys, read_json,
-    read_json_lines, say_skipped, spoil, text, wait, write_rows,
+    read_json_lines, spoil, text, wait, write_rows,
 };
+use crate::support::devices::cpu_backends;
 use crate::support::{devices, tiny_models};
 
 /// Of log-probs and losses in float32 on the tiny model.
@@ -189,11 +190,7 @@ fn generate_prints_one_json_line_a_row_in_the_order_of_the_rows() {
 
 #[test]
 fn responses_are_printed_before_all_are_there() {
-    for (device, is_compiled_in) in [("flex", cfg!(feature = "flex")), ("ndarray", cfg!(feature = "ndarray"))] {
-        if !is_compiled_in {
-            say_skipped(device, "this build has no such backend");
-            continue;
-        }
+    for device in cpu_backends() {
         let folder = tempdir().unwrap();
         let model = folder.path().join("llama3");
         fs::create_dir(&model).unwrap();
@@ -209,6 +206,23 @@ fn responses_are_printed_before_all_are_there() {
         let outcome = gsil(folder.path(), &[&arguments[..], &one_by_one].concat());
         assert_eq!(outcome.code, Some(5), "{device}: {}", outcome.stderr);
         assert_eq!(outcome.json_lines().len(), 8, "{device}: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_model_that_diverged_is_not_scored() {
+    let folder = tempdir().unwrap();
+    ending_model(folder.path());
+    spoil(&folder.path().join("tiny"), "model.norm.weight", f32::NAN);
+    write_rows(&folder.path().join("rows.jsonl"), 2);
+    let device = device();
+    for verb in ["score", "eval"] {
+        let outcome = gsil(folder.path(), &[verb, "--model", "tiny", "--data", "rows.jsonl", "--device", &device]);
+        assert!(outcome.stdout.is_empty(), "{verb}: {}", outcome.stdout);
+        let stderr = outcome.failed(5);
+        let said =
+            "the model gives row 0, counted from 0, a log-prob that is not finite\nhint: its weights have diverged";
+        assert!(stderr.contains(said), "{verb}: {stderr}");
     }
 }
 

@@ -327,3 +327,17 @@ fn an_evaluation_that_is_gone_on_with_asks_with_the_date_that_it_began_with() {
     let stderr = go_on().failed(3);
     assert!(stderr.contains("settings.json, template_date: `yesterday` is no date"), "{stderr}");
 }
+
+#[test]
+fn settings_that_are_not_this_evaluations_are_not_written_over() {
+    let folder = tempdir().unwrap();
+    text_model(folder.path());
+    let (data, mine) = (fixture("evals/texts.jsonl"), folder.path().join("mine/settings.json"));
+    fs::create_dir(folder.path().join("mine")).unwrap();
+    for content in ["{\"my\": \"editor settings\"}", "{\"evaluation\": \"humaneval\"}", "no JSON"] {
+        fs::write(&mine, content).unwrap();
+        let stderr = eval(folder.path(), "perplexity", &data, &["--output", "mine"]).failed(2);
+        assert!(stderr.contains("settings.json is there, and is not of this evaluation"), "{stderr}");
+        assert_eq!(fs::read_to_string(&mine).unwrap(), content);
+    }
+}

@@ -375,6 +375,24 @@ fn a_model_card_tells_what_the_run_folder_knows_and_no_more() {
 }
 
 #[test]
+fn the_card_speaks_of_the_model_for_comparison_only_where_its_row_stands() {
+    let folder = tempdir().unwrap();
+    let run = trained(folder.path(), &["continued_sft_lr=1e-3"]);
+    let card = |name: &str| {
+        let output = folder.path().join(name);
+        export(folder.path(), &run, "hf", &output, &[]).succeeded();
+        read(&output.join("README.md"))
+    };
+    let said = "`continued sft` is another model, trained for comparison; this model is the row before it.";
+    assert!(card("whole").contains(said));
+    // As it is where the run was stopped in its last stage.
+    let evaluations = read(&run.join("evaluations.jsonl"));
+    let rows: Vec<&str> = evaluations.lines().filter(|line| !line.contains("continued sft")).collect();
+    fs::write(run.join("evaluations.jsonl"), rows.join("\n") + "\n").unwrap();
+    assert!(!card("stopped").contains(said));
+}
+
+#[test]
 fn the_card_of_supervised_training_alone_names_no_objective() {
     let folder = tempdir().unwrap();
     let settings = ["iterations=0", "sft.epochs=2", "sft.batch_size=2", "sft.micro_batch_size=2", "sft.lr=1e-3"];

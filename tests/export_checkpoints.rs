@@ -159,7 +159,7 @@ fn a_run_that_lacks_its_model_has_a_way_to_one_though_no_checkpoint_that_is_left
         let run = Path::new(run);
         let best = export(folder.path(), run, "hf", &folder.path().join("best"), &["--checkpoint", "best"]).failed(3);
         assert!(
-            best.contains("none that is left of the run's own model was evaluated\nhint: there are step-"),
+            best.contains("no checkpoint of the run's own model that is left was evaluated\nhint: there are step-"),
             "{best}"
         );
         export(folder.path(), run, "hf", &folder.path().join("refused"), &[]).failed(3)

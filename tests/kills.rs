@@ -8,6 +8,7 @@ use gsil::train::checkpoint::Progress;
 use tempfile::tempdir;
 
 use crate::support::binary::{Outcome, Random, command, gsil, read, say_skipped, wait};
+use crate::support::devices::cpu_backends;
 use crate::support::recipe::{NUM_ROWS, Recipe, SAVE_EVERY, assert_stopped, send, wait_until};
 
 /// `GSIL_KILLS=1000` for a long run.
@@ -80,11 +81,7 @@ fn a_run_killed_at_random_moments_resumes_to_the_same_bytes() {
 
 #[test]
 fn on_every_cpu_backend_and_with_one_and_two_threads_a_stopped_run_resumes_to_the_same_bytes() {
-    for (device, is_compiled_in) in [("flex", cfg!(feature = "flex")), ("ndarray", cfg!(feature = "ndarray"))] {
-        if !is_compiled_in {
-            say_skipped(device, "this build has no such backend");
-            continue;
-        }
+    for device in cpu_backends() {
         for num_threads in ["1", "2"] {
             let mut recipe = Recipe::new(&["train.epochs=1", "train.micro_batch_size=1"]);
             (recipe.device, recipe.num_threads) = (device, Some(num_threads));

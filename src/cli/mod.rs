@@ -35,7 +35,7 @@ pub use self::parsing::parse;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::policy::Policy;
-use crate::records::run_folder::{COMPARE_FILE, CONFIG_FILE, holds_run};
+use crate::records::run_folder::{CONFIG_FILE, holds_comparison, holds_run};
 use crate::report::shell::shell_path;
 use crate::report::to_go_on_with_comparison;
 
@@ -191,7 +191,7 @@ fn read_config_file(path: &Path) -> Result<String> {
         return Err(Error::config(path.to_string_lossy(), "is a run folder, not a file of settings")
             .with_hint(format!("its settings are in {}; to go on with it: gsil resume {run}", file.display())));
     }
-    if path.join(COMPARE_FILE).is_file() {
+    if holds_comparison(path) {
         return Err(Error::config(path.to_string_lossy(), "is the folder of a comparison, not a file of settings")
             .with_hint(format!("to go on with it: {}", to_go_on_with_comparison(path))));
     }

@@ -96,6 +96,12 @@ struct RowScores {
     self_generated: Option<Vec<f32>>,
 }
 
+impl RowScores {
+    fn log_probs(&self) -> impl Iterator<Item = &f32> {
+        self.demonstration.iter().chain(self.self_generated.iter().flatten())
+    }
+}
+
 pub(super) fn score(args: ScoreArgs) -> Result<()> {
     let config = args.rows.over(KEYS.changed(RunConfig::default(), &args.overrides)?)?;
     let objective = Objective::new(&config.objective);
@@ -162,11 +168,16 @@ fn score_all(
         Ok(())
     })?;
     let mut self_generated = scores.split_off(examples.len()).into_iter();
-    let rows = examples.iter().zip(scores).map(|(example, demonstration)| RowScores {
-        demonstration,
-        self_generated: example.self_generated_ids.as_ref().and_then(|_| self_generated.next()),
+    let rows = examples.iter().zip(scores).map(|(example, demonstration)| {
+        let self_generated = example.self_generated_ids.as_ref().and_then(|_| self_generated.next());
+        let row = RowScores { demonstration, self_generated };
+        let is_finite = row.log_probs().all(|log_prob| log_prob.is_finite());
+        match is_finite {
+            true => Ok(row),
+            false => Err(log_probs::not_finite("the model", example.index)),
+        }
     });
-    Ok(rows.collect())
+    rows.collect()
 }
 
 /// The raw loss of one row, where the objective has all that it reads.

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::hub::HubArgs;
 use super::{RowArgs, checked, print_line, read_config_file};
-use crate::config::RunConfig;
+use crate::config::{RunConfig, key_of};
 use crate::device;
 use crate::doctor;
 use crate::error::{Error, Result};
@@ -179,8 +179,8 @@ pub(super) fn warn_of_unread(config: &RunConfig, console: &Console) {
 }
 
 fn asks_for_own_data(args: &ConfigArgs) -> bool {
-    let assigned = |key: &str| args.overrides.iter().any(|a| a.starts_with(key));
-    args.model.is_some() || args.data.is_some() || assigned("model=") || assigned("data=")
+    let assigned = |key: &str| args.overrides.iter().any(|assignment| key_of(assignment) == key);
+    args.model.is_some() || args.data.is_some() || assigned("model") || assigned("data")
 }
 
 /// What the folder of a run is called that is given none.

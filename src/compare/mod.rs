@@ -29,9 +29,10 @@ use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::{create_folder, folder_of, remove, sibling, sync_folder, write_json};
 use crate::formats::file_system::{Disk, FileSystem};
+use crate::formats::folder_lock::FolderLock;
 use crate::model::CausalLm;
 use crate::policy::MODEL_FOLDER;
-use crate::records::run_folder::{CHECKPOINTS_FOLDER, COMPARE_FILE, holds_run};
+use crate::records::run_folder::{CELLS_FOLDER, CHECKPOINTS_FOLDER, COMPARE_FILE, STARTS_FOLDER, holds_run};
 use crate::report::console::Console;
 use crate::report::shell::shell_path;
 use crate::train::changes::Changes;
@@ -41,7 +42,7 @@ use crate::train::setup::Run;
 use begun::Begun;
 use fingerprints::{FINGERPRINTS_FILE, Fingerprints};
 use outcome::{CellOutcome, Outcome};
-use plan::{Cell, FOLDERS, Plan, Start, cell_folder, start_folder};
+use plan::{Cell, Plan, Start, cell_folder, start_folder};
 pub use summary::markdown as results;
 
 /// The state of a cell that is not begun.
@@ -92,14 +93,17 @@ impl Comparison {
         if holds_run(output) {
             return RunDir::check_free(output);
         }
-        RunDir::check_holds_no_runs(output, "comparison")?;
-        let written = || summary::FILES.into_iter().chain(FOLDERS);
-        let is_there = |name: &str| output.join(name).exists();
-        let was_begun = is_there(COMPARE_FILE) && written().chain([FINGERPRINTS_FILE]).any(is_there);
-        match was_begun {
-            true => Ok(()),
-            false => RunDir::check_writes_over_nothing(output, written().chain([COMPARE_FILE]), "comparison"),
+        let was_taken = FolderLock::was_taken(output);
+        // A copy may lack all but its runs and their settings.
+        let has_runs = || matches!(Begun::in_folder(output), Ok(Some(_)));
+        if output.join(COMPARE_FILE).exists() && (was_taken || has_runs()) {
+            return Ok(());
         }
+        RunDir::check_holds_no_runs(output, "comparison")?;
+        // The fingerprints are written first: all that a start that was killed leaves.
+        let first = (!was_taken).then_some(FINGERPRINTS_FILE);
+        let written = first.into_iter().chain([COMPARE_FILE, CELLS_FOLDER, STARTS_FOLDER]).chain(summary::FILES);
+        RunDir::check_writes_over_nothing(output, written, "comparison")
     }
 
     /// Runs what is not finished, of one method if `only` names it, and writes the results so far before every cell and
@@ -348,22 +352,23 @@ mod tests {
         }
         let refused = || Comparison::check_free(folder.path()).unwrap_err().to_string();
         assert!(refused().ends_with("holds cells, which a comparison would write over"), "{}", refused());
-        for run in ["cells", "start"] {
-            fs::rename(path(run), path(&format!("other-{run}"))).unwrap();
-        }
-        Comparison::check_free(folder.path()).unwrap();
         fs::write(path(COMPARE_FILE), "// mine").unwrap();
         assert!(refused().ends_with("holds compare.ron, which a comparison would write over"), "{}", refused());
-        fs::remove_file(path(COMPARE_FILE)).unwrap();
-        fs::create_dir(path("night")).unwrap();
-        fs::write(path("night").join(CONFIG_FILE), "").unwrap();
-        assert!(refused().ends_with("holds runs: a comparison in it would lie among them"), "{}", refused());
-        fs::write(path(COMPARE_FILE), "").unwrap();
-        for run in ["cells", "start"] {
-            fs::rename(path(&format!("other-{run}")), path(run)).unwrap();
-        }
+        fs::write(path(".lock"), "").unwrap();
         Comparison::check_free(folder.path()).unwrap();
-        RunDir::check_free(folder.path()).unwrap();
+        let error = RunDir::check_free(folder.path()).unwrap_err().to_string();
+        assert!(error.ends_with("is the folder of a comparison: a run in it would take its place"), "{error}");
+
+        fs::create_dir_all(path("runs/night")).unwrap();
+        fs::write(path("runs/night").join(CONFIG_FILE), "").unwrap();
+        let error = Comparison::check_free(&path("runs")).unwrap_err().to_string();
+        assert!(error.ends_with("holds runs: a comparison in it would lie among them"), "{error}");
+        fs::create_dir(path("notes")).unwrap();
+        fs::write(path("notes").join(FINGERPRINTS_FILE), "mine").unwrap();
+        let error = Comparison::check_free(&path("notes")).unwrap_err().to_string();
+        assert!(error.ends_with("holds fingerprints.json, which a comparison would write over"), "{error}");
+        fs::write(path("notes/.lock"), "").unwrap();
+        Comparison::check_free(&path("notes")).unwrap();
     }
 
     #[test]

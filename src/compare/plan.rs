@@ -11,6 +11,7 @@ use super::fingerprints::Fingerprints;
 use crate::config::{CompareConfig, EvaluationConfig, RunConfig, key_of, spell_date};
 use crate::error::{Error, Result};
 use crate::formats::hub::{self, Address};
+use crate::records::run_folder::{CELLS_FOLDER, STARTS_FOLDER};
 use crate::report::console::Console;
 use crate::train::run_data::{held_out_files, num_demonstrations};
 use crate::train::sources::{Sources, pin_devices};
@@ -37,17 +38,14 @@ pub struct Plan {
     pub fingerprints: Option<Fingerprints>,
 }
 
-/// What [`cell_folder`] and [`start_folder`] begin with.
-pub(super) const FOLDERS: [&str; 2] = ["cells", "start"];
-
 /// Where a cell's run lies inside the comparison's folder.
 pub fn cell_folder(config: &CompareConfig, method: usize, seed: u64) -> String {
-    format!("cells/{}/seed-{seed}", config.methods[method].folder())
+    format!("{CELLS_FOLDER}/{}/seed-{seed}", config.methods[method].folder())
 }
 
 /// Where the start of a seed lies inside the comparison's folder.
 pub fn start_folder(seed: u64) -> String {
-    format!("start/seed-{seed}")
+    format!("{STARTS_FOLDER}/seed-{seed}")
 }
 
 impl Plan {

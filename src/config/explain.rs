@@ -12,32 +12,35 @@ use super::{overrides, place_of_own_key};
 use crate::error::Error;
 
 const COMMENT: &str = "a comment begins with //";
-const UNCLOSED: &str = "is a closing `)` missing?";
+const UNCLOSED: &str = "is a closing `)` or `]` missing?";
+const COMPARISON_LOOKS: &str = "a comparison is RON: (base: (model: \"..\"), methods: [(name: \"gsil\")])";
 const RON_LOOKS: &str = "a configuration is RON, as `gsil init` writes it: (model: \"..\", train: (lr: 1e-5))";
 
 /// A parser's error with its place, and what its writer may do.
 pub(super) fn explain(error: &SpannedError, text: &str, origin: &str) -> Error {
     let problem = problem_at(error, text, origin);
-    match hint_of_other_format(text, origin) {
+    match hint_of_other_format(text, origin, problem.hint()) {
         Some(hint) => problem.with_hint(hint),
         None => problem,
     }
 }
 
-/// What to do with a text that is no RON at all.
-fn hint_of_other_format(text: &str, origin: &str) -> Option<String> {
+/// What to do with a text that is no RON at all. `hint` is what it would be told if it were.
+fn hint_of_other_format(text: &str, origin: &str, hint: Option<&str>) -> Option<String> {
     let ending = Path::new(origin).extension()?.to_str()?.to_ascii_lowercase();
     let is_comment = |line: &&str| line.starts_with("//") || line.starts_with('#');
     let first_line =
         text.lines().map(str::trim_start).find(|line| !line.is_empty() && !is_comment(line)).unwrap_or_default();
+    let looks = if text.contains("methods") { COMPARISON_LOOKS } else { RON_LOOKS };
     match ending.as_str() {
         "jsonl" | "ndjson" | "csv" | "tsv" => Some(
             "this looks like data, which is given with --data, in a comparison's file as base: (data: \"..\")"
                 .to_owned(),
         ),
-        "json" | "yaml" | "yml" | "toml" => Some(RON_LOOKS.to_owned()),
+        "json" | "yaml" | "yml" | "toml" => Some(looks.to_owned()),
+        _ if hint.is_some() => None,
         _ if first_line.starts_with("--") => Some(COMMENT.to_owned()),
-        _ => (!first_line.starts_with(['(', '/'])).then(|| RON_LOOKS.to_owned()),
+        _ => (!first_line.starts_with(['(', '/'])).then(|| looks.to_owned()),
     }
 }
 
@@ -54,7 +57,7 @@ fn problem_at(error: &SpannedError, text: &str, origin: &str) -> Error {
         // Of what is no number and has a character that a name has not, the library takes the whole for a name.
         ron::Error::SuggestRawIdentifier(word) => {
             let hint = match word.split_once('.') {
-                _ if word.starts_with("--") => COMMENT.to_owned(),
+                _ if word.starts_with("--") => format!("{COMMENT}, and no dashes stand before a key"),
                 _ if word.starts_with(|c: char| c.is_ascii_digit()) => {
                     "a value stands behind its key, as in `lr: 1e-4`; a number has a point, and no comma".to_owned()
                 }
@@ -85,7 +88,6 @@ fn problem_at(error: &SpannedError, text: &str, origin: &str) -> Error {
                 (ron::Error::ExpectedIdentifier, Some('#')) | (ron::Error::ExpectedAttribute, _) => Some(COMMENT),
                 (ron::Error::Eof, _) => Some(UNCLOSED),
                 (ron::Error::ExpectedComma, _) if is_at_end(text, start) => Some(UNCLOSED),
-
                 _ => value_hint(other, &found, before(text, start)),
             };
             match hint {
@@ -127,9 +129,10 @@ fn rest(text: &str, place: Position) -> impl Iterator<Item = char> {
     lines.flat_map(str::chars).filter(|c| !c.is_whitespace())
 }
 
-/// Whether a text has no more than the character at a place.
+/// Whether a text ends with what stands at a place: the value there, or its last character.
 fn is_at_end(text: &str, place: Position) -> bool {
-    rest(text, place).nth(1).is_none()
+    let is_in_a_value = |c| !matches!(c, ',' | ':' | ')');
+    rest(text, place).nth(1).is_none() || rest(text, place).all(is_in_a_value)
 }
 
 /// What stands before a place on its line.
@@ -192,7 +195,7 @@ fn one_of(names: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::RunConfig;
+    use crate::config::{CompareConfig, RunConfig};
 
     /// The error's text and its hint in one line.
     fn error_of(text: &str) -> String {
@@ -271,7 +274,14 @@ mod tests {
         assert!(error_of("(seed: -1)").contains(": expected a whole number, 0 or more"));
         assert!(error_of("(train: (lr: \"x\"))").ends_with(": Expected float, found `\"x\"` | "));
         assert!(error_of("(objective: (name: \"brier\"))").ends_with("go without quotes"));
-        assert!(error_of("(\n  seed: 1,\n  lora: (rank: 8),\n").ends_with("| is a closing `)` missing?"));
+        for text in [
+            "(\n  seed: 1,\n  lora: (rank: 8),\n",
+            "(seed: 12",
+            "(model: \"m\", data: \"rows.jsonl\"",
+            "(lora: (rank: 8",
+        ] {
+            assert!(error_of(text).ends_with(&format!("| {UNCLOSED}")), "{text}: {}", error_of(text));
+        }
         assert!(error_of("(iterations: 1.5)").contains("found `.5` | is a comma missing"));
         for text in [
             "(\n  # one\n  seed: 1)",
@@ -280,7 +290,7 @@ mod tests {
             "(\n  -- one\n  seed: 1)",
             "-- one\n(seed: 1)",
         ] {
-            assert!(error_of(text).ends_with("| a comment begins with //"), "{text}: {}", error_of(text));
+            assert!(error_of(text).contains("| a comment begins with //"), "{text}: {}", error_of(text));
         }
         for (text, told) in [
             ("(train: (lr: 1,5e-5))", "`5e-5` is no name | a value stands behind its key, as in `lr: 1e-4`"),
@@ -309,6 +319,12 @@ mod tests {
         for text in ["model: \"m\"", "// one\nmodel = \"m\"", "[train]\nlr = 1e-4"] {
             assert!(error_of(text).ends_with(&format!("| {RON_LOOKS}")), "{text}: {}", error_of(text));
         }
+        let methods = "base: (seed: 1),\nmethods: [(name: \"gsil\")]";
+        let comparison =
+            |text: &str| CompareConfig::from_ron(text, "c.ron").map_err(|error| format!("{:?}", error.hint()));
+        assert_eq!(comparison(methods).unwrap_err(), format!("{:?}", Some(COMPARISON_LOOKS)));
+        comparison(COMPARISON_LOOKS.split_once(": ").unwrap().1).unwrap();
+        assert!(error_of("RunConfig(train: (batch_sise: 4))").ends_with("| did you mean `batch_size`?"));
         let example = RON_LOOKS.split_once(": (").unwrap().1;
         RunConfig::from_ron(&format!("({example}"), "the example of the hint").unwrap();
         assert_eq!(error_of("(train: (lr: \"x\"))").split_once(" | ").unwrap().1, "", "RON has no such hint");

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::batch::Sequence;
 use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::generate::sampler::{Sampling, answer_seed};
 use crate::generate::{Decoding, Event, Request, Response, generate};
 use crate::model::CausalLm;
@@ -110,9 +110,7 @@ pub fn evaluate(
     let model = model.valid();
     let log_probs = demonstration_log_probs(&model, examples, settings, console, check)?;
     if let Some(i) = log_probs.iter().position(|log_prob| !log_prob.is_finite()) {
-        let message =
-            format!("the model gives row {}, counted from 0, a log-prob that is not finite", examples[i].index);
-        return Err(Error::training(message));
+        return Err(log_probs::not_finite("the model", examples[i].index));
     }
     let num_tokens: usize = examples.iter().map(|example| example.demonstration_ids.len()).sum();
     let against_reference = match reference.filter(|rows| !rows.is_empty()) {

@@ -62,11 +62,11 @@ impl<R: Serialize + DeserializeOwned> RowStore<R> {
     /// [`Error::Input`] for damaged rows, [`Error::Disk`].
     pub fn open(folder: &Path, settings: &Value) -> Result<Self> {
         create_folder(&Disk, folder)?;
-        let lock = FolderLock::take(folder)?;
         let path = folder.join(SETTINGS_FILE);
         if !path.exists() {
             check_empty(folder)?;
         }
+        let lock = FolderLock::take(folder)?;
         settle_settings(&path, &folder.join(ROWS_FILE), settings)?;
         let lines: Vec<Line<R>> = read_lines(&Disk, &folder.join(ROWS_FILE))?;
         let rows = lines.into_iter().map(|line| (line.index, line.row)).collect();
@@ -129,12 +129,16 @@ impl<R: Serialize + DeserializeOwned> RowStore<R> {
 /// was made, since the command ended before, bind nobody.
 ///
 /// # Errors
-/// [`Error::Usage`] that names what differs, or if there are rows without settings; [`Error::Input`], [`Error::Disk`].
+/// [`Error::Usage`] that names what differs, or if there are rows without settings or something else's; [`Error::Input`], [`Error::Disk`].
 pub fn settle_settings(path: &Path, rows: &Path, settings: &Value) -> Result<()> {
     match (path.exists(), rows.exists()) {
         (true, true) => return check_same(rows, &read_settings(path)?, settings),
         (false, true) => {
             let message = format!("{} is there, and nothing says how it was made", rows.display());
+            return Err(Error::usage(message).with_hint("choose another --output"));
+        }
+        (true, false) if read_settings(path).unwrap_or_default()["evaluation"] != settings["evaluation"] => {
+            let message = format!("{} is there, and is not of this evaluation", path.display());
             return Err(Error::usage(message).with_hint("choose another --output"));
         }
         (_, false) => {}

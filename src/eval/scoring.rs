@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::row_store::RowStore;
 use crate::data::batch::Sequence;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::CausalLm;
 use crate::objective::log_probs;
 use crate::report::console::{Console, Unit};
@@ -67,7 +67,7 @@ impl Scoring<'_> {
                 let (own, others) = rest.split_at(texts[index].len());
                 rest = others;
                 if own.iter().flatten().any(|log_prob| !log_prob.is_finite()) {
-                    return Err(Error::training(format!("the model gives row {index} a log-prob that is not finite")));
+                    return Err(log_probs::not_finite("the model", index));
                 }
                 store.add(index, row(index, own))?;
             }

@@ -348,6 +348,7 @@ mod tests {
     fn a_comparison_in_place_of_a_model_is_told_as_that() {
         let grid = tempfile::tempdir().unwrap();
         fs::write(grid.path().join("compare.ron"), "").unwrap();
+        fs::create_dir(grid.path().join("cells")).unwrap();
         let hint = open_model_folder(grid.path()).unwrap_err().hint().unwrap().to_owned();
         assert!(hint.starts_with("it is the folder of a comparison: give one of its runs, "), "{hint}");
     }

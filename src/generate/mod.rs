@@ -205,7 +205,7 @@ impl Answer {
     ) -> Result<()> {
         let (id, log_prob) = sampled.ok_or_else(|| {
             Error::training("the model's next-token scores are not finite")
-                .with_hint("its weights have diverged: train it anew with a lower rate")
+                .with_hint(log_probs::AGAINST_DIVERGED_WEIGHTS)
         })?;
         self.response.token_ids.push(id);
         self.response.token_log_probs.push(log_prob);

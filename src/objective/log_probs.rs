@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 use crate::data::batch::{Batch, Sequence};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{CausalLm, weights};
 
 /// Token ids or row numbers as a device holds them.
@@ -36,6 +36,15 @@ pub fn read_tokens(model: &CausalLm, hidden: Tensor<2>, batch: &Batch, keep_logi
     let normed = model.normed(hidden, int_tensor(&batch.rows, &device));
     let log_probs = model.target_log_probs(normed.clone(), targets.clone(), keep_logits);
     ReadTokens { normed, targets, log_probs }
+}
+
+/// What helps against weights that give numbers that are not finite.
+pub const AGAINST_DIVERGED_WEIGHTS: &str = "its weights have diverged: train it anew with a lower rate";
+
+/// The error of a model (`whose`: `the model`) under which a row has a log-prob that is not finite.
+pub fn not_finite(whose: &str, row: usize) -> Error {
+    Error::training(format!("{whose} gives row {row}, counted from 0, a log-prob that is not finite"))
+        .with_hint(AGAINST_DIVERGED_WEIGHTS)
 }
 
 /// The log-prob of a response, nats: the sum of its token log-probs.

@@ -18,6 +18,9 @@ pub const LATEST_FILE: &str = "latest";
 pub const RESTORE_CHECKPOINTS: &str = "restore the newest one from a backup (`latest` names it), or start a new run";
 /// A comparison's settings.
 pub const COMPARE_FILE: &str = "compare.ron";
+/// The folders of a comparison's runs: of its cells, and of what they begin with.
+pub const CELLS_FOLDER: &str = "cells";
+pub const STARTS_FOLDER: &str = "start";
 
 /// How far a run came, told by the name of its newest checkpoint, whether that is still there or was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,19 +87,25 @@ pub fn holds_runs(folder: &Path) -> bool {
     std::fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| holds_run(&entry.path()))
 }
 
+/// Whether a folder is that of a comparison that has begun its runs.
+pub fn holds_comparison(folder: &Path) -> bool {
+    let has_runs = [CELLS_FOLDER, STARTS_FOLDER].iter().any(|name| folder.join(name).is_dir());
+    folder.join(COMPARE_FILE).is_file() && has_runs
+}
+
 /// What to give in place of a comparison's folder where a run or a model is wanted; None for any other folder.
 pub fn instead_of_comparison(folder: &Path) -> Option<String> {
-    let cell = folder.join("cells/METHOD/seed-N");
+    let cell = folder.join(CELLS_FOLDER).join("METHOD/seed-N");
     let hint = format!("it is the folder of a comparison: give one of its runs, {}", cell.display());
-    folder.join(COMPARE_FILE).is_file().then_some(hint)
+    holds_comparison(folder).then_some(hint)
 }
 
 /// The comparison that a run is a cell of (`cells/METHOD/seed-N`) or the start of cells (`start/seed-N`).
 pub fn comparison_of(run: &Path) -> Option<&Path> {
     let parent = run.parent()?;
-    let folder = match parent.ends_with("start") {
+    let folder = match parent.ends_with(STARTS_FOLDER) {
         true => parent.parent(),
-        false => parent.parent().filter(|folder| folder.ends_with("cells"))?.parent(),
+        false => parent.parent().filter(|folder| folder.ends_with(CELLS_FOLDER))?.parent(),
     }?;
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     folder.join(COMPARE_FILE).is_file().then_some(folder)

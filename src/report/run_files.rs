@@ -253,6 +253,8 @@ mod tests {
         assert!(said("nihgt").contains("cannot read") && said("nihgt").contains("did you mean"), "{}", said("nihgt"));
         let settings = night.join(COMPARE_FILE);
         fs::write(&settings, "").unwrap();
+        assert!(said("night").contains("give a run's folder"), "settings that were not run yet");
+        fs::create_dir(night.join("cells")).unwrap();
         let way_on = format!("gsil compare {} --output {}", shell_path(&settings), shell_path(&night));
         assert!(said("night").contains("comparison.html") && said("night").contains(&way_on), "{}", said("night"));
         fs::write(night.join(CONFIG_FILE), "").unwrap();

@@ -137,10 +137,7 @@ impl Run {
         let scores = log_probs::score(model, &[sequence], 1, self.num_tokens_multiple, &mut |_| Ok(()))?;
         match scores.iter().flatten().all(|log_prob| log_prob.is_finite()) {
             true => Ok(()),
-            false => Err(Error::training(format!(
-                "the policy gives row {}, counted from 0, a log-prob that is not finite",
-                pair.index
-            ))),
+            false => Err(log_probs::not_finite("the policy", pair.index)),
         }
     }
 

@@ -79,7 +79,7 @@ fn not_there(run_dir: &RunDir, config: &RunConfig, name: &str, readable: &[Saved
         }
     };
     let message = match name {
-        BEST => "none that is left of the run's own model was evaluated".to_owned(),
+        BEST => "no checkpoint of the run's own model that is left was evaluated".to_owned(),
         name => format!("has no checkpoint `{name}`"),
     };
     let error = Error::input(run_dir.join(checkpoint::FOLDER), message);

@@ -43,14 +43,15 @@ use crate::error::{Error, Result};
 use crate::formats::atomic_write::{create_folder, folder_of, remove, replace_text};
 use crate::formats::file_system::FileSystem;
 use crate::formats::folder_lock::FolderLock;
-use crate::formats::hf_folder::CONFIG;
+use crate::formats::hf_folder;
 use crate::formats::json_lines;
 use crate::policy::MODEL_FOLDER;
 use crate::records::about::ABOUT_FILE;
 use crate::records::ending::{ENDING_FILE, Ending};
 use crate::records::evaluation::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE};
 use crate::records::run_folder::{
-    CHECKPOINTS_FOLDER, COMPARE_FILE, CONFIG_FILE, ENVIRONMENT_FILE, LATEST_FILE, comparison_of, holds_run, holds_runs,
+    CHECKPOINTS_FOLDER, CONFIG_FILE, ENVIRONMENT_FILE, LATEST_FILE, comparison_of, holds_comparison, holds_run,
+    holds_runs,
 };
 use crate::records::self_generation::{COUNTS_FILE, iteration_folder};
 use crate::records::timing::TIMING_FILE;
@@ -152,10 +153,16 @@ impl RunDir {
                 false => format!("continue it with `gsil resume {}`, or choose another --output", shell_path(path)),
             }));
         }
+        if holds_comparison(path) {
+            return Err(not_free(path, "is the folder of a comparison: a run in it would take its place"));
+        }
         Self::check_holds_no_runs(path, "run")?;
         // The path of a run stands for the model that it made.
-        if path.join(CONFIG).is_file() {
-            return Err(not_free(path, "is the folder of a model: a run in it would take its place"));
+        if path.join(hf_folder::CONFIG).is_file() {
+            return Err(not_free(
+                path,
+                "holds config.json, as a model's folder does: a run in it would take its place",
+            ));
         }
         let first = WRITTEN_FIRST.iter().filter(|_| !FolderLock::was_taken(path)).copied();
         let iteration = iteration_folder(0);
@@ -177,15 +184,15 @@ impl RunDir {
         }
     }
 
-    /// [`Error::Usage`] if a new `what` in the folder would lie among runs. A comparison that was begun there goes on.
+    /// [`Error::Usage`] if a new `what` in the folder would lie among runs.
     ///
     /// # Errors
     /// As said.
     pub fn check_holds_no_runs(path: &Path, what: &str) -> Result<()> {
-        if path.join(COMPARE_FILE).is_file() || !holds_runs(path) {
-            return Ok(());
+        match holds_runs(path) {
+            true => Err(not_free(path, &format!("holds runs: a {what} in it would lie among them"))),
+            false => Ok(()),
         }
-        Err(not_free(path, &format!("holds runs: a {what} in it would lie among them")))
     }
 
     /// Opens the folder of a run that was stopped, and removes what a crash left half-written in it.
@@ -342,7 +349,7 @@ impl RunDir {
 fn not_free(path: &Path, reason: &str) -> Error {
     let own = shell_path(&path.join("NAME"));
     Error::usage(format!("{} {reason}", path.display()))
-        .with_hint(format!("give --output {own}, or leave --output out"))
+        .with_hint(format!("choose another --output, {own} for instance"))
 }
 
 fn with_space(files: &dyn FileSystem, folder: &Path, error: Error, needed_bytes: u64) -> Error {
@@ -428,7 +435,7 @@ mod tests {
         let error = RunDir::check_free(runs.path()).unwrap_err();
         assert!(error.to_string().ends_with("holds runs: a run in it would lie among them"), "{error}");
         let own = shell_path(&runs.path().join("NAME"));
-        assert_eq!(error.hint(), Some(format!("give --output {own}, or leave --output out").as_str()));
+        assert_eq!(error.hint(), Some(format!("choose another --output, {own} for instance").as_str()));
         assert_eq!((error.exit_code(), runs.path().join(".lock").exists()), (2, false));
         create(&runs.path().join("day")).unwrap();
     }

@@ -233,9 +233,7 @@ impl Run {
                 reference_log_prob: log_probs::total(&token_log_probs),
             };
             if !row.reference_log_prob.is_finite() {
-                let message =
-                    format!("the reference gives row {}, counted from 0, a log-prob that is not finite", row.index);
-                return Err(Error::training(message)
+                return Err(log_probs::not_finite("the reference", row.index)
                     .with_hint("its weights have diverged: start a new run with another model or a lower rate"));
             }
             self.dir.append(file, &row)

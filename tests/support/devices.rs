@@ -12,6 +12,9 @@ use gsil::train::setup;
 
 use super::binary::say_skipped;
 
+/// By name, and whether they are of this build.
+const CPU_BACKENDS: [(&str, bool); 2] = [("flex", cfg!(feature = "flex")), ("ndarray", cfg!(feature = "ndarray"))];
+
 /// A device and its name.
 #[derive(Debug)]
 pub struct TestDevice {
@@ -31,20 +34,30 @@ impl TestDevice {
     }
 }
 
+/// The CPU backends of this build; of others it is said that they are skipped.
+pub fn cpu_backends() -> impl Iterator<Item = &'static str> {
+    CPU_BACKENDS
+        .into_iter()
+        .filter(|(device, is_compiled_in)| {
+            if !is_compiled_in {
+                say_skipped(device, "this build has no such backend");
+            }
+            *is_compiled_in
+        })
+        .map(|(device, _)| device)
+}
+
 /// Every device of this build and machine that `GSIL_TEST_DEVICE` does not exclude.
 pub fn devices() -> &'static [TestDevice] {
     static DEVICES: OnceLock<Vec<TestDevice>> = OnceLock::new();
     DEVICES.get_or_init(|| {
         let wanted = std::env::var("GSIL_TEST_DEVICE").ok();
-        let devices: Vec<TestDevice> = [
-            ("flex", cfg!(feature = "flex")),
-            ("ndarray", cfg!(feature = "ndarray")),
-            ("wgpu", cfg!(feature = "wgpu")),
-        ]
-        .into_iter()
-        .filter(|(_, is_compiled_in)| *is_compiled_in)
-        .filter_map(|(kind, _)| open(kind, wanted.as_deref()))
-        .collect();
+        let devices: Vec<TestDevice> = CPU_BACKENDS
+            .into_iter()
+            .chain([("wgpu", cfg!(feature = "wgpu"))])
+            .filter(|(_, is_compiled_in)| *is_compiled_in)
+            .filter_map(|(kind, _)| open(kind, wanted.as_deref()))
+            .collect();
         assert!(!devices.is_empty(), "GSIL_TEST_DEVICE={wanted:?} names no device of this build");
         devices
     })

@@ -29,7 +29,7 @@ use std::process::Command;
 
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
-use gsil::config::{ObjectiveConfig, ObjectiveName};
+use gsil::config::{LoraConfig, ObjectiveConfig, ObjectiveName};
 use gsil::data::batch::{Batch, Sequence};
 use gsil::model::{CausalLm, ModelConfig, weights};
 use gsil::objective::{Objective, SideLogProbs, log_probs};
@@ -74,7 +74,7 @@ pub fn random_model(config: &Value, seed: u64, device: &Device) -> CausalLm {
 /// Adapters on every projection, with both factors away from zero: a fresh adapter has no effect and half its
 /// gradients are 0.
 pub fn with_random_adapters(model: CausalLm, rank: usize, seed: u64) -> CausalLm {
-    let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"].map(str::to_owned);
+    let targets = LoraConfig::MODULES.map(str::to_owned);
     let model = model.with_adapters(rank, 2.0 * rank as f64, &targets, seed);
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let (model, replaced) = model.with_parameters(&mut |path, shape| {

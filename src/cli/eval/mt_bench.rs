@@ -83,9 +83,9 @@ pub(in crate::cli) fn mt_bench(args: MtBenchArgs) -> Result<()> {
         return Err(Error::usage("--max-in-flight must be at least 1"));
     }
     let console = Console::stderr();
-    let _lock = lock(&args.output)?;
     let data = args.model.hub.data(&args.data)?;
     let mut questions = read_questions(&data)?;
+    let _lock = lock(&args.output)?;
     questions.truncate(args.writing.num_wanted(questions.len()));
     // What the judge needs is looked at before the model works for an hour.
     let judge = args.judge.as_deref().map(|url| Judge::open(url, &args, &questions, &console)).transpose()?;

@@ -188,7 +188,7 @@ fn metrics(run: &Run) -> String {
     let note = match &run.checkpoint {
         Some(saved) if saved.progress.held_out_log_prob.is_some() => "\nThe last row is this checkpoint.\n",
         Some(_) => "\nThis checkpoint itself was not evaluated: the figures are those of the run up to it.\n",
-        None if run.config.compares_sft() => {
+        None if run.evaluations.last().is_some_and(|row| row.stage == CONTINUED_SFT) => {
             &format!("\n`{CONTINUED_SFT}` is another model, trained for comparison; this model is the row before it.\n")
         }
         None => "",

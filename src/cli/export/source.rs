@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::formats::file_system::Disk;
+use crate::formats::hf_folder;
 use crate::formats::hub::{self, Located};
 use crate::formats::quantize::Precision;
 use crate::formats::safetensors::TensorToWrite;
@@ -51,7 +52,7 @@ impl Source {
         let path = if given.exists() { given } else { &path };
         let run = match holds_run(path) {
             true => Some(Run::open(path, checkpoint, offline, console)?),
-            false if path.is_file() || path.join("config.json").exists() => None,
+            false if path.is_file() || path.join(hf_folder::CONFIG).exists() => None,
             false => {
                 let hint = instead_of_comparison(path).unwrap_or_else(|| {
                     "give a run folder (config.ron inside), a Hugging Face folder (config.json inside) or a .gguf file"

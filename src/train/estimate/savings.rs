@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::batches::RowLengths;
 use super::memory::{Memory, Subject, memory};
-use crate::config::{OptimizerName, RunConfig, TrainConfig, WeightFormat};
+use crate::config::{OptimizerName, RunConfig, TrainConfig, WeightFormat, key_of};
 use crate::train::changes::CHANGEABLE;
 
 /// The share of the rows that a lower `max_length` should keep.
@@ -98,7 +98,7 @@ struct Candidate {
 
 impl Candidate {
     fn keys(&self) -> impl Iterator<Item = &str> {
-        self.assignments.iter().map(|assignment| assignment.split('=').next().unwrap_or_default())
+        self.assignments.iter().map(|assignment| key_of(assignment))
     }
 
     /// May be made in the middle of a run.
