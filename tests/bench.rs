@@ -153,7 +153,7 @@ fn impossible_sizes_are_usage_errors_that_name_the_flag() {
         (&["--workload", "fly"], "invalid value 'fly'"),
         (&["--model", &model, "--layers", "2"], "cannot be used with"),
         (&["--model", &model, "--workload", "train", "--tokens", "257"], "the model's context has 256 tokens"),
-        (&["--model", &model, "--tokens", "257"], "error: --tokens 257: the model's context has 256 tokens"),
+        (&["--model", &model, "--tokens", "257"], "context has 256 tokens\nhint: give --tokens 256, or fewer"),
         (&["--model", &model, "generation.max_new_tokens=250"], "error: prompts and responses of 282 tokens"),
         (&["--workload", "train", "lora.rank=4"], "an adapter is set"),
         (&["lora.rnk=4"], "did you mean `lora.rank`?"),

@@ -359,11 +359,14 @@ fn methods_are_judged_on_the_rows_of_the_first_one_whatever_the_base_has() {
 fn a_method_that_has_not_run_may_still_change_and_a_model_must_be_given() {
     let folder = tempdir().unwrap();
     with_own_model(folder.path(), r#"[(name: "gsil"), (name: "later", set: ["train.lr=2e-3"])]"#);
+    let results = || read(&folder.path().join("grid/comparison.md"));
     compare(folder.path(), &["--only", "gsil"]).succeeded();
+    assert!(!results().contains("Intervals: "), "there are none: {}", results());
     let text = read(&folder.path().join("grid.ron"));
     let with = |text: String| fs::write(folder.path().join("grid.ron"), text).unwrap();
     with(text.replace("train.lr=2e-3", "train.lr=3e-3"));
     compare(folder.path(), &[]).succeeded();
+    assert!(results().contains("Intervals: "), "{}", results());
     with(text.clone());
     let stderr = compare(folder.path(), &[]).failed(2);
     assert!(stderr.contains("method `later`: "), "{stderr}");

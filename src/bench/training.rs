@@ -57,7 +57,10 @@ pub(super) fn check_context(size: &Size, model: &ModelConfig) -> Result<()> {
     let context = model.max_position_embeddings;
     match size.tokens <= context {
         true => Ok(()),
-        false => Err(Error::usage(format!("--tokens {}: the model's context has {context} tokens", size.tokens))),
+        false => {
+            let message = format!("--tokens {}: the model's context has {context} tokens", size.tokens);
+            Err(Error::usage(message).with_hint(format!("give --tokens {context}, or fewer")))
+        }
     }
 }
 

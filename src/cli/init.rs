@@ -151,7 +151,7 @@ fn configuration(args: &InitArgs, measured: Option<&Measured>) -> String {
     text += "    keep_last: 3, // checkpoints\n";
     text += match measured {
         Some(Measured { has_held_out: true, .. }) => "    keep_best: 1, // and the best by held-out log-prob\n",
-        _ => "    // keep_best: 1, // and the best by held-out log-prob: needs evaluation.data\n",
+        _ => "    // keep_best: 1, // and the best by log-prob; of training rows, without evaluation.data\n",
     };
     text += &sections(&choices);
     text + ")\n"

@@ -22,7 +22,7 @@ pub(super) fn page(outcome: &Outcome, title: &str) -> ComparisonPage {
         kind_of_figures: kind_of_figures(outcome),
         figures: used.iter().map(|i| compared_figure(outcome, *i)).collect(),
         cells: outcome.cells.iter().map(|cell| cell_link(cell, &used)).collect(),
-        sureness: sureness(outcome),
+        sureness: sureness(outcome).unwrap_or_default(),
     }
 }
 

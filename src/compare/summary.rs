@@ -70,11 +70,11 @@ fn explanation(outcome: &Outcome) -> String {
         .iter()
         .filter_map(|cell| Some(format!("Failed: {}, seed {}: {}\n", cell.method, cell.seed, cell.failed.as_ref()?)));
     let failed: String = failed.collect();
+    let sureness = sureness(outcome).map_or_else(String::new, |text| text + "\n");
     format!(
-        "{} after the last update: mean over seeds \u{b1} sample deviation.\n{}\n{}\n{failed}",
+        "{} after the last update: mean over seeds \u{b1} sample deviation.\n{}\n{sureness}{failed}",
         kind_of_figures(outcome),
         meanings.join("\n"),
-        sureness(outcome)
     )
 }
 
@@ -86,8 +86,12 @@ pub(super) fn kind_of_figures(outcome: &Outcome) -> &'static str {
     }
 }
 
-/// How the intervals are made, and what they do not say.
-pub(super) fn sureness(outcome: &Outcome) -> String {
+/// How the intervals are made, and what they do not say; None if there are none yet.
+pub(super) fn sureness(outcome: &Outcome) -> Option<String> {
+    let mut figures = outcome.methods.iter().flat_map(|method| &method.figures);
+    if !figures.any(|figure| figure.difference.is_some()) {
+        return None;
+    }
     let rows = match outcome.same_rows {
         true => "seeds and, for all seeds alike, rows",
         false => "seeds and then rows of each seed",
@@ -100,10 +104,10 @@ pub(super) fn sureness(outcome: &Outcome) -> String {
         }
         _ => "",
     };
-    format!(
+    Some(format!(
         "Intervals: the middle 95% of {NUM_RESAMPLES} resamples of {rows}, paired: both methods met the same.{few} \
          None is corrected for the number of methods."
-    )
+    ))
 }
 
 /// A Markdown table whose columns line up.

@@ -129,7 +129,8 @@ impl<R: Serialize + DeserializeOwned> RowStore<R> {
 /// was made, since the command ended before, bind nobody.
 ///
 /// # Errors
-/// [`Error::Usage`] that names what differs, or if there are rows without settings or something else's; [`Error::Input`], [`Error::Disk`].
+/// [`Error::Usage`] that names what differs, or if there are rows without settings, or settings of something else;
+/// [`Error::Input`], [`Error::Disk`].
 pub fn settle_settings(path: &Path, rows: &Path, settings: &Value) -> Result<()> {
     match (path.exists(), rows.exists()) {
         (true, true) => return check_same(rows, &read_settings(path)?, settings),
@@ -180,7 +181,10 @@ fn check_same(rows: &Path, kept: &Value, settings: &Value) -> Result<()> {
                 format!("{key}: the files have another content")
             }
             (old, new) => {
-                let said = |value: Option<&Value>| value.map_or_else(|| "not set".to_owned(), Value::to_string);
+                let said = |value: Option<&Value>| match value {
+                    None | Some(Value::Null) => "not set".to_owned(),
+                    Some(value) => value.to_string(),
+                };
                 format!("{key}: {} there, {} here", said(old), said(new))
             }
         };

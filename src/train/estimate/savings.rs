@@ -130,7 +130,7 @@ fn candidates(subject: &Subject<'_>) -> Vec<Candidate> {
     let generation = &config.generation;
     let fewer = format!("generation.batch_size={}", (generation.batch_size / 8).max(1));
     let (max_length, num_dropped) = shorter(config, rows).unwrap_or_default();
-    let smaller_passes = "smaller passes: up to a tenth more time";
+    let smaller_passes = "smaller passes: a tenth more time with long rows, up to twice the time with short ones";
     let list = [
         (in_stages(&|train| train.micro_batch_size > 1, "micro_batch_size", "1"), smaller_passes, 1),
         (in_stages(&may_pack, "max_tokens", &longest.to_string()), smaller_passes, 1),
