@@ -255,7 +255,7 @@ mod tests {
         store.add(0, Row { x: 0.1 }).unwrap();
         drop(store);
         let error = open(folder.path(), json!({"limit": 5, "data": new, "chat": false})).unwrap_err().to_string();
-        assert!(error.ends_with("(limit: null there, 5 here; data: the files have another content)"), "{error}");
+        assert!(error.ends_with("(limit: not set there, 5 here; data: the files have another content)"), "{error}");
     }
 
     #[test]
