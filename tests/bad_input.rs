@@ -394,6 +394,17 @@ fn whatever_a_run_writes_is_not_written_over_where_it_is_somebody_elses() {
 }
 
 #[test]
+fn a_run_is_not_begun_where_a_comparison_would_count_it_as_its_own() {
+    let folder = good_input();
+    fs::create_dir_all(folder.path().join("grid/cells/gsil")).unwrap();
+    fs::write(folder.path().join("grid/compare.ron"), "").unwrap();
+    for output in ["grid/cells/gsil/seed-1", "grid/start/seed-0"] {
+        let stderr = train_refused(&folder, USAGE, &[&format!("--output={output}")]);
+        assert_says(&stderr, &[output, "belongs to the comparison in", "hint: choose another --output"]);
+    }
+}
+
+#[test]
 fn a_run_is_not_begun_in_the_folder_of_a_model() {
     let folder = good_input();
     let stderr = train_refused(&folder, USAGE, &["--output=tiny"]);
@@ -408,6 +419,7 @@ fn a_file_of_settings_is_not_replaced_by_those_of_its_comparison() {
     let folder = good_input();
     let mine = "// mine\n(base: (model: \"tiny\", data: \"rows.jsonl\"), seeds: [0], methods: [(name: \"gsil\")])\n";
     fs::write(folder.path().join("compare.ron"), mine).unwrap();
+    fs::write(folder.path().join(".lock"), "").unwrap(); // of an evaluation that was kept beside it
     let stderr = refused(&folder, USAGE, &["compare", "compare.ron", "--output", ".", "device=flex"]);
     assert_says(
         &stderr,

@@ -224,6 +224,10 @@ fn a_model_that_diverged_is_not_scored() {
             "the model gives row 0, counted from 0, a log-prob that is not finite\nhint: its weights have diverged";
         assert!(stderr.contains(said), "{verb}: {stderr}");
     }
+    let sound = text(golden("tiny_llama"));
+    let against = ["score", "--model", &sound, "--reference", "tiny", "--data", "rows.jsonl", "--device", &device];
+    let stderr = gsil(folder.path(), &against).failed(5);
+    assert!(stderr.contains("the reference gives row 0, counted from 0, a log-prob"), "{stderr}");
 }
 
 #[test]

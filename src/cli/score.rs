@@ -114,9 +114,10 @@ pub(super) fn score(args: ScoreArgs) -> Result<()> {
     let device = device::open(device_name)?;
     let multiple = num_tokens_multiple(device_name);
     // One model in memory at a time.
-    let scores = score_all(&policy, &examples, &device, multiple, &console)?;
-    let reference_scores =
-        reference.map(|reference| score_all(&reference, &examples, &device, multiple, &console)).transpose()?;
+    let scores = score_all("the model", &policy, &examples, &device, multiple, &console)?;
+    let reference_scores = reference
+        .map(|reference| score_all("the reference", &reference, &examples, &device, multiple, &console))
+        .transpose()?;
     for (i, (example, policy)) in examples.iter().zip(&scores).enumerate() {
         let reference = reference_scores.as_ref().map(|all| &all[i]);
         let ratio = |policy: &[f32], reference: &[f32]| total(policy) - total(reference);
@@ -149,6 +150,7 @@ pub(super) fn score(args: ScoreArgs) -> Result<()> {
 }
 
 fn score_all(
+    whose: &str,
     policy: &Policy,
     examples: &[Example],
     device: &Device,
@@ -174,7 +176,7 @@ fn score_all(
         let is_finite = row.log_probs().all(|log_prob| log_prob.is_finite());
         match is_finite {
             true => Ok(row),
-            false => Err(log_probs::not_finite("the model", example.index)),
+            false => Err(log_probs::not_finite(whose, example.index)),
         }
     });
     rows.collect()

@@ -14,6 +14,7 @@ use crate::policy::MODEL_FOLDER;
 use crate::records::about::{ABOUT_FILE, About};
 use crate::records::evaluation::{EvaluationRow, updates_of_models};
 use crate::records::figures::{ACCURACY, FLEXIBLE, GREEDY, HeldOutFigure, IN_FORMAT, LOG_PROB, SAMPLED};
+use crate::records::run_folder::comparison_of;
 use crate::report::REPORT_FILE;
 use crate::report::console::Console;
 use crate::report::shell::shell_path;
@@ -93,6 +94,9 @@ pub(super) fn train(args: TrainArgs) -> Result<()> {
     warn_of_unread(&config, &console);
     if dry_run {
         return print_line(config.to_ron()?.trim_end());
+    }
+    if let Some(output) = &config.output {
+        check_is_no_cell(Path::new(output))?;
     }
     for name in config.device_names() {
         doctor::ensure_sound(device::resolve_name(name), &console)?;
@@ -176,6 +180,18 @@ pub(super) fn warn_of_unread(config: &RunConfig, console: &Console) {
     let of = |section: &str| unread.iter().map(|key| format!("{section}.{key}")).collect::<Vec<_>>().join(", ");
     let (read_in_iterations, read) = (of("train"), of("sft"));
     console.warn(format!("iterations=0: the supervised stage does not read {read_in_iterations}; it has {read}"));
+}
+
+/// A comparison counts what lies in the place of one of its runs as that run, whatever its settings.
+fn check_is_no_cell(output: &Path) -> Result<()> {
+    let path = std::path::absolute(output).map_err(Error::reading(output))?;
+    match comparison_of(&path) {
+        Some(comparison) => {
+            let message = format!("{} belongs to the comparison in {}", output.display(), comparison.display());
+            Err(Error::usage(message).with_hint("choose another --output"))
+        }
+        None => Ok(()),
+    }
 }
 
 fn asks_for_own_data(args: &ConfigArgs) -> bool {

@@ -19,13 +19,14 @@ mod page;
 pub mod plan;
 mod summary;
 
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::config::RunConfig;
+use crate::config::{CompareConfig, RunConfig};
 use crate::error::{Error, Result};
 use crate::formats::atomic_write::{create_folder, folder_of, remove, sibling, sync_folder, write_json};
 use crate::formats::file_system::{Disk, FileSystem};
@@ -94,9 +95,10 @@ impl Comparison {
             return RunDir::check_free(output);
         }
         let was_taken = FolderLock::was_taken(output);
-        // A copy may lack all but its runs and their settings.
+        // A copy may lack all but its runs and their settings; a start that was killed has no runs.
         let has_runs = || matches!(Begun::in_folder(output), Ok(Some(_)));
-        if output.join(COMPARE_FILE).exists() && (was_taken || has_runs()) {
+        let path = output.join(COMPARE_FILE);
+        if path.exists() && (has_runs() || was_taken && is_as_written(&path)) {
             return Ok(());
         }
         RunDir::check_holds_no_runs(output, "comparison")?;
@@ -287,12 +289,18 @@ fn discard(folder: &Path) -> Result<()> {
     remove(&Disk, &aside)
 }
 
+/// Whether a comparison's settings are spelled as this program does it: writing them again loses nothing.
+fn is_as_written(path: &Path) -> bool {
+    let Ok(text) = fs::read_to_string(path) else { return false };
+    let config = CompareConfig::from_ron(&text, &path.to_string_lossy());
+    config.and_then(|config| config.to_ron()).is_ok_and(|written| written == text)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs;
 
     use super::*;
-    use crate::config::{CompareConfig, Method};
+    use crate::config::Method;
     use crate::records::ending::{ENDING_FILE, Ending};
     use crate::records::run_folder::CONFIG_FILE;
     use crate::report::REPORT_FILE;
@@ -355,6 +363,8 @@ mod tests {
         fs::write(path(COMPARE_FILE), "// mine").unwrap();
         assert!(refused().ends_with("holds compare.ron, which a comparison would write over"), "{}", refused());
         fs::write(path(".lock"), "").unwrap();
+        assert!(refused().ends_with("holds compare.ron, which a comparison would write over"), "{}", refused());
+        fs::write(path(COMPARE_FILE), CompareConfig::default().to_ron().unwrap()).unwrap();
         Comparison::check_free(folder.path()).unwrap();
         let error = RunDir::check_free(folder.path()).unwrap_err().to_string();
         assert!(error.ends_with("is the folder of a comparison: a run in it would take its place"), "{error}");

@@ -102,7 +102,7 @@ fn hint_for_unknown(key: &str) -> String {
     }
     let keys = known_keys();
     if let Some(own) = key.strip_prefix("base.").filter(|own| keys.iter().any(|known| known == own)) {
-        return format!("on a command line it is `{own}`, of a comparison's base, too");
+        return format!("without `base.`: `{own}`, which sets a comparison's base, too");
     }
     match nearest(key, keys.iter().map(String::as_str)) {
         // Several sections may have it.
@@ -413,7 +413,7 @@ mod tests {
     #[test]
     fn a_key_without_its_section_finds_its_section() {
         assert!(error_of("lr=1").ends_with("did you mean `train.lr`?"));
-        assert!(error_of("base.device=flex").ends_with("it is `device`, of a comparison's base, too"));
+        assert!(error_of("base.device=flex").ends_with("`device`, which sets a comparison's base, too"));
         assert!(error_of("rank=1").ends_with("did you mean `lora.rank`?"));
         assert!(error_of("zzz=1").ends_with("`gsil train --dry-run lora.rank=8` those of lora, too"));
         for odd in ["=1", ".=1", "train..lr=1", "train.lr.x=1", "=", "seed.0=1"] {

@@ -138,11 +138,15 @@ pub fn settle_settings(path: &Path, rows: &Path, settings: &Value) -> Result<()>
             let message = format!("{} is there, and nothing says how it was made", rows.display());
             return Err(Error::usage(message).with_hint("choose another --output"));
         }
-        (true, false) if read_settings(path).unwrap_or_default()["evaluation"] != settings["evaluation"] => {
-            let message = format!("{} is there, and is not of this evaluation", path.display());
-            return Err(Error::usage(message).with_hint("choose another --output"));
+        (true, false) => {
+            let text = std::fs::read_to_string(path).map_err(Error::reading(path))?;
+            let kept: Value = serde_json::from_str(&text).unwrap_or_default();
+            if kept["evaluation"] != settings["evaluation"] {
+                let message = format!("{} is there, and is not of this evaluation", path.display());
+                return Err(Error::usage(message).with_hint("choose another --output"));
+            }
         }
-        (_, false) => {}
+        (false, false) => {}
     }
     replace_text(&Disk, path, &format!("{settings:#}\n"))
 }

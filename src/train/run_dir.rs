@@ -140,8 +140,8 @@ impl RunDir {
         }
     }
 
-    /// [`Error::Usage`] if the folder holds a run already, or many, or a model, or anything that a run would write over:
-    /// asked before anything large is loaded.
+    /// [`Error::Usage`] if the folder holds a run already, or many, or a model, a comparison, or anything that a run would
+    /// write over: asked before anything large is loaded.
     ///
     /// # Errors
     /// As said.
@@ -153,9 +153,6 @@ impl RunDir {
                 false => format!("continue it with `gsil resume {}`, or choose another --output", shell_path(path)),
             }));
         }
-        if holds_comparison(path) {
-            return Err(not_free(path, "is the folder of a comparison: a run in it would take its place"));
-        }
         Self::check_holds_no_runs(path, "run")?;
         // The path of a run stands for the model that it made.
         if path.join(hf_folder::CONFIG).is_file() {
@@ -166,7 +163,11 @@ impl RunDir {
         }
         let first = WRITTEN_FIRST.iter().filter(|_| !FolderLock::was_taken(path)).copied();
         let iteration = iteration_folder(0);
-        Self::check_writes_over_nothing(path, first.chain(WRITTEN).chain([iteration.as_str()]), "run")
+        Self::check_writes_over_nothing(path, first.chain(WRITTEN).chain([iteration.as_str()]), "run")?;
+        match holds_comparison(path) {
+            true => Err(not_free(path, "is the folder of a comparison: a run in it would take its place")),
+            false => Ok(()),
+        }
     }
 
     /// [`Error::Usage`] if the folder holds one of these names, which a new `what` in it would write over.

@@ -13,7 +13,7 @@ use crate::formats::hub;
 use crate::formats::quantize::Precision;
 use crate::model::ModelConfig;
 use crate::policy::Wanted;
-use crate::records::run_folder::comparison_of;
+use crate::records::run_folder::{STARTS_FOLDER, comparison_of};
 use crate::records::self_generation::iteration_folder;
 use crate::records::stage::{CONTINUED_SFT, Stage};
 use crate::report::console::Console;
@@ -117,7 +117,7 @@ fn of_run(run: &Run, size: &str, tensors: &str) -> Result<String> {
 /// Whether a run began with the model that a comparison made for its cells.
 fn is_start(config: &RunConfig) -> bool {
     let start = config.model.as_deref().and_then(|model| Path::new(model).parent());
-    start.is_some_and(|start| comparison_of(start).is_some_and(|folder| start.starts_with(folder.join("start"))))
+    start.is_some_and(|start| comparison_of(start).is_some_and(|folder| start.starts_with(folder.join(STARTS_FOLDER))))
 }
 
 /// What the model went through; at a checkpoint that may be less than the run did.
