@@ -18,7 +18,7 @@ use crate::records::run_folder::comparison_of;
 use crate::report::REPORT_FILE;
 use crate::report::console::Console;
 use crate::report::shell::shell_path;
-use crate::report::table::{format_table, number, percent};
+use crate::report::table::{format_table, number, percent, plural};
 use crate::train::changes::Changes;
 use crate::train::results_if_finished;
 use crate::train::setup::Run;
@@ -201,7 +201,13 @@ fn asks_for_own_data(args: &ConfigArgs) -> bool {
 
 /// What the folder of a run is called that is given none.
 fn run_name(named_after: Option<&Path>) -> String {
-    named_after.and_then(Path::file_stem).map_or("quickstart".into(), |stem| stem.to_string_lossy().into_owned())
+    let name = |path: &Path| {
+        let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+        name.map(|name| name.to_string_lossy().into_owned())
+    };
+    // A folder may be given as `.`.
+    let name_of = |path: &Path| name(path).or_else(|| name(&dunce::canonicalize(path).ok()?));
+    named_after.and_then(name_of).unwrap_or_else(|| "quickstart".to_owned())
 }
 
 /// The before/after table: what was measured, whatever it says.
@@ -234,7 +240,10 @@ pub(super) fn results(rows: &[EvaluationRow]) -> Option<String> {
     let whose = match first.held_out {
         true => format!("Of {} held-out rows{answered}:", first.num_rows),
         false => {
-            format!("Of {} training rows{answered}, for there are no held-out ones (evaluation.data):", first.num_rows)
+            format!(
+                "Of {}{answered}, for there are no held-out ones (evaluation.data):",
+                plural(first.num_rows, "training row")
+            )
         }
     };
     let width = used.iter().map(|figure| figure.name.len()).max().unwrap_or_default();

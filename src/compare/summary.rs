@@ -104,8 +104,14 @@ pub(super) fn sureness(outcome: &Outcome) -> Option<String> {
         }
         _ => "",
     };
+    let num_rows = outcome.cells.iter().map(|cell| cell.last_rows.len()).filter(|num_rows| *num_rows > 0).min();
+    let rest_on = match num_rows {
+        Some(1) => " They rest on one row, and say nothing of others.".to_owned(),
+        Some(num_rows @ 2..10) => format!(" They rest on {num_rows} rows, and are too narrow for that, too."),
+        _ => String::new(),
+    };
     Some(format!(
-        "Intervals: the middle 95% of {NUM_RESAMPLES} resamples of {rows}, paired: both methods met the same.{few} \
+        "Intervals: the middle 95% of {NUM_RESAMPLES} resamples of {rows}, paired: both methods met the same.{few}{rest_on} \
          None is corrected for the number of methods."
     ))
 }

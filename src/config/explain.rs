@@ -102,6 +102,9 @@ fn problem_at(error: &SpannedError, text: &str, origin: &str) -> Error {
 fn value_hint(error: &ron::Error, found: &str, before: &str) -> Option<&'static str> {
     match (error, found) {
         (_, "none") => Some("leave the key out, or write None where there may be none"),
+        (ron::Error::ExpectedIdentifier, _) if before.ends_with('(') && !found.contains(':') => {
+            Some("every value stands behind its key: (name: \"..\", set: [\"KEY=VALUE\"])")
+        }
         (ron::Error::ExpectedIdentifier, _) => Some("names such as `bernoulli` go without quotes"),
         (ron::Error::InvalidEscape(_), _) => Some(DOUBLE_BACKSLASH),
         (ron::Error::ExpectedComma, _) => Some("is a comma missing, or a whole number needed?"),
@@ -323,6 +326,8 @@ mod tests {
         let comparison =
             |text: &str| CompareConfig::from_ron(text, "c.ron").map_err(|error| format!("{:?}", error.hint()));
         assert_eq!(comparison(methods).unwrap_err(), format!("{:?}", Some(COMPARISON_LOOKS)));
+        let unnamed = comparison("(methods: [(\"sft\", [\"objective.name=sft\"])])").unwrap_err();
+        assert!(unnamed.contains("every value stands behind its key"), "{unnamed}");
         comparison(COMPARISON_LOOKS.split_once(": ").unwrap().1).unwrap();
         assert!(error_of("RunConfig(train: (batch_sise: 4))").ends_with("| did you mean `batch_size`?"));
         let example = RON_LOOKS.split_once(": (").unwrap().1;

@@ -2,7 +2,7 @@
 
 use super::html::{escape, short, table};
 use super::run_files::RunFiles;
-use super::table::{duration, percent};
+use super::table::{duration, percent, plural};
 use crate::records::evaluation::{Answers, Evaluation, EvaluationRow, updates_of_models};
 use crate::records::figures::{
     ACCURACY, ENDED, FLEXIBLE, GREEDY, HeldOutFigure, IN_FORMAT, LOG_PROB, LOG_RATIO, OWN_RESPONSES, SAMPLED, TOKENS,
@@ -79,8 +79,8 @@ fn rows_judged_of(runs: &[RunFiles]) -> String {
 fn rows_judged(evaluation: &Evaluation) -> String {
     let rows = evaluation.num_rows;
     let which = match evaluation.held_out {
-        true => format!("On {rows} held-out rows."),
-        false => format!("On {rows} training rows, for want of held-out ones (evaluation.data)."),
+        true => format!("On {}.", plural(rows, "held-out row")),
+        false => format!("On {}, for want of held-out ones (evaluation.data).", plural(rows, "training row")),
     };
     let answers = match evaluation.greedy {
         None | Some(Answers { num_rows: 0, .. }) => String::new(),

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::batches::RowLengths;
 use super::memory::{Memory, Subject, memory};
 use crate::config::{OptimizerName, RunConfig, TrainConfig, WeightFormat, key_of};
+use crate::report::table::plural;
 use crate::train::changes::CHANGEABLE;
 
 /// The share of the rows that a lower `max_length` should keep.
@@ -147,7 +148,7 @@ fn candidates(subject: &Subject<'_>) -> Vec<Candidate> {
         ),
         (
             if_true(max_length > 0, &format!("train.max_length={max_length}")),
-            &format!("{num_dropped} rows are left out"),
+            &format!("left out: {}", plural(num_dropped, "row")),
             3,
         ),
         (in_stages(&|train| train.optimizer == OptimizerName::Adamw, "optimizer", "rmsprop"), "other updates", 3),
