@@ -238,7 +238,7 @@ pub(super) fn results(rows: &[EvaluationRow]) -> Option<String> {
     let rows = rows.iter().zip(updates_of_models(rows));
     let table = format_table(&header, &rows.map(cells).collect::<Vec<_>>());
     let whose = match first.held_out {
-        true => format!("Of {} held-out rows{answered}:", first.num_rows),
+        true => format!("Of {}{answered}:", plural(first.num_rows, "held-out row")),
         false => {
             format!(
                 "Of {}{answered}, for there are no held-out ones (evaluation.data):",

@@ -298,7 +298,6 @@ fn is_as_written(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
     use crate::config::Method;
     use crate::records::ending::{ENDING_FILE, Ending};
