@@ -323,9 +323,9 @@ fn an_address_without_v1_is_told_of_the_usual_one_whether_it_answers_or_not() {
         (&nobody, "nobody", format!("Most servers answer at http://{nobody}/v1\n")),
         (
             &other,
-            "other",
+            "beside-v1",
             format!(
-                "hint: most servers answer at http://{other}/v1: `gsil resume other --allow-changes` (in a comparison: the same `gsil compare` command) with server.url=http://{other}/v1\n"
+                "hint: most servers answer at http://{other}/v1: `gsil resume beside-v1 --allow-changes` (in a comparison: the same `gsil compare` command) with server.url=http://{other}/v1\n"
             ),
         ),
     ] {
