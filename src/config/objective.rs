@@ -63,14 +63,15 @@ pub enum VarianceReduction {
 }
 
 impl VarianceReduction {
-    pub fn is_on(self) -> bool {
-        self != VarianceReduction::None
-    }
-
     /// Tokens of a vocabulary whose distributions may be kept whole: 16 KiB for each token of a response.
     pub const MAX_EXACT_VOCABULARY: usize = 4096;
     /// The most tokens of `top_k`. A row of the head is read for each of them at each token of a response.
     pub const MAX_TOP_K: usize = 256;
+
+    /// Whether distributions are kept and the loss is corrected with them.
+    pub fn is_on(self) -> bool {
+        self != VarianceReduction::None
+    }
 
     /// Whether responses are drawn as the correction assumes, and the objective has a side that it corrects.
     pub(super) fn check(self, objective: ObjectiveName, generation: &GenerationConfig) -> Result<()> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::shared::EvaluationArgs;
+use super::shared::{EvaluationArgs, tokenizer_of};
 use crate::data::fields::read_field_rows;
 use crate::error::{Error, Result};
 use crate::eval::gsm8k::{Answering, FIELDS, Gsm8kRow, MARKER, Problem, answer, few_shot_prefix, report};
@@ -44,7 +44,7 @@ const MAX_NEW_TOKENS: usize = 256;
 pub(super) fn gsm8k(args: Gsm8kArgs) -> Result<()> {
     let mut session = args.shared.open()?;
     let date = if args.chat { session.keep_date()? } else { None };
-    let tokenizer = session.tokenizer()?;
+    let tokenizer = tokenizer_of(&session.policy)?;
     if args.chat && !tokenizer.has_chat_template() {
         return Err(Error::input(&session.policy.files.path, "has no chat template").with_hint("leave out --chat"));
     }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::shared::EvaluationArgs;
+use super::shared::{EvaluationArgs, tokenizer_of};
 use crate::data::fields::read_field_rows;
 use crate::error::Result;
 use crate::eval::multiple_choice::{ChoiceRow, FIELDS, Question, report, score_choices};
@@ -25,7 +25,7 @@ pub(in crate::cli) struct MultipleChoiceArgs {
 
 pub(super) fn multiple_choice(args: MultipleChoiceArgs) -> Result<()> {
     let session = args.shared.open()?;
-    let tokenizer = session.tokenizer()?;
+    let tokenizer = tokenizer_of(&session.policy)?;
     let context = session.policy.config.max_position_embeddings;
     let rows = read_field_rows(&session.files, session.limit(), &FIELDS)?;
     let question = |row| Question::new(row, tokenizer, context);

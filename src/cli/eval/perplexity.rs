@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::shared::EvaluationArgs;
+use super::shared::{EvaluationArgs, tokenizer_of};
 use crate::error::{Error, Result};
 use crate::eval::perplexity::{Document, PerplexityRow, read_texts, report, score_documents};
 use crate::eval::scoring::Scoring;
@@ -26,7 +26,7 @@ pub(in crate::cli) struct PerplexityArgs {
 
 pub(super) fn perplexity(args: PerplexityArgs) -> Result<()> {
     let session = args.shared.open()?;
-    let tokenizer = session.tokenizer()?;
+    let tokenizer = tokenizer_of(&session.policy)?;
     let context = session.policy.config.max_position_embeddings;
     let max_length = args.max_length.unwrap_or(context);
     if max_length == 0 || max_length > context {

@@ -62,8 +62,10 @@ impl EvaluationArgs {
     }
 }
 
+/// The tokenizer of a model that an evaluation asks.
+///
 /// # Errors
-/// [`Error::Input`] for a model without a tokenizer: the rows are text.
+/// [`Error::Input`] if it has none: the rows are text.
 pub(super) fn tokenizer_of(policy: &Policy) -> Result<&Tokenizer> {
     policy.tokenizer.as_ref().ok_or_else(|| {
         Error::input(&policy.files.path, "has no tokenizer, and the rows of an evaluation are text")
@@ -72,12 +74,6 @@ pub(super) fn tokenizer_of(policy: &Policy) -> Result<&Tokenizer> {
 }
 
 impl Session<'_> {
-    /// # Errors
-    /// As [`tokenizer_of`].
-    pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        tokenizer_of(&self.policy)
-    }
-
     /// The files of other rows than those of `--data`: a file, a folder's train files, or those of a data set of the hub.
     ///
     /// # Errors
