@@ -94,6 +94,7 @@ fn a_name_of_the_hub_without_its_owner_is_told_how_it_is_written() {
         let stderr = train_refused(&folder, INPUT, &[&format!("--data={data}")]);
         assert_says(&stderr, &[data, "hint: a data set of the hub is named owner/name (openai/gsm8k)"]);
     }
+    assert_says(&train_refused(&folder, INPUT, &["--data=-"]), &["hint: rows from a pipe: /dev/stdin"]);
     let stderr = train_refused(&folder, INPUT, &["--data=rowz.jsonl"]);
     assert_says(&stderr, &["rowz.jsonl", "hint: ", "rows.jsonl"]);
 }

@@ -135,6 +135,14 @@ fn score_without_a_reference_has_no_ratios_and_plain_rows_have_no_second_side() 
     );
     let expected = read_json(&golden("tiny_llama.json"))["log_prob"][0].as_f64().unwrap();
     assert_close(&rows[0]["log_prob"], expected, TOLERANCE * 16.0, "log_prob");
+    assert!(!scored.stderr.contains("no row has a loss"), "none was asked for: {}", scored.stderr);
+    let score = ["score", "--model", &model, "--data", "rows.jsonl", "--device", &device()];
+    let said = |settings: &[&str]| gsil(folder.path(), &[&score, settings].concat()).succeeded().stderr;
+    let warning = "warning: no row has a loss: spin also reads --reference MODEL and pair rows (`rejected`)\n";
+    assert!(said(&["objective.name=spin"]).contains(warning), "{}", said(&["objective.name=spin"]));
+    let with_reference = said(&["objective.name=spin", "--reference", &model]);
+    assert!(with_reference.contains("spin also reads pair rows (`rejected`)\n"), "{with_reference}");
+    assert!(!said(&["objective.name=sft"]).contains("no row has a loss"));
 }
 
 #[test]

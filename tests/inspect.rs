@@ -11,7 +11,7 @@ use gsil::data::word_problems::{make_word_problems, tokenizer_files, write_rows 
 use serde_json::{Value, json};
 
 #[cfg(unix)]
-use crate::support::binary::{command, wait};
+use crate::support::binary::{assert_says, command, wait};
 use crate::support::binary::{device, ending_model, gsil, text, text_model, write_rows};
 
 const ROWS: &str = r#"{"prompt":"Hello","completion":"Hi there"}
@@ -298,6 +298,8 @@ fn shapes_are_those_of_the_rows_that_are_read_of_a_pipe_too() {
         child.stdin.take().unwrap().write_all(good.as_bytes()).unwrap();
         let facts: Value = serde_json::from_str(&wait(child).succeeded().stdout).unwrap();
         assert_eq!(facts["shapes"], json!([{"shape": "messages", "count": 1}]));
+        let spent = command(folder.path(), &inspect).stdin(Stdio::piped()).spawn().unwrap();
+        assert_says(&wait(spent).failed(3), &["no rows", "data=FILE"]);
     }
 }
 

@@ -111,6 +111,11 @@ pub(super) fn score(args: ScoreArgs) -> Result<()> {
     let reference = args.reference.as_deref().map(|path| open_reference(path, &policy, &args.model.hub)).transpose()?;
     let files = files_of(&args.model.hub.data(&args.data)?, Split::Train)?;
     let examples = policy.read_examples(&files, &Wanted::new(&config, config.max_rows), usize::MAX, &console)?;
+    if args.overrides.iter().any(|setting| setting.starts_with("objective."))
+        && let Some(missing) = missing(&objective, reference.is_some(), &examples)
+    {
+        console.warn(format!("no row has a loss: {} also reads {missing}", config.objective.name));
+    }
     let device = device::open(device_name)?;
     let multiple = num_tokens_multiple(device_name);
     // One model in memory at a time.
@@ -147,6 +152,15 @@ pub(super) fn score(args: ScoreArgs) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// What a loss reads and no row has.
+fn missing(objective: &Objective, has_reference: bool, examples: &[Example]) -> Option<String> {
+    let has_pairs = examples.iter().any(|example| example.self_generated_ids.is_some());
+    let reference = (objective.needs_reference() && !has_reference).then_some("--reference MODEL");
+    let pairs = (objective.needs_self_generated() && !has_pairs).then_some("pair rows (`rejected`)");
+    let missing: Vec<&str> = reference.into_iter().chain(pairs).collect();
+    (!missing.is_empty()).then(|| missing.join(" and "))
 }
 
 fn score_all(

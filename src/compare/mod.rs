@@ -37,6 +37,7 @@ use crate::records::run_folder::{CELLS_FOLDER, CHECKPOINTS_FOLDER, COMPARE_FILE,
 use crate::report::console::Console;
 use crate::report::shell::shell_path;
 use crate::train::changes::Changes;
+use crate::train::free_folder;
 use crate::train::results_if_finished;
 use crate::train::run_dir::RunDir;
 use crate::train::setup::Run;
@@ -92,7 +93,7 @@ impl Comparison {
     /// As said.
     pub fn check_free(output: &Path) -> Result<()> {
         if holds_run(output) {
-            return RunDir::check_free(output);
+            return free_folder::check_free_for_run(output);
         }
         let was_taken = FolderLock::was_taken(output);
         // A copy may lack all but its runs and their settings; a start that was killed has no runs.
@@ -101,11 +102,11 @@ impl Comparison {
         if path.exists() && (has_runs() || was_taken && is_as_written(&path)) {
             return Ok(());
         }
-        RunDir::check_holds_no_runs(output, "comparison")?;
+        free_folder::check_holds_no_runs(output, "comparison")?;
         // The fingerprints are written first: all that a start that was killed leaves.
         let first = (!was_taken).then_some(FINGERPRINTS_FILE);
         let written = first.into_iter().chain([COMPARE_FILE, CELLS_FOLDER, STARTS_FOLDER]).chain(summary::FILES);
-        RunDir::check_writes_over_nothing(output, written, "comparison")
+        free_folder::check_writes_over_nothing(output, written, "comparison")
     }
 
     /// Runs what is not finished, of one method if `only` names it, and writes the results so far before every cell and
@@ -365,7 +366,7 @@ mod tests {
         assert!(refused().ends_with("holds compare.ron, which a comparison would write over"), "{}", refused());
         fs::write(path(COMPARE_FILE), CompareConfig::default().to_ron().unwrap()).unwrap();
         Comparison::check_free(folder.path()).unwrap();
-        let error = RunDir::check_free(folder.path()).unwrap_err().to_string();
+        let error = free_folder::check_free_for_run(folder.path()).unwrap_err().to_string();
         assert!(error.ends_with("is the folder of a comparison: a run in it would take its place"), "{error}");
 
         fs::create_dir_all(path("runs/night")).unwrap();

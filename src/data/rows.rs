@@ -147,11 +147,16 @@ pub fn read_good_rows(
 }
 
 fn no_rows(path: &Path) -> Error {
-    Error::input(path, "no rows").with_hint(match FileKind::of(path) {
+    let hint = match FileKind::of(path) {
+        // A pipe gives its rows once, to the run that begins with them: not to `gsil resume`.
+        _ if path.metadata().is_ok_and(|there| !there.is_file()) => {
+            "nothing came out of it; a pipe gives its rows once: give a file of them, with `gsil resume` as data=FILE"
+        }
         FileKind::JsonLines | FileKind::Json => "a data file has one JSON object a line",
         FileKind::Csv | FileKind::Tsv => "the first line names the columns; the rows follow it",
         FileKind::Parquet => "the table is empty",
-    })
+    };
+    Error::input(path, "no rows").with_hint(hint)
 }
 
 /// Hands every row of a file to `take`, blank lines as `Ok(None)`, until it answers false.

@@ -146,7 +146,9 @@ fn data(run: &RunFiles) -> String {
     };
     let size = run.about.as_ref().map(|about| {
         let judged = if about.held_out { "held out" } else { "of them scored before and after" };
-        format!("; {} demonstrations, {} {judged}", count(about.num_demonstrations), count(about.num_evaluated))
+        let plural = if about.num_demonstrations == 1 { "" } else { "s" };
+        let (all, evaluated) = (count(about.num_demonstrations), count(about.num_evaluated));
+        format!("; {all} demonstration{plural}, {evaluated} {judged}")
     });
     format!("{name}{}", size.unwrap_or_default())
 }
@@ -259,7 +261,7 @@ fn fingerprints(run: &RunFiles) -> Vec<(String, String)> {
     [
         ("gsil (version)", "gsil"),
         ("training rows (fingerprint)", "rows_fingerprint"),
-        ("held-out rows (fingerprint)", "held_out_fingerprint"),
+        ("evaluated rows (fingerprint)", "held_out_fingerprint"),
     ]
     .map(|(name, key)| (name.to_owned(), run.environment(key)))
     .into_iter()

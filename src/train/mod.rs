@@ -23,6 +23,7 @@ pub mod distributions;
 pub mod environment;
 pub mod estimate;
 pub mod fit;
+pub mod free_folder;
 mod header;
 pub(crate) mod inputs;
 pub mod kept;

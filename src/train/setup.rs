@@ -13,6 +13,7 @@ use super::environment;
 use super::estimate::memory::Memory;
 use super::estimate::savings::{Change, changes};
 use super::estimate::{advice, disk_bytes, memory_that_fits};
+use super::free_folder::check_free_for_run;
 use super::inputs::{HeldOut, Inputs};
 use super::replicas::Replicas;
 use super::retention::Keep;
@@ -98,9 +99,9 @@ impl Run {
         output: &Path,
         console: Console,
     ) -> Result<(Self, CausalLm)> {
-        RunDir::check_free(output)?;
+        check_free_for_run(output)?;
         Self::start_in(config, console, || {
-            RunDir::check_free(output)?; // it took a while to come here
+            check_free_for_run(output)?; // it took a while to come here
             RunDir::create(files, output)
         })
     }

@@ -94,7 +94,10 @@ pub fn data_set(given: &str, offline: bool, console: &Console) -> Result<Located
         let error = Error::reading(given)(ErrorKind::NotFound.into());
         let is_path = Path::new(given).extension().is_some() || error.hint().is_some();
         if is_url || !is_path {
-            return Err(error.with_hint("a data set of the hub is named owner/name (openai/gsm8k)"));
+            return Err(error.with_hint(match given {
+                "-" => "rows from a pipe: /dev/stdin",
+                _ => "a data set of the hub is named owner/name (openai/gsm8k)",
+            }));
         }
     }
     locate(given, address, Kind::DataSet, offline, console)
