@@ -133,7 +133,7 @@ fn check_is_no_lost_path(given: &str, address: &Address) -> Result<()> {
 fn names_in(folder: &Path) -> Vec<String> {
     const MAX_NAMES: usize = 6;
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let names = entries.map(|entry| entry.file_name().to_string_lossy().escape_debug().to_string());
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
     let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
     names.sort_unstable();
     if names.len() > MAX_NAMES {
