@@ -280,7 +280,7 @@ fn sections(choices: &Choices) -> String {
         epochs: 1, // more, and the answers are no longer the policy's own
         batch_size: {batch_size}, // pairs an update
         micro_batch_size: {micro_batch_size}, // pairs at once: lower it if memory runs out
-        activation_checkpointing: false, // true: far less memory, about a third slower
+        activation_checkpointing: false, // true: far less memory, {checkpointing_cost}
         max_length: {max_length}, // {length_reason}
     ),
     evaluation: (
@@ -290,6 +290,7 @@ fn sections(choices: &Choices) -> String {
         {compared}answer_marker: \"{MARKER}\", // what stands before an answer's number: then answers are compared
     ),
 ",
+        checkpointing_cost = if choices.lora { "half as much time again" } else { "a third more time" },
         compared = if choices.has_marked_answers { "" } else { "// " },
         lr = if choices.lora { adapter } else { full },
     )

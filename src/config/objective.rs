@@ -27,7 +27,7 @@ pub struct ObjectiveConfig {
     /// Default 0: the loss alone.
     pub sft_weight: f64,
     /// Divide a pair's loss by `scale * |l1'(shift)| * mean response length`, so that a learning rate and a gradient
-    /// clip mean the same for every loss and scale. Default true.
+    /// clip mean the same for every loss and scale; that of `dil_ukl` by the length alone. Default true.
     pub normalize: bool,
     /// Less noise in the gradient of self-generated responses, with the same expectation. Default `none`: the paper's
     /// loss. `top_k(16)` costs a pass of the reference over its responses and some memory.

@@ -47,8 +47,8 @@ pub struct TrainConfig {
     /// Longest prompt plus response, in tokens; longer pairs are left out and counted. In `sft` it is a further limit, on rows
     /// that were read with that of `train`. Default 1024.
     pub max_length: usize,
-    /// Keep only layer inputs for the backward pass and compute the rest again: less memory, about a third more time.
-    /// Default false.
+    /// Keep only layer inputs for the backward pass and compute the rest again: less memory, about a third more time,
+    /// with an adapter half as much again or more. Default false.
     pub activation_checkpointing: bool,
 }
 
