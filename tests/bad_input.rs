@@ -375,7 +375,7 @@ fn whatever_a_run_writes_is_not_written_over_where_it_is_somebody_elses() {
     let written: Vec<String> = written.map(|name| name.into_string().unwrap()).filter(|name| name != ".lock").collect();
     assert!(written.len() > 10, "{written:?}");
     let run = folder.path().join("run");
-    for name in &written {
+    for name in written.iter().map(String::as_str).chain(["iteration-001", "iteration-1000"]) {
         fs::create_dir(&run).unwrap();
         fs::write(run.join(name), "mine").unwrap();
         let stderr = train_refused(&folder, USAGE, &[]);
@@ -390,8 +390,12 @@ fn whatever_a_run_writes_is_not_written_over_where_it_is_somebody_elses() {
         fs::remove_dir_all(&run).unwrap();
     }
     fs::create_dir_all(run.join("task")).unwrap();
-    let stderr = refused(&folder, USAGE, &["train", "--output", "run", "--device", "flex"]);
-    assert_says(&stderr, &["run holds task, which a run would write over"]);
+    let stderr = || refused(&folder, USAGE, &["train", "--output", "run", "--device", "flex"]);
+    assert_says(&stderr(), &["run holds task, which a run would write over"]);
+    // Beside a lock they may be of a start that was killed; not where an evaluation left the lock.
+    fs::write(run.join(".lock"), "").unwrap();
+    fs::write(run.join("settings.json"), "{}").unwrap();
+    assert_says(&stderr(), &["run holds task, which a run would write over"]);
 }
 
 #[test]

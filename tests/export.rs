@@ -474,7 +474,8 @@ fn exported_pairs_of_a_model_with_a_tokenizer_have_text() {
     let arguments = ["train", "--model", &model, "--data", "rows.jsonl", "--output", "run", "--device", &device()];
     let settings = ["generation.max_new_tokens=5", "generation.unfinished=mask"];
     gsil(folder.path(), &[&arguments[..], &settings].concat()).succeeded();
-    let pairs_file = exported(folder.path(), &folder.path().join("run"), "pairs", &[]);
+    let pairs_file = folder.path().join("a folder/of pairs/first.jsonl"); // made, as it is for the other formats
+    export(folder.path(), &folder.path().join("run"), "pairs", &pairs_file, &[]).succeeded();
     let pairs = read_json_lines(&pairs_file);
     assert_eq!(pairs.len(), 1);
     assert_eq!((&pairs[0]["chosen"], &pairs[0]["rejected_finished"]), (&json!("Hello, you."), &json!(false)));

@@ -346,6 +346,22 @@ fn text_that_the_tokenizer_does_not_know_is_told_wherever_rows_or_prompts_are_re
 }
 
 #[test]
+fn a_prompt_that_looks_like_a_place_is_refused_or_told_to_be_the_text_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    text_model(folder.path());
+    fs::write(folder.path().join("q.txt"), "Hello").unwrap();
+    let generate = |prompt: &str| {
+        let brief = ["--max-new-tokens", "1", "--device", &device()];
+        gsil(folder.path(), &[&["generate", "--model", "text", "--prompt", prompt], &brief[..]].concat())
+    };
+    let stderr = generate("-").failed(2);
+    assert!(stderr.contains("--prompt is the text itself") && stderr.contains("--prompt \"$(cat)\""), "{stderr}");
+    let stderr = generate("q.txt").succeeded().stderr;
+    assert!(stderr.contains("warning: the prompt is the text `q.txt`, not what the file"), "{stderr}");
+    assert!(!generate("Hello").succeeded().stderr.contains("not what the file"));
+}
+
+#[test]
 fn special_tokens_in_the_text_of_a_row_are_counted_where_a_template_writes_them_itself() {
     let folder = tempfile::tempdir().unwrap();
     let model = text_model(folder.path());

@@ -218,6 +218,17 @@ fn a_run_is_resumed_from_another_folder() {
 }
 
 #[test]
+fn what_somebody_else_keeps_in_a_run_folder_is_no_hindrance_and_stays() {
+    let recipe = Recipe::new(&["iterations=1"]);
+    recipe.interrupt("run", "metrics.jsonl", 3..15, "INT");
+    let kept = ["iteration-notes.md", "iteration-7/thesis.txt"].map(|name| recipe.path("run").join(name));
+    fs::create_dir(kept[1].parent().unwrap()).unwrap();
+    kept.each_ref().map(|path| fs::write(path, "mine").unwrap());
+    gsil(recipe.folder.path(), &["resume", "run"]).succeeded();
+    kept.map(|path| assert_eq!(fs::read_to_string(path).unwrap(), "mine"));
+}
+
+#[test]
 fn a_run_whose_data_changed_is_refused() {
     let recipe = Recipe::new(&[]);
     let stopped = recipe.interrupt("run", "metrics.jsonl", 3..15, "INT");

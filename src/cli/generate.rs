@@ -1,7 +1,7 @@
 //! `gsil generate`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
@@ -223,7 +223,14 @@ fn prompts(
     console: &Console,
 ) -> Result<Vec<(Prompt, PromptIds)>> {
     let files = match (prompt, data) {
+        (Some(text), _) if text == "-" => {
+            return Err(Error::usage("--prompt is the text itself, not a place to read it from")
+                .with_hint("a prompt out of a pipe: --prompt \"$(cat)\""));
+        }
         (Some(text), _) => {
+            if Path::new(text).is_file() {
+                console.warn(format!("the prompt is the text `{text}`, not what the file of this name holds"));
+            }
             let prompt = Prompt::Text(text.clone());
             let (demonstration, self_generated, lone, unread) = (None, None, None, Vec::new());
             let rows = vec![Row { line: 1, shape: "prompt", prompt, demonstration, self_generated, lone, unread }];

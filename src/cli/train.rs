@@ -78,7 +78,7 @@ pub(super) struct ResumeArgs {
     #[command(flatten)]
     hub: HubArgs,
     /// Accept settings that differ from those that the run began with, where that is sound: how often to save and how much
-    /// to keep, the number of epochs, what decides about memory, and the keys of a server that it began with.
+    /// to keep, `train.epochs` (not those of `sft`), what decides about memory, and the keys of a server that it began with.
     #[arg(long)]
     allow_changes: bool,
     /// Changes to the configuration, `train.micro_batch_size=1` for instance; they need --allow-changes, except where `model`,

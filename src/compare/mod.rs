@@ -95,16 +95,15 @@ impl Comparison {
         if holds_run(output) {
             return free_folder::check_free_for_run(output);
         }
-        let was_taken = FolderLock::was_taken(output);
         // A copy may lack all but its runs and their settings; a start that was killed has no runs.
         let has_runs = || matches!(Begun::in_folder(output), Ok(Some(_)));
         let path = output.join(COMPARE_FILE);
-        if path.exists() && (has_runs() || was_taken && is_as_written(&path)) {
+        if path.exists() && (has_runs() || FolderLock::was_taken(output) && is_as_written(&path)) {
             return Ok(());
         }
         free_folder::check_holds_no_runs(output, "comparison")?;
-        // The fingerprints are written first: all that a start that was killed leaves.
-        let first = (!was_taken).then_some(FINGERPRINTS_FILE);
+        let is_of_killed_start = free_folder::is_of_killed_start(output, &[FINGERPRINTS_FILE]);
+        let first = (!is_of_killed_start).then_some(FINGERPRINTS_FILE);
         let written = first.into_iter().chain([COMPARE_FILE, CELLS_FOLDER, STARTS_FOLDER]).chain(summary::FILES);
         free_folder::check_writes_over_nothing(output, written, "comparison")
     }
@@ -379,6 +378,9 @@ mod tests {
         assert!(error.ends_with("holds fingerprints.json, which a comparison would write over"), "{error}");
         fs::write(path("notes/.lock"), "").unwrap();
         Comparison::check_free(&path("notes")).unwrap();
+        fs::write(path("notes/settings.json"), "{}").unwrap(); // an evaluation's, as is the lock then
+        let error = Comparison::check_free(&path("notes")).unwrap_err().to_string();
+        assert!(error.ends_with("holds fingerprints.json, which a comparison would write over"), "{error}");
     }
 
     #[test]

@@ -31,6 +31,7 @@ fn hint_of_other_format(text: &str, origin: &str, hint: Option<&str>) -> Option<
     let is_comment = |line: &&str| line.starts_with("//") || line.starts_with('#');
     let first_line =
         text.lines().map(str::trim_start).find(|line| !line.is_empty() && !is_comment(line)).unwrap_or_default();
+    // Of keys in any spelling: `methods:`, `"methods":`, `methods =`.
     let looks = if text.contains("methods") { COMPARISON_LOOKS } else { RON_LOOKS };
     match ending.as_str() {
         "jsonl" | "ndjson" | "csv" | "tsv" => Some(
@@ -105,7 +106,8 @@ fn value_hint(error: &ron::Error, found: &str, before: &str) -> Option<&'static 
         (ron::Error::ExpectedIdentifier, _) if before.ends_with('(') && !found.contains(':') => {
             Some("every value stands behind its key: (name: \"..\", set: [\"KEY=VALUE\"])")
         }
-        (ron::Error::ExpectedIdentifier, _) => Some("names such as `bernoulli` go without quotes"),
+        (ron::Error::ExpectedIdentifier, "") => Some("is a comma too many, or a name missing?"),
+        (ron::Error::ExpectedIdentifier, _) => Some("a name stands here, without quotes, such as `bernoulli`"),
         (ron::Error::InvalidEscape(_), _) => Some(DOUBLE_BACKSLASH),
         (ron::Error::ExpectedComma, _) => Some("is a comma missing, or a whole number needed?"),
         (ron::Error::ExpectedStructLike, _) if before.ends_with("top_k") => Some("a number belongs to it: top_k(16)"),
@@ -276,7 +278,10 @@ mod tests {
         assert!(error_of("(seed: 1, seed: 2)").contains("seed"));
         assert!(error_of("(seed: -1)").contains(": expected a whole number, 0 or more"));
         assert!(error_of("(train: (lr: \"x\"))").ends_with(": Expected float, found `\"x\"` | "));
-        assert!(error_of("(objective: (name: \"brier\"))").ends_with("go without quotes"));
+        assert!(
+            error_of("(objective: (name: \"brier\"))")
+                .ends_with("a name stands here, without quotes, such as `bernoulli`")
+        );
         for text in [
             "(\n  seed: 1,\n  lora: (rank: 8),\n",
             "(seed: 12",
@@ -296,6 +301,7 @@ mod tests {
             assert!(error_of(text).contains("| a comment begins with //"), "{text}: {}", error_of(text));
         }
         for (text, told) in [
+            ("(model: \"m\", data: \"d\",, seed: 1)", "Expected identifier | is a comma too many"),
             ("(train: (lr: 1,5e-5))", "`5e-5` is no name | a value stands behind its key, as in `lr: 1e-4`"),
             ("(\n  train.lr: 1e-4)", "`train.lr` is no name | in a file it is `train: (lr: ..)`"),
             ("(train: (batch-size: 4))", "`batch-size` is no name | names have `_`: `batch_size`"),

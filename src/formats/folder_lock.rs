@@ -1,7 +1,7 @@
 //! One process at a time in a folder: a lock that the system ends with the process, however that ends.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::Path;
 
 use super::atomic_write::sync_folder;
@@ -10,6 +10,8 @@ use crate::error::{Error, Result, is_not_allowed};
 
 /// Inside the folder; it says who holds the lock.
 const LOCK_FILE: &str = ".lock";
+/// How its text begins.
+const HOLDER: &str = "process";
 
 /// A folder that no other process writes to, as long as the value lives.
 #[derive(Debug)]
@@ -21,7 +23,8 @@ impl FolderLock {
     /// Locks a folder that exists.
     ///
     /// # Errors
-    /// [`Error::Locked`] if another process, or another value of this one, holds the lock; [`Error::Disk`].
+    /// [`Error::Locked`] if another process, or another value of this one, holds the lock; [`Error::Usage`] for a file of
+    /// its name that another program wrote; [`Error::Disk`].
     pub fn take(folder: &Path) -> Result<Self> {
         let path = folder.join(LOCK_FILE);
         // Not for appending: Windows does not lock such a file.
@@ -41,9 +44,11 @@ impl FolderLock {
             error => refused(folder, error),
         })?;
         let mut lock = FolderLock { file };
-        let who = format!("process {} on {}\n", std::process::id(), host_name());
+        check_is_lock(&lock.file, &path)?;
+        let who = format!("{HOLDER} {} on {}\n", std::process::id(), host_name());
         lock.file
             .set_len(0)
+            .and_then(|()| lock.file.rewind())
             .and_then(|()| lock.file.write_all(who.as_bytes()))
             .map_err(Error::writing("write", &path))?;
         Ok(lock)
@@ -75,6 +80,17 @@ impl FolderLock {
         // Not for this process alone: a network file system refuses that for a file that is open for reading.
         file.try_lock_shared().map_err(|error| refused(folder, error))?;
         Ok(Some(FolderLock { file }))
+    }
+}
+
+/// Refuses what no process of this program wrote. A power cut may leave nothing of what one did, or zeros.
+fn check_is_lock(file: &File, path: &Path) -> Result<()> {
+    let mut start = Vec::new();
+    file.take(HOLDER.len() as u64).read_to_end(&mut start).map_err(Error::reading(path))?;
+    match start.iter().all(|byte| *byte == 0) || start == HOLDER.as_bytes() {
+        true => Ok(()),
+        false => Err(Error::usage(format!("{} is not a lock of this program", path.display()))
+            .with_hint("choose another --output, or remove the file if nobody needs it")),
     }
 }
 
@@ -120,6 +136,24 @@ mod tests {
         assert!(second.to_string().contains(&format!("works here ({holder})")), "{second}");
         drop(first);
         FolderLock::take(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_file_of_the_locks_name_that_is_no_lock_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(LOCK_FILE);
+        for other in ["mine", "proc", "process"] {
+            fs::write(&path, other).unwrap();
+            assert_eq!(FolderLock::take(folder.path()).is_ok(), other == "process", "{other}");
+        }
+        assert!(fs::read_to_string(&path).unwrap().starts_with("process "));
+        fs::write(&path, "mine").unwrap();
+        assert_eq!(FolderLock::take(folder.path()).unwrap_err().exit_code(), 2);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+        for left_by_a_power_cut in ["", "\0\0\0\0\0\0\0\0\0"] {
+            fs::write(&path, left_by_a_power_cut).unwrap();
+            FolderLock::take(folder.path()).unwrap();
+        }
     }
 
     #[test]

@@ -12,6 +12,12 @@ pub fn iteration_folder(iteration: usize) -> String {
     format!("iteration-{iteration:03}")
 }
 
+/// The iteration whose folder has this very name.
+pub fn iteration_of_folder(name: &str) -> Option<usize> {
+    let iteration = name.strip_prefix("iteration-")?.parse().ok()?;
+    (iteration_folder(iteration) == name).then_some(iteration)
+}
+
 /// One line of [`COUNTS_FILE`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CountsRow {

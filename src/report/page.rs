@@ -146,9 +146,9 @@ fn data(run: &RunFiles) -> String {
     };
     let size = run.about.as_ref().map(|about| {
         let judged = if about.held_out { "held out" } else { "of them scored before and after" };
-        let plural = if about.num_demonstrations == 1 { "" } else { "s" };
+        let ending = if about.num_demonstrations == 1 { "" } else { "s" };
         let (all, evaluated) = (count(about.num_demonstrations), count(about.num_evaluated));
-        format!("; {all} demonstration{plural}, {evaluated} {judged}")
+        format!("; {all} demonstration{ending}, {evaluated} {judged}")
     });
     format!("{name}{}", size.unwrap_or_default())
 }

@@ -9,7 +9,7 @@ use crate::config::RunConfig;
 use crate::error::{Error, Result};
 
 /// What may change with `--allow-changes`: how long and how carefully, and what fits into memory, but not what is learnt. A
-/// changed number of epochs stretches the learning-rate schedule from here on; other micro-batches change the last bits.
+/// changed `train.epochs` stretches the learning-rate schedule from here on; other micro-batches change the last bits.
 pub const CHANGEABLE: [&str; 21] = [
     "save_every",
     "keep_last",

@@ -2,6 +2,7 @@
 //!
 //! Where things lie in a run's folder: [`super::run_dir`].
 
+use std::fs;
 use std::path::Path;
 
 use super::sharing::START_BINDING_FILE;
@@ -17,15 +18,15 @@ use crate::records::evaluation::{EVALUATION_ROWS_FILE, EVALUATIONS_FILE};
 use crate::records::run_folder::{
     CHECKPOINTS_FOLDER, CONFIG_FILE, ENVIRONMENT_FILE, LATEST_FILE, holds_comparison, holds_run, holds_runs,
 };
-use crate::records::self_generation::{COUNTS_FILE, iteration_folder};
+use crate::records::self_generation::{COUNTS_FILE, iteration_of_folder};
 use crate::records::timing::TIMING_FILE;
 use crate::records::update::METRICS_FILE;
 use crate::report::shell::shell_path;
 use crate::report::{REPORT_FILE, TENSORBOARD_FOLDER};
 
-/// What a run writes into its folder before its settings stand there: all that a start that was killed leaves.
+/// What a run writes into its folder before its settings stand there.
 const WRITTEN_FIRST: [&str; 2] = [TASK_FOLDER, ENVIRONMENT_FILE];
-/// What it writes from then on, beside `iteration-000` and its followers.
+/// What it writes from then on, beside the folders of its iterations.
 const WRITTEN: [&str; 16] = [
     CONFIG_FILE,
     ABOUT_FILE,
@@ -63,13 +64,27 @@ pub fn check_free_for_run(path: &Path) -> Result<()> {
     if path.join(hf_folder::CONFIG).is_file() {
         return Err(not_free(path, "holds config.json, as a model's folder does: a run in it would take its place"));
     }
-    let first = WRITTEN_FIRST.iter().filter(|_| !FolderLock::was_taken(path)).copied();
-    let iteration = iteration_folder(0);
-    check_writes_over_nothing(path, first.chain(WRITTEN).chain([iteration.as_str()]), "run")?;
+    let first = if is_of_killed_start(path, &WRITTEN_FIRST) { &[][..] } else { &WRITTEN_FIRST };
+    let there = names_in(path);
+    let iterations = there.iter().map(String::as_str).filter(|name| iteration_of_folder(name).is_some());
+    check_writes_over_nothing(path, first.iter().copied().chain(WRITTEN).chain(iterations), "run")?;
     match holds_comparison(path) {
         true => Err(not_free(path, "is the folder of a comparison: a run in it would take its place")),
         false => Ok(()),
     }
+}
+
+/// Whether all that the folder holds was left by a start that was killed: a lock, and what it wrote first.
+pub fn is_of_killed_start(path: &Path, written_first: &[&str]) -> bool {
+    // An evaluation leaves a lock, too, beside files of its own. Hidden are the lock and what was half-written.
+    let is_left = |name: &String| name.starts_with('.') || written_first.contains(&name.as_str());
+    FolderLock::was_taken(path) && names_in(path).iter().all(is_left)
+}
+
+/// None where there is no folder; one that does not read is refused by who writes to it.
+fn names_in(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// [`Error::Usage`] if the folder holds one of these names, which a new `what` in it would write over.
@@ -102,7 +117,6 @@ fn not_free(path: &Path, reason: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::sync::Arc;
 
     use super::*;

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::formats::file_system::{Disk, FileSystem};
 use crate::model::CausalLm;
 use crate::records::run_folder::CONFIG_FILE;
+use crate::records::self_generation::iteration_of_folder;
 use crate::records::stage::Stage;
 use crate::report::console::Console;
 use crate::report::shell::shell_path;
@@ -102,10 +103,7 @@ impl Run {
         if num_begun == 0 {
             super::START_FILES.iter().try_for_each(|name| dir.remove(name))?;
         }
-        let is_later = |name: &str| {
-            let number = name.strip_prefix("iteration-").and_then(|number| number.parse::<usize>().ok());
-            number.is_some_and(|number| number >= num_begun)
-        };
+        let is_later = |name: &str| iteration_of_folder(name).is_some_and(|iteration| iteration >= num_begun);
         dir.list("", is_later)?.iter().try_for_each(|name| dir.remove(name))
     }
 }

@@ -42,6 +42,7 @@ use crate::formats::file_system::FileSystem;
 use crate::formats::folder_lock::FolderLock;
 use crate::formats::json_lines;
 use crate::records::run_folder::{comparison_of, holds_run};
+use crate::records::self_generation::iteration_of_folder;
 use crate::report::check_holds_run;
 
 /// What helps a run whose disk is full.
@@ -111,7 +112,7 @@ impl RunDir {
         check_holds_run(path)?;
         let dir = Self::lock(files, path, false)?;
         let is_leftover = |name: &str| name.starts_with('.') && (name.contains(".tmp-") || name.contains(".old-"));
-        let iterations = dir.list("", |name| name.starts_with("iteration-"))?;
+        let iterations = dir.list("", |name| iteration_of_folder(name).is_some())?;
         for folder in iterations.iter().map(String::as_str).chain([""]) {
             let leftovers = dir.list(folder, is_leftover)?;
             leftovers.iter().try_for_each(|name| remove(&*dir.files, &dir.join(folder).join(name)))?;

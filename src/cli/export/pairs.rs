@@ -17,7 +17,7 @@ use crate::data::data_folder::{Split, files_of};
 use crate::data::examples::Example;
 use crate::data::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::formats::atomic_write::replace_text;
+use crate::formats::atomic_write::{create_folder, folder_of, replace_text};
 use crate::formats::file_system::Disk;
 use crate::formats::hub;
 use crate::formats::json_lines::json_line;
@@ -97,6 +97,7 @@ pub(super) fn write(
         iteration.number
     ));
     check_output(output, Format::Pairs)?; // something may have appeared there meanwhile
+    create_folder(&Disk, folder_of(output))?;
     replace_text(&Disk, output, &lines)
 }
 
