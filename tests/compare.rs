@@ -366,7 +366,7 @@ fn a_method_that_has_not_run_may_still_change_and_a_model_must_be_given() {
     let with = |text: String| fs::write(folder.path().join("grid.ron"), text).unwrap();
     with(text.replace("train.lr=2e-3", "train.lr=3e-3"));
     compare(folder.path(), &[]).succeeded();
-    assert!(results().contains("Intervals: ") && results().contains("They rest on 5 rows"), "{}", results());
+    assert!(results().contains("Intervals: ") && results().contains("They rest on as few as 5 rows"), "{}", results());
     with(text.clone());
     let stderr = compare(folder.path(), &[]).failed(2);
     assert!(stderr.contains("method `later`: "), "{stderr}");

@@ -223,9 +223,9 @@ fn what_somebody_else_keeps_in_a_run_folder_is_no_hindrance_and_stays() {
     recipe.interrupt("run", "metrics.jsonl", 3..15, "INT");
     let kept = ["iteration-notes.md", "iteration-7/thesis.txt"].map(|name| recipe.path("run").join(name));
     fs::create_dir(kept[1].parent().unwrap()).unwrap();
-    kept.each_ref().map(|path| fs::write(path, "mine").unwrap());
+    kept.iter().for_each(|path| fs::write(path, "mine").unwrap());
     gsil(recipe.folder.path(), &["resume", "run"]).succeeded();
-    kept.map(|path| assert_eq!(fs::read_to_string(path).unwrap(), "mine"));
+    kept.iter().for_each(|path| assert_eq!(fs::read_to_string(path).unwrap(), "mine"));
 }
 
 #[test]

@@ -50,6 +50,15 @@ pub struct Interval {
     pub mean: f64,
     pub low: f64,
     pub high: f64,
+    /// The fewest rows of a seed.
+    pub num_rows: usize,
+}
+
+impl Interval {
+    /// Whether zero is outside. Of one row the interval has no width, and says nothing of others.
+    pub fn is_sure(&self) -> bool {
+        self.num_rows > 1 && (self.low > 0.0 || self.high < 0.0)
+    }
 }
 
 /// The mean difference over seeds and its interval; None without a row. `same_rows`: all seeds were judged on the same
@@ -58,12 +67,12 @@ pub struct Interval {
 /// # Panics
 /// If a seed has not as many weights as differences, or `same_rows` have different numbers.
 pub fn interval(seeds: &[PairedRows], same_rows: bool) -> Option<Interval> {
-    let num_rows = seeds.first()?.len();
+    let num_rows = seeds.iter().map(PairedRows::len).min()?;
     for seed in seeds {
         assert_eq!(seed.len(), seed.weights.len(), "a weight for each difference");
         assert!(!same_rows || seed.len() == num_rows, "the same rows for all seeds");
     }
-    if seeds.iter().any(|seed| seed.len() == 0) {
+    if num_rows == 0 {
         return None;
     }
     let mean = mean(seeds.iter().map(|seed| seed.mean_of(0..seed.len())));
@@ -84,7 +93,7 @@ pub fn interval(seeds: &[PairedRows], same_rows: bool) -> Option<Interval> {
         })
         .collect();
     resampled.sort_by(f64::total_cmp);
-    Some(Interval { mean, low: quantile(&resampled, TAIL), high: quantile(&resampled, 1.0 - TAIL) })
+    Some(Interval { mean, low: quantile(&resampled, TAIL), high: quantile(&resampled, 1.0 - TAIL), num_rows })
 }
 
 /// Mean and sample deviation; no deviation of a single value.
@@ -189,8 +198,16 @@ mod tests {
         let same = PairedRows { differences: vec![0.0; 9], weights: vec![3.0; 9] };
         for same_rows in [false, true] {
             let found = interval(&[same.clone(), same.clone()], same_rows).unwrap();
-            assert_eq!(found, Interval { mean: 0.0, low: 0.0, high: 0.0 });
+            assert_eq!(found, Interval { mean: 0.0, low: 0.0, high: 0.0, num_rows: 9 });
         }
+    }
+
+    #[test]
+    fn a_difference_of_all_rows_alike_is_sure_and_that_of_one_row_is_not() {
+        let alike = |num_rows| PairedRows { differences: vec![1.0; num_rows], weights: vec![1.0; num_rows] };
+        let [one, two] = [1, 2].map(|num_rows| interval(&[alike(num_rows), alike(9)], false).unwrap());
+        assert_eq!((one.low, one.high, one.num_rows, one.is_sure()), (1.0, 1.0, 1, false));
+        assert_eq!((two.low, two.high, two.num_rows, two.is_sure()), (1.0, 1.0, 2, true));
     }
 
     #[test]

@@ -92,8 +92,10 @@ impl Comparison {
     /// # Errors
     /// As said.
     pub fn check_free(output: &Path) -> Result<()> {
+        free_folder::check_is_no_run(output)?;
         if holds_run(output) {
-            return free_folder::check_free_for_run(output);
+            let reason = "holds config.ron, as a run's folder does: a comparison in it would take its place";
+            return Err(free_folder::not_free(output, reason));
         }
         // A copy may lack all but its runs and their settings; a start that was killed has no runs.
         let has_runs = || matches!(Begun::in_folder(output), Ok(Some(_)));
@@ -357,7 +359,12 @@ mod tests {
             fs::create_dir_all(path(run)).unwrap();
             fs::write(path(run).join(CONFIG_FILE), "").unwrap();
         }
+        fs::write(path(CONFIG_FILE), "somebody's").unwrap();
         let refused = || Comparison::check_free(folder.path()).unwrap_err().to_string();
+        assert!(
+            refused().ends_with("holds config.ron, as a run's folder does: a comparison in it would take its place")
+        );
+        fs::remove_file(path(CONFIG_FILE)).unwrap();
         assert!(refused().ends_with("holds cells, which a comparison would write over"), "{}", refused());
         fs::write(path(COMPARE_FILE), "// mine").unwrap();
         assert!(refused().ends_with("holds compare.ron, which a comparison would write over"), "{}", refused());

@@ -38,6 +38,7 @@ fn compared_figure(outcome: &Outcome, index: usize) -> ComparedFigure {
                 mean: shown(figure, interval.mean),
                 low: shown(figure, interval.low),
                 high: shown(figure, interval.high),
+                is_sure: interval.is_sure(),
                 text: interval_text(Some(interval), figure.is_share),
             }),
             curves: outcome.cells_of(number).map(|cell| curve(cell, figure)).collect(),

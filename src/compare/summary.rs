@@ -88,10 +88,8 @@ pub(super) fn kind_of_figures(outcome: &Outcome) -> &'static str {
 
 /// How the intervals are made, and what they do not say; None if there are none yet.
 pub(super) fn sureness(outcome: &Outcome) -> Option<String> {
-    let mut figures = outcome.methods.iter().flat_map(|method| &method.figures);
-    if !figures.any(|figure| figure.difference.is_some()) {
-        return None;
-    }
+    let figures = outcome.methods.iter().flat_map(|method| &method.figures);
+    let num_rows = figures.filter_map(|figure| Some(figure.difference?.num_rows)).min()?;
     let rows = match outcome.same_rows {
         true => "seeds and, for all seeds alike, rows",
         false => "seeds and then rows of each seed",
@@ -104,10 +102,9 @@ pub(super) fn sureness(outcome: &Outcome) -> Option<String> {
         }
         _ => "",
     };
-    let num_rows = outcome.cells.iter().map(|cell| cell.last_rows.len()).filter(|num_rows| *num_rows > 0).min();
     let rest_on = match num_rows {
-        Some(1) => " They rest on one row, and say nothing of others.".to_owned(),
-        Some(num_rows @ 2..10) => format!(" They rest on {num_rows} rows, and are too narrow for that, too."),
+        1 => " Of one row an interval has no width, and says nothing of others.".to_owned(),
+        2..10 => format!(" They rest on as few as {num_rows} rows, and are too narrow for that, too."),
         _ => String::new(),
     };
     Some(format!(
@@ -155,7 +152,7 @@ pub(super) fn spread_text(spread: Option<Spread>, is_share: bool) -> String {
 
 /// `+1.2 [-0.3, +2.6]`, shares in points.
 pub(super) fn interval_text(interval: Option<Interval>, is_share: bool) -> String {
-    let Some(Interval { mean, low, high }) = interval else { return "-".to_owned() };
+    let Some(Interval { mean, low, high, .. }) = interval else { return "-".to_owned() };
     match is_share {
         true => format!("{:+.1} [{:+.1}, {:+.1}]", 100.0 * mean, 100.0 * low, 100.0 * high),
         false => format!("{mean:+.4} [{low:+.4}, {high:+.4}]"),

