@@ -159,10 +159,11 @@ fn a_second_process_is_refused_at_once_and_a_killed_holder_leaves_no_lock() {
 
 #[test]
 fn a_second_ctrl_c_ends_the_process_at_once_and_the_run_goes_on_but_a_second_sigterm_waits() {
-    // All pairs in one update, pair by pair: it takes long enough for two signals.
+    // All pairs in one update, pair by pair: it takes long enough for two signals. Of six, should this test be late to see
+    // that training has begun.
     let one_update =
         ["generation.samples_per_prompt=20", "train.batch_size=600", "train.micro_batch_size=1", "iterations=1"];
-    let recipe = Recipe::new(&[&one_update[..], &["train.epochs=2"]].concat());
+    let recipe = Recipe::new(&[&one_update[..], &["train.epochs=6"]].concat());
     recipe.finish("alone");
     let bytes = |run: &str| fs::read(recipe.path(run).join("model/model.safetensors")).unwrap();
     for (signal, code, is_saved) in [("INT", 130, false), ("TERM", 143, true)] {
