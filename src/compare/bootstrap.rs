@@ -55,7 +55,7 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Whether zero is outside. Of one row the interval has no width, and says nothing of others.
+    /// Whether zero is outside, on more than one row: one says nothing of others.
     pub fn is_sure(&self) -> bool {
         self.num_rows > 1 && (self.low > 0.0 || self.high < 0.0)
     }

@@ -104,8 +104,7 @@ impl Comparison {
             return Ok(());
         }
         free_folder::check_holds_no_runs(output, "comparison")?;
-        let is_of_killed_start = free_folder::is_of_killed_start(output, &[FINGERPRINTS_FILE]);
-        let first = (!is_of_killed_start).then_some(FINGERPRINTS_FILE);
+        let first = (!free_folder::may_be_of_killed_start(output)).then_some(FINGERPRINTS_FILE);
         let written = first.into_iter().chain([COMPARE_FILE, CELLS_FOLDER, STARTS_FOLDER]).chain(summary::FILES);
         free_folder::check_writes_over_nothing(output, written, "comparison")
     }

@@ -103,7 +103,7 @@ pub(super) fn sureness(outcome: &Outcome) -> Option<String> {
         _ => "",
     };
     let rest_on = match num_rows {
-        1 => " Of one row an interval has no width, and says nothing of others.".to_owned(),
+        1 => " One that rests on a single row says nothing of others.".to_owned(),
         2..10 => format!(" They rest on as few as {num_rows} rows, and are too narrow for that, too."),
         _ => String::new(),
     };

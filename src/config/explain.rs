@@ -89,7 +89,7 @@ fn problem_at(error: &SpannedError, text: &str, origin: &str) -> Error {
                 (ron::Error::ExpectedIdentifier, Some('#')) | (ron::Error::ExpectedAttribute, _) => Some(COMMENT),
                 (ron::Error::Eof, _) => Some(UNCLOSED),
                 (ron::Error::ExpectedComma, _) if is_at_end(text, start) => Some(UNCLOSED),
-                _ => value_hint(other, &found, before(text, start), names_methods(text)),
+                _ => value_hint(other, &found, before(text, start), text.contains("methods:")),
             };
             match hint {
                 Some(hint) => problem.with_hint(hint),

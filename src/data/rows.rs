@@ -150,7 +150,7 @@ fn no_rows(path: &Path) -> Error {
     let hint = match FileKind::of(path) {
         // A pipe gives its rows once, to the run that begins with them: not to `gsil resume`.
         _ if path.metadata().is_ok_and(|there| !there.is_file()) => {
-            "nothing came out of it; a pipe gives its rows once: give a file of them, with `gsil resume` as data=FILE"
+            "nothing came out of it; a pipe gives its rows once: name a file of them (data=FILE, evaluation.data=FILE)"
         }
         FileKind::JsonLines | FileKind::Json => "a data file has one JSON object a line",
         FileKind::Csv | FileKind::Tsv => "the first line names the columns; the rows follow it",

@@ -90,7 +90,7 @@ fn check_is_lock(file: &File, path: &Path) -> Result<()> {
     match start.iter().all(|byte| *byte == 0) || start == HOLDER.as_bytes() {
         true => Ok(()),
         false => Err(Error::usage(format!("{} is not a lock of this program", path.display()))
-            .with_hint("choose another --output, or remove the file if nobody needs it")),
+            .with_hint("remove the file if nobody needs it, or work in another folder")),
     }
 }
 

@@ -62,7 +62,7 @@ pub struct DifferenceBar {
     pub mean: f64,
     pub low: f64,
     pub high: f64,
-    /// Zero is outside.
+    /// Zero is outside, on more than one row.
     pub is_sure: bool,
     pub text: String,
 }
@@ -165,7 +165,7 @@ impl ComparisonPage {
         let rows: Vec<Vec<String>> = (0..self.settings.len()).filter(is_compared).map(row).collect();
         format!(
             "<section><h2>Difference to {}</h2>\n<div class=\"charts\">\n{charts}</div>\n{}<p class=\"note\">Dot: mean \
-             difference; bar: 95% interval; a bold name: zero is outside. {}</p></section>\n",
+             difference; bar: 95% interval; a bold name: zero is outside, on more than one row. {}</p></section>\n",
             escape(&self.baseline),
             table(&header, &rows),
             escape(&self.sureness)

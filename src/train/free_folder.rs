@@ -9,6 +9,7 @@ use super::sharing::START_BINDING_FILE;
 use super::task::TASK_FOLDER;
 use super::{HELD_OUT_FILE, START_FILE};
 use crate::error::{Error, Result};
+use crate::eval::row_store::SETTINGS_FILE;
 use crate::formats::folder_lock::FolderLock;
 use crate::formats::hf_folder;
 use crate::policy::MODEL_FOLDER;
@@ -58,7 +59,7 @@ pub fn check_free_for_run(path: &Path) -> Result<()> {
     if path.join(hf_folder::CONFIG).is_file() {
         return Err(not_free(path, "holds config.json, as a model's folder does: a run in it would take its place"));
     }
-    let first = if is_of_killed_start(path, &WRITTEN_FIRST) { &[][..] } else { &WRITTEN_FIRST };
+    let first = if may_be_of_killed_start(path) { &[][..] } else { &WRITTEN_FIRST };
     let there = names_in(path);
     let iterations = there.iter().map(String::as_str).filter(|name| iteration_of_folder(name).is_some());
     check_writes_over_nothing(path, first.iter().copied().chain(WRITTEN).chain(iterations), "run")?;
@@ -83,11 +84,9 @@ pub fn check_is_no_run(path: &Path) -> Result<()> {
     }))
 }
 
-/// Whether all that the folder holds was left by a start that was killed: a lock, and what it wrote first.
-pub fn is_of_killed_start(path: &Path, written_first: &[&str]) -> bool {
-    // An evaluation leaves a lock, too, beside files of its own. Hidden are the lock and what was half-written.
-    let is_left = |name: &String| name.starts_with('.') || written_first.contains(&name.as_str());
-    FolderLock::was_taken(path) && names_in(path).iter().all(is_left)
+/// Whether a start that was killed may have left there what it writes first: a lock is there, and is not an evaluation's.
+pub fn may_be_of_killed_start(path: &Path) -> bool {
+    FolderLock::was_taken(path) && !names_in(path).iter().any(|name| name.ends_with(SETTINGS_FILE))
 }
 
 /// None where there is no folder; one that does not read is refused by who writes to it.
@@ -150,6 +149,19 @@ mod tests {
         let error = check_free_for_run(folder.path()).unwrap_err();
         assert!(error.hint().unwrap().contains("gsil resume"));
         RunDir::open(Arc::new(Disk), folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_start_that_was_killed_beside_other_files_begins_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        ["mine.ron", "env.json", ".lock"].iter().for_each(|name| fs::write(folder.path().join(name), "").unwrap());
+        check_free_for_run(folder.path()).unwrap();
+        for name in ["settings.json", "model.settings.json"] {
+            let of_evaluation = folder.path().join(name);
+            fs::write(&of_evaluation, "{}").unwrap();
+            assert_eq!(check_free_for_run(folder.path()).unwrap_err().exit_code(), 2, "{name}");
+            fs::remove_file(of_evaluation).unwrap();
+        }
     }
 
     #[test]
