@@ -30,7 +30,7 @@ const GRID: &str = r######"(
         sft: (lr: 1e-2, epochs: 2, batch_size: 10),
         generation: (max_new_tokens: 8, unfinished: mask, batch_size: 10),
         train: (lr: 1e-3, batch_size: 10, max_length: 64),
-        evaluation: (answer_marker: "####", sampled: true),
+        evaluation: (answer_marker: "####", sampled: true, generate_rows: 6),
     ),
 )"######;
 const METHODS: [(&str, &str); 3] =
@@ -123,6 +123,10 @@ fn a_difference_is_the_mean_of_what_the_rows_differ_by() {
     let [low, mean, high] = ["low", "mean", "high"].map(|key| difference[key].as_f64().unwrap());
     assert!(low < mean && mean < high, "{difference}");
     assert_eq!(json["methods"][0]["figures"][0]["difference"], Value::Null, "the baseline itself");
+    let num_rows = [0, 1, 2].map(|figure| json["methods"][2]["figures"][figure]["difference"]["num_rows"].as_u64());
+    assert_eq!(num_rows, [Some(8), Some(6), Some(6)], "all rows are scored, six are answered");
+    let told = read(&grid.join("comparison.md"));
+    assert!(told.contains("They rest on as few as 6 rows"), "{told}");
 }
 
 #[test]

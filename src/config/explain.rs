@@ -89,7 +89,7 @@ fn problem_at(error: &SpannedError, text: &str, origin: &str) -> Error {
                 (ron::Error::ExpectedIdentifier, Some('#')) | (ron::Error::ExpectedAttribute, _) => Some(COMMENT),
                 (ron::Error::Eof, _) => Some(UNCLOSED),
                 (ron::Error::ExpectedComma, _) if is_at_end(text, start) => Some(UNCLOSED),
-                _ => value_hint(other, &found, before(text, start), text.contains("methods:")),
+                _ => value_hint(other, &found, before(text, start), names_methods(text)),
             };
             match hint {
                 Some(hint) => problem.with_hint(hint),
@@ -120,7 +120,8 @@ fn value_hint(error: &ron::Error, found: &str, before: &str, is_comparison: bool
 
 /// True of a comparison's file.
 pub(super) fn names_methods(text: &str) -> bool {
-    text.lines().any(|line| line.trim_start_matches(['(', ' ', '\t']).starts_with("methods:"))
+    let without_comment = |line: &str| line.split("//").next().is_some_and(|own| own.contains("methods:"));
+    text.lines().any(without_comment)
 }
 
 /// The rest of the value that starts at a place; nothing at the end of a line.
@@ -337,6 +338,9 @@ mod tests {
         assert_eq!(comparison(methods).unwrap_err(), format!("{:?}", Some(COMPARISON_LOOKS)));
         let unnamed = comparison("(methods: [(\"sft\", [\"objective.name=sft\"])])").unwrap_err();
         assert!(unnamed.contains("every value stands behind its key: (name: "), "{unnamed}");
+        let in_one_line = comparison("(base: (seed: 1), methods: [(\"sft\", [\"objective.name=sft\"])])").unwrap_err();
+        assert_eq!(in_one_line, unnamed);
+        assert!(!names_methods("(\n  // methods: later\n  seed: 1)"));
         assert!(error_of("(objective: (\"bernoulli\"))").ends_with("every value stands behind its key: (KEY: VALUE)"));
         comparison(COMPARISON_LOOKS.split_once(": ").unwrap().1).unwrap();
         assert!(error_of("RunConfig(train: (batch_sise: 4))").ends_with("| did you mean `batch_size`?"));

@@ -16,8 +16,9 @@
 //! vocabulary's size nothing is lost; with fewer, a response that has a token of the bucket keeps some noise, at the reference
 //! too.
 //!
-//! It holds for responses drawn at temperature 1 from the whole distribution, and where none is left out for what it is:
-//! responses dropped because they were cut off (`generation.unfinished`) are such a choice, as they are for the plain loss.
+//! It holds for responses drawn at temperature 1 from the whole distribution of these very weights (16-bit copies and servers
+//! draw from nearly the same one), and where none is left out for what it is: responses dropped because they were cut off
+//! (`generation.unfinished`) are such a choice, as they are for the plain loss.
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
